@@ -1,0 +1,31 @@
+"""One thread per library; what a machine lacks is skipped, with the install line."""
+
+import functools
+import os
+
+import pytest
+
+from vla_crl.doctor import GL_INSTALL, draws_frames, use_headless_gl
+
+# Before torch and MuJoCo are imported. The tensors of tests are tiny: more threads only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+use_headless_gl()
+
+
+@functools.cache
+def _has_software_gl() -> bool:
+    return draws_frames(os.environ.get("MUJOCO_GL", ""))
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("render") and not _has_software_gl():
+        pytest.skip(f"MuJoCo's renderer finds no software GL: {GL_INSTALL}")
+    if item.get_closest_marker("gpu") and not _has_cuda():
+        pytest.skip("torch sees no CUDA device")

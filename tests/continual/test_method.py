@@ -1,0 +1,362 @@
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
+from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch
+from vla_crl.algos.rows import Rows
+from vla_crl.continual.method import (
+    METHODS,
+    ContinualMethod,
+    NoSettings,
+    SequentialFineTuning,
+    make_method,
+)
+from vla_crl.errors import ConfigError
+from vla_crl.rollout.storage import RolloutStorage
+
+
+@dataclass(frozen=True)
+class Features(Rows):
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Sample(Rows):
+    action: Tensor
+
+
+@dataclass(frozen=True)
+class Chunk(Rows):
+    trace: Sample
+    log_prob: Tensor
+    value: Tensor
+
+
+class GaussianPolicy(nn.Module):
+    """One action with mean w * x and standard deviation 1."""
+
+    def __init__(self, weight: float = 0.0) -> None:
+        super().__init__()
+        self.mean = nn.Linear(1, 1, bias=False)
+        self.value_head = nn.Linear(1, 1)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        nn.init.constant_(self.mean.weight, weight)
+
+    @property
+    def weight(self) -> float:
+        return self.mean.weight.item()
+
+    def evaluate_actions(self, context: Features, trace: Sample, /) -> tuple[Tensor, Tensor]:
+        density = torch.distributions.Normal(self.mean(context.features), 1.0)
+        value = self.value_head(context.features).squeeze(-1)
+        return density.log_prob(trace.action).squeeze(-1), value
+
+
+def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
+    """One chunk per slot at x = 1; the reward is the action, so a larger w is better."""
+    context = Features(torch.ones(num_slots, 1))
+    noise = torch.randn(num_slots, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        trace = Sample(policy.mean(context.features) + noise)
+        chunk = Chunk(trace, *policy.evaluate_actions(context, trace))
+    storage = RolloutStorage(1, num_slots, context=context, chunk=chunk)
+    storage.add(
+        0,
+        context,
+        chunk,
+        reward=chunk.trace.action[:, 0],
+        terminated=np.ones(num_slots, dtype=bool),
+        truncated=np.zeros(num_slots, dtype=bool),
+    )
+    storage.finish(np.zeros((1, num_slots)))
+    return storage
+
+
+def update(
+    policy: GaussianPolicy, method: ContinualMethod, iterations: int = 1, **settings: Any
+) -> dict[str, float]:
+    defaults: dict[str, Any] = {
+        "learning_rate": 0.05,
+        "value_warmup_iterations": 0,
+        "minibatch_size": 4,
+        "num_epochs": 2,
+        "target_kl": None,
+    }
+    ppo, metrics = PPO(policy, PPOConfig(**(defaults | settings))), {}
+    for _ in range(iterations):
+        metrics = ppo.update(collect(policy), method, torch.Generator().manual_seed(0))
+    return metrics
+
+
+class Recording(ContinualMethod):
+    """Write down which hook was called."""
+
+    def __init__(self) -> None:
+        super().__init__(NoSettings())
+        self.calls: list[str] = []
+
+    def sample_weights(self, batch: PPOBatch) -> Tensor:
+        self.calls.append("sample_weights")
+        return super().sample_weights(batch)
+
+    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
+        self.calls.append(f"extra_batch {num_samples}")
+        return super().extra_batch(num_samples)
+
+    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+        self.calls.append("penalty")
+        return super().penalty(policy, batch)
+
+    def transform_grads(self, policy: ActorCritic) -> None:
+        assert all(p.grad is not None for p in policy_parameters(policy).values())
+        self.calls.append("transform_grads")
+
+    def after_step(self, policy: ActorCritic) -> None:
+        self.calls.append("after_step")
+
+
+def test_every_step_calls_the_hooks_in_order():
+    method = Recording()
+    metrics = update(GaussianPolicy(), method)
+    step = ["sample_weights", "extra_batch 4", "penalty", "transform_grads", "after_step"]
+    assert metrics["optimizer_steps"] == 4
+    assert method.calls == step * 4
+
+
+def test_no_hook_is_called_in_the_value_warm_up():
+    method = Recording()
+    update(GaussianPolicy(), method, value_warmup_iterations=1)
+    assert method.calls == []
+
+
+def test_the_base_changes_nothing():
+    class Bare:
+        """The hooks written out as the identity."""
+
+        def sample_weights(self, batch: PPOBatch) -> Tensor:
+            return torch.tensor(1.0)
+
+        def extra_batch(self, num_samples: int) -> None:
+            return None
+
+        def penalty(self, policy: Any, batch: PPOBatch) -> Tensor:
+            return torch.tensor(0.0)
+
+        def transform_grads(self, policy: Any) -> None: ...
+
+        def after_step(self, policy: Any) -> None: ...
+
+    base, bare = GaussianPolicy(), GaussianPolicy()
+    update(base, make_method("sequential", {}))
+    update(bare, Bare())  # type: ignore[arg-type]
+    assert base.weight == bare.weight > 0.1
+
+
+class Anchor(ContinualMethod):
+    """Pull the weight towards -1."""
+
+    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+        weight = policy_parameters(policy)["mean.weight"]
+        return 100.0 * (weight + 1.0).square().sum()
+
+
+def test_penalty_pulls_the_weights():
+    free, anchored = GaussianPolicy(), GaussianPolicy()
+    update(free, SequentialFineTuning(NoSettings()), iterations=20)
+    metrics = update(anchored, Anchor(NoSettings()), iterations=20)
+    assert free.weight > 1.0
+    assert anchored.weight == pytest.approx(-1.0, abs=0.05)
+    assert metrics["penalty"] < 1.0
+
+
+def test_penalty_enters_the_loss_once():
+    # At w = 0 the penalty is 100 * 1; one step over the whole rollout.
+    metrics = update(GaussianPolicy(), Anchor(NoSettings()), minibatch_size=8, num_epochs=1)
+    assert metrics["penalty"] == 100.0
+    # d/dw 100 (w + 1)^2 = 200 at w = 0; the policy's own gradient is at most of order 1.
+    assert metrics["grad_norm"] == pytest.approx(200.0, abs=3.0)
+
+
+class ZeroGradients(ContinualMethod):
+    """Freeze by zero."""
+
+    def transform_grads(self, policy: ActorCritic) -> None:
+        for parameter in policy_parameters(policy).values():
+            assert parameter.grad is not None
+            parameter.grad.zero_()
+
+
+def test_zeroed_gradients_freeze_the_policy_and_not_the_value_head():
+    policy = GaussianPolicy(0.25)
+    update(policy, ZeroGradients(NoSettings()), iterations=5)
+    assert policy.weight == 0.25
+    assert policy.value_head.bias.item() != 0.0
+
+
+class ScaleGradients(ContinualMethod):
+    def transform_grads(self, policy: ActorCritic) -> None:
+        for parameter in policy_parameters(policy).values():
+            assert parameter.grad is not None
+            parameter.grad.mul_(1e6)
+
+
+def test_gradients_are_clipped_after_the_transform():
+    # grad_norm is measured just before clipping, so it shows the transformed gradient.
+    plain = update(GaussianPolicy(), SequentialFineTuning(NoSettings()), num_epochs=1)
+    scaled = update(GaussianPolicy(), ScaleGradients(NoSettings()), num_epochs=1)
+    assert scaled["grad_norm"] > 1e4 * plain["grad_norm"]
+
+
+class Imitation(ContinualMethod):
+    """Replay one remembered chunk: at x = 1 the action was -2."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__(NoSettings())
+        self.weight = weight
+
+    def extra_batch(self, num_samples: int) -> ReplayBatch:
+        ones = torch.ones(num_samples, 1)
+        return ReplayBatch(Features(ones), Sample(-2.0 * ones), self.weight * ones[:, 0])
+
+
+def test_extra_batch_is_imitated():
+    policy = GaussianPolicy()
+    update(policy, Imitation(1000.0), iterations=60)
+    assert policy.weight == pytest.approx(-2.0, abs=0.1)
+
+
+def test_replay_loss_by_hand():
+    # -0.5 * log N(-2; 0, 1) = 0.5 * (2^2 / 2 + ln(2 pi) / 2) = 0.5 * 2.918939
+    metrics = update(GaussianPolicy(), Imitation(0.5), minibatch_size=8, num_epochs=1)
+    assert metrics["replay_loss"] == pytest.approx(1.4594693)
+
+
+class NothingCounts(ContinualMethod):
+    def sample_weights(self, batch: PPOBatch) -> Tensor:
+        return torch.zeros_like(batch.advantages)
+
+
+def test_sample_weights_of_zero_silence_the_policy_loss():
+    policy = GaussianPolicy(0.25)
+    metrics = update(policy, NothingCounts(NoSettings()))
+    assert policy.weight == 0.25
+    assert metrics["policy_loss"] == 0.0
+    assert metrics["value_loss"] > 0.0
+
+
+class MovingAverage(ContinualMethod):
+    """Half of the way towards the present weight after every step."""
+
+    def __init__(self) -> None:
+        super().__init__(NoSettings())
+        self.average = torch.zeros(())
+
+    def after_step(self, policy: ActorCritic) -> None:
+        weight = policy_parameters(policy)["mean.weight"].detach().squeeze()
+        self.average = 0.5 * self.average + 0.5 * weight
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.average = state["average"]
+
+
+def test_after_step_sees_the_new_weights():
+    policy, method = GaussianPolicy(), MovingAverage()
+    update(policy, method, minibatch_size=8, num_epochs=1)
+    assert method.average == pytest.approx(0.5 * policy.weight)
+    assert policy.weight != 0.0
+
+
+def test_state_survives_a_restart():
+    policy, method, resumed = GaussianPolicy(), MovingAverage(), MovingAverage()
+    update(policy, method)
+    resumed.load_state_dict(method.state_dict())
+    assert resumed.average == method.average
+
+
+def test_stage_hooks_of_the_base_do_nothing():
+    method, policy = make_method("sequential", {}), GaussianPolicy(0.5)
+    method.before_task(policy, "a")
+    method.after_task(policy, "a", lambda: collect(policy))
+    with method.evaluating(policy, "a"):
+        assert policy.weight == 0.5
+    assert method.state_dict() == {}
+    method.load_state_dict({})
+
+
+def test_base_hooks_fit_any_device_and_type():
+    batch = next(collect(GaussianPolicy()).minibatches(8, torch.Generator()))
+    method = make_method("sequential", {})
+    assert method.sample_weights(batch).tolist() == [1.0] * 8
+    assert method.penalty(GaussianPolicy(), batch).shape == ()
+    assert method.extra_batch(4) is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_listed_method_can_be_built(name: str):
+    assert isinstance(make_method(name, {}), ContinualMethod)
+
+
+def test_sequential_fine_tuning_is_listed():
+    assert type(make_method("sequential", {})) is SequentialFineTuning
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthConfig:
+    """Settings of `WithStrength`."""
+
+    strength: float = 1.0
+
+
+class WithStrength(ContinualMethod):
+    config_class = StrengthConfig
+
+
+def test_own_method_is_built_from_its_settings(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "my_package", sys.modules[__name__])
+    method = make_method("my_package:WithStrength", {"strength": 2})
+    assert method.config == StrengthConfig(strength=2.0)
+
+
+def test_setting_that_a_method_does_not_have_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "my_package", sys.modules[__name__])
+    with pytest.raises(ConfigError, match="unknown key 'strenght'.*Did you mean 'strength'"):
+        make_method("my_package:WithStrength", {"strenght": 2})
+    with pytest.raises(ConfigError, match="method 'sequential': unknown key 'strength'"):
+        make_method("sequential", {"strength": 2})
+
+
+def test_unknown_method_is_an_error():
+    with pytest.raises(ConfigError, match="unknown method 'sequentail'. Did you mean 'sequential'"):
+        make_method("sequentail", {})
+
+
+@pytest.mark.parametrize("name", ["no_such_package:Method", "vla_crl.continual.method:Ewc"])
+def test_method_that_cannot_be_imported_is_an_error(name: str):
+    with pytest.raises(ConfigError, match=f"method '{name}': cannot be imported"):
+        make_method(name, {})
+
+
+def test_method_of_another_kind_is_an_error():
+    with pytest.raises(ConfigError, match="is not a subclass of ContinualMethod"):
+        make_method("vla_crl.algos.ppo:PPO", {})
+
+
+def test_methods_do_not_load_simulator_or_transformers():
+    code = (
+        "import sys, vla_crl.continual.method as m; m.make_method('sequential', {});"
+        "print([n for n in ('mujoco', 'transformers', 'numba') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,160 @@
+"""SuccessMatrix: convention, files in both formats, and every error with its place."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_crl.continual.success_matrix import Cell, Split, SuccessMatrix, append_stage
+from vla_crl.errors import ConfigError
+
+HEADER = "stage,task,split,successes,episodes\n"
+
+
+def cell(stage: int, task: str, successes: int, split: Split = "train", episodes: int = 10) -> Cell:
+    return Cell(stage=stage, task=task, split=split, successes=successes, episodes=episodes)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_rates_are_nan_where_a_task_was_not_evaluated() -> None:
+    matrix = SuccessMatrix.from_cells(
+        [cell(0, "b", 2), cell(0, "a", 0), cell(0, "x", 5, "heldout"), cell(1, "b", 9)]
+    )
+    assert matrix.train_tasks == ("b", "a")
+    assert matrix.heldout_tasks == ("x",)
+    assert matrix.num_stages == 2
+    assert matrix.evaluated_stages == (0, 1)
+    nan = np.nan
+    expected = [[0.2, 0.0, 0.5], [0.9, nan, nan], [nan, nan, nan]]
+    np.testing.assert_array_equal(matrix.rates, expected)
+
+
+def test_the_training_order_is_that_of_stage_0_wherever_its_rows_stand(tmp_path: Path) -> None:
+    rows = "1,a,train,1,2\n1,b,train,1,2\n0,b,train,1,2\n0,a,train,1,2\n"
+    assert SuccessMatrix.read(write(tmp_path / "m.csv", HEADER + rows)).train_tasks == ("b", "a")
+
+
+def test_a_gap_in_stage_0_does_not_change_the_training_order() -> None:
+    cells = [cell(0, "b", 1), cell(1, "a", 1), cell(1, "b", 1)]
+    assert SuccessMatrix.from_cells(cells).train_tasks == ("a", "b")
+
+
+def test_where_only_seen_tasks_were_evaluated_the_order_is_that_of_first_appearance() -> None:
+    cells = [cell(1, "b", 1), cell(2, "c", 1), cell(3, "a", 1)]
+    assert SuccessMatrix.from_cells(cells).train_tasks == ("b", "c", "a")
+
+
+@pytest.mark.parametrize("name", ["matrix.csv", "matrix.jsonl"])
+def test_written_files_read_back_the_same(tmp_path: Path, name: str) -> None:
+    cells = [cell(0, "a, with comma", 2), cell(0, "x", 5, "heldout"), cell(1, "a, with comma", 9)]
+    SuccessMatrix.from_cells(cells).write(tmp_path / name)
+    assert list(SuccessMatrix.read(tmp_path / name).cells()) == cells
+
+
+def test_other_columns_and_a_byte_order_mark_are_ignored_on_reading(tmp_path: Path) -> None:
+    text = "\ufeffseed,task,stage,episodes,split,successes\n7,a,0,10,train,3\n"
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    assert list(SuccessMatrix.read(tmp_path / "m.csv").cells()) == [cell(0, "a", 3)]
+    row = {"stage": 0, "task": "a", "split": "train", "successes": 3, "episodes": 10, "seed": 7}
+    write(tmp_path / "m.jsonl", json.dumps(row) + "\n\n")
+    assert list(SuccessMatrix.read(tmp_path / "m.jsonl").cells()) == [cell(0, "a", 3)]
+
+
+def test_append_creates_the_file_and_keeps_what_others_wrote_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.csv"
+    append_stage(path, [cell(0, "a", 3), cell(0, "x", 1, "heldout")])
+    matrix = append_stage(path, [cell(1, "a", 8)])
+    assert path.read_text() == HEADER + "0,a,train,3,10\n0,x,heldout,1,10\n1,a,train,8,10\n"
+    assert matrix.rates[1, 0] == 0.8
+    foreign = write(
+        tmp_path / "foreign.csv", "note,task,stage,split,episodes,successes\nhi,a,0,train,10,3"
+    )
+    append_stage(foreign, [cell(1, "a", 8)])
+    assert foreign.read_text().splitlines()[1:] == ["hi,a,0,train,10,3", ",a,1,train,10,8"]
+    lines = tmp_path / "matrix.jsonl"
+    append_stage(lines, [cell(0, "a", 3)])
+    append_stage(lines, [cell(1, "a", 8)])
+    assert [json.loads(line)["successes"] for line in lines.read_text().splitlines()] == [3, 8]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, foreign.name, lines.name}
+
+
+def test_append_of_a_stage_that_is_there_already_leaves_the_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "matrix.csv"
+    append_stage(path, [cell(0, "a", 3)])
+    before = path.read_text()
+    with pytest.raises(
+        ConfigError, match=r"matrix.csv:3: task 'a' was already evaluated in stage 0"
+    ):
+        append_stage(path, [cell(0, "a", 4)])
+    assert path.read_text() == before
+
+
+def test_write_refuses_to_overwrite(tmp_path: Path) -> None:
+    matrix = SuccessMatrix.from_cells([cell(0, "a", 3)])
+    matrix.write(tmp_path / "m.csv")
+    with pytest.raises(ConfigError, match=r"m\.csv: exists already"):
+        matrix.write(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"m\.csv: no rows; expected the columns stage, task, split"),
+        (HEADER, r"m\.csv: no rows"),
+        ("stage;task\n0;a\n", r"m\.csv:1: no column 'stage'; found stage;task, expected"),
+        ("stage,task,split,successes\n0,a,train,3\n", r"m\.csv:1: no column 'episodes'"),
+        (HEADER + "0,a,train,3,10\n0,b,train,3\n", r"m\.csv:3: no 'episodes'"),
+        (HEADER + "0,a,train,11,10\n", r"m\.csv:2: successes is 11; .* episodes = 10"),
+        (HEADER + "0,a,train,-1,10\n", r"m\.csv:2: successes is -1; it must lie between 0"),
+        (HEADER + "0,a,train,0,0\n", r"m\.csv:2: episodes is 0; .* has no row"),
+        (HEADER + "-1,a,train,0,1\n", r"m\.csv:2: stage is -1; stages count from 0"),
+        (HEADER + "0,a,train,0.7,1\n", r"m\.csv:2: successes is '0.7'; it must be a whole number"),
+        (HEADER + "0,a,train,,1\n", r"m\.csv:2: successes is ''; it must be a whole number"),
+        (HEADER + "0,a,test,0,1\n", r"m\.csv:2: unknown split 'test'; it is 'train'"),
+        (HEADER + "0, ,train,0,1\n", r"m\.csv:2: the task has no name"),
+        (HEADER + "0,a,train,0,1\n0,a,train,1,1\n", r"m\.csv:3: task 'a' was already evaluated"),
+        (HEADER + "0,a,train,0,1\n1,a,heldout,1,1\n", r"m\.csv:3: task 'a' is 'heldout' here"),
+        (HEADER + "0,a,heldout,0,1\n", r"m\.csv: no row has the split 'train'"),
+        (HEADER + "0,a,train,0,1\n2,a,train,1,1\n", r"m\.csv:3: stage 2, but there are only 1"),
+    ],
+)
+def test_a_bad_csv_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuccessMatrix.read(write(tmp_path / "m.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n", r"m\.jsonl: no rows"),
+        ("{nope\n", r"m\.jsonl:1: not JSON"),
+        ("\n[1, 2]\n", r"m\.jsonl:2: got '\[1, 2\]', expected one JSON object a line"),
+        ('{"stage": 0}\n', r"m\.jsonl:1: no 'task'; expected the columns"),
+        (
+            '{"stage": 0, "task": "a", "split": "train", "successes": 0.5, "episodes": 1}\n',
+            r"m\.jsonl:1: successes is 0.5; it must be a whole number",
+        ),
+        (
+            '{"stage": 0, "task": "a", "split": "train", "successes": true, "episodes": 1}\n',
+            r"m\.jsonl:1: successes is True; it must be a whole number",
+        ),
+    ],
+)
+def test_a_bad_json_lines_file_is_named_with_its_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuccessMatrix.read(write(tmp_path / "m.jsonl", text))
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.csv: no such file; expected a long-format"):
+        SuccessMatrix.read(tmp_path / "none.csv")
+    (tmp_path / "m.csv").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ConfigError, match=r"m\.csv: not a text file"):
+        SuccessMatrix.read(tmp_path / "m.csv")

@@ -1,0 +1,171 @@
+import pytest
+import torch
+
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.models.adapters import (
+    LoRAConfig,
+    adapter_disabled,
+    adapter_state_dict,
+    add_lora,
+    check_loss_paths,
+    load_adapter_state_dict,
+    train_only,
+    trainable_parameters,
+)
+
+SITES = ["expert", "backbone", "both"]
+
+
+def outputs(policy, observation):
+    chunk = policy.act(policy.encode(observation), deterministic=True)
+    return chunk.trace.x_next.clone(), chunk.value.clone()
+
+
+def randomize_adapters(policy) -> None:
+    for name, parameter in policy.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_adding_adapters_leaves_the_output_unchanged(policy, observation, site):
+    before = outputs(policy, observation)
+    add_lora(policy, LoRAConfig(rank=2, site=site))
+    assert all(map(torch.equal, before, outputs(policy, observation)))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_disabled_trained_adapters_give_the_base_bit_for_bit(policy, observation, site):
+    before = outputs(policy, observation)
+    add_lora(policy, LoRAConfig(rank=2, site=site))
+    randomize_adapters(policy)
+    trained = outputs(policy, observation)
+    assert not torch.equal(trained[0], before[0])
+    with adapter_disabled(policy):
+        assert all(map(torch.equal, before, outputs(policy, observation)))
+    assert all(map(torch.equal, trained, outputs(policy, observation)))
+
+
+def test_disabling_keeps_what_is_trainable_even_after_an_error(policy):
+    add_lora(policy, LoRAConfig())
+    before = {name: p.requires_grad for name, p in policy.named_parameters()}
+    with pytest.raises(KeyError), adapter_disabled(policy):
+        raise KeyError
+    assert before == {name: p.requires_grad for name, p in policy.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("site", "groups"),
+    [
+        ("expert", {"expert", "value"}),
+        ("backbone", {"backbone", "value"}),
+        ("both", {"backbone", "expert", "value"}),
+    ],
+)
+def test_only_adapters_and_value_head_are_trainable(policy, site, groups):
+    add_lora(policy, LoRAConfig(site=site))
+    assert trainable_parameters(policy).keys() == groups
+    for name, parameter in policy.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name or name.startswith("value_head."))
+
+
+def test_every_linear_layer_of_the_expert_has_an_adapter(policy):
+    add_lora(policy, LoRAConfig(site="expert"))
+    plain = [
+        name
+        for name, module in policy.expert.named_modules()
+        if type(module) is torch.nn.Linear and "lora_" not in name and "base_layer" not in name
+    ]
+    assert plain == []
+
+
+def test_every_adapter_on_the_expert_receives_a_gradient_from_ppo(policy, observation):
+    add_lora(policy, LoRAConfig(rank=2, site="expert"))
+    randomize_adapters(policy)
+    with torch.no_grad():
+        context = policy.encode(observation)
+    chunk = policy.act(context, deterministic=False, generator=torch.Generator().manual_seed(0))
+    log_prob, value = policy.evaluate_actions(context, chunk.trace)
+    (log_prob.sum() + value.sum()).backward()
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert (parameter.grad != 0).any(), name
+
+
+def test_ratio_is_exactly_one_with_adapters(policy, observation):
+    add_lora(policy, LoRAConfig(rank=2))
+    randomize_adapters(policy)
+    with torch.no_grad():
+        context = policy.encode(observation)
+    chunk = policy.act(context, deterministic=False)
+    assert torch.equal(policy.evaluate_actions(context, chunk.trace)[0], chunk.log_prob)
+
+
+def test_adapter_state_moves_to_another_copy_of_the_base(make_policy, observation):
+    source, target = make_policy(), make_policy()
+    for policy in (source, target):
+        add_lora(policy, LoRAConfig(rank=2, site="both"))
+    randomize_adapters(source)
+    load_adapter_state_dict(target, adapter_state_dict(source))
+    assert all(map(torch.equal, outputs(source, observation), outputs(target, observation)))
+
+
+def test_adapter_state_of_another_site_is_refused(make_policy):
+    source, target = make_policy(), make_policy()
+    add_lora(source, LoRAConfig(site="backbone"))
+    add_lora(target, LoRAConfig(site="expert"))
+    with pytest.raises(SpecError, match="tensors do not match the policy's, first '.*lora_A"):
+        load_adapter_state_dict(target, adapter_state_dict(source))
+
+
+def test_adapter_state_of_another_rank_is_refused(make_policy):
+    source, target = make_policy(), make_policy()
+    add_lora(source, LoRAConfig(rank=2))
+    add_lora(target, LoRAConfig(rank=4))
+    with pytest.raises(SpecError, match="has shape .* add_lora with the same rank first"):
+        load_adapter_state_dict(target, adapter_state_dict(source))
+
+
+def test_second_set_of_adapters_is_refused(policy):
+    add_lora(policy, LoRAConfig())
+    with pytest.raises(ConfigError, match="already has adapters"):
+        add_lora(policy, LoRAConfig())
+
+
+@pytest.mark.parametrize("site", ["backbone", "both"])
+def test_backbone_adapters_under_full_insulation_need_a_token_loss(policy, site):
+    add_lora(policy, LoRAConfig(site=site))
+    with pytest.raises(ConfigError, match="insulation = 'full' stops the gradient"):
+        check_loss_paths(policy, "full")
+    check_loss_paths(policy, "full", has_token_losses=True)
+    check_loss_paths(policy, "none")
+    check_loss_paths(policy, 0.5)
+
+
+def test_expert_adapters_have_a_loss_path_under_full_insulation(policy):
+    add_lora(policy, LoRAConfig(site="expert"))
+    check_loss_paths(policy, "full")
+
+
+def test_trainable_token_heads_need_a_token_loss(policy):
+    train_only(policy, "expert", "heads")
+    with pytest.raises(ConfigError, match="no token loss is trained"):
+        check_loss_paths(policy, "none")
+
+
+def test_nothing_trainable_is_refused(policy):
+    train_only(policy)
+    with pytest.raises(ConfigError, match="nothing is trainable"):
+        check_loss_paths(policy, "none")
+
+
+def test_every_parameter_belongs_to_a_group(policy):
+    groups = trainable_parameters(policy)
+    assert groups.keys() == {"backbone", "heads", "expert", "value"}
+    assert sum(len(group) for group in groups.values()) == len(list(policy.parameters()))
+
+
+def test_rank_below_one_is_refused():
+    with pytest.raises(ConfigError, match="rank and alpha must be >= 1, got 0 and 16"):
+        LoRAConfig(rank=0)

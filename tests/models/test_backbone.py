@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+
+from vla_crl.errors import ConfigError
+from vla_crl.models.backbone import BackboneConfig
+
+
+def prefix_of(policy, length: int = 9):
+    generator = torch.Generator().manual_seed(3)
+    prefix = torch.randn(2, length, policy.config.backbone.width, generator=generator)
+    valid = torch.ones(2, length, dtype=torch.bool)
+    valid[1, 5:7] = False
+    return prefix, valid
+
+
+def test_recorded_keys_and_values_equal_the_cache_of_transformers(policy):
+    prefix, valid = prefix_of(policy)
+    context = policy.backbone(prefix, valid).context
+    text_model = policy.backbone.model.text_model
+    text_model.set_attn_implementation("sdpa")
+    positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
+    mask = valid[:, None, None, :].expand(2, 1, 9, 9)
+    cache = text_model(
+        inputs_embeds=prefix, attention_mask=mask, position_ids=positions, use_cache=True
+    ).past_key_values
+    for index, layer in enumerate(cache.layers):
+        torch.testing.assert_close(context.keys[:, index], layer.keys)
+        torch.testing.assert_close(context.values[:, index], layer.values)
+
+
+def test_first_free_position_is_the_number_of_valid_tokens(policy):
+    prefix, valid = prefix_of(policy)
+    context = policy.backbone(prefix, valid).context
+    assert context.next_position.tolist() == [9, 7]
+
+
+def test_query_tokens_leave_the_context_unchanged(policy):
+    prefix, valid = prefix_of(policy)
+    alone = policy.backbone(prefix, valid).context
+    for num_queries in (1, 4):
+        queries = torch.randn(num_queries, policy.config.backbone.width)
+        context = policy.backbone(prefix, valid, queries).context
+        torch.testing.assert_close(context.keys, alone.keys)
+        torch.testing.assert_close(context.values, alone.values)
+        torch.testing.assert_close(context.features, alone.features)
+        assert torch.equal(context.next_position, alone.next_position)
+
+
+def test_query_tokens_do_not_see_each_other(policy):
+    prefix, valid = prefix_of(policy)
+    queries = torch.randn(3, policy.config.backbone.width)
+    together = policy.backbone(prefix, valid, queries).query_hidden
+    changed = queries.clone()
+    changed[2] += 1.0
+    torch.testing.assert_close(
+        policy.backbone(prefix, valid, changed).query_hidden[:, :2], together[:, :2]
+    )
+
+
+def test_content_of_padding_does_not_reach_valid_tokens(policy):
+    prefix, valid = prefix_of(policy)
+    before = policy.backbone(prefix, valid).context
+    changed = torch.where(valid[..., None], prefix, prefix + 5.0)
+    after = policy.backbone(changed, valid).context
+    rows = valid[:, None, None, :, None]
+    torch.testing.assert_close(after.keys * rows, before.keys * rows)
+    torch.testing.assert_close(after.features, before.features)
+
+
+def test_every_prefix_token_sees_later_ones(policy):
+    prefix, valid = prefix_of(policy)
+    before = policy.backbone(prefix, valid).context
+    changed = prefix.clone()
+    changed[:, -1] += 1.0
+    after = policy.backbone(changed, valid).context
+    assert not torch.allclose(after.values[:, 1, :, 0], before.values[:, 1, :, 0])
+
+
+def test_image_tokens_are_ordered_row_by_row_from_the_top_left(make_policy):
+    # Without vision layers a token depends on its own patches only.
+    policy = make_policy(backbone={"num_vision_layers": 0})
+    dark = np.zeros((1, 1, 32, 32, 3), dtype=np.uint8)
+    tokens = policy.backbone.embed_images(torch.from_numpy(dark))
+    assert tokens.shape == (1, 1, 4, 16)
+    for row, column, token in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3)):
+        bright = dark.copy()
+        bright[0, 0, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] = 255
+        changed = policy.backbone.embed_images(torch.from_numpy(bright)) != tokens
+        assert changed.any(dim=-1).flatten().nonzero().flatten().tolist() == [token]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 60}, "image_size by patch_size must divide evenly, got 60 by 8"),
+        ({"pixel_shuffle": 3}, "patches per side by pixel_shuffle must divide evenly, got 8 by 3"),
+        ({"num_kv_heads": 3}, "num_heads by num_kv_heads must divide evenly, got 4 by 3"),
+        ({"num_layers": 0}, "needs num_layers >= 1"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        BackboneConfig(**settings)

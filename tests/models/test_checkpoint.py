@@ -1,0 +1,139 @@
+import json
+
+import pytest
+import torch
+
+from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.checkpoint import (
+    MODEL_FILE,
+    POLICY_FILE,
+    load_adapter,
+    load_policy,
+    read_card,
+    save_adapter,
+    save_policy,
+)
+
+
+def actions(policy, observation) -> torch.Tensor:
+    return policy.act(policy.encode(observation), deterministic=True).trace.x_next
+
+
+def randomize_adapters(policy) -> None:
+    for name, parameter in policy.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter)
+
+
+def edit_record(directory, **changes) -> None:
+    path = directory / POLICY_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_saved_policy_loads_with_the_same_config_and_actions(make_policy, observation, tmp_path):
+    policy = make_policy(insulation=0.5)
+    policy.norm_stats.action_mean.fill_(0.25)
+    save_policy(policy, tmp_path / "base", {"success": 0.5})
+    loaded = load_policy(tmp_path / "base")
+    assert loaded.config == policy.config
+    assert torch.equal(actions(loaded, observation), actions(policy, observation))
+    assert loaded.norm_stats.action_mean[0] == 0.25
+    assert read_card(tmp_path / "base") == {"success": 0.5}
+
+
+def test_saved_policy_keeps_its_adapters_and_what_is_trainable(policy, observation, tmp_path):
+    add_lora(policy, LoRAConfig(rank=2, site="both"))
+    randomize_adapters(policy)
+    save_policy(policy, tmp_path)
+    loaded = load_policy(tmp_path)
+    assert loaded.lora == policy.lora
+    assert torch.equal(actions(loaded, observation), actions(policy, observation))
+    for (name, ours), theirs in zip(policy.named_parameters(), loaded.parameters(), strict=True):
+        assert ours.requires_grad == theirs.requires_grad, name
+
+
+def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
+    policy, base = make_policy(), make_policy()
+    add_lora(policy, LoRAConfig(rank=2))
+    randomize_adapters(policy)
+    save_adapter(policy, tmp_path)
+    load_adapter(base, tmp_path)
+    assert torch.equal(actions(base, observation), actions(policy, observation))
+
+
+def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        save_policy(policy, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [MODEL_FILE, "notes.txt", POLICY_FILE]
+
+
+def test_preset_builds_a_policy_with_random_weights():
+    policy = load_policy("tiny")
+    assert 1_000_000 < sum(p.numel() for p in policy.parameters()) < 2_000_000
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError, match="unknown policy 'tinny'. Did you mean 'tiny'?"):
+        load_policy("tinny")
+
+
+@pytest.mark.parametrize("name", [POLICY_FILE, MODEL_FILE])
+def test_missing_file_is_named(policy, tmp_path, name):
+    save_policy(policy, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} is missing; copy the whole"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("name", [POLICY_FILE, MODEL_FILE])
+def test_truncated_file_is_named(policy, tmp_path, name):
+    save_policy(policy, tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=f"{name} is truncated .* copy it again"):
+        load_policy(tmp_path)
+
+
+def test_weights_of_another_size_are_refused(make_policy, tmp_path):
+    save_policy(make_policy(), tmp_path / "a")
+    save_policy(make_policy(value_width=9), tmp_path / "b")
+    (tmp_path / "b" / MODEL_FILE).replace(tmp_path / "a" / MODEL_FILE)
+    with pytest.raises(CheckpointError, match="does not fit policy.json beside it"):
+        load_policy(tmp_path / "a")
+
+
+def test_other_format_is_refused(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    edit_record(tmp_path, format=99)
+    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+        load_policy(tmp_path)
+
+
+def test_record_without_a_part_is_refused(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    (tmp_path / POLICY_FILE).write_text('{"format": 1, "config": {}}')
+    with pytest.raises(CheckpointError, match=r"\['lora', 'card'\] missing; copy the whole"):
+        load_policy(tmp_path)
+
+
+def test_unknown_setting_in_the_record_is_named(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    edit_record(tmp_path, config={"vocabulary": ["pick"], "max_wrds": 3})
+    with pytest.raises(CheckpointError, match="unknown key 'max_wrds'.*another version"):
+        load_policy(tmp_path)
+
+
+def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
+    policy, other = make_policy(), make_policy()
+    add_lora(policy, LoRAConfig(site="backbone"))
+    add_lora(other, LoRAConfig(site="expert"))
+    save_adapter(policy, tmp_path)
+    with pytest.raises(CheckpointError, match="does not fit the policy.*site='expert'"):
+        load_adapter(other, tmp_path)
+
+
+def test_saving_an_adapter_needs_adapters(policy, tmp_path):
+    with pytest.raises(CheckpointError, match="has no adapters; use save_policy"):
+        save_adapter(policy, tmp_path)

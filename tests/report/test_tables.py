@@ -1,0 +1,128 @@
+"""Tables hold the numbers of the run, missing ones as missing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from vla_crl.errors import ConfigError
+from vla_crl.report.run_record import RunRecord
+from vla_crl.report.tables import (
+    matrix_table,
+    metrics_table,
+    run_facts,
+    runs_markdown,
+    summarize_runs,
+    write_markdown_summary,
+)
+
+MakeRun = Callable[..., Path]
+
+
+def test_the_record_reads_every_file_of_the_run(run_path: Path) -> None:
+    record = RunRecord.read(run_path)
+    assert record.name == "demo"
+    assert record.num_episodes == 3 * 2048
+    assert record.wall_s == pytest.approx(96 * 3.1)
+    assert list(record.stages) == [1, 2, 3]
+    assert record.matrix is not None
+    assert record.sampled_matrix is not None
+    assert record.matrix.rates[0, 0] == 0.46
+    assert record.sampled_matrix.rates[0, 0] == 0.41
+    assert [path.name for path in record.videos] == ["stage_3.mp4"]
+
+
+def test_a_record_needs_only_the_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    record = RunRecord.read(tmp_path)
+    assert (record.matrix, record.wall_s, record.num_episodes) == (None, None, 0)
+    assert run_facts(record) == []
+    with pytest.raises(ConfigError, match=r"not a run directory, it has no config\.json"):
+        RunRecord.read(tmp_path / "elsewhere")
+
+
+def test_terminal_tables_show_values_intervals_and_counts(run_path: Path) -> None:
+    matrix = RunRecord.read(run_path).matrix
+    assert matrix is not None
+    console = Console(width=160, record=True, quiet=True)
+    with console.capture() as capture:
+        console.quiet = False
+        console.print(metrics_table(matrix), matrix_table(matrix))
+    text = capture.get()
+    assert "avg       │ Final success (AVG)" in text
+    assert "87.7 % │ 83.2 to 90.6 %" in text  # (82 + 88 + 93) / 3
+    assert "1. red cube in basket" in text
+    assert "88 % (80 to 93)" in text
+
+
+def test_the_summary_of_a_run_is_complete_markdown(run_path: Path, tmp_path: Path) -> None:
+    text = write_markdown_summary(run_path, tmp_path / "demo.md").read_text()
+    assert text.startswith(
+        "# demo\n\n3 tasks trained in a row: mean success rose from 46 % to 88 %"
+    )
+    assert "| training episodes | 6,144 |" in text
+    assert "| hardware | Example CPU @ 2.10GHz, 2 cores |" in text
+    assert "| code | vla-crl 0.1.0, commit 0123456789ab |" in text
+    assert "| nbt_final | Forgetting (NBT, lower is better) | +4.5 |" in text  # (88-82 + 91-88) / 2
+    assert "| after stage 3: blue cylinder in basket | 82 % (73 to 88) | 88 % (80 to 93) |" in text
+    assert "## The same with the sampling policy" in text
+
+
+def test_there_is_no_summary_before_the_first_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no matrix\.csv, nothing to summarise yet"):
+        write_markdown_summary(tmp_path, tmp_path / "summary.md")
+    assert not (tmp_path / "summary.md").exists()
+
+
+def test_seeds_are_averaged_with_standard_error_and_number(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    paths = [
+        make_run(tmp_path / f"seed_{seed}", offset=offset, seed=seed)
+        for seed, offset in enumerate([-4, 0, 4])
+    ]
+    summary = summarize_runs(paths)
+    # avg is 263 / 300 = .87667 and shifts by -.04, 0, .04: sd .04, standard error .04 / sqrt(3).
+    assert summary.values["avg"] == pytest.approx((0.83667, 0.87667, 0.91667), abs=1e-5)
+    item = summary.summaries["avg"]
+    assert item is not None
+    assert item.mean == pytest.approx(0.87667, abs=1e-5)
+    assert item.standard_error == pytest.approx(0.023094, abs=1e-6)
+    text = runs_markdown(summary)
+    assert "| metric | seed_0 | seed_1 | seed_2 | mean ± SE (n = 3) | 95 % interval (t) |" in text
+    # half width 4.3027 * .023094 = .09937
+    assert "| AVG `avg` | 83.7 % | 87.7 % | 91.7 % | 87.7 % ± 2.3 | 77.7 to 97.6 % |" in text
+    assert "| seed | 0 | 1 | 2 |  |  |" in text
+    assert "training episodes: 6,144; " in text
+
+
+def test_a_single_seed_is_shown_without_an_error_bar(make_run: MakeRun, tmp_path: Path) -> None:
+    text = runs_markdown(summarize_runs([make_run(tmp_path / "only")]))
+    assert "| AVG `avg` | 87.7 % | 87.7 % | \N{EN DASH} |" in text
+    assert "mean ± SE (n = 1)" in text
+
+
+def test_a_metric_that_one_run_lacks_has_no_mean(make_run: MakeRun, tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / "done"), make_run(tmp_path / "going", num_stages=2)]
+    summary = summarize_runs(paths)
+    assert summary.values["avg"] == (pytest.approx(0.87667, abs=1e-5), None)
+    assert summary.summaries["avg"] is None
+    assert summary.summaries["fwt_gem"] is not None  # needs stages 0 to 2 only
+    assert "| AVG `avg` | 87.7 % | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |" in runs_markdown(
+        summary
+    )
+
+
+def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Path) -> None:
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other")
+    with pytest.raises(ConfigError, match="no run given"):
+        summarize_runs([])
+    matrix = (other / "matrix.csv").read_text()
+    (other / "matrix.csv").write_text(matrix.replace("red_cube_in_tray", "ball"))
+    with pytest.raises(ConfigError, match=r"other: its tasks are not those of .*first"):
+        summarize_runs([first, other])
+    (other / "matrix.csv").unlink()
+    with pytest.raises(ConfigError, match=r"other: no matrix\.csv, no results yet"):
+        summarize_runs([first, other])

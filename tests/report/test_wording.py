@@ -1,0 +1,103 @@
+"""Sentences claim only what the intervals support."""
+
+import pytest
+
+from vla_crl.continual.success_matrix import Cell, SuccessMatrix
+from vla_crl.report.wording import (
+    duration,
+    headline,
+    metric_interval,
+    metric_value,
+    stage_label,
+    task_label,
+    transfer_sentence,
+)
+
+
+def make_matrix(*rows: list[int], num_heldout: int = 1) -> SuccessMatrix:
+    """Rows of successes in 100 episodes; the last `num_heldout` columns are held out."""
+    num_train = len(rows[0]) - num_heldout
+    cells = [
+        Cell(
+            stage=stage,
+            task=f"task_{column}",
+            split="train" if column < num_train else "heldout",
+            successes=successes,
+            episodes=100,
+        )
+        for stage, row in enumerate(rows)
+        for column, successes in enumerate(row)
+    ]
+    return SuccessMatrix.from_cells(cells)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (([40, 40, 20],), "The base policy is evaluated; training on 2 tasks has begun."),
+        (
+            ([40, 40, 20], [90, 40, 20]),
+            "1 of 2 stages finished; in the latest 'task 0' went from 40 % to 90 %.",
+        ),
+        (
+            ([40, 40, 20], [90, 40, 20], [50, 90, 20]),
+            "2 tasks trained in a row: mean success rose from 40 % to 70 %, "
+            "40 points were forgotten on the way.",
+        ),
+        (
+            ([40, 40, 20], [90, 40, 20], [89, 91, 20]),
+            "2 tasks trained in a row: mean success rose from 40 % to 90 %, "
+            "with no measurable forgetting.",
+        ),
+        (
+            ([40, 40, 20], [60, 40, 20], [95, 91, 20]),
+            "2 tasks trained in a row: mean success rose from 40 % to 93 %, "
+            "earlier tasks gained 35 points after their own stage.",
+        ),
+        (
+            ([40, 40, 20], [44, 40, 20], [40, 42, 20]),
+            "2 tasks trained in a row: mean success did not measurably change (40 % to 41 %), "
+            "with no measurable forgetting.",
+        ),
+        (([80, 20], [10, 20]), "One task trained: mean success fell from 80 % to 10 %."),
+    ],
+)
+def test_the_headline_says_what_happened(rows: tuple[list[int], ...], sentence: str) -> None:
+    assert headline(make_matrix(*rows)) == sentence
+
+
+def test_the_headline_of_an_empty_run_claims_nothing() -> None:
+    assert headline(None) == "The run has begun; nothing is evaluated yet."
+
+
+def test_a_gap_in_the_last_row_is_said_and_not_counted_as_failure() -> None:
+    cells = list(make_matrix([40, 40, 20], [90, 40, 20], [89, 91, 20]).cells())
+    gap = SuccessMatrix.from_cells([c for c in cells if (c.stage, c.task) != (2, "task_0")])
+    assert headline(gap) == "All 2 stages finished, but some tasks were not evaluated."
+
+
+def test_the_transfer_sentence_says_what_happened_to_held_out_tasks() -> None:
+    kept = make_matrix([40, 20, 20], [90, 22, 21], num_heldout=2)
+    assert transfer_sentence(kept) == (
+        "The 2 tasks never trained did not measurably change (from 20 % to 22 %)."
+    )
+    assert transfer_sentence(make_matrix([40, 60], [90, 20])) == (
+        "The one task never trained fell from 60 % to 20 %."
+    )
+    assert transfer_sentence(make_matrix([40, 60])) is None
+
+
+def test_numbers_are_written_with_their_unit() -> None:
+    assert metric_value("avg", 0.8766) == "87.7 %"
+    assert metric_value("nbt_final", -0.021) == "\N{MINUS SIGN}2.1"
+    assert metric_value("zs", None) == "\N{EN DASH}"
+    assert metric_interval("zs", 0.1, 0.2) == "10.0 to 20.0 %"
+    assert metric_interval("delta_zs", -0.1, 0.2) == "\N{MINUS SIGN}10.0 to +20.0"
+    assert metric_interval("delta_zs", None, None) == "\N{EN DASH}"
+    assert [duration(s) for s in (12.3, 59.6 * 60, 4380)] == ["12 s", "1 h 00 min", "1 h 13 min"]
+
+
+def test_names_become_words() -> None:
+    assert task_label("red_cube_in_basket") == "red cube in basket"
+    assert stage_label(0, ["a_b"]) == "before training"
+    assert stage_label(1, ["a_b"]) == "after stage 1: a b"

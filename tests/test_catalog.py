@@ -1,0 +1,154 @@
+from pathlib import Path
+
+import pytest
+
+from vla_crl import catalog
+from vla_crl.config import read_toml
+from vla_crl.errors import ConfigError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+KINDS = ("envs", "policies", "experiments")
+
+
+@pytest.fixture
+def small_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "envs/kitchen").mkdir(parents=True)
+    (tmp_path / "envs/kitchen/suite.toml").write_text('description = "Two pots."\n')
+    (tmp_path / "envs/robots").mkdir()
+    for file in ("policies/tiny.toml", "experiments/demo.toml", "experiments/demo.md"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("seed = 0\n")
+    monkeypatch.setattr(catalog, "catalog_dir", lambda kind: tmp_path / kind)
+    return tmp_path
+
+
+def test_names_are_folders_with_a_suite_file_and_toml_files(small_catalog: Path) -> None:
+    assert catalog.list_suites() == ["kitchen"]
+    assert catalog.list_policies() == ["tiny"]
+    assert catalog.list_recipes() == ["demo"]
+
+
+def test_a_name_leads_to_its_definition(small_catalog: Path) -> None:
+    assert catalog.suite_path("kitchen") == small_catalog / "envs/kitchen"
+    assert catalog.policy_path("tiny") == small_catalog / "policies/tiny.toml"
+    assert catalog.recipe_path("demo") == small_catalog / "experiments/demo.toml"
+
+
+def test_policies_and_recipes_may_be_paths(small_catalog: Path) -> None:
+    checkpoint = small_catalog / "checkpoints/stage_1"
+    checkpoint.mkdir(parents=True)
+    recipe = small_catalog / "my.toml"
+    recipe.write_text("")
+    assert catalog.policy_path(str(checkpoint)) == checkpoint
+    assert catalog.recipe_path(str(recipe)) == recipe
+
+
+def test_a_folder_in_the_working_directory_does_not_hide_a_misspelt_name(
+    small_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_catalog / "tyni").mkdir()
+    monkeypatch.chdir(small_catalog)
+    with pytest.raises(ConfigError, match="unknown policy 'tyni'. Did you mean 'tiny'"):
+        catalog.policy_path("tyni")
+
+
+def test_an_unknown_suite_names_the_nearest(small_catalog: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown suite 'kitchn'. Did you mean 'kitchen'"):
+        catalog.suite_path("kitchn")
+    with pytest.raises(ConfigError, match="unknown suite 'robots'"):
+        catalog.suite_path("robots")
+
+
+def test_an_unknown_recipe_names_the_nearest(small_catalog: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'demoo'. Did you mean 'demo'"):
+        catalog.recipe_path("demoo")
+
+
+def test_a_path_that_does_not_exist_is_an_error(small_catalog: Path) -> None:
+    message = "runs/x/stage_1: no such policy. Known names: tiny."
+    with pytest.raises(ConfigError, match=message):
+        catalog.policy_path("runs/x/stage_1")
+
+
+def test_a_folder_is_not_a_recipe(small_catalog: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder, expected a recipe file \(.toml\)"):
+        catalog.recipe_path(str(small_catalog / "envs"))
+
+
+@pytest.mark.parametrize(
+    ("text", "description"),
+    [
+        ('description = "Two pots."\n', "Two pots."),
+        ("# A small one.\nseed = 0\n", "A small one."),
+        ('# How to read this.\ndescription = "Two pots."\n', "Two pots."),
+        ("seed = 0\n# not the first line\n", ""),
+    ],
+)
+def test_the_description_is_the_key_or_else_the_first_comment(
+    tmp_path: Path, text: str, description: str
+) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    assert catalog.description(tmp_path / "a.toml") == description
+
+
+def test_the_wheels_copy_comes_before_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "vla_crl"
+    (package / "_catalog/envs").mkdir(parents=True)
+    monkeypatch.setattr(catalog, "__file__", str(package / "catalog.py"))
+    assert catalog.catalog_dir("envs") == package / "_catalog/envs"
+
+
+def test_a_stranger_in_site_packages_is_not_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vla_crl").mkdir()
+    (tmp_path / "envs").mkdir()
+    monkeypatch.setattr(catalog, "__file__", str(tmp_path / "vla_crl/catalog.py"))
+    with pytest.raises(ConfigError, match="no envs/ in .*; reinstall vla-crl"):
+        catalog.catalog_dir("envs")
+
+
+def test_load_attribute_imports_what_the_string_names() -> None:
+    assert catalog.load_attribute("vla_crl.errors:ConfigError", "here") is ConfigError
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("vla_crl.errors", "^here: 'vla_crl.errors' is not of the form 'package.module:Attr'"),
+        ("vla_crl.eror:X", "^here: 'vla_crl.eror:X': there is no module 'vla_crl.eror'"),
+        ("no_such_package.a:X", "there is no module 'no_such_package'"),
+        ("vla_crl.errors:ConfigErr", "unknown name in vla_crl.errors 'ConfigErr'. Did you mean 'C"),
+    ],
+)
+def test_load_attribute_says_what_is_wrong_with_the_string(target: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        catalog.load_attribute(target, "here")
+
+
+def test_a_missing_import_inside_the_module_is_not_the_strings_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_more.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        catalog.load_attribute("needs_more:X", "here")
+
+
+def test_every_definition_in_the_catalogue_is_toml() -> None:
+    for kind in KINDS:
+        for path in catalog.catalog_dir(kind).rglob("*.toml"):
+            read_toml(path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_definition_folders_hold_no_python(kind: str) -> None:
+    assert list((CHECKOUT / kind).rglob("*.py")) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_definition_folder_says_which_code_runs_it(kind: str) -> None:
+    text = (CHECKOUT / kind / "README.md").read_text()
+    assert "Definitions only. The code that" in text

@@ -1,0 +1,468 @@
+"""The command line; what its commands call is replaced by fakes that record their arguments."""
+
+import json
+import logging
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from vla_crl import catalog, cli
+from vla_crl.bench.record import against_peer
+from vla_crl.doctor import Check, Status
+from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.run_directory import RunDirectory
+
+COMMANDS = (
+    *("list", "show", "collect", "pretrain", "train", "evaluate"),
+    *("metrics", "rollout", "report", "bench", "doctor"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    suite: str
+    seed: int = 0
+    ppo: PPOConfig = PPOConfig()
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    task: str = "lift"
+    split: str = "train"
+    successes: int = 0
+    episodes: int = 4
+
+
+class Trainer:
+    """Remembers how it was made and whether it was to resume."""
+
+    made: ClassVar[list["Trainer"]] = []
+
+    def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
+        if config.suite == "unfit":
+            raise ConfigError("the recipe does not fit")
+        self.config, self.run = config, run
+        self.resume: bool | None = None
+        self.made.append(self)
+
+    def train(self, *, resume: bool) -> None:
+        assert RunDirectory.open(self.run.path)
+        self.resume = resume
+
+
+class Calls(list[tuple[tuple[Any, ...], dict[str, Any]]]):
+    """A function that remembers how it was called."""
+
+    def __init__(self, result: Any = None) -> None:
+        super().__init__()
+        self.result = result
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        sys.stdout.write("a print of a library\n")
+        self.append((arguments, keywords))
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+Install = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def quiet_logging() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("vla_crl")
+    handlers, level = root.handlers[:], ours.level
+    yield
+    root.handlers[:] = handlers
+    ours.setLevel(level)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    def add(name: str, **attributes: Any) -> None:
+        module = types.ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    return add
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> Path:
+    """A catalogue with one suite of two tasks, one preset and one recipe, as working directory."""
+    for folder in ("envs/kitchen", "policies", "experiments"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "envs/kitchen/suite.toml").write_text('description = "Two pots."\n')
+    (tmp_path / "policies/tiny.toml").write_text("num_layers = 2\n")
+    (tmp_path / "experiments/demo.toml").write_text('suite = "kitchen"\n')
+    monkeypatch.setattr(catalog, "catalog_dir", lambda kind: tmp_path / kind)
+    monkeypatch.chdir(tmp_path)
+    tasks = (
+        types.SimpleNamespace(name="lift", instruction="lift the pot", split="train"),
+        types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
+    )
+    suite = types.SimpleNamespace(name="kitchen", tasks=tasks)
+    install("vla_crl.sim.suite", load_suite=lambda name: suite)
+    install("vla_crl.models.checkpoint", load_policy=catalog.policy_path)
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main([command, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: vla-crl {command}" in capsys.readouterr().out
+
+
+def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n    {command} " in text for command in COMMANDS)
+
+
+def test_list_and_show_print_one_json_document(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def document(*arguments: str) -> Any:
+        code, out, _ = run(capsys, *arguments, "--json")
+        assert code == 0
+        return json.loads(out)
+
+    lift, push = (
+        {"suite": "kitchen", "name": "lift", "instruction": "lift the pot", "split": "train"},
+        {"suite": "kitchen", "name": "push", "instruction": "push the pot", "split": "heldout"},
+    )
+    assert document("list", "suites") == [{"name": "kitchen", "description": "Two pots."}]
+    assert document("list", "policies") == [{"name": "tiny", "description": ""}]
+    assert document("list", "recipes") == [{"name": "demo", "description": ""}]
+    assert document("list", "tasks") == [lift, push]
+    assert document("list", "tasks", "--suite", "kitchen") == [lift, push]
+    assert document("show", "suite", "kitchen") == {
+        "name": "kitchen",
+        "description": "Two pots.",
+        "tasks": [lift, push],
+    }
+    assert document("show", "policy", "tiny") == {"num_layers": 2}
+    assert document("show", "recipe", "demo") == {"suite": "kitchen"}
+
+
+def test_methods_are_listed_by_name(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.continual.method", METHODS={"sequential": "a.b:C", "ewc": "a.b:D"})
+    _, out, _ = run(capsys, "list", "methods", "--json")
+    assert [row["name"] for row in json.loads(out)] == ["ewc", "sequential"]
+
+
+def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "suite", "kitchen")
+    assert "description: Two pots." in out
+    assert "push the pot" in out
+    _, out, _ = run(capsys, "show", "policy", "tiny")
+    assert out == "num_layers = 2\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("show suite kitchn", "unknown suite 'kitchn'. Did you mean 'kitchen'?"),
+        ("list tasks --suite kitchn", "unknown suite 'kitchn'. Did you mean 'kitchen'?"),
+        ("show policy tyni", "unknown policy 'tyni'. Did you mean 'tiny'?"),
+        ("show policy envs/", "expected the name or the file of a policy"),
+        ("show recipe demoo", "unknown recipe 'demoo'. Did you mean 'demo'?"),
+        ("train demoo", "unknown recipe 'demoo'. Did you mean 'demo'?"),
+        ("pretrain demoo", "unknown recipe 'demoo'. Did you mean 'demo'?"),
+        ("collect --suite kitchn --episodes 1 --output a", "Did you mean 'kitchen'?"),
+        ("bench sim --suite kitchn", "Did you mean 'kitchen'?"),
+        ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
+        ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
+        ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
+        ("evaluate --policy a/b --suite kitchen", "a/b: no such policy. Known names: tiny."),
+        ("rollout --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
+        ("evaluate --policy tiny --suite kitchen --episods 3", "Did you mean --episodes?"),
+        ("doctor --verbose", "unknown argument '--verbose'. See vla-crl doctor --help."),
+        ("report runs/none", "runs/none: not a run directory"),
+        ("train demo --resume", "runs/demo: not a run directory"),
+    ],
+)
+def test_a_mistake_is_one_line_with_code_2(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    message: str,
+) -> None:
+    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    install("vla_crl.report.video", record_rollouts=Calls())
+    install("vla_crl.rollout.evaluate", evaluate_policy=Calls())
+    code, out, err = run(capsys, *arguments.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("vla-crl: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (world / "runs/demo").exists()
+
+
+@pytest.mark.parametrize("episodes", ["0", "-1", "two", "1.5"])
+def test_a_number_of_episodes_is_above_zero(
+    episodes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["evaluate", "--policy", "p", "--suite", "s", "--episodes", episodes])
+    assert exit_info.value.code == 2
+    assert "--episodes" in capsys.readouterr().err
+
+
+def test_evaluate_prints_rows_and_keeps_stdout_clean(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([TaskResult()])
+    install("vla_crl.rollout.evaluate", evaluate_policy=calls)
+    flags = ("--episodes", "4", "--tasks", "lift", "--json", "--output", "rows.json")
+    code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
+    assert code == 0
+    # Wilson's interval of 0 successes in n is [0, z^2 / (n + z^2)], z = 1.959964.
+    assert json.loads(out) == [
+        {
+            "task": "lift",
+            "split": "train",
+            "successes": 0,
+            "episodes": 4,
+            "low": pytest.approx(0.0, abs=1e-9),
+            "high": pytest.approx(3.841459 / 7.841459),
+        }
+    ]
+    assert json.loads((world / "rows.json").read_text()) == json.loads(out)
+    assert "a print of a library" in err
+    policy = world / "policies/tiny.toml"
+    expected = {"num_episodes": 4, "deterministic": True, "num_envs": 128}
+    assert calls == [((policy, "kitchen", ["lift"]), expected)]
+
+
+def test_evaluate_takes_all_tasks_when_none_is_named(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([TaskResult()])
+    install("vla_crl.rollout.evaluate", evaluate_policy=calls)
+    run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--sampled")
+    ((arguments, keywords),) = calls
+    assert arguments[2] is None
+    assert keywords["deterministic"] is False
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "evaluate --policy tiny --suite kitchen --output mine",
+        "rollout --policy tiny --suite kitchen --output mine",
+        "collect --suite kitchen --episodes 1 --output mine",
+        "pretrain demo --output mine",
+    ],
+)
+def test_an_existing_file_is_not_overwritten(
+    world: Path, capsys: pytest.CaptureFixture[str], arguments: str
+) -> None:
+    (world / "mine").write_text("precious")
+    code, _, err = run(capsys, *arguments.split())
+    assert code == 2
+    assert "mine: exists; nothing was overwritten. Choose another --output." in err
+    assert (world / "mine").read_text() == "precious"
+
+
+def test_an_output_below_a_file_is_an_error(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "mine").write_text("precious")
+    flags = ("--policy", "tiny", "--suite", "kitchen", "--output", "mine/a.mp4")
+    code, _, err = run(capsys, "rollout", *flags)
+    assert code == 2
+    assert "--output mine/a.mp4: cannot make mine" in err
+
+
+def test_rollout_passes_policy_suite_tasks_and_output(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls()
+    install("vla_crl.report.video", record_rollouts=calls)
+    flags = ("--policy", "tiny", "--suite", "kitchen", "--output", "videos/a.mp4")
+    code, _, _ = run(capsys, "rollout", *flags)
+    assert code == 0
+    ((arguments, keywords),) = calls
+    assert arguments == (world / "policies/tiny.toml", "kitchen", None)
+    assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4")}
+    assert (world / "videos").is_dir()
+
+
+def test_collect_saves_the_demonstrations(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = Calls()
+    collect = Calls(types.SimpleNamespace(save=save))
+    install("vla_crl.rollout.demonstrations", collect_demonstrations=collect)
+    flags = ("--suite", "kitchen", "--episodes", "3", "--output", "demos.npz", "--seed", "5")
+    code, _, _ = run(capsys, "collect", *flags)
+    assert (code, collect) == (0, [(("kitchen", 3), {"seed": 5})])
+    assert save == [((Path("demos.npz"),), {})]
+
+
+def test_pretrain_applies_flags_to_the_recipe(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls()
+    install("vla_crl.pretraining", PretrainConfig=TrainConfig, pretrain=calls)
+    code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
+    config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
+    assert (code, calls) == (0, [((config,), {"output": Path("runs/demo")})])
+
+
+def test_train_makes_a_run_and_its_report(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "made", [])
+    write_report = Calls(Path("runs/demo/report.html"))
+    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.report.page", write_report=write_report)
+    arguments = ("train", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "runs/demo/report.html" in out
+    config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
+    directory = RunDirectory.open(Path("runs/demo"))
+    (trainer,) = Trainer.made
+    assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
+    assert write_report == [((Path("runs/demo"),), {})]
+    assert directory.read_config()["ppo"] == {"learning_rate": 1e-4}
+    assert directory.read_versions()["command"] == ["vla-crl", *arguments]
+    assert directory.read_versions()["seed"] == 3
+
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "runs/demo: exists and is not empty; nothing was overwritten" in err
+    code, _, err = run(capsys, "train", "demo", "--resume")
+    assert code == 2
+    assert "ppo.learning_rate is 0.0001 there but 0.001 now" in err
+    assert [trainer.resume for trainer in Trainer.made] == [False, None, None]
+    code, _, _ = run(capsys, *arguments, "--resume")
+    assert (code, Trainer.made[-1].resume) == (0, True)
+
+
+def test_a_recipe_that_does_not_fit_leaves_no_run(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    code, _, err = run(capsys, "train", "demo", "--suite", "unfit")
+    assert (code, err) == (2, "vla-crl: error: the recipe does not fit\n")
+    assert not (world / "runs").exists()
+
+
+def test_a_wrong_setting_makes_no_run(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["train", "demo", "--ppo.learning-rat", "1"])
+    assert exit_info.value.code == 2
+    assert "--ppo.learning-rate" in capsys.readouterr().err
+    assert not (world / "runs").exists()
+
+
+def test_help_after_a_recipe_lists_its_settings(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["train", "demo", "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert "--run-dir" in text
+    assert "--ppo.learning-rate" in text
+
+
+def test_metrics_gives_one_row_a_metric(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.continual.metrics", metrics_from_file=Calls({"avg": 0.5, "zs": None}))
+    _, out, _ = run(capsys, "metrics", "matrix.csv", "--json")
+    assert json.loads(out) == [{"name": "avg", "value": 0.5}, {"name": "zs", "value": None}]
+    _, out, _ = run(capsys, "metrics", "matrix.csv")
+    assert "0.500" in out
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments"), [("render", ("kitchen",)), ("sim", ("kitchen",)), ("update", ())]
+)
+def test_bench_prints_its_records(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    arguments: tuple[str, ...],
+) -> None:
+    calls = Calls([against_peer("speed", 6.0, "steps/s", "mj_step", 8.0, goal=0.6)])
+    install(f"vla_crl.bench.{what}", **{f"bench_{what}": calls})
+    _, out, _ = run(capsys, "bench", what, "--suite", "kitchen", "--json")
+    (document,) = json.loads(out)
+    assert (document["name"], document["ratio"], document["goal"]) == ("speed", 0.75, 0.6)
+    assert calls == [(arguments, {})]
+    _, out, _ = run(capsys, "bench", what, "--suite", "kitchen")
+    assert "speed" in out
+
+
+def test_doctor_ends_with_1_when_something_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected_codes: dict[Status, int] = {"ok": 0, "warn": 0, "fail": 1}
+    for status, expected in expected_codes.items():
+        check = Check(name="torch", status=status, found="none", advice="pip install torch")
+        monkeypatch.setattr(cli, "check_all", lambda check=check: [check])
+        code, out, _ = run(capsys, "doctor", "--json")
+        assert code == expected
+        assert json.loads(out)[0]["status"] == status
+
+
+def test_a_checkpoint_error_is_a_users_error(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.rollout.evaluate", evaluate_policy=Calls(CheckpointError("a: cut off")))
+    code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--json")
+    assert (code, out) == (2, "")
+    assert err.endswith("vla-crl: error: a: cut off\n")
+
+
+def test_an_interrupted_command_ends_with_130(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.rollout.evaluate", evaluate_policy=Calls(KeyboardInterrupt()))
+    code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
+    assert code == 130
+    assert err.endswith("vla-crl: interrupted\n")
+
+
+def test_the_console_script_is_installed() -> None:
+    command = [str(Path(sys.executable).parent / "vla-crl"), "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("vla-crl 0.")

@@ -1,0 +1,249 @@
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from vla_crl.config import (
+    from_mapping,
+    load_toml,
+    override,
+    read_toml,
+    save_json,
+    to_mapping,
+    write_atomically,
+)
+from vla_crl.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    learning_rate: float = 1e-3
+    """Step size."""
+    num_epochs: int = 4
+    target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 1:
+            raise ConfigError(f"learning_rate is {self.learning_rate}, expected 0 < ... < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    task: str
+    num_episodes: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    suite: str
+    method: Literal["sequential", "replay"] = "sequential"
+    insulation: Literal["full", "none"] | float = "full"
+    size: tuple[int, int] = (64, 64)
+    stages: tuple[StageConfig, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    record: bool = True
+    checkpoint: Path | None = None
+
+
+FULL = {
+    "suite": "tabletop",
+    "method": "replay",
+    "insulation": 0.5,
+    "size": [32, 48],
+    "stages": [{"task": "a"}, {"task": "b", "num_episodes": 2}],
+    "weights": {"flow": 1, "value": 0.5},
+    "optimizer": {"learning_rate": 0.01, "target_kl": 0.02},
+    "record": False,
+    "checkpoint": "base.safetensors",
+}
+
+
+def build(**changes: Any) -> RunConfig:
+    return from_mapping(RunConfig, {"suite": "tabletop"} | changes, "run.toml")
+
+
+def test_every_kind_of_field_is_read() -> None:
+    assert from_mapping(RunConfig, FULL, "run.toml") == RunConfig(
+        suite="tabletop",
+        method="replay",
+        insulation=0.5,
+        size=(32, 48),
+        stages=(StageConfig(task="a"), StageConfig(task="b", num_episodes=2)),
+        weights={"flow": 1.0, "value": 0.5},
+        optimizer=OptimizerConfig(learning_rate=0.01, target_kl=0.02),
+        record=False,
+        checkpoint=Path("base.safetensors"),
+    )
+
+
+def test_a_toml_file_names_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('suite = "tabletop"\n[optimizer]\nlearning_rate = 1e-4\n')
+    expected = RunConfig(suite="tabletop", optimizer=OptimizerConfig(learning_rate=1e-4))
+    assert load_toml(RunConfig, path) == expected
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    config = build(stages=[{"task": "a"}], optimizer={"target_kl": 0.1})
+    save_json(config, tmp_path / "config.json")
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert from_mapping(RunConfig, stored, "config.json") == config
+
+
+def test_to_mapping_is_plain_data() -> None:
+    assert to_mapping(OptimizerConfig()) == {
+        "learning_rate": 1e-3,
+        "num_epochs": 4,
+        "target_kl": None,
+    }
+
+
+def test_none_in_a_file_switches_an_optional_setting_off() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Limits:
+        target_kl: float | None = 0.1
+        name: str | None = "a"
+
+    assert from_mapping(Limits, {"target_kl": "None"}, "x") == Limits(target_kl=None)
+    assert from_mapping(Limits, {"target_kl": None}, "x") == Limits(target_kl=None)
+    assert from_mapping(Limits, {"name": "None"}, "x") == Limits(name="None")
+
+
+def test_a_whole_number_is_taken_as_a_float() -> None:
+    rate = from_mapping(OptimizerConfig, {"target_kl": 1}, "x").target_kl
+    assert rate == 1.0
+    assert type(rate) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"methd": "replay"},
+            r"^run.toml: unknown key 'methd' in RunConfig. Did you mean 'method'",
+        ),
+        ({"zzz": 1}, r"^run.toml: unknown key 'zzz' in RunConfig. Known: suite, method"),
+        (
+            {"optimizer": {"learning_rat": 1e-3}},
+            r"^run.toml:optimizer: unknown key 'learning_rat' in OptimizerConfig. Did you mean 'le",
+        ),
+        ({"suite": 3}, r"^run.toml: suite = 3 \(int\), expected str"),
+        ({"optimizer": {"num_epochs": True}}, r"num_epochs = True \(bool\), expected int"),
+        ({"optimizer": {"num_epochs": 2.0}}, r"num_epochs = 2.0 \(float\), expected int"),
+        ({"optimizer": {"learning_rate": True}}, r"learning_rate = True \(bool\), expected float"),
+        ({"optimizer": {"learning_rate": "1e-4"}}, r"learning_rate = '1e-4' \(str\), expected flo"),
+        ({"optimizer": {"target_kl": "off"}}, r"^run.toml:optimizer: target_kl = 'off' \(str\), "),
+        ({"optimizer": 3}, r"optimizer = 3 \(int\), expected OptimizerConfig"),
+        ({"record": 1}, r"record = 1 \(int\), expected bool"),
+        ({"record": None}, r"record = None \(NoneType\), expected bool"),
+        ({"size": [64]}, r"^run.toml: size has 1 entries, expected 2"),
+        ({"size": [64, "a"]}, r"size\[1\] = 'a' \(str\), expected int"),
+        ({"size": 64}, r"size = 64 \(int\), expected tuple\[int, int\]"),
+        ({"weights": {"flow": "a"}}, r"weights.flow = 'a' \(str\), expected float"),
+        (
+            {"method": "replya"},
+            r"method = 'replya', expected 'sequential' or 'replay'. Did you mean 'replay'\?",
+        ),
+        ({"method": 3}, r"method = 3 \(int\), expected 'sequential' or 'replay'"),
+        ({"insulation": "ful"}, r"insulation = 'ful' \(str\), expected 'full' or 'none' \| float"),
+        ({"stages": [{}]}, r"^run.toml:stages\[0\]: key 'task' of StageConfig is missing"),
+        (
+            {"optimizer": {"learning_rate": 3.0}},
+            r"^run.toml:optimizer: learning_rate is 3.0, expected 0 < ... < 1",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_an_error_that_says_where(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(**changes)
+
+
+def test_a_missing_key_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"^run.toml: key 'suite' of RunConfig is missing"):
+        from_mapping(RunConfig, {}, "run.toml")
+
+
+def test_a_nested_error_names_file_section_and_subsection() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Outer:
+        run: RunConfig
+
+    message = r"^a.toml:run.optimizer: unknown key 'x'"
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(Outer, {"run": {"suite": "s", "optimizer": {"x": 1}}}, "a.toml")
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing.toml: cannot be read \(No such file"):
+        read_toml(tmp_path / "nothing.toml")
+
+
+def test_a_broken_file_is_an_error_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("a = 1\nb =\n")
+    with pytest.raises(ConfigError, match=r"broken.toml: not a TOML file: .*line 2"):
+        read_toml(path)
+
+
+def test_flags_override_the_file() -> None:
+    flags = ["--optimizer.learning-rate", "1e-4", "--optimizer.target-kl", "0.1", "--no-record"]
+    config = override(build(), [*flags, "--insulation", "0.5", "--size", "8", "9"], "prog")
+
+    assert config.optimizer == OptimizerConfig(learning_rate=1e-4, target_kl=0.1)
+    assert (config.insulation, config.size, config.record) == (0.5, (8, 9), False)
+
+
+def test_no_flags_leave_the_config_as_it_is() -> None:
+    config = build()
+    assert override(config, [], "prog") is config
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--optimizer.learning-rat", "1"], "--optimizer.learning-rate"),
+        (["--optimizer.learning-rate", "fast"], "--optimizer.learning-rate"),
+        (["--optimizer.learning-rate", "3"], "expected 0 < ... < 1"),
+        (["--method", "replya"], "replay"),
+    ],
+)
+def test_a_wrong_flag_ends_with_code_2_and_the_nearest_flag(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        override(build(), flags, "prog")
+    assert exit_info.value.code == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_help_shows_the_string_under_each_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        override(build(), ["--help"], "prog")
+    assert exit_info.value.code == 0
+    assert "Step size." in capsys.readouterr().out
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError("killed")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="killed"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_json_never_holds_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_json({"x": float("nan")}, tmp_path / "a.json")

@@ -1,0 +1,45 @@
+import pytest
+
+from vla_crl.errors import (
+    USER_ERRORS,
+    CheckpointError,
+    ConfigError,
+    MissingDependencyError,
+    SpecError,
+    require,
+    unknown_name,
+)
+
+
+def test_an_unknown_name_names_the_nearest_one() -> None:
+    error = unknown_name("run.toml", "task", "red_cub", ["red_cube", "blue_ball"])
+    assert str(error) == (
+        "run.toml: unknown task 'red_cub'. Did you mean 'red_cube'? Known: blue_ball, red_cube."
+    )
+    assert isinstance(error, ConfigError)
+
+
+def test_a_name_like_no_other_gets_only_the_list() -> None:
+    error = unknown_name("run.toml", "task", "xyz", ["red_cube"])
+    assert str(error) == "run.toml: unknown task 'xyz'. Known: red_cube."
+
+
+def test_an_empty_list_says_none() -> None:
+    assert str(unknown_name("a", "task", "x", [])) == "a: unknown task 'x'. Known: none."
+
+
+def test_require_returns_the_module() -> None:
+    import json
+
+    assert require("json", "dev") is json
+
+
+def test_require_says_which_extra_to_install() -> None:
+    message = r"no_such_module is not installed.*Run: pip install 'vla-crl\[track\]'"
+    with pytest.raises(MissingDependencyError, match=message):
+        require("no_such_module", "track")
+
+
+def test_user_errors_are_built_in_errors_too() -> None:
+    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError, MissingDependencyError}
+    assert all(issubclass(error, (ValueError, ImportError)) for error in USER_ERRORS)

@@ -1,0 +1,62 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vla_crl
+
+HEAVY = {
+    "torch",
+    "mujoco",
+    "transformers",
+    "peft",
+    "numba",
+    "gymnasium",
+    "matplotlib",
+    "tyro",
+    "av",
+}
+LIGHT_MODULES = (
+    "vla_crl",
+    "vla_crl.errors",
+    "vla_crl.config",
+    "vla_crl.catalog",
+    "vla_crl.cli",
+    "vla_crl.doctor",
+    "vla_crl.run_directory",
+    "vla_crl.bench.record",
+)
+MODULES = sorted(
+    ".".join(path.relative_to(Path(vla_crl.__file__).parent.parent).with_suffix("").parts)
+    for path in Path(vla_crl.__file__).parent.rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys, json\n{statement}\nprint(json.dumps(list(sys.modules)))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("module", LIGHT_MODULES)
+def test_a_light_module_loads_no_heavy_package(module: str) -> None:
+    assert loaded_after(f"import {module}") & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("sim", {"torch", "transformers", "vla_crl.models", "vla_crl.algos", "vla_crl.rollout"}),
+        ("models", {"vla_crl.sim", "vla_crl.rollout", "vla_crl.continual", "vla_crl.report"}),
+        ("algos", {"vla_crl.sim", "vla_crl.rollout", "vla_crl.models", "vla_crl.continual"}),
+        ("rollout", {"vla_crl.continual", "vla_crl.report", "vla_crl.cli"}),
+    ],
+)
+def test_dependencies_point_downwards(package: str, forbidden: set[str]) -> None:
+    modules = [module for module in MODULES if module.startswith(f"vla_crl.{package}.")]
+    assert modules
+    assert loaded_after(f"import {', '.join(modules)}") & forbidden == set()

@@ -1,0 +1,176 @@
+import json
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from vla_crl.errors import ConfigError
+from vla_crl.run_directory import RunDirectory, git_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    clip_range: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    suite: str = "kitchen"
+    tasks: tuple[str, ...] = ("a", "b")
+    ppo: PPOConfig = PPOConfig()
+
+
+def create(path: Path) -> RunDirectory:
+    return RunDirectory.create(path, RunConfig(), seed=7, command=["vla-crl", "train", "demo"])
+
+
+def test_a_new_run_holds_its_config_and_what_made_it(tmp_path: Path) -> None:
+    run = create(tmp_path / "runs/first")
+    assert run.read_config() == {
+        "suite": "kitchen",
+        "tasks": ["a", "b"],
+        "ppo": {"clip_range": 0.2},
+    }
+    versions = run.read_versions()
+    assert versions["seed"] == 7
+    assert versions["command"] == ["vla-crl", "train", "demo"]
+    assert versions["packages"]["numpy"]
+    assert versions["num_cores"] >= 1
+    assert {"git", "python", "platform", "cpu_model", "vla_crl"} <= versions.keys()
+    assert run.checkpoints.is_dir()
+    assert run.checkpoint(2) == tmp_path / "runs/first/checkpoints/stage_2"
+    assert RunDirectory.open(run.path) == run
+
+
+def test_every_file_lies_inside_the_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    files = (run.matrix_file, run.sampled_matrix_file, run.report_file, run.metrics_file)
+    assert [file.name for file in files] == [
+        "matrix.csv",
+        "matrix_sampled.csv",
+        "report.html",
+        "metrics.jsonl",
+    ]
+    assert all(path.parent == tmp_path for path in (*files, run.videos, run.plots))
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    create(tmp_path)
+    assert (tmp_path / "config.json").is_file()
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
+    create(tmp_path / "run")
+    before = (tmp_path / "run/versions.json").read_bytes()
+    message = "run: exists and is not empty; nothing was overwritten. Continue it with --resume"
+    with pytest.raises(ConfigError, match=message):
+        create(tmp_path / "run")
+    assert (tmp_path / "run/versions.json").read_bytes() == before
+
+
+def test_a_file_is_not_overwritten_by_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ConfigError, match="nothing was overwritten"):
+        create(tmp_path / "run")
+
+
+def test_a_folder_without_a_run_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a run directory, it has no config.json"):
+        RunDirectory.open(tmp_path)
+
+
+def test_metrics_come_back_as_written(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    assert run.read_metrics() == []
+    run.append_metrics({"stage": 1, "task": "a", "success": 0.5})
+    run.append_metrics({"stage": 1, "task": "a", "success": 0.75})
+    assert run.read_metrics() == [
+        {"stage": 1, "task": "a", "success": 0.5},
+        {"stage": 1, "task": "a", "success": 0.75},
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path: Path, value: float) -> None:
+    run = create(tmp_path / "run")
+    run.append_metrics({"kl": value})
+    assert run.metrics_file.read_text() == '{"kl": null}\n'
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.append_metrics({"stage": 1})
+    with run.metrics_file.open("a") as file:
+        file.write('{"stage": 2, "succ')
+    assert run.read_metrics() == [{"stage": 1}]
+
+
+def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.metrics_file.write_text('{"stage": 1}\n{"sta\n{"stage": 2}\n')
+    with pytest.raises(ConfigError, match="metrics.jsonl:2: not JSON"):
+        run.read_metrics()
+
+
+def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    for stage in (1, 1, 2):
+        run.append_metrics({"stage": stage})
+    with run.metrics_file.open("a") as file:
+        file.write('{"stage": 2, "succ')
+    run.keep_metrics(lambda row: row["stage"] <= 1)
+    run.append_metrics({"stage": 2})
+    assert [row["stage"] for row in run.read_metrics()] == [1, 1, 2]
+
+
+def test_the_same_config_may_resume(tmp_path: Path) -> None:
+    create(tmp_path / "run").require_config(RunConfig())
+
+
+def test_another_config_may_not_resume(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    changed = replace(RunConfig(), ppo=PPOConfig(clip_range=0.3), tasks=("a",))
+    message = (
+        r"config.json: ppo.clip_range is 0.2 there but 0.3 now "
+        r"\(keys that differ: ppo.clip_range, tasks\). Resume with the same settings or start"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run.require_config(changed)
+
+
+def test_a_broken_config_file_is_an_error(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.config_file.write_text('{"suite": ')
+    with pytest.raises(ConfigError, match="config.json: not JSON"):
+        run.read_config()
+
+
+def test_a_missing_versions_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="versions.json: cannot be read"):
+        RunDirectory(tmp_path).read_versions()
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_commit_is_stored_with_whether_files_differ_from_it(tmp_path: Path) -> None:
+    assert git_state(tmp_path) is None
+    git(tmp_path, "init", "--quiet")
+    assert git_state(tmp_path) is None  # a repository without a commit
+    (tmp_path / "a.txt").write_text("one")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert git_state(tmp_path) == {"commit": commit, "dirty": False}
+    (tmp_path / "a.txt").write_text("two")
+    assert git_state(tmp_path) == {"commit": commit, "dirty": True}
+
+
+def test_json_files_end_with_a_newline(tmp_path: Path) -> None:
+    text = create(tmp_path / "run").config_file.read_text()
+    assert text.endswith("}\n")
+    json.loads(text)

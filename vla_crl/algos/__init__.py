@@ -1,0 +1,1 @@
+"""Learning rules: flow sampling and its log-probabilities, advantages, PPO, supervised."""

@@ -1,0 +1,354 @@
+"""Proximal policy optimisation of a flow policy on stored contexts.
+
+The reinforcement gradient ends at the policy's context (knowledge insulation), so the update
+never runs the backbone: it re-evaluates the one stochastic flow step that was stored.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from vla_crl.algos.advantages import explained_variance, normalize_advantages
+from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
+from vla_crl.errors import CheckpointError, ConfigError
+
+ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Settings of `PPO`."""
+
+    learning_rate: float = 5e-4
+    """Adam step size of the policy's trainable parameters."""
+    value_learning_rate: float = 1e-3
+    """Adam step size of the value head."""
+    gamma: float = 0.99
+    """Discount per chunk, not per control step."""
+    gae_lambda: float = 0.95
+    """GAE lambda per chunk."""
+    clip_range: float = 0.2
+    """How far the probability ratio of one chunk may move from 1 before its gradient stops."""
+    value_clip_range: float | None = 0.2
+    """How far a value may move from the stored one before its gradient stops; None is off."""
+    num_epochs: int = 4
+    """Passes over the rollout in one update."""
+    minibatch_size: int = 256
+    """Chunks per optimizer step."""
+    max_grad_norm: float = 0.5
+    """Gradient norm limit, for the policy and for the value head separately."""
+    target_kl: float | None = 0.1
+    """A minibatch with a larger KL ends the update before its step; None is off."""
+    vf_coef: float = 0.5
+    """Weight of the value loss. Matters where policy and value share parameters."""
+    normalize_advantage: bool = True
+    """Bring the advantages of the whole rollout to mean 0 and standard deviation 1."""
+    value_warmup_iterations: int = 2
+    """First updates that train the value head alone."""
+
+    def __post_init__(self) -> None:
+        positive = (
+            ("learning_rate", "value_learning_rate", "clip_range", "max_grad_norm")
+            + (("value_clip_range",) if self.value_clip_range is not None else ())
+            + (("target_kl",) if self.target_kl is not None else ())
+        )
+        for name in positive:
+            self._check(name, getattr(self, name) > 0, "a number > 0")
+        for name in ("gamma", "gae_lambda"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
+        for name in ("num_epochs", "minibatch_size"):
+            self._check(name, getattr(self, name) >= 1, "an integer >= 1")
+        for name in ("vf_coef", "value_warmup_iterations"):
+            self._check(name, getattr(self, name) >= 0, "a number >= 0")
+
+    def _check(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise ConfigError(f"PPOConfig.{name}: got {getattr(self, name)}, expected {expected}")
+
+
+def policy_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by name, without those of the value head."""
+    value = set(policy.value_head.parameters())
+    return {
+        name: parameter
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad and parameter not in value
+    }
+
+
+def value_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters of the value head, by their name in the policy."""
+    value = set(policy.value_head.parameters())
+    return {
+        name: parameter
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad and parameter in value
+    }
+
+
+def clipped_policy_loss(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """Return the negated clipped objective per sample (arXiv 1707.06347, eq. 7).
+
+    Args:
+        ratio: [B] pi_new / pi_old.
+        advantages: [B].
+        clip_range: epsilon.
+    """
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    return torch.maximum(-advantages * ratio, -advantages * clipped)
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float | None
+) -> Tensor:
+    """Return the squared error per sample, the larger of the free and the clipped value's.
+
+    Args:
+        values: [B] predicted now.
+        old_values: [B] predicted while collecting.
+        returns: [B] to be predicted.
+        clip_range: How far the clipped value may be from the old one; None is no clipping.
+    """
+    error = (values - returns).square()
+    if clip_range is None:
+        return error
+    clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    return torch.maximum(error, (clipped - returns).square())
+
+
+class _MetricLog:
+    """Numbers of the minibatches of one update, by name; the names are always the same."""
+
+    NAMES = (
+        *("policy_loss", "value_loss", "replay_loss", "penalty"),
+        *("kl", "clip_fraction", "ratio_error", "grad_norm", "value_grad_norm"),
+    )
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[float]] = {name: [] for name in self.NAMES}
+
+    def append(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, metric in metrics.items():
+            self.values[name].append(metric.item())
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(v) / len(v) if v else 0.0 for name, v in self.values.items()}
+
+
+class PPO:
+    """Clipped policy updates with one probability ratio per action chunk.
+
+    Policy and value head have their own step size and their own gradient norm limit: under
+    insulation they share no parameter, and in a joint norm the large value errors of a new task
+    would only shrink the policy's step.
+
+    A new object starts with fresh Adam moments and a new value warm-up. Build it after the
+    parameters to train have been chosen (`requires_grad`).
+
+    Attributes:
+        iteration: Number of updates made.
+
+    Raises:
+        ConfigError: The policy or its value head has no trainable parameter.
+    """
+
+    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+        self.policy = policy
+        self.config = config
+        self.iteration = 0
+        self._policy_parameters = policy_parameters(policy)
+        self._value_parameters = value_parameters(policy)
+        if not self._policy_parameters:
+            raise ConfigError(
+                "PPO: the policy has no trainable parameter outside its value head; "
+                "add an adapter or unfreeze a part of it"
+            )
+        if not self._value_parameters:
+            raise ConfigError("PPO: the value head has no trainable parameter; unfreeze it")
+        self._optimizer = torch.optim.Adam(
+            [
+                {"params": list(self._policy_parameters.values()), "lr": config.learning_rate},
+                {"params": list(self._value_parameters.values()), "lr": config.value_learning_rate},
+            ]
+        )
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the next update trains the value head alone."""
+        return self.iteration < self.config.value_warmup_iterations
+
+    def update(
+        self, rollout: Rollout, hooks: UpdateHooks, generator: torch.Generator
+    ) -> dict[str, float]:
+        """Improve the policy on one finished rollout.
+
+        While `warming_up` the policy stays as it is and no hook is called.
+
+        Args:
+            rollout: Collected by the policy as it is now.
+            hooks: The continual-learning method.
+            generator: Draws the minibatches.
+
+        Returns:
+            Means over minibatches: policy_loss, value_loss, replay_loss, penalty, clip_fraction,
+            kl (against the collecting policy, before each step), and before clipping grad_norm
+            and value_grad_norm. Of the whole update: ratio_error (max |ratio - 1| before the
+            first step; more than rounding means that the update does not see what the
+            collection saw), explained_variance (of the stored values), epochs (completed),
+            optimizer_steps.
+
+        Raises:
+            FloatingPointError: A loss or gradient is not finite; the step was not applied.
+            ConfigError: A trainable parameter has no path to the loss.
+        """
+        config = self.config
+        rollout.compute_advantages(gamma=config.gamma, gae_lambda=config.gae_lambda)
+        advantages = rollout.advantages
+        if config.normalize_advantage:
+            advantages = normalize_advantages(advantages)
+        log = _MetricLog()
+        epochs = 0
+        while epochs < config.num_epochs and self._run_epoch(
+            rollout, advantages.flatten(), hooks, generator, log
+        ):
+            epochs += 1
+        self.iteration += 1
+        return log.means() | {
+            "ratio_error": log.values["ratio_error"][0],
+            "explained_variance": explained_variance(rollout.values, rollout.returns),
+            "epochs": float(epochs),
+            "optimizer_steps": float(len(log.values["grad_norm"])),
+        }
+
+    def _run_epoch(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        hooks: UpdateHooks,
+        generator: torch.Generator,
+        log: "_MetricLog",
+    ) -> bool:
+        """Take one step per minibatch; return False where the KL ended the update."""
+        config = self.config
+        for batch in rollout.minibatches(config.minibatch_size, generator):
+            log_prob, value = self.policy.evaluate_actions(batch.context, batch.trace)
+            log_ratio = log_prob - batch.log_probs
+            ratio = log_ratio.exp()
+            # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
+            kl = (ratio - 1 - log_ratio).mean()
+            policy_loss = clipped_policy_loss(ratio, advantages[batch.rows], config.clip_range)
+            value_loss = clipped_value_loss(
+                value, batch.values, batch.returns, config.value_clip_range
+            )
+            losses = {"policy_loss": policy_loss.mean(), "value_loss": value_loss.mean()}
+            if not self.warming_up:
+                losses["policy_loss"] = (hooks.sample_weights(batch) * policy_loss).mean()
+                losses["replay_loss"] = self._replay_loss(hooks.extra_batch(len(batch)))
+                losses["penalty"] = hooks.penalty(self.policy, batch)
+            self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
+            deviation = (ratio - 1).abs()
+            clip_fraction = (deviation > config.clip_range).float().mean()
+            metrics = {"kl": kl, "clip_fraction": clip_fraction, "ratio_error": deviation.max()}
+            log.append(losses | metrics)
+            if config.target_kl is not None and kl > config.target_kl:
+                return False
+            losses["value_loss"] = config.vf_coef * losses["value_loss"]
+            log.append(self._step(losses, hooks))
+        return True
+
+    def _replay_loss(self, replay: ReplayBatch | None) -> Tensor:
+        if replay is None:
+            return torch.zeros(())
+        log_prob, _ = self.policy.evaluate_actions(replay.context, replay.trace)
+        return -(replay.weights * log_prob).mean()
+
+    def _step(self, losses: Mapping[str, Tensor], hooks: UpdateHooks) -> dict[str, Tensor]:
+        """Apply one optimizer step and return the gradient norms before clipping."""
+        policy, value = self._policy_parameters.values(), self._value_parameters.values()
+        limit = self.config.max_grad_norm
+        self._optimizer.zero_grad()
+        if self.warming_up:
+            losses["value_loss"].backward(inputs=list(value))
+        else:
+            sum(losses.values(), torch.zeros(())).backward()
+            self._require_gradients()
+            hooks.transform_grads(self.policy)
+        norms = {
+            "grad_norm": clip_grad_norm_(policy, limit),
+            "value_grad_norm": clip_grad_norm_(value, limit),
+        }
+        self._require_finite(norms)
+        self._optimizer.step()
+        if not self.warming_up:
+            hooks.after_step(self.policy)
+        return norms
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `load_state_dict` needs to go on as if never stopped: flat, no pickle.
+
+        Keys are "iteration" and, per trained parameter, "exp_avg/<name>", "exp_avg_sq/<name>" and
+        "step/<name>". Learning rates are not in it: they come from the config.
+        """
+        state = {"iteration": torch.tensor(self.iteration)}
+        for name, parameter in self._parameters.items():
+            moments = self._optimizer.state.get(parameter, {})
+            state |= {f"{kind}/{name}": moment.clone() for kind, moment in moments.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises:
+            CheckpointError: The state does not belong to the parameters trained here.
+        """
+        parameters = self._parameters
+        moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in state.items():
+            kind, _, name = key.partition("/")
+            if key == "iteration":
+                continue
+            if name not in parameters or kind not in ADAM_STATE:
+                raise CheckpointError(f"PPO state: '{key}' belongs to no parameter trained here")
+            expected = () if kind == "step" else tuple(parameters[name].shape)
+            if tuple(tensor.shape) != expected:
+                raise CheckpointError(
+                    f"PPO state: '{key}' has shape {tuple(tensor.shape)}, expected {expected}"
+                )
+            moments[name][kind] = tensor.clone()
+        complete = {"iteration"} | {f"{kind}/{name}" for name in moments for kind in ADAM_STATE}
+        if missing := complete - set(state):
+            raise CheckpointError(f"PPO state: '{min(missing)}' is missing; it is not complete")
+        index = {name: i for i, name in enumerate(parameters)}
+        self._optimizer.load_state_dict(
+            {
+                "state": {index[name]: kinds for name, kinds in moments.items()},
+                "param_groups": self._optimizer.state_dict()["param_groups"],
+            }
+        )
+        self.iteration = int(state["iteration"])
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """All trained parameters, in the optimizer's order."""
+        return self._policy_parameters | self._value_parameters
+
+    def _require_gradients(self) -> None:
+        for name, parameter in self._parameters.items():
+            if parameter.grad is None:
+                raise ConfigError(
+                    f"PPO: parameter '{name}' is trainable but has no path to the loss; freeze it "
+                    "(requires_grad = False), or let gradients reach it (insulation)"
+                )
+
+    def _require_finite(self, quantities: Mapping[str, Tensor]) -> None:
+        for name, quantity in quantities.items():
+            if not quantity.isfinite():
+                raise FloatingPointError(
+                    f"PPO iteration {self.iteration}: {name} is {quantity.item()}, expected a "
+                    "finite number; the step was not applied. Check the rollout's rewards and "
+                    "values, or lower learning_rate"
+                )

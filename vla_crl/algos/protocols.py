@@ -1,0 +1,116 @@
+"""What an update is given: batches of chunks, a policy, a rollout and the hooks of a method."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vla_crl.algos.rows import Rows
+
+
+@dataclass(frozen=True)
+class PPOBatch(Rows):
+    """B chunks of a rollout, in the order drawn.
+
+    Attributes:
+        rows: [B] int64 position in the flattened [T, N] rollout.
+        context: What the policy's `encode` left behind.
+        trace: The stored flow step.
+        log_probs: [B] of the trace under the policy that collected it.
+        values: [B] predicted while collecting.
+        advantages: [B] as estimated, not normalised.
+        returns: [B] advantages + values.
+    """
+
+    rows: Tensor
+    context: Rows
+    trace: Rows
+    log_probs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+@dataclass(frozen=True)
+class ReplayBatch(Rows):
+    """Chunks of earlier tasks to imitate: adds -mean(weights * log_prob) to the loss.
+
+    Attributes:
+        context: What the policy's `encode` left behind.
+        trace: The flow step whose outcome is to be made likely.
+        weights: [B] weight per chunk, the loss coefficient included.
+    """
+
+    context: Rows
+    trace: Rows
+    weights: Tensor
+
+
+class ActorCritic(Protocol):
+    """What PPO needs of a policy (an `nn.Module`)."""
+
+    @property
+    def value_head(self) -> nn.Module:
+        """The module whose parameters learn at `value_learning_rate`."""
+        ...
+
+    def evaluate_actions(self, context: Any, trace: Any, /) -> tuple[Tensor, Tensor]:
+        """Return the log-probability [B] of stored flow steps and the value [B]."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters; those that require gradients are trained."""
+        ...
+
+
+class Rollout(Protocol):
+    """What PPO needs of a finished rollout of T chunks in each of N slots."""
+
+    @property
+    def values(self) -> Tensor:
+        """Predicted while collecting, [T, N]."""
+        ...
+
+    @property
+    def advantages(self) -> Tensor:
+        """Result of `compute_advantages`, [T, N]."""
+        ...
+
+    @property
+    def returns(self) -> Tensor:
+        """Result of `compute_advantages`, [T, N]."""
+        ...
+
+    def compute_advantages(self, *, gamma: float, gae_lambda: float) -> None:
+        """Fill `advantages` and `returns`."""
+        ...
+
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[PPOBatch]:
+        """Yield copies of all chunks, each once, in random order."""
+        ...
+
+
+class UpdateHooks(Protocol):
+    """Where a continual-learning method takes part in an update; see `ContinualMethod`."""
+
+    def sample_weights(self, batch: PPOBatch) -> Tensor:
+        """Return the factor [B] on each chunk's policy loss."""
+        ...
+
+    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
+        """Return chunks of earlier tasks to imitate in this step."""
+        ...
+
+    def penalty(self, policy: Any, batch: PPOBatch) -> Tensor:
+        """Return a scalar to add to the loss."""
+        ...
+
+    def transform_grads(self, policy: Any) -> None:
+        """Change `.grad` of the policy's parameters in place, before clipping."""
+        ...
+
+    def after_step(self, policy: Any) -> None:
+        """Look at the policy after an optimizer step."""
+        ...

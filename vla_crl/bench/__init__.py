@@ -1,0 +1,1 @@
+"""Measure speed, always beside a peer on the same machine in the same run."""

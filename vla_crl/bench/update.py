@@ -1,0 +1,91 @@
+"""How fast PPO learns from stored contexts, beside running the backbone again in every epoch."""
+
+import time
+from statistics import median
+
+import numpy as np
+import torch
+
+from vla_crl.algos.ppo import PPO, PPOConfig
+from vla_crl.algos.protocols import Rollout
+from vla_crl.bench.record import BenchRecord, against_peer
+from vla_crl.continual.method import make_method
+from vla_crl.contracts import STATE_DIM, Observation
+from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
+
+INSTRUCTION = "pick up the red cube"
+
+
+def bench_update(
+    *, num_steps: int = 12, num_slots: int = 8, num_epochs: int = 4, num_repeats: int = 3
+) -> list[BenchRecord]:
+    """Measure PPO updates of one policy on one rollout, with contexts stored and recomputed.
+
+    The policy has the default sizes and random weights; adapters on its expert are trained.
+    The peer runs the frozen backbone without gradients, which is the cheapest way to recompute.
+
+    Args:
+        num_steps: Chunks per slot.
+        num_slots: Slots.
+        num_epochs: Passes over the rollout in one update.
+        num_repeats: Timed updates of each kind, taken in turn; the median counts.
+
+    Returns:
+        One record in samples (chunks times epochs) per second.
+    """
+    policy = VLAPolicy(PolicyConfig(vocabulary=tuple(INSTRUCTION.split())))
+    add_lora(policy, LoRAConfig())
+    observations = _random_observations(policy, num_steps * num_slots)
+    stored = _collect(policy, observations, num_steps, num_slots)
+    recomputed = RecomputedContexts(stored, observations, policy.encode)
+    ppo = PPO(policy, PPOConfig(num_epochs=num_epochs, target_kl=None, value_warmup_iterations=0))
+
+    def seconds(rollout: Rollout) -> float:
+        start = time.perf_counter()
+        ppo.update(rollout, make_method("sequential", {}), torch.Generator())
+        return time.perf_counter() - start
+
+    seconds(stored)  # the first update also pays for memory and thread pools
+    pairs = [(seconds(stored), seconds(recomputed)) for _ in range(num_repeats)]
+    num_samples = num_steps * num_slots * num_epochs
+    rate, peer_rate = (num_samples / median(times) for times in zip(*pairs, strict=True))
+    return [
+        against_peer(
+            "update.stored_context",
+            rate,
+            "samples/s",
+            "backbone recomputed in every epoch",
+            peer_rate,
+            goal=3.0,
+        )
+    ]
+
+
+def _random_observations(policy: VLAPolicy, num_observations: int) -> Observation:
+    random, config = np.random.default_rng(0), policy.config.backbone
+    shape = (num_observations, config.num_cameras, config.image_size, config.image_size, 3)
+    return Observation(
+        random.integers(0, 256, shape, dtype=np.uint8),
+        random.normal(size=(num_observations, STATE_DIM)).astype(np.float32),
+        (INSTRUCTION,) * num_observations,
+    )
+
+
+def _collect(
+    policy: VLAPolicy, observations: Observation, num_steps: int, num_slots: int
+) -> RolloutStorage:
+    """Let the policy act on the observations; rewards are random."""
+    random, generator = np.random.default_rng(1), torch.Generator().manual_seed(0)
+    rows = np.arange(num_steps * num_slots).reshape(num_steps, num_slots)
+    with torch.no_grad():
+        contexts = [policy.encode(observations.select(row)) for row in rows]
+    chunks = [policy.act(c, deterministic=False, generator=generator) for c in contexts]
+    storage = RolloutStorage(num_steps, num_slots, context=contexts[0], chunk=chunks[0])
+    ends = np.zeros(num_slots, dtype=bool)
+    for step, (context, chunk) in enumerate(zip(contexts, chunks, strict=True)):
+        reward = random.random(num_slots)
+        storage.add(step, context, chunk, reward=reward, terminated=ends, truncated=ends)
+    storage.finish(np.zeros((num_steps, num_slots)))
+    return storage

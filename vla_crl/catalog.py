@@ -1,0 +1,119 @@
+"""Find the definitions that ship with the package: suites, policy presets and recipes.
+
+They lie in `envs/`, `policies/` and `experiments/` of a checkout and in `vla_crl/_catalog/` of a
+wheel.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+from vla_crl.config import read_toml
+from vla_crl.errors import ConfigError, unknown_name
+
+Kind = Literal["envs", "policies", "experiments"]
+
+
+def catalog_dir(kind: Kind) -> Path:
+    """Return the folder that holds one kind of definition."""
+    package = Path(__file__).resolve().parent
+    shipped, checkout = package / "_catalog" / kind, package.parent
+    if shipped.is_dir():
+        return shipped
+    # Ask for pyproject.toml: site-packages/envs may be somebody else's package.
+    if (checkout / "pyproject.toml").is_file() and (checkout / kind).is_dir():
+        return checkout / kind
+    raise ConfigError(f"no {kind}/ in {shipped} or {checkout}; reinstall vla-crl")
+
+
+def list_suites() -> list[str]:
+    """Return the names of all suites: folders with a suite.toml."""
+    return sorted(path.parent.name for path in catalog_dir("envs").glob("*/suite.toml"))
+
+
+def list_policies() -> list[str]:
+    """Return the names of all policy presets."""
+    return sorted(path.stem for path in catalog_dir("policies").glob("*.toml"))
+
+
+def list_recipes() -> list[str]:
+    """Return the names of all recipes."""
+    return sorted(path.stem for path in catalog_dir("experiments").glob("*.toml"))
+
+
+def suite_path(name: str) -> Path:
+    """Return the folder of a suite.
+
+    Raises:
+        ConfigError: There is no such suite.
+    """
+    if name not in list_suites():
+        raise unknown_name("catalog", "suite", name, list_suites())
+    return catalog_dir("envs") / name
+
+
+def policy_path(name: str) -> Path:
+    """Return the preset file of that name, or the preset or checkpoint that `name` points to.
+
+    Raises:
+        ConfigError: There is neither such a preset nor such a path.
+    """
+    return _find("policies", "policy", name, list_policies())
+
+
+def recipe_path(name: str) -> Path:
+    """Return the recipe file of that name, or the file that `name` points to.
+
+    Raises:
+        ConfigError: There is neither such a recipe nor such a file.
+    """
+    path = _find("experiments", "recipe", name, list_recipes())
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, expected a recipe file (.toml)")
+    return path
+
+
+def description(path: Path) -> str:
+    """Return what a definition says it is: its `description`, else the comment in its first line.
+
+    Raises:
+        ConfigError: The file is not TOML.
+    """
+    first_line, _, _ = path.read_text(encoding="utf-8").partition("\n")
+    comment = first_line.removeprefix("#").strip() if first_line.startswith("#") else ""
+    return str(read_toml(path).get("description", comment))
+
+
+def _find(kind: Kind, noun: str, name: str, known: list[str]) -> Path:
+    if name in known:
+        return catalog_dir(kind) / f"{name}.toml"
+    # Only what looks like a path is one: a stray folder must not hide a misspelt name.
+    if "/" in name or "\\" in name or name.endswith(".toml"):
+        if Path(name).exists():
+            return Path(name)
+        raise ConfigError(f"{name}: no such {noun}. Known names: {', '.join(known) or 'none'}.")
+    raise unknown_name("catalog", noun, name, known)
+
+
+def load_attribute(target: str, where: str) -> object:
+    """Import what a "package.module:Attr" string names.
+
+    Args:
+        target: Module and attribute; tables of methods and benchmarks hold such strings.
+        where: File or flag in which it stood, for the error message.
+
+    Raises:
+        ConfigError: Not of that form, or the module or the attribute does not exist.
+    """
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise ConfigError(f"{where}: '{target}' is not of the form 'package.module:Attr'")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigError(f"{where}: '{target}': there is no module '{error.name}'") from error
+        raise
+    if not hasattr(module, attribute):
+        raise unknown_name(where, f"name in {module_name}", attribute, vars(module))
+    return getattr(module, attribute)

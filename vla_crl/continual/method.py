@@ -1,0 +1,134 @@
+"""What a continual-learning method can do, and where: hooks of the update and of the stages."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch, Rollout
+from vla_crl.config import from_mapping
+from vla_crl.errors import ConfigError, unknown_name
+
+Collect = Callable[[], Rollout]
+"""Collects one fresh rollout of the current task with the current policy. The next one is written
+over it; its minibatches are copies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSettings:
+    """Settings of a method that has none."""
+
+
+class ContinualMethod:
+    """Base of all methods; every hook does nothing here, which is sequential fine-tuning.
+
+    The calling loop, hooks marked with `->`:
+
+        for stage, task in stream.stages():
+          -> method.before_task(policy, task)
+            ppo = PPO(policy, config)               # trains what `requires_grad` now says
+            while episodes remain:
+                rollout = collect()
+                for minibatch in ...:               # PPO.update, after the value warm-up
+                  -> loss = mean(method.sample_weights(minibatch) * clipped policy loss)
+                  ->      + imitation of method.extra_batch(len(minibatch))
+                  ->      + method.penalty(policy, minibatch)
+                    backward
+                  -> method.transform_grads(policy)
+                    clip the gradients, step
+                  -> method.after_step(policy)
+          -> method.after_task(policy, task, collect)
+            for each task:
+              -> with method.evaluating(policy, task): evaluate
+          -> save method.state_dict()               # and load_state_dict on resuming
+
+    A method changes the policy's parameters (`vla_crl.algos.ppo.policy_parameters`), never the
+    value head: protecting the critic hurts (Continual World, arXiv 2105.10919). Subclasses with
+    settings name their frozen dataclass in `config_class` and get an instance as `self.config`.
+    """
+
+    config_class: ClassVar[type] = NoSettings
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def before_task(self, policy: ActorCritic, task: str) -> None:
+        """Prepare a stage: choose what to train, add an adapter, divide the replay memory."""
+
+    def sample_weights(self, batch: PPOBatch) -> Tensor:
+        """Return the factor [B] on each chunk's policy loss."""
+        return torch.ones_like(batch.advantages)
+
+    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
+        """Return chunks of earlier tasks to imitate in this step; about `num_samples`, or None."""
+        return None
+
+    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+        """Return a scalar to add to the loss, with gradients to the policy."""
+        return torch.zeros_like(batch.advantages[:1]).sum()
+
+    def transform_grads(self, policy: ActorCritic) -> None:
+        """Change `.grad` of the policy's parameters in place, after backward, before clipping.
+
+        A gradient of zero stops an entry only as long as Adam has no memory of an earlier one,
+        so decide what is frozen before the stage begins; `.grad = None` stops a whole parameter.
+        """
+
+    def after_step(self, policy: ActorCritic) -> None:
+        """Look at the policy after an optimizer step: path integrals, averages, multipliers."""
+
+    def after_task(self, policy: ActorCritic, task: str, collect: Collect) -> None:
+        """Close a stage: estimate importance, fill the memory, merge or prune weights.
+
+        Args:
+            policy: As trained on `task`.
+            task: The task of the stage.
+            collect: Gives fresh rollouts of `task`, beyond the stage's budget of episodes.
+        """
+
+    def evaluating(self, policy: ActorCritic, task: str) -> AbstractContextManager[None]:
+        """Return a context in which the policy is as it should be tested on `task`."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what has to survive a restart, flat and by name."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+
+
+class SequentialFineTuning(ContinualMethod):
+    """Train on one task after another and protect nothing: the baseline."""
+
+
+METHODS = {
+    "sequential": "vla_crl.continual.method:SequentialFineTuning",
+}
+"""Known methods by name, as "module:Attribute", imported on use."""
+
+
+def make_method(name: str, settings: Mapping[str, Any]) -> ContinualMethod:
+    """Build a method by its name in `METHODS`, or any other by "package.module:Attribute".
+
+    Args:
+        name: Which one.
+        settings: Fields of the method's `config_class`.
+
+    Raises:
+        ConfigError: No such method, or settings that it does not have.
+    """
+    if name not in METHODS and ":" not in name:
+        raise unknown_name("method", "method", name, METHODS)
+    module_name, _, attribute = METHODS.get(name, name).partition(":")
+    try:
+        method_class = getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"method '{name}': cannot be imported ({error})") from error
+    if not (isinstance(method_class, type) and issubclass(method_class, ContinualMethod)):
+        raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
+    return method_class(from_mapping(method_class.config_class, settings, f"method '{name}'"))

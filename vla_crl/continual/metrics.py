@@ -1,0 +1,223 @@
+"""Continual-learning metrics of a success matrix, named after the convention they follow.
+
+The same matrix gives "forgetting" 0.05 or 0.09 and "forward transfer" 0.13 or 0.73 depending on
+the field, so every name here stands for one formula. Notation: R[i, j] is the success rate on
+task j after stage i; stage 0 is before training, T the last stage; training task j is trained in
+stage j. All six are fractions, all of them linear in R.
+
+References:
+    Hu et al. 2026, arXiv:2603.11653 (AVG, NBT, FWT and ZS for continual RL of VLA policies).
+    Lopez-Paz & Ranzato 2017, arXiv:1706.08840 (GEM: the form of forward and backward transfer;
+    GEM subtracts a randomly initialised network where we subtract stage 0).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla_crl.continual.statistics import CONFIDENCE, Estimate, linear_interval
+from vla_crl.continual.success_matrix import Split, SuccessMatrix
+from vla_crl.errors import SpecError
+
+
+def avg(train: np.ndarray) -> float | None:
+    """Return mean_j R[T, j]: final success on the training tasks (AVG of arXiv:2603.11653).
+
+    Args:
+        train: [T + 1, T] success rates on the training tasks, rows = stages 0..T, NaN = not
+            evaluated.
+
+    Returns:
+        A fraction, or None where an entry it needs was not evaluated; so do all functions here.
+    """
+    return _mean(_stages(train)[-1])
+
+
+def delta_avg(train: np.ndarray) -> float | None:
+    """Return mean_j (R[T, j] - R[0, j]): gain over the base policy (dAVG of arXiv:2603.11653)."""
+    return _mean(_stages(train)[-1] - train[0])
+
+
+def nbt_final(train: np.ndarray) -> float | None:
+    """Return 1/(T-1) sum_{j<T} (R[j, j] - R[T, j]): forgetting, lower is better.
+
+    Negative backward transfer at the end of the stream (NBT of arXiv:2603.11653, appendix B; minus
+    GEM's BWT). None for a single task.
+    """
+    own = np.diagonal(_stages(train), offset=-1)
+    return _mean((own - train[-1])[:-1])
+
+
+def fwt_gem(train: np.ndarray) -> float | None:
+    """Return 1/(T-1) sum_{j>1} (R[j-1, j] - R[0, j]): gain on a task before it is trained.
+
+    Forward transfer in GEM's form (FWT of arXiv:2603.11653). None for a single task.
+    """
+    before_own = np.diagonal(_stages(train))
+    return _mean((before_own - train[0])[1:])
+
+
+def zs(heldout: np.ndarray) -> float | None:
+    """Return mean_h R[T, h]: final success on tasks never trained (ZS of arXiv:2603.11653).
+
+    Args:
+        heldout: [T + 1, H] success rates on the held-out tasks.
+    """
+    return _mean(heldout[-1])
+
+
+def delta_zs(heldout: np.ndarray) -> float | None:
+    """Return mean_h (R[T, h] - R[0, h]): what training did to the others (dZS, arXiv:2603.11653).
+
+    Args:
+        heldout: [T + 1, H] success rates on the held-out tasks.
+    """
+    return _mean(heldout[-1] - heldout[0])
+
+
+def learning_accuracy(train: np.ndarray) -> float | None:
+    """Return mean_j R[j, j]: success on each training task right after its own stage.
+
+    Not one of the six: read it beside `nbt_final`, which is also small where nothing was learnt.
+    """
+    return _mean(np.diagonal(_stages(train), offset=-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric and how to speak of it."""
+
+    function: Callable[[np.ndarray], float | None]
+    split: Split
+    title: str
+    symbol: str
+    formula: str
+    explanation: str
+    is_difference: bool = False
+    lower_is_better: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "avg": Metric(
+        function=avg,
+        split="train",
+        title="Final success",
+        symbol="AVG",
+        formula="mean_j R[T,j]",
+        explanation="Mean success on the training tasks after the last stage.",
+    ),
+    "delta_avg": Metric(
+        function=delta_avg,
+        split="train",
+        title="Gain over the base policy",
+        symbol="ΔAVG",
+        formula="mean_j (R[T,j] - R[0,j])",
+        explanation="What the training tasks gained between stage 0 and the last stage.",
+        is_difference=True,
+    ),
+    "nbt_final": Metric(
+        function=nbt_final,
+        split="train",
+        title="Forgetting",
+        symbol="NBT",
+        formula="1/(T-1) sum_{j<T} (R[j,j] - R[T,j])",
+        explanation="How much earlier tasks lost between their own stage and the last one. "
+        "Negative: they improved further.",
+        is_difference=True,
+        lower_is_better=True,
+    ),
+    "fwt_gem": Metric(
+        function=fwt_gem,
+        split="train",
+        title="Forward transfer",
+        symbol="FWT",
+        formula="1/(T-1) sum_{j>1} (R[j-1,j] - R[0,j])",
+        explanation="How much a task had gained from earlier stages before its own began.",
+        is_difference=True,
+    ),
+    "zs": Metric(
+        function=zs,
+        split="heldout",
+        title="Held-out success",
+        symbol="ZS",
+        formula="mean_h R[T,h]",
+        explanation="Mean success after the last stage on tasks that were never trained.",
+    ),
+    "delta_zs": Metric(
+        function=delta_zs,
+        split="heldout",
+        title="Held-out gain",
+        symbol="ΔZS",
+        formula="mean_h (R[T,h] - R[0,h])",
+        explanation="How much tasks that were never trained gained or lost over the whole stream.",
+        is_difference=True,
+    ),
+}
+
+
+def compute_metrics(
+    matrix: SuccessMatrix, confidence: float = CONFIDENCE
+) -> dict[str, Estimate | None]:
+    """Compute the six metrics of one run with intervals from its episode counts.
+
+    The interval says how far the finite number of test episodes may mislead about *this* policy;
+    how much another training seed would differ needs several runs (`summarize_seeds`). Cells count
+    as independent, which is conservative where the same initial states are tested in every stage.
+    """
+    return {
+        name: estimate(metric.function, metric.split, matrix, confidence)
+        for name, metric in METRICS.items()
+    }
+
+
+def estimate(
+    function: Callable[[np.ndarray], float | None],
+    split: Split,
+    matrix: SuccessMatrix,
+    confidence: float = CONFIDENCE,
+) -> Estimate | None:
+    """Apply a metric that is linear in the rates and derive its interval (`linear_interval`).
+
+    Linear means metric(R) = sum_ij w[i, j] R[i, j], hence w[i, j] is the metric of the matrix that
+    is 1 in cell (i, j) and 0 elsewhere.
+    """
+    num_train = matrix.num_stages
+    columns = slice(0, num_train) if split == "train" else slice(num_train, None)
+    rates = matrix.rates[:, columns]
+    if function(rates) is None:
+        return None
+    weights = np.zeros(rates.shape)
+    for cell in np.ndindex(rates.shape):
+        unit = np.zeros(rates.shape)
+        unit[cell] = 1.0
+        weights[cell] = function(unit)
+    successes, episodes = matrix.successes[:, columns], matrix.episodes[:, columns]
+    return linear_interval(weights.ravel(), successes.ravel(), episodes.ravel(), confidence)
+
+
+def metrics_from_file(path: str | Path) -> dict[str, float | None]:
+    """Compute the six metrics of a long-format success matrix file.
+
+    Returns:
+        Metric name to fraction; None where the file lacks a cell that the metric needs.
+
+    Raises:
+        ConfigError: The file cannot be used; names file and line.
+    """
+    estimates = compute_metrics(SuccessMatrix.read(path))
+    return {name: item.value if item else None for name, item in estimates.items()}
+
+
+def _stages(train: np.ndarray) -> np.ndarray:
+    if train.ndim != 2 or train.shape[0] != train.shape[1] + 1:
+        raise SpecError(
+            f"success rates of the training tasks: got shape {train.shape}, expected (T + 1, T): "
+            "stages 0..T by the T training tasks in the order they are trained"
+        )
+    return train
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size and not np.isnan(values).any() else None

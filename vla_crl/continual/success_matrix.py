@@ -1,0 +1,306 @@
+"""Success counts of every task after every stage, and the long-format files that hold them.
+
+Conventions:
+
+- Stage 0 is the policy before any training, stage k the policy after k training tasks. The k-th
+  training task is trained in stage k. Their order is the order of the rows of stage 0; if some
+  tasks are missing there, of the first stage that has them all; if there is none (only tasks seen
+  so far were evaluated), the order in which they first appear.
+- A joint (multitask) run has seen all T tasks at its end and writes its row as stage T.
+- A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
+- Files are CSV with a header, or JSON lines where the suffix is `.jsonl`. Columns other than the
+  five named here are ignored on reading and stay untouched when a stage is appended.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from vla_crl.config import write_atomically
+from vla_crl.errors import ConfigError
+
+Split = Literal["train", "heldout"]
+COLUMNS = ("stage", "task", "split", "successes", "episodes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """How often one task succeeded after one stage."""
+
+    stage: int
+    task: str
+    split: Split
+    successes: int
+    episodes: int
+
+    def __post_init__(self) -> None:
+        if self.split not in get_args(Split):
+            raise ConfigError(
+                f"unknown split '{self.split}'; it is 'train' for a task of the training stream "
+                "and 'heldout' for one that is only evaluated"
+            )
+        if not self.task:
+            raise ConfigError("the task has no name")
+        if self.stage < 0:
+            raise ConfigError(f"stage is {self.stage}; stages count from 0 (before training)")
+        if self.episodes < 1:
+            raise ConfigError(
+                f"episodes is {self.episodes}; it must be at least 1 "
+                "(a task that was not evaluated has no row)"
+            )
+        if not 0 <= self.successes <= self.episodes:
+            raise ConfigError(
+                f"successes is {self.successes}; it must lie between 0 and episodes = "
+                f"{self.episodes}"
+            )
+
+
+@dataclass(frozen=True)
+class SuccessMatrix:
+    """Counts [T + 1 stages, T training tasks then H held-out tasks].
+
+    Attributes:
+        train_tasks: The T training tasks; task k - 1 is the one that stage k trains.
+        heldout_tasks: The H tasks that are only evaluated.
+        successes: Integer counts; 0 where not evaluated.
+        episodes: Integer counts; 0 where not evaluated.
+    """
+
+    train_tasks: tuple[str, ...]
+    heldout_tasks: tuple[str, ...]
+    successes: np.ndarray
+    episodes: np.ndarray
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks in column order."""
+        return self.train_tasks + self.heldout_tasks
+
+    @property
+    def num_stages(self) -> int:
+        """The number of training stages T, stage 0 not counted."""
+        return len(self.train_tasks)
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Success rates [T + 1, T + H] in [0, 1], NaN where not evaluated."""
+        evaluated = self.episodes > 0
+        return np.where(evaluated, self.successes / np.maximum(self.episodes, 1), np.nan)
+
+    @property
+    def evaluated_stages(self) -> tuple[int, ...]:
+        """The stages with at least one evaluated cell."""
+        return tuple(int(stage) for stage in np.flatnonzero(self.episodes.any(axis=1)))
+
+    def cells(self) -> Iterator[Cell]:
+        """Yield the evaluated cells, stage by stage in column order."""
+        for stage, column in np.argwhere(self.episodes > 0):
+            yield Cell(
+                stage=int(stage),
+                task=self.tasks[column],
+                split="train" if column < self.num_stages else "heldout",
+                successes=int(self.successes[stage, column]),
+                episodes=int(self.episodes[stage, column]),
+            )
+
+    @classmethod
+    def from_cells(cls, cells: Iterable[Cell], where: str = "success matrix") -> "SuccessMatrix":
+        """Build the matrix from evaluated cells in any order.
+
+        Args:
+            cells: At least one of them belongs to a training task.
+            where: What error messages name as the place.
+
+        Raises:
+            ConfigError: A cell twice, a task with two splits, no training task, or a stage for
+                which there is no training task.
+        """
+        return _build([(where, cell) for cell in cells], where)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "SuccessMatrix":
+        """Read a long-format file, whoever wrote it.
+
+        Raises:
+            ConfigError: The file or a line of it cannot be used; names file and line.
+        """
+        path = Path(path)
+        return _parse(_read_text(path), path)
+
+    def write(self, path: str | Path) -> None:
+        """Write all evaluated cells to a new file.
+
+        Raises:
+            ConfigError: The file exists already.
+        """
+        path = Path(path)
+        if path.exists():
+            raise ConfigError(f"{path}: exists already; append_stage adds to it")
+        write_atomically(path, _format(self.cells(), path, COLUMNS, with_header=True))
+
+
+def append_stage(path: str | Path, cells: Iterable[Cell]) -> SuccessMatrix:
+    """Add the cells of an evaluated stage to a file, which is created if missing.
+
+    The file is replaced in one step, so a reader or a crash never meets half a stage.
+
+    Returns:
+        The matrix that the file now holds.
+
+    Raises:
+        ConfigError: The cells do not fit what the file holds (it stays as it was).
+    """
+    path = Path(path)
+    text = _read_text(path) if path.exists() else ""
+    if text and not text.endswith("\n"):
+        text += "\n"
+    columns = COLUMNS if not text or _is_json(path) else next(csv.reader(io.StringIO(text)))
+    text += _format(cells, path, columns, with_header=not text)
+    matrix = _parse(text, path)
+    write_atomically(path, text)
+    return matrix
+
+
+def _build(placed_cells: list[tuple[str, Cell]], where: str) -> SuccessMatrix:
+    """Arrange cells, each with the place that errors name."""
+    splits: dict[str, Split] = {}
+    seen: set[tuple[int, str]] = set()
+    for place, cell in sorted(placed_cells, key=lambda placed: placed[1].stage):
+        if splits.setdefault(cell.task, cell.split) != cell.split:
+            raise ConfigError(
+                f"{place}: task '{cell.task}' is '{cell.split}' here and "
+                f"'{splits[cell.task]}' elsewhere; a task belongs to one split"
+            )
+        if (cell.stage, cell.task) in seen:
+            raise ConfigError(
+                f"{place}: task '{cell.task}' was already evaluated in stage {cell.stage}; "
+                "keep one row for each stage and task"
+            )
+        seen.add((cell.stage, cell.task))
+    cells = [cell for _, cell in placed_cells]
+    train_tasks = _column_order([cell for cell in cells if cell.split == "train"])
+    heldout_tasks = _column_order([cell for cell in cells if cell.split == "heldout"])
+    if not train_tasks:
+        raise ConfigError(f"{where}: no row has the split 'train'; nothing to measure")
+    columns = {task: column for column, task in enumerate(train_tasks + heldout_tasks)}
+    successes = np.zeros((len(train_tasks) + 1, len(columns)), dtype=np.int64)
+    episodes = np.zeros_like(successes)
+    for place, cell in placed_cells:
+        if cell.stage > len(train_tasks):
+            raise ConfigError(
+                f"{place}: stage {cell.stage}, but there are only {len(train_tasks)} training "
+                "tasks; stage k is the policy after k of them, each trained once"
+            )
+        successes[cell.stage, columns[cell.task]] = cell.successes
+        episodes[cell.stage, columns[cell.task]] = cell.episodes
+    return SuccessMatrix(train_tasks, heldout_tasks, successes, episodes)
+
+
+def _column_order(cells: list[Cell]) -> tuple[str, ...]:
+    """Return the tasks in the order of the first complete stage, else of first appearance."""
+    stages: dict[int, list[str]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.stage):
+        stages.setdefault(cell.stage, []).append(cell.task)
+    appearance = dict.fromkeys(task for tasks in stages.values() for task in tasks)
+    complete = (tasks for tasks in stages.values() if len(tasks) == len(appearance))
+    return tuple(next(complete, appearance))
+
+
+def _parse(text: str, path: Path) -> SuccessMatrix:
+    records = _json_records(text, path) if _is_json(path) else _csv_records(text, path)
+    placed_cells = []
+    for line, record in records:
+        place = f"{path}:{line}"
+        try:
+            placed_cells.append((place, _parse_cell(record)))
+        except ConfigError as error:
+            raise ConfigError(f"{place}: {error}") from error
+    if not placed_cells:
+        raise ConfigError(f"{path}: no rows; expected the columns {', '.join(COLUMNS)}")
+    return _build(placed_cells, str(path))
+
+
+def _parse_cell(record: Mapping[str, Any]) -> Cell:
+    missing = [column for column in COLUMNS if record.get(column) is None]
+    if missing:
+        raise ConfigError(f"no '{missing[0]}'; expected the columns {', '.join(COLUMNS)}")
+    return Cell(
+        stage=_parse_count(record, "stage"),
+        task=str(record["task"]).strip(),
+        split=str(record["split"]).strip(),  # pyright: ignore[reportArgumentType] (Cell checks)
+        successes=_parse_count(record, "successes"),
+        episodes=_parse_count(record, "episodes"),
+    )
+
+
+def _parse_count(record: Mapping[str, Any], column: str) -> int:
+    value = record[column]
+    try:
+        if isinstance(value, bool | float):
+            raise ValueError
+        return int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{column} is {value!r}; it must be a whole number") from None
+
+
+def _csv_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    if reader.fieldnames and missing:
+        raise ConfigError(
+            f"{path}:1: no column '{missing[0]}'; found {', '.join(reader.fieldnames)}, "
+            f"expected {', '.join(COLUMNS)}"
+        )
+    for record in reader:
+        yield reader.line_num, record
+
+
+def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{path}:{number}: not JSON ({error.msg}); one object a line"
+            ) from error
+        if not isinstance(record, dict):
+            raise ConfigError(
+                f"{path}:{number}: got {line[:40]!r}, expected one JSON object a line"
+            )
+        yield number, record
+
+
+def _format(cells: Iterable[Cell], path: Path, columns: Iterable[str], *, with_header: bool) -> str:
+    rows = [asdict(cell) for cell in cells]
+    if _is_json(path):
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
+    if with_header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix == ".jsonl"
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such file; expected a long-format success matrix (.csv or .jsonl) "
+            f"with the columns {', '.join(COLUMNS)}"
+        )
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error

@@ -1,0 +1,290 @@
+"""The stage loop: train on one task after another, evaluate all tasks after each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vla_crl.algos.ppo import PPO, PPOConfig
+from vla_crl.continual.method import ContinualMethod, make_method
+from vla_crl.continual.stream import TaskStream
+from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
+from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
+from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.progress import console, track
+from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
+from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.run_directory import RunDirectory
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.vector_sim import VectorSim
+
+METHOD_FILE = "method.safetensors"
+"""State of the continual-learning method in a stage's checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the success matrix is measured."""
+
+    num_episodes: int = 100
+    """Test episodes a task and stage; always the same test states."""
+    sampled: bool = True
+    """Also measure the sampling policy, as it acts in training."""
+    num_envs: int = 128
+    """Environments stepped together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A recipe: suite x policy x method x stream x budget."""
+
+    suite: str
+    """Suite of the catalogue."""
+    policy: str
+    """Preset or checkpoint directory of the base policy."""
+    episodes_per_task: int
+    """Training episodes of a stage; the last iteration may run over by a few."""
+    method: str = "sequential"
+    """Continual-learning method."""
+    method_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the method."""
+    tasks: tuple[str, ...] | None = None
+    """Training tasks in order; the suite's training tasks if omitted."""
+    heldout_tasks: tuple[str, ...] | None = None
+    """Tasks only evaluated; the suite's held-out tasks if omitted."""
+    seed: int = 0
+    """Seeds everything."""
+    num_torch_threads: int = 2
+    """Threads of the policy's matrix products."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Learning rule."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters."""
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
+    """Size of an iteration."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Success matrix."""
+    video_episodes: int = 2
+    """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
+
+    def stream(self, suite: Suite) -> TaskStream:
+        """Resolve the stream against the suite.
+
+        Raises:
+            ConfigError: A task that the suite does not have.
+        """
+        tasks = self.tasks or tuple(task.name for task in suite.tasks_of("train"))
+        heldout = self.heldout_tasks
+        if heldout is None:
+            heldout = tuple(task.name for task in suite.tasks_of("heldout"))
+        for name in (*tasks, *heldout):
+            suite.task_index(name)
+        return TaskStream(
+            train_tasks=tasks, heldout_tasks=heldout, episodes_per_task=self.episodes_per_task
+        )
+
+
+class Trainer:
+    """One run of a recipe; everything it finds out goes to its run directory.
+
+    A stage is done when its row stands in the success matrix; what a killed stage left behind is
+    discarded on resuming, and the numbers are those of a run that was never killed.
+    """
+
+    def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
+        """Load suite and policy and check that everything fits; nothing is written yet.
+
+        Raises:
+            ConfigError: The recipe does not fit the suite or the policy.
+            CheckpointError: The policy's weights are missing or do not fit.
+        """
+        torch.set_num_threads(config.num_torch_threads)
+        torch.manual_seed(config.seed)
+        self.config, self.run = config, run
+        self.suite = load_suite(config.suite)
+        self.stream = config.stream(self.suite)
+        self.policy = load_policy(config.policy)
+        self.policy.eval()
+        if self.policy.lora is None:
+            add_lora(self.policy, config.lora)
+        elif self.policy.lora != config.lora:
+            raise ConfigError(
+                f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
+                f"{config.lora}; make them equal"
+            )
+        check_loss_paths(self.policy, self.policy.config.insulation)
+        self.method: ContinualMethod = make_method(config.method, config.method_settings)
+        self._wall_s = 0.0
+
+    def train(self, *, resume: bool) -> None:
+        """Run all stages that are not done yet."""
+        last_done = self._restore() if resume else -1
+        if last_done < 0:
+            self._finish_stage(0)
+        for stage, task in self.stream.stages():
+            if stage <= last_done:
+                continue
+            self._train_stage(stage, task)
+            self._finish_stage(stage)
+
+    def _train_stage(self, stage: int, task: str) -> None:
+        """Spend the stage's budget of episodes on its task."""
+        config, budget = self.config, self.stream.episodes_per_task
+        seed = _stage_seed(config.seed, stage)
+        self.method.before_task(self.policy, task)
+        sim = VectorSim(
+            self.suite, config.collector.num_envs, num_threads=config.collector.num_threads
+        )
+        collector = Collector(self.policy, sim, task, config=config.collector, seed=seed)
+        ppo = PPO(self.policy, config.ppo)
+        generator = torch.Generator().manual_seed(seed)
+        episodes = 0
+        with track(f"stage {stage}/{self.stream.num_stages} {task}", budget) as progress:
+            while episodes < budget:
+                statistics = collector.collect()
+                started = perf_counter()
+                metrics = ppo.update(collector.storage, self.method, generator)
+                update_s = perf_counter() - started
+                episodes += statistics.episodes
+                self._wall_s += statistics.wall_s + update_s
+                row = self._record(
+                    stage, task, ppo.iteration, episodes, statistics, metrics, update_s
+                )
+                progress.print(_iteration_line(row))
+                progress.advance(statistics.episodes)
+
+        def collect_fresh() -> RolloutStorage:
+            collector.collect()
+            return collector.storage
+
+        self.method.after_task(self.policy, task, collect_fresh)
+        sim.close()
+
+    def _record(
+        self,
+        stage: int,
+        task: str,
+        iteration: int,
+        episodes: int,
+        statistics: CollectionStatistics,
+        metrics: Mapping[str, float],
+        update_s: float,
+    ) -> dict[str, Any]:
+        """Write one line of metrics.jsonl and return it."""
+        rate = statistics.successes / statistics.episodes if statistics.episodes else float("nan")
+        row = {
+            "stage": stage,
+            "task": task,
+            "iteration": iteration,
+            "episodes": episodes,
+            "success": rate,
+            "return": rate,
+            "diverged": statistics.num_diverged,
+            **metrics,
+            "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
+            "collect_s": statistics.wall_s,
+            "update_s": update_s,
+            "wall_s": self._wall_s,
+        }
+        self.run.append_metrics(row)
+        return row
+
+    def _finish_stage(self, stage: int) -> None:
+        """Checkpoint, evaluate all tasks, and mark the stage as done by its matrix row."""
+        folder = self.run.checkpoint(stage)
+        save_adapter(self.policy, folder)
+        state = self.method.state_dict() | {
+            "wall_s": torch.tensor(self._wall_s, dtype=torch.float64)
+        }
+        save_file(state, folder / METHOD_FILE)
+        cells = self._evaluate(stage, deterministic=True)
+        if self.config.evaluation.sampled:
+            append_stage(self.run.sampled_matrix_file, self._evaluate(stage, deterministic=False))
+        append_stage(self.run.matrix_file, cells)
+        console.print(_stage_line(stage, cells), soft_wrap=True)
+
+    def _evaluate(self, stage: int, *, deterministic: bool) -> list[Cell]:
+        settings, cells = self.config.evaluation, []
+        for tasks in self._evaluation_groups():
+            with self.method.evaluating(self.policy, tasks[0]):
+                results = evaluate_policy(
+                    self.policy,
+                    self.suite.name,
+                    tasks,
+                    num_episodes=settings.num_episodes,
+                    deterministic=deterministic,
+                    num_envs=settings.num_envs,
+                    seed=_stage_seed(self.config.seed, stage),
+                )
+            cells += [
+                Cell(
+                    stage=stage,
+                    task=result.task,
+                    split=self.stream.split(result.task),
+                    successes=result.successes,
+                    episodes=result.episodes,
+                )
+                for result in results
+            ]
+        return cells
+
+    def _evaluation_groups(self) -> list[tuple[str, ...]]:
+        """Return the tasks that may share a batch: all, unless the method treats them apart."""
+        if type(self.method).evaluating is ContinualMethod.evaluating:
+            return [self.stream.tasks]
+        return [(task,) for task in self.stream.tasks]
+
+    def _restore(self) -> int:
+        """Load the last stage that is done, drop what came later, and return its number."""
+        run = self.run
+        if not run.matrix_file.exists():
+            run.sampled_matrix_file.unlink(missing_ok=True)
+            run.keep_metrics(lambda _: False)
+            return -1
+        stage = SuccessMatrix.read(run.matrix_file).evaluated_stages[-1]
+        if run.sampled_matrix_file.exists():
+            _drop_later_stages(run.sampled_matrix_file, stage)
+        run.keep_metrics(lambda row: row["stage"] <= stage)
+        folder = run.checkpoint(stage)
+        load_adapter(self.policy, folder)
+        try:
+            state = load_file(folder / METHOD_FILE)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / METHOD_FILE}: cannot be read ({error})") from error
+        self._wall_s = float(state.pop("wall_s"))
+        self.method.load_state_dict(state)
+        return stage
+
+
+def _stage_seed(seed: int, stage: int) -> int:
+    """Give every stage its own random stream, so that a resumed stage repeats itself."""
+    return 1_000 * seed + stage
+
+
+def _drop_later_stages(path: Path, stage: int) -> None:
+    cells = [cell for cell in SuccessMatrix.read(path).cells() if cell.stage <= stage]
+    temporary = path.with_suffix(".rewritten.csv")
+    temporary.unlink(missing_ok=True)
+    SuccessMatrix.from_cells(cells).write(temporary)
+    temporary.replace(path)
+
+
+def _iteration_line(row: Mapping[str, Any]) -> str:
+    return (
+        f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
+        f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
+        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s"
+    )
+
+
+def _stage_line(stage: int, cells: Sequence[Cell]) -> str:
+    rates = "  ".join(f"{cell.task} {100 * cell.successes / cell.episodes:.0f}" for cell in cells)
+    return f"after stage {stage}, success in % on test states: {rates}"

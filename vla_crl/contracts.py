@@ -1,0 +1,83 @@
+"""The border between worlds and policies: what is seen, what is done, and their checks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_crl.errors import SpecError
+
+ACTION_DIM = 7
+"""End-effector delta position 3, delta rotation 3 (axis-angle), gripper (-1 open, +1 close)."""
+STATE_DIM = 8
+"""End-effector position 3 (m, world), axis-angle 3 (rad, world), finger positions 2 (m)."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a batch of N robots sees.
+
+    Attributes:
+        images: [N, cameras, H, W, 3] uint8, upright, RGB.
+        state: [N, 8] float32, see `STATE_DIM`.
+        instruction: One English sentence per robot.
+    """
+
+    images: np.ndarray
+    state: np.ndarray
+    instruction: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def select(self, index: Sequence[int] | np.ndarray) -> "Observation":
+        """Return the rows named by integer `index`."""
+        return Observation(
+            self.images[index], self.state[index], tuple(self.instruction[int(i)] for i in index)
+        )
+
+    def validate(self) -> "Observation":
+        """Check shapes and dtypes and return self.
+
+        Raises:
+            SpecError: A field does not fit the contract.
+        """
+        n = len(self.instruction)
+        if self.images.dtype != np.uint8 or self.images.ndim != 5 or self.images.shape[-1] != 3:
+            raise SpecError(
+                f"Observation.images: got {self.images.dtype} {self.images.shape}, "
+                "expected uint8 [N, cameras, H, W, 3]"
+            )
+        if self.state.dtype != np.float32 or self.state.shape != (n, STATE_DIM):
+            raise SpecError(
+                f"Observation.state: got {self.state.dtype} {self.state.shape}, "
+                f"expected float32 ({n}, {STATE_DIM})"
+            )
+        if len(self.images) != n:
+            raise SpecError(f"Observation: {len(self.images)} images but {n} instructions")
+        return self
+
+
+def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
+    """Check a batch of action chunks and return it clipped to [-1, 1] as float64.
+
+    Args:
+        actions: [N, K, 7], K steps to execute.
+        num_slots: N.
+
+    Raises:
+        SpecError: Wrong shape, or a value that is not finite.
+    """
+    actions = np.asarray(actions, dtype=np.float64)
+    if actions.ndim != 3 or actions.shape[0] != num_slots or actions.shape[2] != ACTION_DIM:
+        raise SpecError(
+            f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {ACTION_DIM})"
+        )
+    bad = np.argwhere(~np.isfinite(actions))
+    if len(bad):
+        slot, step, dim = bad[0]
+        raise SpecError(
+            f"actions[{slot}, {step}, {dim}] is {actions[slot, step, dim]}; "
+            "every action must be a finite number in [-1, 1]"
+        )
+    return np.clip(actions, -1.0, 1.0)

@@ -1,0 +1,1 @@
+"""The brain: VLM backbone, flow action expert, token heads, adapters, checkpoints."""

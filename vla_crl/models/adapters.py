@@ -1,0 +1,182 @@
+"""LoRA adapters on the expert and the backbone, and which parameters are trained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.models.context import Insulation
+
+if TYPE_CHECKING:
+    from vla_crl.models.policy import VLAPolicy
+
+Group = Literal["backbone", "heads", "expert", "value"]
+
+_GROUP_OF_MODULE: dict[str, Group] = {
+    "backbone": "backbone",
+    "state_in": "backbone",
+    "token_heads": "heads",
+    "grounding": "heads",
+    "expert": "expert",
+    "value_head": "value",
+}
+_EXPERT = r"expert\.(layers\..*_proj|action_in|action_out|time_mlp\.[02])"
+_BACKBONE = r"backbone\..*(_proj|\.fc1|\.fc2|\.proj)"
+_LINEAR_LAYERS = {"expert": _EXPERT, "backbone": _BACKBONE, "both": f"{_EXPERT}|{_BACKBONE}"}
+_ADAPTER_NAME = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRAConfig:
+    """Low-rank adapters, arXiv 2106.09685: W + (alpha / rank) B A with B = 0 at the start."""
+
+    rank: int = 8
+    """Rank of every adapter."""
+    alpha: int = 16
+    """Scale; the update is multiplied by alpha / rank."""
+    site: Literal["expert", "backbone", "both"] = "expert"
+    """Which linear layers get an adapter."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rank < 1 or self.alpha < 1:
+            raise ConfigError(
+                f"LoRA: rank and alpha must be >= 1, got {self.rank} and {self.alpha}"
+            )
+
+
+def add_lora(policy: "VLAPolicy", config: LoRAConfig) -> None:
+    """Insert adapters that leave the policy's output unchanged, and freeze the base.
+
+    Afterwards the adapters and the value head are trainable, nothing else. Only the
+    initialisation B = 0 is offered: others (PiSSA, OLoRA) change the base weights, which breaks
+    `adapter_disabled` and every comparison with the base policy.
+
+    Raises:
+        ConfigError: The policy has adapters already.
+    """
+    import peft
+
+    if policy.lora is not None:
+        raise ConfigError(
+            f"add_lora: the policy already has adapters ({policy.lora}); load the base anew"
+        )
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=_LINEAR_LAYERS[config.site],
+        init_lora_weights=True,
+    )
+    peft.inject_adapter_in_model(settings, policy, _ADAPTER_NAME)
+    policy.lora = config
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(_is_adapter(name) or name.startswith("value_head."))
+
+
+@contextmanager
+def adapter_disabled(policy: "VLAPolicy") -> Iterator[None]:
+    """Run the base policy inside the block, bit for bit as before `add_lora`."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+    # `enable_adapters` also switches `requires_grad`, which is not ours to change here.
+    trainable = {name: p.requires_grad for name, p in policy.named_parameters()}
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for name, parameter in policy.named_parameters():
+            parameter.requires_grad_(trainable[name])
+
+
+def adapter_state_dict(policy: "VLAPolicy") -> dict[str, Tensor]:
+    """Return the adapters and the value head: all that changes in PPO with LoRA."""
+    return {
+        name: tensor
+        for name, tensor in policy.state_dict().items()
+        if _is_adapter(name) or name.startswith("value_head.")
+    }
+
+
+def load_adapter_state_dict(policy: "VLAPolicy", tensors: dict[str, Tensor]) -> None:
+    """Write what `adapter_state_dict` returned into a policy with the same adapters.
+
+    Raises:
+        SpecError: Names or shapes differ.
+    """
+    own = adapter_state_dict(policy)
+    if own.keys() != tensors.keys():
+        differing = sorted(own.keys() ^ tensors.keys())
+        raise SpecError(
+            f"adapter: {len(differing)} tensors do not match the policy's, first '{differing[0]}'; "
+            "add_lora with the same rank, alpha and site first"
+        )
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            raise SpecError(
+                f"adapter: '{name}' has shape {tuple(tensor.shape)}, the policy's has "
+                f"{tuple(own[name].shape)}; add_lora with the same rank first"
+            )
+        own[name].copy_(tensor)
+
+
+def train_only(policy: "VLAPolicy", *groups: Group) -> None:
+    """Make all base parameters of these groups trainable and freeze the others."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(_group_of(name) in groups)
+
+
+def trainable_parameters(policy: "VLAPolicy") -> dict[Group, list[Parameter]]:
+    """Return the trainable parameters by group, without empty groups."""
+    groups: dict[Group, list[Parameter]] = {}
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(_group_of(name), []).append(parameter)
+    return groups
+
+
+def check_loss_paths(
+    policy: "VLAPolicy", insulation: Insulation, *, has_token_losses: bool = False
+) -> None:
+    """Fail before training if a trainable group would never receive a gradient.
+
+    Args:
+        policy: With `requires_grad` set as it will be trained.
+        insulation: Insulation during this training.
+        has_token_losses: Whether the objective includes losses on tokens or grounding, the only
+            ones that reach an insulated backbone.
+
+    Raises:
+        ConfigError: A trainable group has no loss path, or nothing is trainable.
+    """
+    groups = trainable_parameters(policy)
+    if not groups:
+        raise ConfigError("nothing is trainable; add_lora or train_only first")
+    if has_token_losses:
+        return
+    if "heads" in groups:
+        raise ConfigError(
+            "the token and grounding heads are trainable, but no token loss is trained; "
+            "freeze them with train_only or add a token loss"
+        )
+    if "backbone" in groups and insulation == "full":
+        raise ConfigError(
+            "backbone parameters are trainable, but insulation = 'full' stops the gradient of the "
+            "flow and no token loss is trained; use LoRA site 'expert', insulation = 'none' or a "
+            "token loss"
+        )
+
+
+def _is_adapter(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _group_of(name: str) -> Group:
+    return _GROUP_OF_MODULE[name.split(".", 1)[0]]

@@ -1,0 +1,179 @@
+"""Policies and adapters on disk: JSON for settings, safetensors for numbers, never pickle.
+
+A policy is a directory with `policy.json` (format, config with vocabulary, adapters, card) and
+`model.safetensors`; an adapter is one with `adapter.json` and `adapter.safetensors`.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vla_crl.catalog import policy_path
+from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.models.adapters import (
+    LoRAConfig,
+    adapter_state_dict,
+    add_lora,
+    load_adapter_state_dict,
+)
+from vla_crl.models.policy import PolicyConfig, VLAPolicy
+
+FORMAT = 1
+POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
+ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
+
+
+def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | None = None) -> None:
+    """Write the policy, with its adapters if it has any.
+
+    Args:
+        policy: To be written.
+        directory: Made if missing; other files in it stay.
+        card: What else a reader should know, e.g. training data and success; JSON types only.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _save_tensors(policy.state_dict(), directory / MODEL_FILE)
+    record = {
+        "format": FORMAT,
+        "config": to_mapping(policy.config),
+        "lora": None if policy.lora is None else to_mapping(policy.lora),
+        "card": dict(card or {}),
+    }
+    save_json(record, directory / POLICY_FILE)
+
+
+def build_policy(preset: str | Path) -> VLAPolicy:
+    """Build the architecture of a preset with random weights.
+
+    Raises:
+        ConfigError: There is no such preset.
+    """
+    return VLAPolicy(load_toml(PolicyConfig, policy_path(str(preset))))
+
+
+def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
+    """Load a checkpoint directory, or the one that ships with a preset.
+
+    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`.
+
+    Args:
+        path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
+        device: Where the weights go; nothing else is tried.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or does not fit.
+        ConfigError: There is no such preset.
+    """
+    path = Path(path_or_preset)
+    if not path.is_dir():
+        path = policy_path(str(path_or_preset)).with_suffix("")
+        if not path.is_dir():
+            raise CheckpointError(
+                f"policy '{path_or_preset}' has no weights at {path}; make them with "
+                f"vla-crl pretrain RECIPE --output {path}"
+            )
+    record = _read_record(path / POLICY_FILE, "config", "lora", "card")
+    try:
+        config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
+        policy = VLAPolicy(config)
+        if record["lora"] is not None:
+            add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
+    except ConfigError as error:
+        raise CheckpointError(f"{error} (written by another version of the policy?)") from error
+    tensors = _load_tensors(path / MODEL_FILE)
+    try:
+        policy.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path / MODEL_FILE} does not fit {POLICY_FILE} beside it; copy both from the same "
+            f"checkpoint. {error}"
+        ) from error
+    return policy.to(device)
+
+
+def read_card(directory: Path) -> dict[str, Any]:
+    """Return the card that `save_policy` wrote.
+
+    Raises:
+        CheckpointError: The file is missing or broken.
+    """
+    return _read_record(directory / POLICY_FILE, "card")["card"]
+
+
+def save_adapter(policy: VLAPolicy, directory: Path) -> None:
+    """Write only the adapters and the value head.
+
+    Raises:
+        CheckpointError: The policy has no adapters.
+    """
+    if policy.lora is None:
+        raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
+    directory.mkdir(parents=True, exist_ok=True)
+    _save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
+    record = {"format": FORMAT, "lora": to_mapping(policy.lora)}
+    save_json(record, directory / ADAPTER_FILE)
+
+
+def load_adapter(policy: VLAPolicy, directory: Path) -> None:
+    """Load adapters into the policy they were trained on, adding them if it has none.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or does not fit the policy.
+    """
+    record = _read_record(directory / ADAPTER_FILE, "lora")
+    tensors = _load_tensors(directory / ADAPTER_MODEL_FILE)
+    try:
+        config = from_mapping(LoRAConfig, record["lora"], str(directory / ADAPTER_FILE))
+        if policy.lora is None:
+            add_lora(policy, config)
+        elif policy.lora != config:
+            raise SpecError(f"the policy has {policy.lora}, the file holds {config}")
+        load_adapter_state_dict(policy, tensors)
+    except (ConfigError, SpecError) as error:
+        raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is truncated or not a safetensors file ({error}); copy it again"
+        ) from error
+
+
+def _read_record(path: Path, *keys: str) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not JSON ({error}); copy it again"
+        ) from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        came = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise CheckpointError(
+            f"{path}: format {came}, expected {FORMAT}; save it again with this version"
+        )
+    if missing := [key for key in keys if key not in record]:
+        raise CheckpointError(f"{path}: {missing} missing; copy the whole checkpoint again")
+    return record

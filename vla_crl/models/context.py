@@ -1,0 +1,53 @@
+"""What the backbone leaves behind for one batch of observations."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from torch import Tensor
+
+from vla_crl.algos.rows import Rows
+
+Insulation = Literal["full", "none"] | float
+
+
+@dataclass(frozen=True)
+class Context(Rows):
+    """Keys and values of the prefix: everything the expert and the value head ever read.
+
+    Attributes:
+        keys: [B, layers, kv_heads, L, head_dim], after the rotary embedding.
+        values: Same shape.
+        padding_mask: [B, L] bool, True at valid prefix tokens.
+        next_position: [B] int64, first free position = number of valid prefix tokens.
+        features: [B, F] mean over the valid tokens of the last hidden state, then the state
+            token's last hidden state; for the value head.
+    """
+
+    keys: Tensor
+    values: Tensor
+    padding_mask: Tensor
+    next_position: Tensor
+    features: Tensor
+
+    def insulate(self, insulation: Insulation) -> Self:
+        """Return the same values with the gradient to the backbone stopped, kept or scaled.
+
+        Knowledge insulation, arXiv 2505.23705, eq. 5-6: the expert reads sg(K) and sg(V). No
+        prefix token attends to the expert, so detaching both here equals the paper's stop inside
+        the joint attention. A number g in (0, 1) scales the gradient: g z + (1 - g) sg(z).
+        """
+        if insulation == "none":
+            return self
+        if insulation == "full":
+            return replace(self, keys=self.keys.detach(), values=self.values.detach())
+        return replace(
+            self,
+            keys=_scale_gradient(self.keys, insulation),
+            values=_scale_gradient(self.values, insulation),
+        )
+
+
+def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    stopped = tensor.detach()
+    # Written as a difference that is exactly zero, so that the forward value does not change.
+    return stopped + factor * (tensor - stopped)

@@ -1,0 +1,178 @@
+"""Flow-matching action expert that reads the backbone's keys and values layer by layer."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_crl.errors import ConfigError
+from vla_crl.models.backbone import BackboneConfig
+from vla_crl.models.context import Context
+
+MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
+"""Periods of the flow time embedding, as in pi_0 (arXiv 2410.24164)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """Sizes of the action expert; depth and key/value heads are the backbone's."""
+
+    width: int = 96
+    """Width of the expert."""
+    num_heads: int = 4
+    """Query heads, a multiple of the backbone's key/value heads."""
+    mlp_width: int = 256
+    """Hidden width of the gated MLP."""
+    num_action_tokens: int = 2
+    """Tokens that carry the chunk, each with an equal part of its actions."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if self.width < 4 or self.width % 2:
+            raise ConfigError(f"expert: width must be even and >= 4, got {self.width}")
+        if min(self.num_heads, self.mlp_width, self.num_action_tokens) < 1:
+            raise ConfigError("expert: num_heads, mlp_width, num_action_tokens must be >= 1")
+
+
+class ActionExpert(nn.Module):
+    """Predicts the clean action chunk from a noisy one, its flow time and the context.
+
+    Every layer attends with one softmax to [context ; own tokens]; own tokens of one draw see
+    each other in both directions. This equals the joint attention of pi_0 (arXiv 2410.24164),
+    because no context token attends to the expert.
+    """
+
+    rope_frequencies: Tensor
+
+    def __init__(
+        self, config: ExpertConfig, backbone: BackboneConfig, action_horizon: int, action_dim: int
+    ) -> None:
+        """Build the expert that fits `backbone`."""
+        super().__init__()
+        self.config = config
+        self.chunk_shape = (action_horizon, action_dim)
+        width = config.width
+        token_dim = action_horizon // config.num_action_tokens * action_dim
+        self.action_in = nn.Linear(token_dim, width)
+        self.token_embedding = nn.Parameter(0.02 * torch.randn(config.num_action_tokens, width))
+        self.time_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.layers = nn.ModuleList(
+            ExpertLayer(config, backbone) for _ in range(backbone.num_layers)
+        )
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.action_out = nn.Linear(width, token_dim)
+        frequencies = backbone.rope_theta ** -(
+            torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
+        )
+        self.register_buffer("rope_frequencies", frequencies.repeat(2), persistent=False)
+
+    def forward(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
+        """Return the predicted clean chunks [B, D, H, A].
+
+        All D draws of an observation are tokens of one sequence that do not see each other, so
+        the context is neither repeated nor read more than once.
+
+        Args:
+            context: B observations.
+            x: [B, D, H, A] noisy chunks.
+            flow_time: [B, D], 1 = noise, 0 = clean.
+        """
+        batch, draws = flow_time.shape
+        tokens = self.config.num_action_tokens
+        hidden = self.action_in(x.reshape(batch, draws, tokens, -1)) + self.token_embedding
+        hidden = hidden + self.time_mlp(_time_embedding(flow_time, self.config.width))[:, :, None]
+        hidden = hidden.flatten(1, 2)
+        rotation = self._rotation(context.next_position, draws)
+        mask = _attention_mask(context.padding_mask, draws, tokens)
+        for index, layer in enumerate(self.layers):
+            memory = context.keys[:, index], context.values[:, index]
+            hidden = layer(hidden, memory, mask, rotation)
+        return self.action_out(self.norm(hidden)).reshape(batch, draws, *self.chunk_shape)
+
+    def _rotation(self, next_position: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine [B, 1, D * tokens, head_dim] from `next_position` on."""
+        steps = torch.arange(self.config.num_action_tokens, device=next_position.device)
+        positions = next_position[:, None] + steps.repeat(draws)
+        angles = positions[:, None, :, None] * self.rope_frequencies
+        return angles.cos(), angles.sin()
+
+
+class ExpertLayer(nn.Module):
+    """Pre-norm attention over [context ; own] and a gated MLP."""
+
+    def __init__(self, config: ExpertConfig, backbone: BackboneConfig) -> None:
+        """Build one layer."""
+        super().__init__()
+        width, head_dim = config.width, backbone.head_dim
+        self.head_dim = head_dim
+        self.num_kv_heads = backbone.num_kv_heads
+        self.attention_norm = nn.RMSNorm(width, eps=1e-5)
+        self.q_proj = nn.Linear(width, config.num_heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(width, backbone.num_kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(width, backbone.num_kv_heads * head_dim, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * head_dim, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width, eps=1e-5)
+        self.gate_proj = nn.Linear(width, config.mlp_width, bias=False)
+        self.up_proj = nn.Linear(width, config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, width, bias=False)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor,
+        rotation: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Map hidden states [B, S, width]; memory is keys and values [B, kv_heads, L, head_dim]."""
+        hidden = hidden + self._attend(self.attention_norm(hidden), memory, mask, rotation)
+        normed = self.mlp_norm(hidden)
+        gated = functional.silu(self.gate_proj(normed)) * self.up_proj(normed)
+        return hidden + self.down_proj(gated)
+
+    def _attend(
+        self,
+        hidden: Tensor,
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor,
+        rotation: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        batch, length, _ = hidden.shape
+        query = _rotate(self._heads(self.q_proj(hidden)), rotation)
+        keys = torch.cat([memory[0], _rotate(self._heads(self.k_proj(hidden)), rotation)], dim=2)
+        values = torch.cat([memory[1], self._heads(self.v_proj(hidden))], dim=2)
+        # Query heads that share a key head become more rows of it: nothing is repeated.
+        query = query.reshape(batch, self.num_kv_heads, -1, self.head_dim)
+        groups = query.shape[2] // length
+        output = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask.repeat(1, 1, groups, 1)
+        )
+        output = output.reshape(batch, -1, length, self.head_dim).transpose(1, 2)
+        return self.o_proj(output.flatten(2))
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply the rotary embedding in the half-split layout of transformers' Llama."""
+    first, second = heads.chunk(2, dim=-1)
+    return heads * rotation[0] + torch.cat([-second, first], dim=-1) * rotation[1]
+
+
+def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor:
+    """Return [B, 1, D * tokens, L + D * tokens] bool, True where a row may see a column."""
+    draw = torch.arange(draws, device=padding_mask.device).repeat_interleave(tokens)
+    own = draw[:, None] == draw[None, :]
+    batch, length = padding_mask.shape
+    seen = padding_mask[:, None, :].expand(batch, len(draw), length)
+    return torch.cat([seen, own.expand(batch, -1, -1)], dim=-1)[:, None]
+
+
+def _time_embedding(flow_time: Tensor, width: int) -> Tensor:
+    """Embed flow time [...] as sines and cosines [..., width] of geometric periods."""
+    fraction = torch.linspace(0.0, 1.0, width // 2, device=flow_time.device)
+    period = MIN_PERIOD * (MAX_PERIOD / MIN_PERIOD) ** fraction
+    angle = 2.0 * math.pi * flow_time[..., None] / period
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,322 @@
+"""The VLA policy: backbone, action expert, token heads and value head behind one contract."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vla_crl.algos import flow
+from vla_crl.algos.flow import FlowTrace
+from vla_crl.algos.rows import Rows
+from vla_crl.contracts import ACTION_DIM, STATE_DIM, Observation
+from vla_crl.errors import ConfigError, SpecError, unknown_name
+from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.backbone import Backbone, BackboneConfig, BackboneOutput
+from vla_crl.models.context import Context, Insulation
+from vla_crl.models.expert import ActionExpert, ExpertConfig
+from vla_crl.models.normalization import NormStats
+from vla_crl.models.token_heads import (
+    LOSS_TERMS,
+    QUERY_TERMS,
+    GroundingHeads,
+    SupervisedBatch,
+    TokenHeads,
+)
+from vla_crl.models.tokenizer import WordTokenizer
+from vla_crl.models.value import ValueHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """Training and sampling of the flow."""
+
+    num_steps: int = 4
+    """Steps K from noise to action."""
+    initial_noise: Literal["zero", "normal"] = "zero"
+    """Start of sampling at flow time 1."""
+    noise_level: float = 0.6
+    """Noise level of the one stochastic step when sampling."""
+    stochastic_step: Literal["last", "random"] = "last"
+    """Which step is stochastic; "random" draws one for every observation."""
+    num_flow_draws: int = 4
+    """(noise, flow time) pairs per observation in the supervised loss."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.num_steps < 1 or self.num_flow_draws < 1:
+            raise ConfigError(
+                "flow: num_steps and num_flow_draws must be >= 1, got "
+                f"{self.num_steps} and {self.num_flow_draws}"
+            )
+        if not self.noise_level > 0.0:
+            raise ConfigError(
+                f"flow: noise_level must be > 0, got {self.noise_level}; "
+                "act without noise with deterministic=True"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Everything needed to build a policy with random weights."""
+
+    vocabulary: tuple[str, ...]
+    """Words the tokenizer knows, lower case; their order is fixed with the weights."""
+    max_words: int = 12
+    """Longest instruction in words; every instruction takes this many prefix tokens."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """Vision-language model."""
+    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    """Action expert."""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    """Flow matching."""
+    insulation: Insulation = "full"
+    """Gradient from the expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
+    action_horizon: int = 8
+    """Actions predicted per chunk."""
+    execution_horizon: int = 4
+    """Leading actions that are executed and count in the log-probability."""
+    num_action_bins: int = 32
+    """Bins of [-1, 1] for a discrete action number."""
+    num_position_bins: int = 32
+    """Bins of the image edge in answers."""
+    num_objects: int = 7
+    """Named things of the scene that the grounding heads know."""
+    value_width: int = 128
+    """Hidden width of the value head."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if isinstance(self.insulation, float) and not 0.0 < self.insulation < 1.0:
+            raise ConfigError(
+                f"insulation = {self.insulation}, expected 'full', 'none' or a number in (0, 1)"
+            )
+        if not 1 <= self.execution_horizon <= self.action_horizon:
+            raise ConfigError(
+                f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "
+                f"{self.action_horizon}"
+            )
+        if self.action_horizon % self.expert.num_action_tokens:
+            raise ConfigError(
+                f"action_horizon = {self.action_horizon} must be a multiple of "
+                f"expert.num_action_tokens = {self.expert.num_action_tokens}"
+            )
+        if self.expert.num_heads % self.backbone.num_kv_heads:
+            raise ConfigError(
+                f"expert.num_heads = {self.expert.num_heads} must be a multiple of "
+                f"backbone.num_kv_heads = {self.backbone.num_kv_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class ActionChunk(Rows):
+    """What the policy decided for B observations.
+
+    Attributes:
+        actions: [B, H, A] float32 in [-1, 1], to be executed.
+        trace: How they were sampled.
+        log_prob: [B] log-density of the trace.
+        value: [B].
+    """
+
+    actions: Tensor
+    trace: FlowTrace
+    log_prob: Tensor
+    value: Tensor
+
+
+class VLAPolicy(nn.Module):
+    """Vision-language-action policy with a knowledge-insulated flow expert.
+
+    The prefix is [camera 0 | camera 1 | ... | words | state]; see `Context` for what it leaves.
+    """
+
+    def __init__(self, config: PolicyConfig, norm_stats: NormStats | None = None) -> None:
+        """Build with random weights; without `norm_stats` nothing is normalised."""
+        super().__init__()
+        self.config = config
+        self.lora: LoRAConfig | None = None
+        self.tokenizer = WordTokenizer(config.vocabulary, config.max_words)
+        self.norm_stats = norm_stats or NormStats(STATE_DIM, ACTION_DIM)
+        self.backbone = Backbone(config.backbone, self.tokenizer.num_words)
+        width = config.backbone.width
+        self.state_in = nn.Linear(STATE_DIM, width)
+        self.expert = ActionExpert(
+            config.expert, config.backbone, config.action_horizon, ACTION_DIM
+        )
+        tokens = config.expert.num_action_tokens
+        self.token_heads = TokenHeads(
+            width,
+            num_action_tokens=tokens,
+            numbers_per_token=config.action_horizon // tokens * ACTION_DIM,
+            num_action_bins=config.num_action_bins,
+            num_position_bins=config.num_position_bins,
+        )
+        self.grounding = GroundingHeads(width, config.backbone.tokens_per_side, config.num_objects)
+        self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.norm_stats.state_mean.device
+
+    def encode(self, observation: Observation) -> Context:
+        """Run the backbone once over the prefix.
+
+        Call it under `torch.no_grad()` while acting; the context carries the graph otherwise.
+
+        Raises:
+            SpecError: The observation does not fit the policy.
+        """
+        self._check_images(observation.validate().images.shape)
+        token_ids, word_mask = self.tokenizer.encode(observation.instruction)
+        images = torch.from_numpy(observation.images).to(self.device)
+        state = torch.from_numpy(observation.state).to(self.device)
+        image_tokens = self.backbone.embed_images(images)
+        return self._run_backbone(
+            image_tokens, state, token_ids.to(self.device), word_mask.to(self.device)
+        ).context
+
+    @torch.no_grad()
+    def act(
+        self,
+        context: Context,
+        *,
+        deterministic: bool,
+        generator: torch.Generator | None = None,
+    ) -> ActionChunk:
+        """Choose an action chunk for every observation.
+
+        Args:
+            context: From `encode`.
+            deterministic: Walk the flow ODE; the trace then holds the last step and its mode.
+            generator: Source of all randomness.
+        """
+        settings, config = self.config.flow, self.config
+        shape = (len(context), config.action_horizon, ACTION_DIM)
+        if settings.initial_noise == "normal":
+            x = torch.randn(shape, generator=generator, device=self.device)
+        else:
+            x = torch.zeros(shape, device=self.device)
+        step = None if deterministic else self._draw_step(len(context), generator)
+        sampled, trace, clean = flow.sample(
+            lambda x, flow_time: self._denoise(context, x, flow_time),
+            x,
+            num_steps=settings.num_steps,
+            noise_level=settings.noise_level,
+            stochastic_step=step,
+            generator=generator,
+        )
+        actions = self.norm_stats.unnormalize_action(sampled)
+        return ActionChunk(actions, trace, self._log_prob(trace, clean), self.value(context))
+
+    def evaluate_actions(self, context: Context, trace: FlowTrace) -> tuple[Tensor, Tensor]:
+        """Return log-probability [B] and value [B] of stored chunks.
+
+        Runs the expert once, at the stored step on the stored keys and values; the backbone is
+        not run again.
+        """
+        flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
+        clean = self._denoise(context, trace.x, flow_time)
+        return self._log_prob(trace, clean), self.value(context)
+
+    def value(self, context: Context) -> Tensor:
+        """Return the value [B]; its gradient stops at the context."""
+        return self.value_head(context.features)
+
+    def losses(
+        self,
+        batch: SupervisedBatch,
+        *,
+        terms: frozenset[str] = LOSS_TERMS,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the supervised losses named by `terms`, each averaged over its valid entries.
+
+        Only what the terms need is computed: leave out a term instead of weighing it with 0.
+
+        Raises:
+            ConfigError: An unknown term.
+        """
+        for name in sorted(terms - LOSS_TERMS):
+            raise unknown_name("losses", "loss term", name, LOSS_TERMS)
+        self._check_images(batch.images.shape)
+        image_tokens = self.backbone.embed_images(batch.images)
+        losses: dict[str, Tensor] = {}
+        if "presence" in terms:
+            losses["presence"] = self.grounding.presence_loss(image_tokens, batch)
+        if "offset" in terms:
+            losses["offset"] = self.grounding.offset_loss(image_tokens, batch)
+        if terms <= losses.keys():
+            return losses
+        queries = self.token_heads.queries if terms & QUERY_TERMS else None
+        output = self._run_backbone(
+            image_tokens, batch.state, batch.token_ids, batch.word_mask, queries
+        )
+        if "pointer" in terms:
+            shape = image_tokens.shape
+            hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
+            losses["pointer"] = self.grounding.pointer_loss(hidden, batch)
+        if "action_tokens" in terms:
+            losses["action_tokens"] = self.token_heads.action_loss(output.query_hidden, batch)
+        if "answer_tokens" in terms:
+            losses["answer_tokens"] = self.token_heads.answer_loss(output.query_hidden, batch)
+        if "flow" in terms:
+            losses["flow"] = self.flow_loss(output.context, batch, generator)
+        return losses
+
+    def flow_loss(
+        self, context: Context, batch: SupervisedBatch, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return the flow-matching loss of the batch's chunks given an encoded context."""
+        actions = self.norm_stats.normalize_action(batch.action_chunk)
+        draws = (len(actions), self.config.flow.num_flow_draws)
+        flow_time = flow.sample_flow_time(draws, generator, self.device)
+        noise = torch.randn((*draws, *actions.shape[1:]), generator=generator, device=self.device)
+        x = flow.interpolate(actions[:, None], noise, flow_time)
+        prediction = self.expert(context.insulate(self.config.insulation), x, flow_time)
+        mask = batch.action_mask & batch.has_action[:, None]
+        return flow.flow_loss(prediction, actions, flow_time, mask)
+
+    def _run_backbone(
+        self,
+        image_tokens: Tensor,
+        state: Tensor,
+        token_ids: Tensor,
+        word_mask: Tensor,
+        queries: Tensor | None = None,
+    ) -> BackboneOutput:
+        pixels = image_tokens.flatten(1, 2)
+        words = self.backbone.embed_words(token_ids)
+        state_token = self.state_in(self.norm_stats.normalize_state(state))[:, None]
+        always = word_mask.new_ones(len(state), 1)
+        valid = torch.cat([always.expand(-1, pixels.shape[1]), word_mask, always], dim=1)
+        return self.backbone(torch.cat([pixels, words, state_token], dim=1), valid, queries)
+
+    def _denoise(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
+        context = context.insulate(self.config.insulation)
+        return self.expert(context, x[:, None], flow_time[:, None]).squeeze(1)
+
+    def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
+        return flow.log_prob(
+            trace,
+            clean,
+            num_steps=self.config.flow.num_steps,
+            noise_level=self.config.flow.noise_level,
+            execution_horizon=self.config.execution_horizon,
+        )
+
+    def _draw_step(self, num_rows: int, generator: torch.Generator | None) -> Tensor:
+        num_steps = self.config.flow.num_steps
+        first = num_steps - 1 if self.config.flow.stochastic_step == "last" else 0
+        return torch.randint(first, num_steps, (num_rows,), generator=generator, device=self.device)
+
+    def _check_images(self, shape: Sequence[int]) -> None:
+        config = self.config.backbone
+        expected = (config.num_cameras, config.image_size, config.image_size, 3)
+        if tuple(shape[1:]) != expected:
+            raise SpecError(
+                f"images: got {tuple(shape)}, the policy expects [B, cameras, H, W, 3] with "
+                f"{expected} after B"
+            )

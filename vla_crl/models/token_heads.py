@@ -1,0 +1,164 @@
+"""Supervised heads that train the backbone: discrete actions, answers and grounding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_crl.algos.rows import Rows
+
+LOSS_TERMS = frozenset({"flow", "action_tokens", "answer_tokens", "pointer", "presence", "offset"})
+"""Names of all supervised losses."""
+QUERY_TERMS = frozenset({"action_tokens", "answer_tokens"})
+"""Losses that need the query tokens."""
+
+
+@dataclass(frozen=True)
+class SupervisedBatch(Rows):
+    """Labelled observations; masks say which labels a row has.
+
+    Attributes:
+        images: [B, C, H, W, 3] uint8.
+        state: [B, S] raw state.
+        token_ids: [B, W] int64 from the policy's tokenizer.
+        word_mask: [B, W] bool.
+        action_chunk: [B, H, A] raw actions in [-1, 1].
+        action_mask: [B, H] bool, False past the end of the episode.
+        has_action: [B] bool, False for questions.
+        answer_uv: [B, 2] the named object in the first camera, right and down, in [0, 1].
+        answer_valid: [B] bool.
+        target_token: [B, C] int64, image token that holds the named object, -1 if not visible.
+        object_uv: [B, C, O, 2] of every object, in [0, 1).
+        object_visible: [B, C, O] bool.
+    """
+
+    images: Tensor
+    state: Tensor
+    token_ids: Tensor
+    word_mask: Tensor
+    action_chunk: Tensor
+    action_mask: Tensor
+    has_action: Tensor
+    answer_uv: Tensor
+    answer_valid: Tensor
+    target_token: Tensor
+    object_uv: Tensor
+    object_visible: Tensor
+
+
+class TokenHeads(nn.Module):
+    """Discrete actions and answers, read from query tokens with a small vocabulary of their own.
+
+    Deviation from knowledge insulation (arXiv 2505.23705): all bins of a token are predicted in
+    parallel instead of FAST tokens one after the other.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        num_action_tokens: int,
+        numbers_per_token: int,
+        num_action_bins: int,
+        num_position_bins: int,
+    ) -> None:
+        """Build queries and linear heads; `numbers_per_token` actions numbers per query."""
+        super().__init__()
+        self.num_action_tokens = num_action_tokens
+        self.num_action_bins = num_action_bins
+        self.num_position_bins = num_position_bins
+        self.queries = nn.Parameter(0.02 * torch.randn(num_action_tokens + 1, width))
+        self.action_bins = nn.Linear(width, numbers_per_token * num_action_bins)
+        self.position_bins = nn.Linear(width, 2 * num_position_bins)
+
+    def action_logits(self, query_hidden: Tensor, action_dim: int) -> Tensor:
+        """Return [B, H, A, bins] from the last hidden states [B, Q, width] of the queries."""
+        logits = self.action_bins(query_hidden[:, : self.num_action_tokens])
+        return logits.reshape(len(logits), -1, action_dim, self.num_action_bins)
+
+    def answer_logits(self, query_hidden: Tensor) -> Tensor:
+        """Return [B, 2, bins]: across and down in the first camera."""
+        logits = self.position_bins(query_hidden[:, self.num_action_tokens])
+        return logits.unflatten(-1, (2, self.num_position_bins))
+
+    def action_loss(self, query_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean cross-entropy of the binned actions."""
+        bins = to_bins((batch.action_chunk + 1.0) / 2.0, self.num_action_bins)
+        logits = self.action_logits(query_hidden, batch.action_chunk.shape[-1])
+        valid = (batch.action_mask & batch.has_action[:, None])[..., None].expand_as(bins)
+        return cross_entropy(logits, bins, valid)
+
+    def answer_loss(self, query_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean cross-entropy of the two position bins."""
+        bins = to_bins(batch.answer_uv, self.num_position_bins)
+        valid = batch.answer_valid[:, None].expand_as(bins)
+        return cross_entropy(self.answer_logits(query_hidden), bins, valid)
+
+
+class GroundingHeads(nn.Module):
+    """Which image token holds what: dense for every object, pointed at for the named one."""
+
+    def __init__(self, width: int, tokens_per_side: int, num_objects: int) -> None:
+        """Build the linear heads."""
+        super().__init__()
+        self.tokens_per_side = tokens_per_side
+        self.presence = nn.Linear(width, num_objects)
+        self.offset = nn.Linear(width, 2 * num_objects)
+        self.pointer = nn.Linear(width, 1)
+
+    def presence_logits(self, image_tokens: Tensor) -> Tensor:
+        """Return [B, C, T, O] from projected image tokens [B, C, T, width]."""
+        return self.presence(image_tokens)
+
+    def offsets(self, image_tokens: Tensor) -> Tensor:
+        """Return [B, C, T, O, 2] in token widths from the token's centre, each about +-0.5."""
+        return self.offset(image_tokens).unflatten(-1, (-1, 2))
+
+    def pointer_logits(self, first_hidden: Tensor) -> Tensor:
+        """Return [B, C, T] from image tokens [B, C, T, width] after text block 0."""
+        return self.pointer(first_hidden).squeeze(-1)
+
+    def presence_loss(self, image_tokens: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean binary cross-entropy over all tokens and objects."""
+        logits = self.presence_logits(image_tokens)
+        label = functional.one_hot(self._token_of(batch.object_uv), logits.shape[2])
+        label = (label * batch.object_visible[..., None]).transpose(-1, -2)
+        return functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+
+    def offset_loss(self, image_tokens: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean squared error, in token widths, at the tokens that hold an object."""
+        token = self._token_of(batch.object_uv)
+        index = token[:, :, None, :, None].expand(-1, -1, 1, -1, 2)
+        prediction = self.offsets(image_tokens).gather(2, index).squeeze(2)
+        scaled = batch.object_uv * self.tokens_per_side
+        label = scaled - scaled.floor() - 0.5
+        error = (prediction - label).square().mean(dim=-1)
+        return masked_mean(error, batch.object_visible)
+
+    def pointer_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean cross-entropy over the cameras that see the named object."""
+        logits = self.pointer_logits(first_hidden)
+        return cross_entropy(logits, batch.target_token.clamp(min=0), batch.target_token >= 0)
+
+    def _token_of(self, uv: Tensor) -> Tensor:
+        cell = to_bins(uv, self.tokens_per_side)
+        return cell[..., 1] * self.tokens_per_side + cell[..., 0]
+
+
+def to_bins(values: Tensor, num_bins: int) -> Tensor:
+    """Return the number, 0 to `num_bins` - 1, of the equal bin of [0, 1] each value falls in."""
+    return (values * num_bins).long().clamp(0, num_bins - 1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean over valid entries; classes are the last dimension of `logits`."""
+    losses = functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), reduction="none"
+    ).view_as(labels)
+    return masked_mean(losses, valid)
+
+
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the mean of the valid values, 0 if there is none."""
+    return (values * valid).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,62 @@
+"""Word-level tokenizer over a vocabulary that travels with the checkpoint."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vla_crl.errors import ConfigError, SpecError
+
+PADDING = "[PAD]"
+UNKNOWN = "[UNK]"
+PADDING_ID = 0
+
+
+class WordTokenizer:
+    """Lower-cased words and punctuation marks to numbers; unknown words become `[UNK]`."""
+
+    def __init__(self, vocabulary: Sequence[str], max_words: int) -> None:
+        """Build the tokenizer.
+
+        Args:
+            vocabulary: Words without the two special tokens; a word's order is its number.
+            max_words: Length every text is padded to.
+
+        Raises:
+            ConfigError: The same word twice, or a special token among the words.
+        """
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+        words = [PADDING, UNKNOWN, *vocabulary]
+        if len(set(words)) != len(words):
+            repeated = sorted({word for word in words if words.count(word) > 1})
+            raise ConfigError(f"vocabulary: {repeated} given more than once; remove the copies")
+        self.max_words = max_words
+        self.num_words = len(words)
+        ids = {word: index for index, word in enumerate(words)}
+        self._tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+        self._tokenizer.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+        self._rows: dict[str, list[int]] = {}
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return word numbers [N, max_words] int64 and their mask [N, max_words] bool.
+
+        Raises:
+            SpecError: A text has no word, or more than `max_words`; nothing is cut off silently.
+        """
+        ids = torch.tensor([self._row(text) for text in texts], dtype=torch.int64)
+        ids = ids.reshape(len(texts), self.max_words)
+        return ids, ids != PADDING_ID
+
+    def _row(self, text: str) -> list[int]:
+        # A world repeats few sentences many times.
+        if text not in self._rows:
+            ids = self._tokenizer.encode(text).ids
+            if not 0 < len(ids) <= self.max_words:
+                raise SpecError(
+                    f"instruction '{text}' has {len(ids)} words, expected 1 to {self.max_words}; "
+                    "shorten it or raise max_words of the policy"
+                )
+            self._rows[text] = ids + [PADDING_ID] * (self.max_words - len(ids))
+        return self._rows[text]

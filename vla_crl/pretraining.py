@@ -1,0 +1,188 @@
+"""Supervised pretraining of a policy on scripted demonstrations and grounding questions."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.errors import ConfigError
+from vla_crl.models.checkpoint import build_policy, save_policy
+from vla_crl.models.normalization import NormStats
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.token_heads import SupervisedBatch
+from vla_crl.progress import track
+from vla_crl.rollout.demonstrations import (
+    Demonstrations,
+    PerturbationConfig,
+    collect_demonstrations,
+)
+from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.sim.suite import Suite, load_suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining recipe."""
+
+    suite: str
+    """Suite whose tasks, training and held-out, are demonstrated."""
+    policy: str
+    """Preset that gives the architecture; its weights start at random."""
+    supervised: SupervisedConfig
+    """Optimisation."""
+    num_episodes: int = 2000
+    """Demonstrations, spread evenly over the tasks."""
+    perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
+    """Noise on the executed actions."""
+    question_fraction: float = 0.2
+    """Part of the samples that ask "where is the red cube" instead of commanding an action."""
+    num_eval_episodes: int = 100
+    """Test episodes a task for the checkpoint's card."""
+    seed: int = 0
+    """Seed of demonstrations, weights and batches."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0.0 <= self.question_fraction < 1.0:
+            raise ConfigError(f"question_fraction = {self.question_fraction}, expected in [0, 1)")
+
+
+def pretrain(config: PretrainConfig, output: Path) -> dict[str, float]:
+    """Collect demonstrations, train the policy, evaluate it and write a checkpoint.
+
+    Args:
+        config: The recipe.
+        output: Checkpoint directory, must not exist.
+
+    Returns:
+        The card's success numbers.
+
+    Raises:
+        ConfigError: `output` exists, or the policy's grounding heads do not fit the suite.
+    """
+    if output.exists():
+        raise ConfigError(f"{output} exists; remove it or give another --output")
+    suite, started = load_suite(config.suite), perf_counter()
+    torch.manual_seed(config.seed)
+    policy = build_policy(config.policy)
+    if policy.config.num_objects != len(suite.config.things):
+        raise ConfigError(
+            f"policy '{config.policy}': num_objects = {policy.config.num_objects}, but suite "
+            f"'{suite.name}' has {len(suite.config.things)} things"
+        )
+    demonstrations = collect_demonstrations(
+        config.suite, config.num_episodes, seed=config.seed, perturbation=config.perturbation
+    )
+    collected = perf_counter()
+    policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
+    train_supervised(policy, demonstrations, suite, config)
+    trained = perf_counter()
+    rows = evaluate_policy(policy, suite.name, num_episodes=config.num_eval_episodes)
+    success = {row.task: row.successes / row.episodes for row in rows}
+    card = {
+        "suite": suite.name,
+        "success_on_test_ids": success,
+        "mean_success": float(np.mean(list(success.values()))),
+        "episodes_per_task": config.num_eval_episodes,
+        "demonstrations": config.num_episodes,
+        "samples": config.supervised.num_updates * config.supervised.batch_size,
+        "collect_s": round(collected - started, 1),
+        "train_s": round(trained - collected, 1),
+        "num_parameters": sum(p.numel() for p in policy.parameters()),
+        "seed": config.seed,
+    }
+    save_policy(policy, output, card)
+    return card
+
+
+def train_supervised(
+    policy: VLAPolicy, demonstrations: Demonstrations, suite: Suite, config: PretrainConfig
+) -> None:
+    """Run all updates of the recipe, printing the mean losses twenty times."""
+    settings = config.supervised
+    trainer = SupervisedTrainer(policy, settings)
+    sampler = BatchSampler(policy, demonstrations, suite, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    terms, sums = frozenset(settings.loss_weights), defaultdict(float)
+    report_every = max(settings.num_updates // 20, 1)
+    policy.train()
+    with track("pretraining", settings.num_updates) as progress:
+        for update in range(1, settings.num_updates + 1):
+            losses = policy.losses(sampler.draw(), terms=terms, generator=generator)
+            trainer.update(losses)
+            for name, loss in losses.items():
+                sums[name] += loss.item()
+            progress.advance(1)
+            if update % report_every == 0:
+                means = "  ".join(
+                    f"{name} {sums[name] / report_every:.4f}" for name in sorted(sums)
+                )
+                progress.print(
+                    f"update {update:6d}  samples {update * settings.batch_size:7d}  {means}"
+                )
+                sums.clear()
+    policy.eval()
+
+
+class BatchSampler:
+    """Draws mixed batches of commands and questions from demonstrations."""
+
+    def __init__(
+        self,
+        policy: VLAPolicy,
+        demonstrations: Demonstrations,
+        suite: Suite,
+        config: PretrainConfig,
+    ) -> None:
+        """Tokenise all sentences once."""
+        self._data = demonstrations
+        self._config = config
+        self._rng = np.random.default_rng(config.seed)
+        self._horizon = policy.config.action_horizon
+        self._tokens_per_side = policy.config.backbone.tokens_per_side
+        commands = [task.instruction for task in suite.tasks]
+        questions = [f"where is the {thing.name}" for thing in suite.config.things]
+        self._num_commands = len(commands)
+        self._token_ids, self._word_mask = policy.tokenizer.encode(commands + questions)
+
+    def draw(self) -> SupervisedBatch:
+        """Return the next batch."""
+        data, rng = self._data, self._rng
+        num = self._config.supervised.batch_size
+        steps = rng.integers(len(data), size=num)
+        is_question = rng.random(num) < self._config.question_fraction
+        num_things = data.object_uv.shape[2]
+        asked = rng.integers(num_things, size=num)
+        thing = np.where(is_question, asked, data.thing[steps])
+        sentence = torch.from_numpy(
+            np.where(is_question, self._num_commands + asked, data.task[steps])
+        )
+        chunk = steps[:, None] + np.arange(self._horizon)
+        end = data.episode_end[steps][:, None]
+        rows = np.arange(num)
+        uv, visible = data.object_uv[steps], data.object_visible[steps]
+        named_uv, named_visible = uv[rows, :, thing], visible[rows, :, thing]
+        return SupervisedBatch(
+            images=torch.from_numpy(data.images[steps]),
+            state=torch.from_numpy(data.state[steps]),
+            token_ids=self._token_ids[sentence],
+            word_mask=self._word_mask[sentence],
+            action_chunk=torch.from_numpy(data.label[np.minimum(chunk, end - 1)]),
+            action_mask=torch.from_numpy(chunk < end),
+            has_action=torch.from_numpy(~is_question),
+            answer_uv=torch.from_numpy(named_uv[:, 0]),
+            answer_valid=torch.from_numpy(named_visible[:, 0]),
+            target_token=self._token_of(named_uv, named_visible),
+            object_uv=torch.from_numpy(uv),
+            object_visible=torch.from_numpy(visible),
+        )
+
+    def _token_of(self, uv: np.ndarray, visible: np.ndarray) -> Tensor:
+        cell = (uv * self._tokens_per_side).astype(np.int64)
+        token = cell[..., 1] * self._tokens_per_side + cell[..., 0]
+        return torch.from_numpy(np.where(visible, token, -1))

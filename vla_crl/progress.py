@@ -1,0 +1,51 @@
+"""Progress bars with remaining time for long work, on stderr."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+"""Where people read along; stdout stays free for documents."""
+
+
+@dataclass
+class Tracker:
+    """Handle of one bar."""
+
+    progress: Progress
+    task: TaskID
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Move the bar and show a short note behind it."""
+        self.progress.update(self.task, advance=amount, note=note)
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self.progress.console.print(line, soft_wrap=True)
+
+
+@contextmanager
+def track(description: str, total: int) -> Iterator[Tracker]:
+    """Show a bar of `total` units while the block runs."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Tracker(progress, progress.add_task(description, total=total, note=""))

@@ -1,0 +1,105 @@
+"""Film a policy at work: episodes beside each other, from the policy's own decisions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vla_crl.errors import ConfigError
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.report.video import GridVideo
+from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.suite import load_suite
+from vla_crl.sim.vector_sim import VectorSim
+
+PIXELS = 256
+"""Height and width of a filmed tile; the policy sees its own smaller images."""
+
+
+def record_rollouts(
+    policy: VLAPolicy,
+    suite_name: str,
+    tasks: Sequence[str] | None = None,
+    *,
+    num_episodes: int,
+    output: Path,
+    title: str = "",
+) -> list[bool]:
+    """Write an mp4 of deterministic episodes, one tile each, tasks one after another.
+
+    Args:
+        policy: The policy.
+        suite_name: Suite of the catalogue.
+        tasks: Task names; all tasks of the suite by default.
+        num_episodes: Episodes a task, on the first test states.
+        output: The mp4 file.
+        title: Line above the tiles.
+
+    Returns:
+        Whether each tile's episode succeeded.
+
+    Raises:
+        ConfigError: An unknown task, or more episodes than test states.
+    """
+    suite = load_suite(suite_name)
+    if not 1 <= num_episodes <= len(suite.test_ids):
+        raise ConfigError(
+            f"rollout: {num_episodes} episodes a task, expected 1 to {len(suite.test_ids)}"
+        )
+    indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
+    tile_tasks = np.repeat(indices, num_episodes)
+    sim = VectorSim(suite, len(tile_tasks))
+    slots = np.arange(sim.num_slots)
+    sim.reset(
+        slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
+    )
+    renderer = BatchRenderer(suite.model, suite.config.cameras[:1], PIXELS, PIXELS)
+    frames = np.empty((sim.num_slots, 1, PIXELS, PIXELS, 3), np.uint8)
+    outcomes: list[bool | None] = [None] * sim.num_slots
+    captions = [suite.tasks[task].instruction for task in tile_tasks]
+    running = slots
+    with (
+        torch.no_grad(),
+        GridVideo(
+            output,
+            captions,
+            title=title,
+            num_columns=min(5, len(captions)),
+            fps=round(suite.config.control_hz),
+        ) as video,
+    ):
+        while len(running):
+            chunk = policy.act(policy.encode(sim.observe(running)), deterministic=True)
+            planned = dict(zip(running.tolist(), chunk.actions.numpy(), strict=True))
+            for step in range(policy.config.execution_horizon):
+                sim.render(renderer, slots, frames)
+                video.write(frames[:, 0], outcomes)
+                actions = np.stack([planned[slot][step : step + 1] for slot in running.tolist()])
+                result = sim.step_chunk(actions, running)
+                is_over = result.terminated | result.truncated
+                for slot, success in zip(running[is_over], result.success[is_over], strict=True):
+                    outcomes[slot] = bool(success)
+                running = running[~is_over]
+                if not len(running):
+                    break
+        sim.render(renderer, slots, frames)
+        video.write(frames[:, 0], outcomes)
+    sim.close()
+    return [bool(outcome) for outcome in outcomes]
+
+
+def film_run(
+    base: VLAPolicy, trained: VLAPolicy, suite_name: str, tasks: Sequence[str], *, num_episodes: int,
+    folder: Path,
+) -> None:  # fmt: skip
+    """Film the same test episodes before and after a stream, into two files of `folder`."""
+    for name, policy in (("before", base), ("after", trained)):
+        record_rollouts(
+            policy,
+            suite_name,
+            tasks,
+            num_episodes=num_episodes,
+            output=folder / f"{name}_training.mp4",
+            title=f"The trained tasks {name} training",
+        )

@@ -1,0 +1,239 @@
+"""The report of a run: one HTML file that holds all of it and asks the network for nothing."""
+
+import base64
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from vla_crl.config import write_atomically
+from vla_crl.continual.metrics import METRICS, compute_metrics, estimate, learning_accuracy
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.report.plots import write_plots
+from vla_crl.report.run_record import RunRecord
+from vla_crl.report.tables import Row, matrix_header, matrix_rows, metric_rows, run_facts
+from vla_crl.report.video import read_notes
+from vla_crl.report.wording import (
+    MISSING,
+    headline,
+    metric_interval,
+    metric_value,
+    percent,
+    transfer_sentence,
+)
+
+FIGURES = {
+    "success_matrix": (
+        "Success on every task after every stage",
+        "Each row is the same policy at one moment, tested without exploration noise on fixed test "
+        "states. Numbers are percent, below them successes/episodes. Orange frames mark the task "
+        "that the stage trained: read down from a frame to see what is kept, read the cells above "
+        "it to see what arrived before training. Hatched: not evaluated.",
+    ),
+    "retention": (
+        "What is learnt and what is kept",
+        "One panel a task, the others in grey. The shaded stage trains the task; a falling line "
+        "after it is forgetting, a rising one before it is transfer. Bands are Wilson's 95 % "
+        "intervals.",
+    ),
+    "learning_curves": (
+        "Learning within each stage",
+        "Success of the training episodes, which act with exploration noise, and the noise-free "
+        "tests on unseen states before and after the stage (diamonds, 95 % intervals).",
+    ),
+    "success_matrix_sampled": (
+        "The same matrix, acting with exploration noise",
+        "Success of the sampling policy, as it acts during training.",
+    ),
+    "diagnostics": (
+        "Inside the update",
+        "A KL divergence or clipped fraction that climbs says that the steps are too large; "
+        "control steps/s shows whether the machine kept its speed.",
+    ),
+}
+
+
+def write_report(run_path: str | Path) -> Path:
+    """Write the plots and report.html of a run from nothing but its directory.
+
+    A run that is still going on gives the page of what is there so far.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: Not a run directory, or a damaged file in it.
+    """
+    record = RunRecord.read(run_path)
+    plots = write_plots(record)
+    write_atomically(record.run.report_file, _page(record, plots))
+    return record.run.report_file
+
+
+def _page(record: RunRecord, plots: dict[str, Path]) -> str:
+    matrix = record.matrix
+    figures = {name: _figure(name, path) for name, path in plots.items()}
+    videos = _videos(record.videos)
+    body = [
+        _header(record),
+        _cards(matrix) if matrix else "",
+        figures.pop("success_matrix", ""),
+        figures.pop("retention", ""),
+        figures.pop("learning_curves", ""),
+        videos,
+        _metrics(record),
+        *figures.values(),
+        _facts(record),
+        "<footer>Every number and picture here is derived from the files of the run directory; "
+        "<code>vla-crl report</code> builds the page from them again.</footer>",
+    ]
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    # The policy makes the browser itself refuse any request to a network.
+    policy = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{escape(record.name)} · vla-crl report</title>\n<style>\n{style}</style>\n"
+        f"</head>\n<body>\n<main>\n{chr(10).join(filter(None, body))}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(record: RunRecord) -> str:
+    matrix = record.matrix
+    transfer = transfer_sentence(matrix) if matrix else None
+    facts = dict(run_facts(record))
+    shown = [facts[key] for key in ("training time", "hardware") if key in facts]
+    if "training episodes" in facts:
+        shown.insert(0, f"{facts['training episodes']} training episodes")
+    notice = ""
+    if matrix is None or max(matrix.evaluated_stages) < matrix.num_stages:
+        notice = (
+            '<p class="notice">The run is not complete. Numbers that need its last stage are '
+            f"missing ({MISSING}), not zero.</p>"
+        )
+    return (
+        f'<header>\n<p class="overline">vla-crl · run <b>{escape(record.name)}</b></p>\n'
+        f"<h1>{escape(headline(matrix)).replace(' %', '&nbsp;%')}</h1>\n"
+        + (f'<p class="lede">{escape(transfer)}</p>\n' if transfer else "")
+        + f'<p class="overline">{escape(" · ".join(shown))}</p>\n{notice}</header>'
+    )
+
+
+def _cards(matrix: SuccessMatrix) -> str:
+    cards = []
+    for name, value in compute_metrics(matrix).items():
+        if value is None:
+            continue
+        metric = METRICS[name]
+        unit = " points" if metric.is_difference else ""
+        meaning = metric.explanation + (_right_after_training(matrix) if name == "avg" else "")
+        cards.append(
+            f'<div class="card"><h3>{escape(metric.title)} <span class="name" '
+            f'title="{escape(metric.formula)}">{escape(metric.symbol)}</span></h3>'
+            f'<p class="value">{metric_value(name, value.value)}<small>{unit}</small></p>'
+            f'<p class="interval">95 %: {metric_interval(name, value.low, value.high)}</p>'
+            f'<p class="meaning">{escape(meaning)}</p></div>'
+        )
+    if not cards:
+        return ""
+    return f'<div class="cards">\n{chr(10).join(cards)}\n</div>'
+
+
+def _right_after_training(matrix: SuccessMatrix) -> str:
+    value = estimate(learning_accuracy, "train", matrix)
+    return f" Right after their own stage: {percent(value.value)}." if value else ""
+
+
+def _figure(name: str, path: Path) -> str:
+    title, how = FIGURES[name]
+    natural = ' class="natural"' if name.startswith("success_matrix") else ""
+    return (
+        f'<section id="{name}">\n<h2>{title}</h2>\n<p class="how">{how}</p>\n'
+        f'<img{natural} alt="{title}" src="{_data_uri(path, "image/png")}">\n</section>'
+    )
+
+
+def _videos(paths: Sequence[Path]) -> str:
+    figures = []
+    for path in paths:
+        notes = read_notes(path)
+        lines = []
+        for caption in notes.captions:
+            text, _, ending = caption.rpartition(": ")
+            lines.append(
+                f'<li>{escape(text)}: <span class="{escape(ending)}">{escape(ending)}</span></li>'
+            )
+        figures.append(
+            f"<figure><video controls autoplay loop muted playsinline "
+            f'src="{_data_uri(path, "video/mp4")}"></video>'
+            f"<figcaption><b>{escape(notes.title)}</b><ul>{''.join(lines)}</ul></figcaption></figure>"
+        )
+    if not figures:
+        return ""
+    return (
+        '<section id="videos">\n<h2>Watch it</h2>\n<p class="how">Each tile is one episode on a '
+        "test state with the instruction that the policy was given. A blue frame marks success, "
+        'an orange one failure.</p>\n<div class="videos">\n'
+        + "\n".join(figures)
+        + "\n</div>\n</section>"
+    )
+
+
+def _metrics(record: RunRecord) -> str:
+    matrix = record.matrix
+    if matrix is None:
+        return ""
+    header: Row = ("metric", "name", "value", "95 % interval", "definition")
+    rows = [
+        (title, name, value, interval, METRICS[name].formula)
+        for name, title, value, interval in metric_rows(matrix)
+    ]
+    if record.sampled_matrix is not None:
+        sampled = [f"{value} ({span})" for *_, value, span in metric_rows(record.sampled_matrix)]
+        header = (*header[:4], "with exploration noise", header[4])
+        rows = [(*row[:4], extra, row[4]) for row, extra in zip(rows, sampled, strict=True)]
+    cells = _table(matrix_header(matrix), matrix_rows(matrix), first_number=1)
+    return (
+        '<section id="metrics">\n<h2>Metrics by definition</h2>\n<p class="how">R[i,j] is the '
+        "success on task j after stage i; stage 0 is before training, T the last stage, training "
+        "task j is trained in stage j, h are the held-out tasks. Differences are in percentage "
+        "points. The intervals come from the numbers of test episodes (Wilson's, combined after "
+        "Zou et al. 2009) and describe this one run: how much another seed would differ, "
+        f'only more runs can tell.</p>\n<div class="scroll">{_table(header, rows, first_number=2)}'
+        '</div>\n<details><summary>Every cell with its interval</summary><div class="scroll">'
+        f"{cells}</div></details>\n</section>"
+    )
+
+
+def _facts(record: RunRecord) -> str:
+    facts = "".join(
+        f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in run_facts(record)
+    )
+    packages = record.versions.get("packages", {})
+    versions = _table(("package", "version"), list(packages.items()), first_number=2)
+    config = escape(json.dumps(record.config, indent=2))
+    return (
+        f'<section id="facts">\n<h2>The run</h2>\n<dl class="facts">{facts}</dl>\n'
+        f"<details><summary>Configuration</summary><pre>{config}</pre></details>\n"
+        f"<details><summary>{len(packages)} packages</summary>{versions}</details>\n</section>"
+    )
+
+
+def _table(header: Row, rows: Sequence[Row], *, first_number: int) -> str:
+    """Return an HTML table; columns from `first_number` on are aligned to the right."""
+
+    def line(cells: Row, tag: str) -> str:
+        texts = []
+        for column, cell in enumerate(cells):
+            kind = "number" if first_number <= column else "text"
+            kind = "definition" if header[column] == "definition" else kind
+            texts.append(f'<{tag} class="{kind}">{escape(cell)}</{tag}>')
+        return f"<tr>{''.join(texts)}</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead>\n<tbody>{body}</tbody></table>"
+
+
+def _data_uri(path: Path, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

@@ -1,0 +1,293 @@
+"""The figures of a run: success matrix, retention, learning curves, diagnostics of the update.
+
+Colours are those of Okabe & Ito, told apart with any colour vision; no figure relies on colour
+alone.
+"""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from vla_crl.continual.statistics import wilson_interval
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.report.run_record import RunRecord
+from vla_crl.report.wording import task_label
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#A8588B"
+INK, MUTED, FAINT = "#1B2733", "#5C6B7A", "#D5DCE3"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": MUTED,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ECF0F3",
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+SUCCESS_COLORS = LinearSegmentedColormap.from_list(
+    "success", ["#F7F4EA", "#CFE3D8", "#8CC3CB", "#4393BC", "#1D5E96", "#0B2F5B"]
+)
+WIDTH, DPI = 9.2, 180
+"""Inches and dots an inch: all curves share the width, so their text has one size on the page."""
+T = TypeVar("T")
+
+
+def write_plots(record: RunRecord) -> dict[str, Path]:
+    """Write the figures that the run has data for into its plots folder.
+
+    Returns:
+        Figure name to png file, in the order in which to show them.
+    """
+    draw: dict[str, Callable[[], Figure]] = {}
+    if record.matrix is not None:
+        matrix = record.matrix
+        draw["success_matrix"] = lambda: draw_success_matrix(matrix)
+        draw["retention"] = lambda: draw_retention(matrix)
+    if record.sampled_matrix is not None:
+        sampled = record.sampled_matrix
+        draw["success_matrix_sampled"] = lambda: draw_success_matrix(sampled)
+    if record.iterations:
+        draw["learning_curves"] = lambda: draw_learning_curves(record)
+        draw["diagnostics"] = lambda: draw_diagnostics(record)
+    record.run.plots.mkdir(exist_ok=True)
+    paths = {}
+    for name, function in draw.items():
+        paths[name] = record.run.plots / f"{name}.png"
+        with mpl.rc_context(STYLE):
+            function().savefig(paths[name], dpi=DPI, bbox_inches="tight", facecolor="white")
+    return paths
+
+
+def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
+    """Draw success in percent with counts; columns are tasks, rows stages."""
+    rates, num_train = matrix.rates, matrix.num_stages
+    gap = 0.35 if matrix.heldout_tasks else 0.0
+    left = [column + (gap if column >= num_train else 0.0) for column in range(rates.shape[1])]
+    num_rows, width = rates.shape[0], rates.shape[1] + gap
+    figure = Figure(figsize=(1.5 + 1.02 * width, 1.05 + 0.66 * num_rows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for (row, column), rate in np.ndenumerate(rates):
+        counts = (int(matrix.successes[row, column]), int(matrix.episodes[row, column]))
+        _draw_cell(axes, left[column], row, rate, counts)
+    for stage in range(1, num_rows):
+        axes.add_patch(
+            Rectangle((stage - 0.98, stage + 0.02), 0.96, 0.96, fill=False, ec=ORANGE, lw=2.4)
+        )
+    axes.set(xlim=(-0.02, width + 0.02), ylim=(num_rows + 0.02, -0.02))
+    axes.set_xticks(
+        [position + 0.5 for position in left],
+        [_wrap(task_label(task)) for task in matrix.tasks],
+        color=INK,
+        fontsize=8.5,
+    )
+    axes.set_yticks(
+        [row + 0.5 for row in range(num_rows)],
+        ["before\ntraining", *(f"after\nstage {stage}" for stage in range(1, num_rows))],
+        color=INK,
+    )
+    axes.xaxis.tick_top()
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    num_lines = max(_wrap(task_label(task)).count("\n") + 1 for task in matrix.tasks)
+    height = 1.0 + (0.22 + 0.15 * num_lines) / (0.66 * num_rows + 1.05)
+    heading: dict[str, Any] = {"fontsize": 10, "fontweight": "bold", "ha": "left", "va": "bottom"}
+    heading["transform"] = axes.get_xaxis_transform()
+    axes.text(0.02, height, "Training tasks, in the order of training", **heading)
+    if matrix.heldout_tasks:
+        axes.text(left[num_train], height, "Held-out tasks, never trained", **heading)
+    return figure
+
+
+def _draw_cell(axes: Axes, left: float, row: int, rate: float, counts: tuple[int, int]) -> None:
+    box = {"xy": (left + 0.02, row + 0.02), "width": 0.96, "height": 0.96, "lw": 0}
+    if np.isnan(rate):
+        axes.add_patch(Rectangle(**box, fc="white", ec=FAINT, hatch="////"))
+        return
+    color = SUCCESS_COLORS(rate)
+    axes.add_patch(Rectangle(**box, fc=color))
+    luminance = float(np.dot(color[:3], (0.299, 0.587, 0.114)))
+    ink = INK if luminance > 0.43 else "white"
+    centre: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
+    axes.text(left + 0.5, row + 0.42, f"{100 * rate:.0f}", fontsize=13, fontweight="bold", **centre)
+    axes.text(left + 0.5, row + 0.76, f"{counts[0]}/{counts[1]}", fontsize=7, alpha=0.85, **centre)
+
+
+def draw_retention(matrix: SuccessMatrix) -> Figure:
+    """Draw the success of every task over the stages, one panel a task, with 95 % intervals."""
+    rows = [*_panel_rows(matrix.train_tasks), *_panel_rows(matrix.heldout_tasks)]
+    num_columns = max(len(row) for row in rows)
+    figure = Figure(figsize=(WIDTH, 2.3 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), num_columns, sharey=True, squeeze=False)
+    for axes_row, tasks in zip(grid, rows, strict=True):
+        for axes in axes_row[len(tasks) :]:
+            axes.set_visible(False)
+        for axes, task in zip(axes_row, tasks, strict=False):
+            _draw_retention_panel(axes, matrix, task)
+        is_trained = tasks[0] in matrix.train_tasks
+        axes_row[0].set_ylabel("trained: success %" if is_trained else "held out: success %")
+    for axes in grid[-1]:
+        axes.set_xlabel("stages finished")
+    return figure
+
+
+def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
+    rates, column = 100 * matrix.rates, matrix.tasks.index(task)
+    stages = np.arange(len(rates))
+    is_trained = column < matrix.num_stages
+    color = BLUE if is_trained else PURPLE
+    peers = slice(matrix.num_stages) if is_trained else slice(matrix.num_stages, None)
+    axes.plot(stages, rates[:, peers], color=FAINT, lw=1)
+    cells = [cell for cell in matrix.cells() if cell.task == task]
+    ends = 100 * np.array([wilson_interval(cell.successes, cell.episodes) for cell in cells])
+    axes.fill_between([cell.stage for cell in cells], *ends.T, color=color, alpha=0.16, lw=0)
+    if is_trained:
+        axes.axvspan(column, column + 1, color=ORANGE, alpha=0.10, lw=0)
+        axes.text(column + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
+    axes.plot(stages, rates[:, column], color=color, marker="o", ms=4)
+    gap = 0.045 * len(stages)
+    for cell, offset, side in ((cells[0], -gap, "right"), (cells[-1], gap, "left")):
+        text: dict[str, Any] = {
+            "color": color,
+            "fontsize": 9,
+            "fontweight": "bold",
+            "ha": side,
+            "va": "center",
+        }
+        rate = 100 * cell.successes / cell.episodes
+        axes.text(cell.stage + offset, rate, f"{rate:.0f}", **text)
+    margin = 0.2 * len(stages)
+    axes.set(xlim=(-margin, len(stages) - 1 + margin), ylim=(0, 104))
+    axes.set(xticks=stages, yticks=[0, 50, 100])
+    axes.set_title(_wrap(task_label(task), 22), color=INK, fontsize=9)
+
+
+def draw_learning_curves(record: RunRecord) -> Figure:
+    """Draw training success within each stage, one panel a stage, with the test results."""
+    rows_of_stages = _panel_rows(list(record.stages.items()))
+    num_columns = max(len(row) for row in rows_of_stages)
+    figure = Figure(figsize=(WIDTH, 0.4 + 2.4 * len(rows_of_stages)), layout="constrained")
+    grid = figure.subplots(len(rows_of_stages), num_columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(record.stages) :]:
+        axes.set_visible(False)
+    for axes, (stage, rows) in zip(grid.flat, record.stages.items(), strict=False):
+        episodes = np.array([row["episodes"] for row in rows], dtype=float)
+        success = 100 * _column(rows, "success")
+        axes.plot(
+            episodes, success, color=BLUE, lw=0.8, alpha=0.35, label="training, each iteration"
+        )
+        axes.plot(episodes, _smooth(success), color=BLUE, label="training, smoothed")
+        _mark_test_results(axes, record.matrix, stage, rows[-1]["task"], float(episodes[-1]))
+        axes.set(ylim=(0, 104), xlabel="training episodes", yticks=[0, 25, 50, 75, 100])
+        axes.set_title(f"stage {stage}\n{task_label(rows[-1]['task'])}", color=INK)
+        axes.locator_params(axis="x", nbins=4)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("success %")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=8.5)
+    return figure
+
+
+def _mark_test_results(
+    axes: Axes, matrix: SuccessMatrix | None, stage: int, task: str, num_episodes: float
+) -> None:
+    """Put the evaluations before and after the stage at the two ends of its curve."""
+    cells = [] if matrix is None else [cell for cell in matrix.cells() if cell.task == task]
+    for cell in cells:
+        if cell.stage not in {stage - 1, stage}:
+            continue
+        rate = cell.successes / cell.episodes
+        low, high = wilson_interval(cell.successes, cell.episodes)
+        axes.errorbar(
+            0.0 if cell.stage < stage else num_episodes,
+            100 * rate,
+            yerr=[[100 * (rate - low)], [100 * (high - rate)]],
+            color=ORANGE,
+            marker="D",
+            ms=5,
+            lw=1.4,
+            label="test before and after the stage" if cell.stage < stage else None,
+            clip_on=False,
+            zorder=3,
+        )
+
+
+DIAGNOSTICS = {
+    "return": "mean return",
+    "kl": "KL to the rollout policy",
+    "clip_fraction": "clipped samples (fraction)",
+    "value_loss": "value loss",
+    "grad_norm": "gradient norm",
+    "steps_per_s": "control steps/s",
+}
+
+
+def draw_diagnostics(record: RunRecord) -> Figure:
+    """Draw what the update reports over all training episodes, with the stages marked."""
+    keys = [key for key in DIAGNOSTICS if any(key in row for row in record.iterations)]
+    num_rows = -(-len(keys) // 2) or 1
+    figure = Figure(figsize=(WIDTH, 1.75 * num_rows), layout="constrained")
+    panels = list(figure.subplots(num_rows, 2, sharex=True, squeeze=False).flat)
+    for axes in panels:
+        axes.set_visible(False)
+    for axes, key in zip(panels, keys, strict=False):
+        axes.set_visible(True)
+        start = 0.0
+        for stage, rows in record.stages.items():
+            episodes = start + np.array([row["episodes"] for row in rows], dtype=float)
+            axes.plot(episodes, _column(rows, key), color=BLUE, lw=1.3)
+            axes.axvspan(start, episodes[-1], color=INK, alpha=0.035 * (stage % 2), lw=0)
+            start = float(episodes[-1])
+        axes.set_title(DIAGNOSTICS[key], color=INK)
+        axes.set_xlabel("training episodes, stages shaded in turn")
+        axes.label_outer()
+        if key != "return":
+            axes.set_ylim(bottom=0)
+    return figure
+
+
+def _panel_rows(panels: Sequence[T]) -> list[Sequence[T]]:
+    """Split panels into rows of at most five."""
+    return [panels[start : start + 5] for start in range(0, len(panels), 5)]
+
+
+def _column(rows: list[dict[str, Any]], key: str) -> np.ndarray:
+    """Return one number a row, NaN where a row has none."""
+    values = [row.get(key) for row in rows]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Return a running mean over about a tenth of the curve, NaN left out."""
+    half = max(1, len(values) // 20)
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return np.array(
+        [np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows]
+    )
+
+
+def _wrap(label: str, width: int = 16) -> str:
+    """Break a label into as few lines as fit, of about equal length."""
+    num_lines = len(textwrap.wrap(label, width))
+    while width > 1 and len(textwrap.wrap(label, width - 1)) == num_lines:
+        width -= 1
+    return "\n".join(textwrap.wrap(label, width))

@@ -1,0 +1,77 @@
+"""What a run directory holds, read for a report: complete or still growing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The files of a run as data.
+
+    Attributes:
+        run: Where they were read.
+        config: The resolved config.
+        versions: Packages, commit and machine; empty if the file is missing.
+        iterations: Rows of metrics.jsonl. In them `episodes` counts those of the row's stage so
+            far and `wall_s` the seconds since training began, earlier sessions included.
+        matrix: Success of the deterministic policy; None before stage 0 is evaluated.
+        sampled_matrix: Success of the sampling policy, where that was evaluated too.
+        videos: The mp4 files by name.
+    """
+
+    run: RunDirectory
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    iterations: list[dict[str, Any]]
+    matrix: SuccessMatrix | None
+    sampled_matrix: SuccessMatrix | None
+    videos: tuple[Path, ...]
+
+    @classmethod
+    def read(cls, run_path: str | Path) -> "RunRecord":
+        """Read a run directory; only its config.json must be there.
+
+        Raises:
+            ConfigError: Not a run directory, or a file in it is damaged.
+        """
+        run = RunDirectory.open(Path(run_path))
+        return cls(
+            run=run,
+            config=run.read_config(),
+            versions=run.read_versions() if run.versions_file.is_file() else {},
+            iterations=run.read_metrics(),
+            matrix=_read_matrix(run.matrix_file),
+            sampled_matrix=_read_matrix(run.sampled_matrix_file),
+            videos=tuple(sorted(run.videos.glob("*.mp4"))),
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of the run directory."""
+        return self.run.path.resolve().name
+
+    @property
+    def stages(self) -> dict[int, list[dict[str, Any]]]:
+        """The training iterations of every stage begun."""
+        stages: dict[int, list[dict[str, Any]]] = {}
+        for row in self.iterations:
+            stages.setdefault(row["stage"], []).append(row)
+        return stages
+
+    @property
+    def num_episodes(self) -> int:
+        """Training episodes of all stages so far."""
+        return sum(max(row["episodes"] for row in rows) for rows in self.stages.values())
+
+    @property
+    def wall_s(self) -> float | None:
+        """Seconds of training, None before the first iteration ended."""
+        return max((row["wall_s"] for row in self.iterations if row.get("wall_s")), default=None)
+
+
+def _read_matrix(path: Path) -> SuccessMatrix | None:
+    return SuccessMatrix.read(path) if path.is_file() else None

@@ -1,0 +1,234 @@
+"""Results as tables: for the terminal, for Markdown files, and over several seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from vla_crl.config import write_atomically
+from vla_crl.continual.metrics import METRICS, compute_metrics
+from vla_crl.continual.statistics import SeedSummary, summarize_seeds, wilson_interval
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.errors import ConfigError
+from vla_crl.report.run_record import RunRecord
+from vla_crl.report.wording import (
+    MISSING,
+    duration,
+    headline,
+    metric_interval,
+    metric_value,
+    percent,
+    stage_label,
+    task_label,
+    transfer_sentence,
+)
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunsSummary:
+    """Metrics of runs that differ in their seed only.
+
+    Attributes:
+        names: Names of the runs.
+        values: For each metric one value a run; None where a run cannot give it.
+        summaries: For each metric its mean over the runs; None where a run lacks it.
+        facts: What ran where for how long, one mapping a run (`run_facts`).
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, tuple[float | None, ...]]
+    summaries: dict[str, SeedSummary | None]
+    facts: tuple[dict[str, str], ...]
+
+
+def metric_rows(matrix: SuccessMatrix) -> list[Row]:
+    """Return (name, title, value, 95 % interval) of every metric as text."""
+    rows = []
+    for name, estimate in compute_metrics(matrix).items():
+        value, low, high = (
+            (estimate.value, estimate.low, estimate.high) if estimate else (None, None, None)
+        )
+        note = ", lower is better" if METRICS[name].lower_is_better else ""
+        title = f"{METRICS[name].title} ({METRICS[name].symbol}{note})"
+        rows.append((name, title, metric_value(name, value), metric_interval(name, low, high)))
+    return rows
+
+
+def matrix_rows(matrix: SuccessMatrix) -> list[Row]:
+    """Return one row a stage: its label, then "82 % (73 to 88)" for every task.
+
+    In parentheses Wilson's 95 % interval in percent.
+    """
+    texts = {}
+    for cell in matrix.cells():
+        low, high = wilson_interval(cell.successes, cell.episodes)
+        rate = percent(cell.successes / cell.episodes)
+        texts[cell.stage, cell.task] = f"{rate} ({100 * low:.0f} to {100 * high:.0f})"
+    return [
+        (
+            stage_label(stage, matrix.train_tasks),
+            *(texts.get((stage, task), MISSING) for task in matrix.tasks),
+        )
+        for stage in range(matrix.num_stages + 1)
+    ]
+
+
+def matrix_header(matrix: SuccessMatrix) -> Row:
+    """Return the column titles that belong to `matrix_rows`."""
+    trained = [f"{number}. {task_label(task)}" for number, task in enumerate(matrix.train_tasks, 1)]
+    return ("", *trained, *(f"held out: {task_label(task)}" for task in matrix.heldout_tasks))
+
+
+def metrics_table(matrix: SuccessMatrix) -> Table:
+    """Build the terminal table of the metrics."""
+    return _rich("Metrics", ("name", "", "value", "95 % interval"), metric_rows(matrix))
+
+
+def matrix_table(matrix: SuccessMatrix) -> Table:
+    """Build the terminal table of the success matrix: tasks are rows, stages columns."""
+    columns = [matrix_header(matrix), *matrix_rows(matrix)]
+    header = ("", "before", *(f"stage {stage}" for stage in range(1, matrix.num_stages + 1)))
+    return _rich("Success on the test states", header, list(zip(*columns, strict=True))[1:])
+
+
+def run_facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return label and text of what ran where for how long; unknown facts are left out."""
+    versions = record.versions
+    facts: list[tuple[str, str]] = []
+    if record.iterations:
+        facts.append(("training episodes", f"{record.num_episodes:,}"))
+    if record.wall_s is not None:
+        facts.append(("training time", f"{duration(record.wall_s)} (wall clock)"))
+    if record.matrix is not None:
+        counts = sorted({cell.episodes for cell in record.matrix.cells()})
+        span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+        facts.append(("test episodes", f"{span} for each task and stage"))
+    if "cpu_model" in versions:
+        facts.append(("hardware", f"{versions['cpu_model']}, {versions['num_cores']} cores"))
+    if "seed" in versions:
+        facts.append(("seed", str(versions["seed"])))
+    if "command" in versions:
+        facts.append(("command", " ".join(versions["command"])))
+    if "vla_crl" in versions:
+        facts.append(("code", f"vla-crl {versions['vla_crl']}{_commit(versions.get('git'))}"))
+    if "python" in versions:
+        facts.append(("system", f"Python {versions['python']}, {versions.get('platform', '')}"))
+    return facts
+
+
+def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
+    """Write the numbers of a run as Markdown, to be committed beside its recipe.
+
+    Raises:
+        ConfigError: Not a run directory, or one in which nothing is evaluated yet.
+    """
+    record = RunRecord.read(run_path)
+    matrix = record.matrix
+    if matrix is None:
+        raise ConfigError(f"{run_path}: no {record.run.matrix_file.name}, nothing to summarise yet")
+    paragraphs = [
+        f"# {record.name}",
+        " ".join(filter(None, [headline(matrix), transfer_sentence(matrix)])),
+        _markdown(("fact", ""), run_facts(record)),
+        "## Metrics",
+        _markdown(("name", "metric", "value", "95 % interval"), metric_rows(matrix)),
+        "## Success on the test states",
+        "Deterministic policy, in percent, with Wilson's 95 % interval.",
+        _markdown(matrix_header(matrix), matrix_rows(matrix)),
+    ]
+    if record.sampled_matrix is not None:
+        sampled = record.sampled_matrix
+        paragraphs += [
+            "## The same with the sampling policy",
+            _markdown(("name", "metric", "value", "95 % interval"), metric_rows(sampled)),
+            _markdown(matrix_header(sampled), matrix_rows(sampled)),
+        ]
+    write_atomically(Path(path), "\n\n".join(paragraphs) + "\n")
+    return Path(path)
+
+
+def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
+    """Average the metrics of several runs; the run is the unit, not the episode.
+
+    Args:
+        run_paths: Run directories of the same tasks, one a seed.
+
+    Raises:
+        ConfigError: A run without results, or runs on different tasks.
+    """
+    records = [RunRecord.read(path) for path in run_paths]
+    if not records:
+        raise ConfigError("summarize_runs: no run given; name at least one run directory")
+    values: dict[str, tuple[float | None, ...]] = dict.fromkeys(METRICS, ())
+    tasks: set[str] | None = None
+    for record in records:
+        if record.matrix is None:
+            raise ConfigError(
+                f"{record.run.path}: no {record.run.matrix_file.name}, no results yet"
+            )
+        if tasks not in (None, set(record.matrix.tasks)):
+            raise ConfigError(
+                f"{record.run.path}: its tasks are not those of {records[0].run.path}; "
+                "only runs on the same tasks can be averaged"
+            )
+        tasks = set(record.matrix.tasks)
+        for name, estimate in compute_metrics(record.matrix).items():
+            values[name] += (estimate.value if estimate else None,)
+    summaries = {name: _summarize(runs) for name, runs in values.items()}
+    facts = tuple(dict(run_facts(record)) for record in records)
+    return RunsSummary(tuple(record.name for record in records), values, summaries, facts)
+
+
+def runs_markdown(summary: RunsSummary) -> str:
+    """Write the metrics of several runs, their mean, standard error and interval as Markdown."""
+    num_runs = len(summary.names)
+    header = ("metric", *summary.names, f"mean ± SE (n = {num_runs})", "95 % interval (t)")
+    rows = []
+    for name, item in summary.summaries.items():
+        mean, interval = MISSING, MISSING
+        if item is not None:
+            mean = metric_value(name, item.mean)
+            if item.standard_error is not None:
+                mean += f" ± {100 * item.standard_error:.1f}"
+            interval = metric_interval(name, item.low, item.high)
+        runs = [metric_value(name, value) for value in summary.values[name]]
+        rows.append((f"{METRICS[name].symbol} `{name}`", *runs, mean, interval))
+    notes = ["Differences in percentage points"]
+    for label, text in summary.facts[0].items():
+        texts = [facts.get(label, MISSING) for facts in summary.facts]
+        if set(texts) == {text}:
+            notes.append(f"{label}: {text}")
+        else:
+            rows.append((label, *texts, "", ""))
+    return f"{_markdown(header, rows)}\n\n{'; '.join(notes)}.\n"
+
+
+def _summarize(values: Sequence[float | None]) -> SeedSummary | None:
+    known = [value for value in values if value is not None]
+    return summarize_seeds(known) if len(known) == len(values) else None
+
+
+def _commit(git: dict[str, Any] | None) -> str:
+    if git is None:
+        return ""
+    return f", commit {git['commit'][:12]}{' with uncommitted changes' if git['dirty'] else ''}"
+
+
+def _markdown(header: Row, rows: Sequence[Row]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def _rich(title: str, header: Row, rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table

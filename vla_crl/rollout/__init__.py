@@ -1,0 +1,1 @@
+"""Worlds x policy -> batches: collection, storage and evaluation of rollouts."""

@@ -1,0 +1,215 @@
+"""Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from vla_crl.errors import ConfigError
+from vla_crl.progress import track
+from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.grounding import ground
+from vla_crl.sim.vector_sim import VectorSim, make_sim
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationConfig:
+    """Noise on executed actions; the labels stay the expert's (as in DART, arXiv 1703.09327)."""
+
+    sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    """Standard deviations of the action noise; one is drawn per episode."""
+    burst_probability: float = 0.1
+    """Probability that a step gets the burst noise instead."""
+    burst_sigma: float = 0.8
+    """Standard deviation of a burst."""
+    rotation_scale: float = 0.3
+    """Factor on the noise of the three rotation numbers."""
+    flip_probability: float = 0.01
+    """Probability that the gripper command is reversed in a step."""
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """S recorded steps of E episodes, in episode order.
+
+    Attributes:
+        suite: Name of the suite.
+        images: [S, cameras, H, W, 3] uint8.
+        state: [S, 8] float32.
+        label: [S, 7] float32, the expert's clean action in the visited state.
+        task: [S] task index.
+        thing: [S] index of the thing that the task is about.
+        object_uv: [S, cameras, things, 2] float32, see `Grounding`.
+        object_visible: [S, cameras, things] bool.
+        episode_end: [S] index one past the last step of the step's episode.
+        episode_success: [E] bool.
+    """
+
+    suite: str
+    images: np.ndarray
+    state: np.ndarray
+    label: np.ndarray
+    task: np.ndarray
+    thing: np.ndarray
+    object_uv: np.ndarray
+    object_visible: np.ndarray
+    episode_end: np.ndarray
+    episode_success: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def save(self, path: Path) -> None:
+        """Write a compressed npz file without pickled objects.
+
+        Raises:
+            ConfigError: The file exists.
+        """
+        if path.exists():
+            raise ConfigError(f"{path} exists; give another --output or remove it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+
+    @staticmethod
+    def load(path: Path) -> "Demonstrations":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: The file is missing or has other content.
+        """
+        names = [f.name for f in fields(Demonstrations)]
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in names}
+        except (OSError, KeyError, ValueError) as error:
+            raise ConfigError(f"{path} is no demonstrations file: {error}") from error
+        return Demonstrations(suite=str(arrays.pop("suite")), **arrays)
+
+
+@dataclass
+class _Recorder:
+    """Steps of the episodes that are still running, one list per slot."""
+
+    steps: list[list[dict[str, np.ndarray]]]
+    finished: list[list[dict[str, np.ndarray]]] = field(default_factory=list)
+    success: list[bool] = field(default_factory=list)
+
+
+def collect_demonstrations(
+    suite_name: str,
+    num_episodes: int,
+    *,
+    seed: int = 0,
+    perturbation: PerturbationConfig | None = None,
+    num_slots: int = 128,
+) -> Demonstrations:
+    """Run the scripted expert on all tasks in turn, on training initial states.
+
+    Failures are kept: their labels are still what the expert would do.
+
+    Args:
+        suite_name: Suite of the catalogue.
+        num_episodes: E.
+        seed: Seed of perturbations and of the order of initial states.
+        perturbation: Noise on executed actions; the default noise if None.
+        num_slots: Environments stepped together; does not change a single episode.
+
+    Raises:
+        ConfigError: `num_episodes` is not positive.
+    """
+    if num_episodes < 1:
+        raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
+    noise = perturbation or PerturbationConfig()
+    sim = make_sim(suite_name, min(num_slots, num_episodes))
+    order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
+    expert, recorder = PickAndPlaceExpert(sim), _Recorder([[] for _ in range(sim.num_slots)])
+    generators: dict[int, np.random.Generator] = {}
+    sigma = np.zeros(sim.num_slots)
+    started = 0
+
+    def start(slots: np.ndarray) -> np.ndarray:
+        nonlocal started
+        slots = slots[: num_episodes - started]
+        episodes = np.arange(started, started + len(slots))
+        started += len(slots)
+        num_tasks = len(sim.suite.tasks)
+        ids = order[(episodes // num_tasks) % len(order)]
+        sim.reset(slots, tasks=episodes % num_tasks, state_ids=ids)
+        for slot, episode in zip(slots, episodes, strict=True):
+            generators[slot] = np.random.default_rng([seed, int(episode)])
+            sigma[slot] = generators[slot].choice(noise.sigmas)
+        return slots
+
+    running = start(np.arange(sim.num_slots))
+    with track("demonstrations", num_episodes) as progress:
+        while len(running):
+            actions = _record_step(sim, expert, running, recorder)
+            executed = np.stack(
+                [
+                    _perturb(generators[slot], action, sigma[slot], noise)
+                    for slot, action in zip(running, actions, strict=True)
+                ]
+            )
+            result = sim.step_chunk(executed[:, None], running)
+            is_over = result.terminated | result.truncated
+            for slot, success in zip(running[is_over], result.success[is_over], strict=True):
+                recorder.finished.append(recorder.steps[slot])
+                recorder.success.append(bool(success))
+                recorder.steps[slot] = []
+            progress.advance(int(is_over.sum()))
+            running = np.concatenate([running[~is_over], start(running[is_over])])
+    sim.close()
+    return _concatenate(sim.suite.name, recorder)
+
+
+def _record_step(
+    sim: VectorSim, expert: PickAndPlaceExpert, slots: np.ndarray, recorder: _Recorder
+) -> np.ndarray:
+    """Append what each slot sees, with all labels, to its episode; return the expert's actions."""
+    observation, labels, actions = sim.observe(slots), ground(sim, slots), expert.act(slots)
+    tasks = sim.tasks[slots]
+    things = expert.things[tasks]
+    for row, slot in enumerate(slots):
+        recorder.steps[slot].append(
+            {
+                "images": observation.images[row],
+                "state": observation.state[row],
+                "label": actions[row].astype(np.float32),
+                "task": tasks[row],
+                "thing": things[row],
+                "object_uv": labels.uv[row],
+                "object_visible": labels.visible[row],
+            }
+        )
+    return actions
+
+
+def _perturb(
+    rng: np.random.Generator,
+    action: np.ndarray,
+    sigma: float | np.floating,
+    noise: PerturbationConfig,
+) -> np.ndarray:
+    if rng.random() < noise.burst_probability:
+        sigma = noise.burst_sigma
+    scale = np.array([1.0] * 3 + [noise.rotation_scale] * 3)
+    executed = action.copy()
+    executed[:6] += sigma * scale * rng.standard_normal(6)
+    if rng.random() < noise.flip_probability:
+        executed[6] = -executed[6]
+    return np.clip(executed, -1.0, 1.0)
+
+
+def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
+    lengths = np.array([len(steps) for steps in recorder.finished])
+    names = list(recorder.finished[0][0])
+    arrays = {}
+    for name in names:  # one field at a time, so that steps are not held twice
+        arrays[name] = np.stack([step.pop(name) for steps in recorder.finished for step in steps])
+    return Demonstrations(
+        suite=suite_name,
+        **arrays,
+        episode_end=np.repeat(np.cumsum(lengths), lengths),
+        episode_success=np.array(recorder.success),
+    )

@@ -1,0 +1,229 @@
+"""The folder of one run: what was asked, on what, and everything that came out."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_crl import __version__
+from vla_crl.bench.record import cpu_model, num_cores
+from vla_crl.config import save_json, to_mapping, write_atomically
+from vla_crl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths and files of one run; `vla_crl.report` reads nothing else."""
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls, path: Path, config: object, *, seed: int, command: Sequence[str]
+    ) -> "RunDirectory":
+        """Make a new run directory with its config.json and versions.json.
+
+        Args:
+            path: Must not exist, or be an empty folder.
+            config: The resolved config, a dataclass.
+            seed: The seed of the run.
+            command: The command line that started it.
+
+        Raises:
+            ConfigError: Something is there already.
+        """
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise ConfigError(
+                f"{path}: exists and is not empty; nothing was overwritten. "
+                "Continue it with --resume or choose another --run-dir."
+            )
+        run = cls(path)
+        for folder in (run.path, run.checkpoints, run.videos, run.plots):
+            folder.mkdir(parents=True, exist_ok=True)
+        save_json(describe_run(seed, command), run.versions_file)
+        save_json(config, run.config_file)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """Return the run directory at `path`, for a report or to resume.
+
+        Raises:
+            ConfigError: The folder holds no run.
+        """
+        run = cls(path)
+        if not run.config_file.is_file():
+            raise ConfigError(f"{path}: not a run directory, it has no {run.config_file.name}")
+        return run
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.json"
+
+    @property
+    def versions_file(self) -> Path:
+        """Packages, commit, machine, seed and command line; see `describe_run`."""
+        return self.path / "versions.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a training iteration."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def matrix_file(self) -> Path:
+        """Success matrix of the deterministic policy, long format."""
+        return self.path / "matrix.csv"
+
+    @property
+    def sampled_matrix_file(self) -> Path:
+        """Success matrix of the sampling policy, long format; optional."""
+        return self.path / "matrix_sampled.csv"
+
+    @property
+    def report_file(self) -> Path:
+        """The report, one self-contained page."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of one checkpoint a stage."""
+        return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        """Folder of mp4 files."""
+        return self.path / "videos"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of png files."""
+        return self.path / "plots"
+
+    def checkpoint(self, stage: int) -> Path:
+        """Return the folder of the checkpoint after `stage` (0: before training)."""
+        return self.checkpoints / f"stage_{stage}"
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved config as plain data."""
+        return _read_json(self.config_file)
+
+    def read_versions(self) -> dict[str, Any]:
+        """Return what `describe_run` wrote when the run was created."""
+        return _read_json(self.versions_file)
+
+    def require_config(self, config: object) -> None:
+        """Check that `config` is the one of this run.
+
+        Raises:
+            ConfigError: It is not; a run is only resumed with the settings it was started with.
+        """
+        stored = _flatten(self.read_config())
+        given = _flatten(json.loads(json.dumps(to_mapping(config))))
+        changed = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
+        if changed:
+            key = changed[0]
+            raise ConfigError(
+                f"{self.config_file}: {key} is {stored.get(key)!r} there but {given.get(key)!r} "
+                f"now (keys that differ: {', '.join(changed)}). "
+                "Resume with the same settings or start a new run with another --run-dir."
+            )
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl; a number that is not finite becomes null."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(_json_line(row))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
+
+        Raises:
+            ConfigError: A finished line is not a JSON object.
+        """
+        if not self.metrics_file.is_file():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{self.metrics_file}:{number}: not JSON: {error}") from error
+        return rows
+
+    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the rows that a resumed run will write again: those for which `keep` is false."""
+        rows = [row for row in self.read_metrics() if keep(row)]
+        write_atomically(self.metrics_file, "".join(map(_json_line, rows)))
+
+
+def describe_run(seed: int, command: Sequence[str]) -> dict[str, Any]:
+    """Return all that somebody needs to repeat a run besides its config."""
+    packages = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    return {
+        "vla_crl": __version__,
+        "git": git_state(Path(__file__).resolve().parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_model": cpu_model(),
+        "num_cores": num_cores(),
+        "seed": seed,
+        "command": list(command),
+        "executable": sys.executable,
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def git_state(checkout: Path) -> dict[str, Any] | None:
+    """Return commit and whether files differ from it; None outside of a git checkout.
+
+    Args:
+        checkout: The folder that would hold `.git`.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        commit = _git(checkout, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(checkout, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        # No git program, or a checkout without a commit: the run is still worth keeping.
+        return None
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+    return json.dumps({key: _finite(value) for key, value in row.items()}, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

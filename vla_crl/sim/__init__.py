@@ -1,0 +1,1 @@
+"""The worlds: suites, scenes, controllers, vectorised stepping, rendering, scripted experts."""

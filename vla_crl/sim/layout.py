@@ -1,0 +1,158 @@
+"""Initial states: one enumerable scene per id, the same for every task of a suite."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from numba import njit
+
+from vla_crl.errors import ConfigError
+from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
+from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.suite import Suite
+
+MAX_ATTEMPTS = 10_000
+GRIP_DOWN = np.diag([1.0, -1.0, -1.0])
+"""Orientation of the grip site at the start: approach axis straight down."""
+
+
+class InitialStates(NamedTuple):
+    """All initial states of a suite, indexed by id.
+
+    Attributes:
+        qpos: [ids, nq].
+        mocap_pos: [ids, fixtures, 3] m, world.
+        controller: [ids, R] controller rows at rest in that state.
+    """
+
+    qpos: np.ndarray
+    mocap_pos: np.ndarray
+    controller: np.ndarray
+
+
+@lru_cache
+def initial_states(suite: Suite) -> InitialStates:
+    """Compute the initial states of a suite; every id has its own random stream.
+
+    Raises:
+        ConfigError: The layout leaves no room for the objects.
+    """
+    model, layout = suite.model, suite.config.layout
+    chain = chain_of(model, suite.config.arm)
+    num_states = suite.test_ids.stop
+    free = [b for b in suite.thing_bodies if model.body_dofnum[b] == 6]
+    mocap = [b for b in suite.thing_bodies if model.body_mocapid[b] >= 0]
+    positions = np.empty((num_states, len(free), 2))
+    yaws = np.empty((num_states, len(free)))
+    fixtures = np.empty((num_states, len(mocap), 2))
+    grips = np.empty((num_states, 3))
+    sampled = _sample(layout_arrays(suite), positions, yaws, fixtures, grips)
+    if not sampled:
+        raise ConfigError(
+            f"suite '{suite.name}': found no room for {len(free)} objects at least "
+            f"{layout.free_distance_m} m apart; enlarge free_low_m..free_high_m "
+            "or lower free_distance_m"
+        )
+    qpos = np.tile(model.qpos0, (num_states, 1))
+    for k, body in enumerate(free):
+        start = model.jnt_qposadr[model.body_jntadr[body]]
+        qpos[:, start : start + 2] = positions[:, k]
+        qpos[:, start + 2] = _rest_height(model, int(body))
+        qpos[:, start + 3] = np.cos(yaws[:, k] / 2)
+        qpos[:, start + 6] = np.sin(yaws[:, k] / 2)
+    mocap_pos = np.zeros((num_states, model.nmocap, 3))
+    for k, body in enumerate(mocap):
+        mocap_pos[:, model.body_mocapid[body], :2] = fixtures[:, k]
+        mocap_pos[:, model.body_mocapid[body], 2] = model.body_pos[body, 2]
+    controller = np.empty((num_states, row_size(chain)))
+    controller[:, POSITION], controller[:, ROTATION] = grips, GRIP_DOWN.ravel()
+    controller[:, JOINTS], controller[:, -1] = chain.rest_rad, FINGER_OPEN_M
+    _solve_postures(chain, controller)
+    joints = [model.joint(name).qposadr[0] for name in suite.config.arm.joints]
+    fingers = [model.joint(name).qposadr[0] for name in suite.config.arm.fingers]
+    qpos[:, joints], qpos[:, fingers] = controller[:, JOINTS], FINGER_OPEN_M
+    return InitialStates(qpos, mocap_pos, controller)
+
+
+class LayoutArrays(NamedTuple):
+    """`LayoutConfig` as arrays for compiled code."""
+
+    free_low: np.ndarray
+    free_high: np.ndarray
+    free_distance: float
+    max_yaw: float
+    fixture_low: np.ndarray
+    fixture_high: np.ndarray
+    grip_low: np.ndarray
+    grip_high: np.ndarray
+
+
+def layout_arrays(suite: Suite) -> LayoutArrays:
+    """Convert the suite's layout for compiled code."""
+    layout = suite.config.layout
+    return LayoutArrays(
+        np.array(layout.free_low_m),
+        np.array(layout.free_high_m),
+        layout.free_distance_m,
+        layout.max_yaw_rad,
+        np.array(layout.fixture_low_m),
+        np.array(layout.fixture_high_m),
+        np.array(layout.grip_low_m),
+        np.array(layout.grip_high_m),
+    )
+
+
+@njit(cache=True)
+def _sample(layout, positions, yaws, fixtures, grips):
+    """Fill the tables by rejection; return False when an id finds no valid arrangement."""
+    for state_id in range(positions.shape[0]):
+        np.random.seed(state_id)
+        for i in range(3):
+            grips[state_id, i] = np.random.uniform(layout.grip_low[i], layout.grip_high[i])
+        side = 1.0 if np.random.random() < 0.5 else -1.0
+        for k in range(fixtures.shape[1]):
+            for i in range(2):
+                fixtures[state_id, k, i] = np.random.uniform(
+                    layout.fixture_low[i], layout.fixture_high[i]
+                )
+            fixtures[state_id, k, 1] *= side
+            side = -side
+        for k in range(positions.shape[1]):
+            yaws[state_id, k] = np.random.uniform(-layout.max_yaw, layout.max_yaw)
+        if not _scatter(layout, positions[state_id]):
+            return False
+    return True
+
+
+@njit(cache=True)
+def _scatter(layout, places):
+    """Draw all places anew until they keep their distance."""
+    for _ in range(MAX_ATTEMPTS):
+        apart = True
+        for k in range(places.shape[0]):
+            for i in range(2):
+                places[k, i] = np.random.uniform(layout.free_low[i], layout.free_high[i])
+            for other in range(k):
+                gap = np.hypot(places[k, 0] - places[other, 0], places[k, 1] - places[other, 1])
+                apart = apart and gap >= layout.free_distance
+            if not apart:
+                break
+        if apart:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _solve_postures(chain, controller):
+    for row in controller:
+        inverse(chain, row[12:-1], row[0:3], row[3:12].copy().reshape((3, 3)), 60)
+
+
+def _rest_height(model: mujoco.MjModel, body: int) -> float:
+    """Height of an upright body's origin when it stands on the plane z = 0."""
+    geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+    axis = {mujoco.mjtGeom.mjGEOM_SPHERE: 0, mujoco.mjtGeom.mjGEOM_CYLINDER: 1}
+    return max(
+        model.geom_size[g, axis.get(model.geom_type[g], 2)] - model.geom_pos[g, 2] for g in geoms
+    )

@@ -1,0 +1,38 @@
+"""MuJoCo's C functions for compiled code.
+
+Numba resolves the symbols by name in the shared library that the `mujoco` package has loaded, so
+kernels that call them release the GIL and can be cached on disk.
+"""
+
+from pathlib import Path
+
+import llvmlite.binding
+import mujoco
+from numba import types
+from numba.core.extending import intrinsic
+
+_LIBRARY = Path(mujoco.__path__[0]) / f"libmujoco.so.{mujoco.__version__}"
+llvmlite.binding.load_library_permanently(str(_LIBRARY))
+
+_POINTER = types.uintp
+
+mj_step = types.ExternalFunction("mj_step", types.void(_POINTER, _POINTER))
+mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
+mj_com_pos = types.ExternalFunction("mj_comPos", types.void(_POINTER, _POINTER))
+mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
+mj_set_state = types.ExternalFunction(
+    "mj_setState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
+)
+mj_get_state = types.ExternalFunction(
+    "mj_getState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
+)
+
+
+@intrinsic
+def as_double_pointer(typing_context, address):
+    """Turn an integer address into a `double*` that `numba.carray` accepts."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float64)(types.uintp), codegen

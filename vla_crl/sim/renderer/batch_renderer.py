@@ -1,0 +1,196 @@
+"""Images of many worlds that share one model."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_crl.errors import SpecError
+from vla_crl.sim.renderer.compilation import entry_point, source_version
+from vla_crl.sim.renderer.rasterizer import find_surfaces, new_frame
+from vla_crl.sim.renderer.scene_arrays import build_scene
+from vla_crl.sim.renderer.shading import shade
+
+Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+class BatchRenderer:
+    """Draw the geoms of B worlds as seen by some cameras of their model.
+
+    Worlds differ only in poses: shapes, colours, lights and lenses are read from the model once.
+    What is drawn follows MuJoCo's own renderer: primitives with exact outlines (no tessellation and
+    no antialiasing), Lambert shading of ambient and diffuse light, 2D textures on planes reduced to
+    2 x 2 colours, other textures to their mean, the skybox by elevation. Sites, tendons, meshes,
+    transparency, shadows, specular light and reflections are not drawn; planes are invisible from
+    behind. The same poses give the same bytes for every batch, thread count and order.
+
+    Args:
+        model: Not kept; later changes to it are not seen.
+        cameras: Names, in the order of the images' camera axis.
+        height: In pixels.
+        width: In pixels.
+        geom_groups: mjModel geom groups that are drawn.
+        num_threads: Threads a call is spread over.
+
+    Raises:
+        ConfigError: A camera name does not exist.
+        SpecError: The model has something visible that cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        cameras: Sequence[str],
+        height: int,
+        width: int,
+        *,
+        geom_groups: Sequence[int] = (0, 1, 2),
+        num_threads: int = 1,
+    ) -> None:
+        if min(height, width, num_threads) < 1:
+            raise SpecError(
+                f"BatchRenderer: height {height}, width {width} and num_threads {num_threads} "
+                "must all be at least 1."
+            )
+        self.cameras = tuple(cameras)
+        self.height = height
+        self.width = width
+        self.num_threads = num_threads
+        self._num_geoms = model.ngeom
+        self._num_cameras = model.ncam
+        self._scene = build_scene(model, self.cameras, height, width, geom_groups)
+        self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+
+    def render(
+        self,
+        geom_xpos: NDArray[np.float64],
+        geom_xmat: NDArray[np.float64],
+        cam_xpos: NDArray[np.float64],
+        cam_xmat: NDArray[np.float64],
+        *,
+        out: NDArray[np.uint8] | None = None,
+        rows: slice = slice(None),
+    ) -> NDArray[np.uint8]:
+        """Draw colour images.
+
+        Releases the interpreter lock, so callers may draw blocks of rows from threads of their own.
+
+        Args:
+            geom_xpos: [B, ngeom, 3] of mjData.
+            geom_xmat: [B, ngeom, 9].
+            cam_xpos: [B, ncam, 3].
+            cam_xmat: [B, ncam, 9].
+            out: [B, cameras, H, W, 3] uint8, C-contiguous; None allocates it.
+            rows: Worlds to draw, with step 1; the other rows of `out` are left as they are.
+
+        Returns:
+            `out`.
+
+        Raises:
+            SpecError: An array has the wrong shape or dtype.
+        """
+        poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
+        return self._draw(_render_frames, poses, out, rows, np.uint8, (3,))
+
+    def segment(
+        self,
+        geom_xpos: NDArray[np.float64],
+        geom_xmat: NDArray[np.float64],
+        cam_xpos: NDArray[np.float64],
+        cam_xmat: NDArray[np.float64],
+        *,
+        out: NDArray[np.int32] | None = None,
+        rows: slice = slice(None),
+    ) -> NDArray[np.int32]:
+        """Draw geom ids instead of colours; arguments as in `render`.
+
+        Returns:
+            [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom.
+        """
+        poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
+        return self._draw(_segment_frames, poses, out, rows, np.int32, ())
+
+    def _draw(
+        self,
+        kernel: Callable[..., None],
+        poses: Poses,
+        out: NDArray[Any] | None,
+        rows: slice,
+        dtype: type,
+        channels: tuple[int, ...],
+    ) -> NDArray[Any]:
+        poses = self._check_poses(poses)
+        num_worlds = len(poses[0])
+        shape = (num_worlds, len(self.cameras), self.height, self.width, *channels)
+        if out is None:
+            out = np.zeros(shape, dtype)
+        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+            raise SpecError(
+                f"BatchRenderer: out is {out.dtype} {list(out.shape)}; expected C-contiguous "
+                f"{np.dtype(dtype)} {list(shape)}."
+            )
+        start, stop, step = rows.indices(num_worlds)
+        if step != 1:
+            raise SpecError(f"BatchRenderer: rows has step {step}; only step 1 can be drawn.")
+        if self._pool is None:
+            kernel(self._scene, poses, start, stop, out)
+            return out
+        bounds = np.linspace(start, max(start, stop), self.num_threads + 1).astype(int)
+        blocks = itertools.pairwise(bounds)
+        jobs = [self._pool.submit(kernel, self._scene, poses, *block, out) for block in blocks]
+        for job in jobs:
+            job.result()
+        return out
+
+    def _check_poses(self, poses: Poses) -> Poses:
+        num_worlds = len(poses[0])
+        sizes = ((self._num_geoms, 3), (self._num_geoms, 9))
+        sizes += ((self._num_cameras, 3), (self._num_cameras, 9))
+        names = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat")
+        for name, array, size in zip(names, poses, sizes, strict=True):
+            if array.shape != (num_worlds, *size) or array.dtype != np.float64:
+                raise SpecError(
+                    f"BatchRenderer: {name} is {array.dtype} {list(array.shape)}; expected float64 "
+                    f"{[num_worlds, *size]}."
+                )
+        return tuple(np.ascontiguousarray(array) for array in poses)  # type: ignore[return-value]
+
+
+def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Build the two loops over worlds and cameras; `version` belongs to the key of their cache."""
+
+    @entry_point
+    def render_frames(scene, poses, start, stop, images):
+        _ = version  # see entry_point
+        frame = new_frame(
+            scene.geoms.model_id.size, scene.lights.is_spot.size, images.shape[2], images.shape[3]
+        )
+        for world in range(start, stop):
+            pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
+            for camera in range(images.shape[1]):
+                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
+                shade(scene, camera, pose, frame, images[world, camera])
+
+    @entry_point
+    def segment_frames(scene, poses, start, stop, ids):
+        _ = version  # see entry_point
+        num_geoms = scene.geoms.model_id.size
+        frame = new_frame(num_geoms, 0, ids.shape[2], ids.shape[3])
+        names = np.full(num_geoms + 1, -1, np.int32)
+        names[:num_geoms] = scene.geoms.model_id
+        for world in range(start, stop):
+            pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
+            for camera in range(ids.shape[1]):
+                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
+                for y in range(ids.shape[2]):
+                    for x in range(ids.shape[3]):
+                        ids[world, camera, y, x] = names[frame.geom[y, x]]
+
+    return render_frames, segment_frames
+
+
+_render_frames, _segment_frames = _make_kernels(source_version())

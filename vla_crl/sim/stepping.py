@@ -1,0 +1,223 @@
+"""The compiled inner loop: control, physics, predicates and poses of a block of slots."""
+
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
+
+from vla_crl.sim.controller import Controller, command
+from vla_crl.sim.mujoco_c import (
+    as_double_pointer,
+    mj_camera_light,
+    mj_get_state,
+    mj_kinematics,
+    mj_set_state,
+    mj_step,
+)
+
+STATE_SPEC = int(
+    mujoco.mjtState.mjSTATE_TIME
+    | mujoco.mjtState.mjSTATE_QPOS
+    | mujoco.mjtState.mjSTATE_QVEL
+    | mujoco.mjtState.mjSTATE_ACT
+    | mujoco.mjtState.mjSTATE_WARMSTART
+    | mujoco.mjtState.mjSTATE_CTRL
+    | mujoco.mjtState.mjSTATE_MOCAP_POS
+    | mujoco.mjtState.mjSTATE_MOCAP_QUAT
+)
+"""Everything the next `mj_step` depends on, so a slot can continue in any MjData, bit for bit."""
+
+PREDICATE_IN = 0
+RUNNING, SUCCESS, TIME_LIMIT, DIVERGED = 0, 1, 2, 3
+"""Outcome codes of a slot."""
+MAX_SPEED = 200.0
+"""A generalised velocity beyond this (m/s or rad/s) counts as diverged physics."""
+
+
+class World(NamedTuple):
+    """Constants of one suite for the kernel.
+
+    Attributes:
+        controller: End-effector interface.
+        arm_actuators: [J] actuator id of each arm joint.
+        finger_actuators: [2] actuator ids.
+        grip_site: Site id.
+        num_substeps: Physics steps in a control step.
+        horizon: Control steps in an episode.
+        goals: [tasks, terms, 3] predicate, body id, site id; predicate -1 pads.
+        site_size: [sites, 3] half sizes, m.
+        num_velocities: Degrees of freedom.
+    """
+
+    controller: Controller
+    arm_actuators: np.ndarray
+    finger_actuators: np.ndarray
+    grip_site: int
+    num_substeps: int
+    horizon: int
+    goals: np.ndarray
+    site_size: np.ndarray
+    num_velocities: int
+
+
+class Slots(NamedTuple):
+    """Everything that differs between slots, one row each.
+
+    Attributes:
+        physics: [N, state] packed by STATE_SPEC.
+        controller: [N, R] controller rows.
+        task: [N] task index.
+        num_steps: [N] control steps since the episode began.
+        outcome: [N] outcome code.
+        body_pos: [N, bodies, 3] m, world.
+        site_pos: [N, sites, 3] m, world.
+        site_mat: [N, sites, 9].
+        geom_pos: [N, geoms, 3].
+        geom_mat: [N, geoms, 9].
+        camera_pos: [N, cameras, 3].
+        camera_mat: [N, cameras, 9].
+        qpos: [N, nq].
+    """
+
+    physics: np.ndarray
+    controller: np.ndarray
+    task: np.ndarray
+    num_steps: np.ndarray
+    outcome: np.ndarray
+    body_pos: np.ndarray
+    site_pos: np.ndarray
+    site_mat: np.ndarray
+    geom_pos: np.ndarray
+    geom_mat: np.ndarray
+    camera_pos: np.ndarray
+    camera_mat: np.ndarray
+    qpos: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """One thread's MjData, as integer addresses.
+
+    Attributes:
+        model: Address of the mjModel.
+        data: Address of the mjData.
+        arrays: Addresses of ctrl, qpos, qvel, xpos, site_xpos, site_xmat, geom_xpos, geom_xmat,
+            cam_xpos, cam_xmat.
+    """
+
+    model: np.uintp
+    data: np.uintp
+    arrays: np.ndarray
+
+
+def scratch_of(model: mujoco.MjModel, data: mujoco.MjData) -> Scratch:
+    """Collect the addresses of `data`; the caller keeps model and data alive."""
+    arrays = (
+        data.ctrl, data.qpos, data.qvel, data.xpos, data.site_xpos, data.site_xmat,
+        data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat,
+    )  # fmt: skip
+    return Scratch(
+        np.uintp(model._address),
+        np.uintp(data._address),
+        np.array([array.ctypes.data for array in arrays], dtype=np.uintp),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _view(address, shape):
+    return carray(as_double_pointer(address), shape)  # pyright: ignore[reportCallIssue]
+
+
+@njit(nogil=True, cache=True)
+def _publish(scratch, slots, row):
+    """Refresh the poses of the current state and copy them into the slot's row."""
+    mj_kinematics(scratch.model, scratch.data)
+    mj_camera_light(scratch.model, scratch.data)
+    slots.qpos[row] = _view(scratch.arrays[1], slots.qpos.shape[1:])
+    slots.body_pos[row] = _view(scratch.arrays[3], slots.body_pos.shape[1:])
+    slots.site_pos[row] = _view(scratch.arrays[4], slots.site_pos.shape[1:])
+    slots.site_mat[row] = _view(scratch.arrays[5], slots.site_mat.shape[1:])
+    slots.geom_pos[row] = _view(scratch.arrays[6], slots.geom_pos.shape[1:])
+    slots.geom_mat[row] = _view(scratch.arrays[7], slots.geom_mat.shape[1:])
+    slots.camera_pos[row] = _view(scratch.arrays[8], slots.camera_pos.shape[1:])
+    slots.camera_mat[row] = _view(scratch.arrays[9], slots.camera_mat.shape[1:])
+
+
+@njit(nogil=True, cache=True)
+def _goal_reached(world, task, body_pos, site_pos, site_mat):
+    """Evaluate the conjunction of a task's goal terms."""
+    for predicate, body, site in world.goals[task]:
+        if predicate == PREDICATE_IN:  # |R_site' (p_body - p_site)| <= size, per axis
+            for axis in range(3):
+                distance = 0.0
+                for i in range(3):
+                    distance += site_mat[site, 3 * i + axis] * (
+                        body_pos[body, i] - site_pos[site, i]
+                    )
+                if abs(distance) > world.site_size[site, axis]:
+                    return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _healthy(velocities):
+    for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
+        if not abs(velocity) < MAX_SPEED:  # also catches NaN
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def refresh_slots(scratch, slots, rows):
+    """Recompute the published poses of `rows` from their physics state."""
+    for row in rows:
+        mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+        _publish(scratch, slots, row)
+
+
+@njit(nogil=True, cache=True)
+def step_slots(world, scratch, slots, rows, actions):
+    """Run a chunk of actions on each row until it ends, succeeds, times out or diverges.
+
+    Args:
+        world: Constants of the suite.
+        scratch: MjData to compute in; its content on entry does not matter.
+        slots: All slots; only `rows` are touched.
+        rows: [B] slot indices.
+        actions: [N, K, 7] finite, in [-1, 1], indexed by slot.
+    """
+    ctrl = _view(scratch.arrays[0], (world.arm_actuators.shape[0] + 2,))
+    qvel = _view(scratch.arrays[2], (world.num_velocities,))
+    body_pos = _view(scratch.arrays[3], slots.body_pos.shape[1:])
+    site_pos = _view(scratch.arrays[4], slots.site_pos.shape[1:])
+    site_mat = _view(scratch.arrays[5], slots.site_mat.shape[1:])
+    num_arm = world.arm_actuators.shape[0]
+    for row in rows:
+        mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+        controller_row = slots.controller[row]
+        grip = slots.site_pos[row, world.grip_site].copy()
+        for k in range(actions.shape[1]):
+            previous = controller_row[12:].copy()
+            command(world.controller, controller_row, actions[row, k], grip)
+            for substep in range(world.num_substeps):
+                fraction = (substep + 1) / world.num_substeps
+                for j in range(num_arm):
+                    change = controller_row[12 + j] - previous[j]
+                    ctrl[world.arm_actuators[j]] = previous[j] + fraction * change
+                for j in range(2):
+                    change = controller_row[12 + num_arm] - previous[num_arm]
+                    ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
+                mj_step(scratch.model, scratch.data)
+            slots.num_steps[row] += 1
+            mj_kinematics(scratch.model, scratch.data)
+            grip[:] = site_pos[world.grip_site]
+            if not _healthy(qvel):
+                slots.outcome[row] = DIVERGED
+            elif _goal_reached(world, slots.task[row], body_pos, site_pos, site_mat):
+                slots.outcome[row] = SUCCESS
+            elif slots.num_steps[row] >= world.horizon:
+                slots.outcome[row] = TIME_LIMIT
+            if slots.outcome[row] != RUNNING:
+                break
+        mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+        _publish(scratch, slots, row)

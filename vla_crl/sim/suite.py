@@ -1,0 +1,203 @@
+"""A suite of tasks as data: what `envs/<suite>/suite.toml` says, checked against its scene."""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from vla_crl.catalog import suite_path
+from vla_crl.config import load_toml
+from vla_crl.errors import ConfigError, unknown_name
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThingConfig:
+    """A body that instructions talk about."""
+
+    name: str
+    """Words used in instructions, e.g. "red cube"."""
+    body: str
+    """Its body in the scene: with a free joint (an object) or a mocap body (a fixture)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoalTerm:
+    """One predicate; a task succeeds when all its terms hold at the end of a control step."""
+
+    predicate: Literal["in"]
+    """"in": the thing's origin lies inside the region's box."""
+    thing: str
+    """Name of the thing that must fulfil the predicate."""
+    region: str
+    """Name of a box site of the scene."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One instruction with its success condition."""
+
+    name: str
+    instruction: str
+    split: Split
+    """"train": may be trained on; "heldout": only evaluated, for zero-shot transfer."""
+    goal: tuple[GoalTerm, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmConfig:
+    """The arm's names in the scene and the limits of its end-effector interface."""
+
+    joints: tuple[str, ...]
+    fingers: tuple[str, str]
+    grip_site: str
+    rest_joints_rad: tuple[float, ...]
+    """Posture that the redundant degree of freedom is drawn to."""
+    max_step_m: float
+    """Displacement commanded by an action of 1."""
+    max_step_rad: float
+    """Rotation commanded by an action of 1."""
+    workspace_low_m: tuple[float, float, float]
+    workspace_high_m: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig:
+    """Distribution of initial states."""
+
+    grip_low_m: tuple[float, float, float]
+    grip_high_m: tuple[float, float, float]
+    free_low_m: tuple[float, float]
+    """Corner of the rectangle in which objects start."""
+    free_high_m: tuple[float, float]
+    free_distance_m: float
+    """Least distance between the centres of two objects."""
+    max_yaw_rad: float
+    fixture_low_m: tuple[float, float]
+    """Corner of the first fixture's rectangle; the second's is mirrored in y; sides are drawn."""
+    fixture_high_m: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteConfig:
+    """Content of a suite.toml."""
+
+    description: str
+    scene: str
+    cameras: tuple[str, ...]
+    control_hz: float
+    horizon: int
+    """Control steps after which an unsuccessful episode is truncated."""
+    num_train_states: int
+    num_test_states: int
+    arm: ArmConfig
+    layout: LayoutConfig
+    things: tuple[ThingConfig, ...]
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """A loaded suite: its configuration and compiled scene."""
+
+    name: str
+    config: SuiteConfig
+    model: mujoco.MjModel
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks; elsewhere a task index is a position in this tuple."""
+        return self.config.tasks
+
+    @property
+    def train_ids(self) -> range:
+        """Initial states that training may use; disjoint from `test_ids`."""
+        return range(self.config.num_train_states)
+
+    @property
+    def test_ids(self) -> range:
+        """Initial states kept for evaluation."""
+        start = self.config.num_train_states
+        return range(start, start + self.config.num_test_states)
+
+    @property
+    def num_substeps(self) -> int:
+        """Physics steps in one control step."""
+        return round(1.0 / (self.config.control_hz * self.model.opt.timestep))
+
+    @cached_property
+    def thing_bodies(self) -> np.ndarray:
+        """[things] body id of each thing."""
+        return np.array([self.model.body(thing.body).id for thing in self.config.things])
+
+    def tasks_of(self, split: Split) -> tuple[Task, ...]:
+        """Return the tasks of one split, in the suite's order."""
+        return tuple(task for task in self.tasks if task.split == split)
+
+    def task_index(self, name: str) -> int:
+        """Return the position of a task in `tasks`.
+
+        Raises:
+            ConfigError: No such task; names the nearest one.
+        """
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise unknown_name(f"suite '{self.name}'", "task", name, names)
+        return names.index(name)
+
+    def thing_index(self, name: str) -> int:
+        """Return the position of a thing in `config.things`."""
+        names = [thing.name for thing in self.config.things]
+        if name not in names:
+            raise unknown_name(f"suite '{self.name}'", "thing", name, names)
+        return names.index(name)
+
+
+@lru_cache
+def load_suite(name: str) -> Suite:
+    """Load a suite of the catalogue and compile its scene.
+
+    Raises:
+        ConfigError: The suite does not exist or does not fit its scene.
+    """
+    folder = suite_path(name)
+    config = load_toml(SuiteConfig, folder / "suite.toml")
+    suite = Suite(folder.name, config, _compile(folder / config.scene))
+    _check_names(suite, folder / "suite.toml")
+    return suite
+
+
+def _compile(scene: Path) -> mujoco.MjModel:
+    try:
+        return mujoco.MjModel.from_xml_path(str(scene))
+    except ValueError as error:
+        raise ConfigError(f"{scene}: MuJoCo cannot compile it: {error}") from error
+
+
+def _check_names(suite: Suite, path: Path) -> None:
+    model, config = suite.model, suite.config
+    known = {
+        "body": {model.body(i).name for i in range(model.nbody)},
+        "camera": {model.camera(i).name for i in range(model.ncam)},
+        "site": {model.site(i).name for i in range(model.nsite)},
+        "joint": {model.joint(i).name for i in range(model.njnt)},
+        "thing": {thing.name for thing in config.things},
+    }
+    used = [("body", thing.body) for thing in config.things]
+    used += [("camera", camera) for camera in config.cameras]
+    used += [("joint", joint) for joint in (*config.arm.joints, *config.arm.fingers)]
+    used += [("site", config.arm.grip_site)]
+    for task in config.tasks:
+        used += [("thing", term.thing) for term in task.goal]
+        used += [("site", term.region) for term in task.goal]
+    for kind, name in used:
+        if name not in known[kind]:
+            raise unknown_name(str(path), kind, name, known[kind])
+    names = [task.name for task in config.tasks]
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise ConfigError(f"{path}: task names must be unique, repeated: {sorted(duplicates)}")
