@@ -29,3 +29,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"MuJoCo's renderer finds no software GL: {GL_INSTALL}")
     if item.get_closest_marker("gpu") and not _has_cuda():
         pytest.skip("torch sees no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def make_untrained_policy():
+    """Return a function that builds the tiny preset with fixed random weights."""
+
+    def make():
+        import torch
+
+        from vla_crl.models.checkpoint import build_policy
+
+        torch.manual_seed(0)
+        return build_policy("tiny").eval()
+
+    return make
+
+
+@pytest.fixture
+def untrained_policy(make_untrained_policy):
+    """The tiny preset with fixed random weights."""
+    return make_untrained_policy()

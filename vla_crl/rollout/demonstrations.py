@@ -1,7 +1,8 @@
 """Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -69,7 +70,8 @@ class Demonstrations:
             raise ConfigError(f"{path} exists; give another --output or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        with path.open("xb") as file:  # given a name, numpy would append .npz to it
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @staticmethod
     def load(path: Path) -> "Demonstrations":
@@ -82,18 +84,22 @@ class Demonstrations:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in names}
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise ConfigError(f"{path} is no demonstrations file: {error}") from error
         return Demonstrations(suite=str(arrays.pop("suite")), **arrays)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Recorder:
-    """Steps of the episodes that are still running, one list per slot."""
+    """All episodes so far.
+
+    Attributes:
+        steps: [E] the steps of each.
+        success: [E] bool.
+    """
 
     steps: list[list[dict[str, np.ndarray]]]
-    finished: list[list[dict[str, np.ndarray]]] = field(default_factory=list)
-    success: list[bool] = field(default_factory=list)
+    success: np.ndarray
 
 
 def collect_demonstrations(
@@ -123,9 +129,11 @@ def collect_demonstrations(
     noise = perturbation or PerturbationConfig()
     sim = make_sim(suite_name, min(num_slots, num_episodes))
     order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
-    expert, recorder = PickAndPlaceExpert(sim), _Recorder([[] for _ in range(sim.num_slots)])
-    generators: dict[int, np.random.Generator] = {}
-    sigma = np.zeros(sim.num_slots)
+    generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
+    sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
+    expert = PickAndPlaceExpert(sim)
+    recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
+    episode_of = np.zeros(sim.num_slots, dtype=np.int64)
     started = 0
 
     def start(slots: np.ndarray) -> np.ndarray:
@@ -136,27 +144,23 @@ def collect_demonstrations(
         num_tasks = len(sim.suite.tasks)
         ids = order[(episodes // num_tasks) % len(order)]
         sim.reset(slots, tasks=episodes % num_tasks, state_ids=ids)
-        for slot, episode in zip(slots, episodes, strict=True):
-            generators[slot] = np.random.default_rng([seed, int(episode)])
-            sigma[slot] = generators[slot].choice(noise.sigmas)
+        episode_of[slots] = episodes
         return slots
 
     running = start(np.arange(sim.num_slots))
     with track("demonstrations", num_episodes) as progress:
         while len(running):
-            actions = _record_step(sim, expert, running, recorder)
+            episodes = episode_of[running]
+            actions = _record_step(sim, expert, running, [recorder.steps[e] for e in episodes])
             executed = np.stack(
                 [
-                    _perturb(generators[slot], action, sigma[slot], noise)
-                    for slot, action in zip(running, actions, strict=True)
+                    _perturb(generators[episode], action, sigma[episode], noise)
+                    for episode, action in zip(episodes, actions, strict=True)
                 ]
             )
             result = sim.step_chunk(executed[:, None], running)
             is_over = result.terminated | result.truncated
-            for slot, success in zip(running[is_over], result.success[is_over], strict=True):
-                recorder.finished.append(recorder.steps[slot])
-                recorder.success.append(bool(success))
-                recorder.steps[slot] = []
+            recorder.success[episodes] = result.success
             progress.advance(int(is_over.sum()))
             running = np.concatenate([running[~is_over], start(running[is_over])])
     sim.close()
@@ -164,14 +168,17 @@ def collect_demonstrations(
 
 
 def _record_step(
-    sim: VectorSim, expert: PickAndPlaceExpert, slots: np.ndarray, recorder: _Recorder
+    sim: VectorSim,
+    expert: PickAndPlaceExpert,
+    slots: np.ndarray,
+    episodes: list[list[dict[str, np.ndarray]]],
 ) -> np.ndarray:
     """Append what each slot sees, with all labels, to its episode; return the expert's actions."""
     observation, labels, actions = sim.observe(slots), ground(sim, slots), expert.act(slots)
     tasks = sim.tasks[slots]
     things = expert.things[tasks]
-    for row, slot in enumerate(slots):
-        recorder.steps[slot].append(
+    for row, steps in enumerate(episodes):
+        steps.append(
             {
                 "images": observation.images[row],
                 "state": observation.state[row],
@@ -188,7 +195,7 @@ def _record_step(
 def _perturb(
     rng: np.random.Generator,
     action: np.ndarray,
-    sigma: float | np.floating,
+    sigma: float,
     noise: PerturbationConfig,
 ) -> np.ndarray:
     if rng.random() < noise.burst_probability:
@@ -202,14 +209,14 @@ def _perturb(
 
 
 def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
-    lengths = np.array([len(steps) for steps in recorder.finished])
-    names = list(recorder.finished[0][0])
+    lengths = np.array([len(steps) for steps in recorder.steps])
+    names = list(recorder.steps[0][0])
     arrays = {}
     for name in names:  # one field at a time, so that steps are not held twice
-        arrays[name] = np.stack([step.pop(name) for steps in recorder.finished for step in steps])
+        arrays[name] = np.stack([step.pop(name) for steps in recorder.steps for step in steps])
     return Demonstrations(
         suite=suite_name,
         **arrays,
         episode_end=np.repeat(np.cumsum(lengths), lengths),
-        episode_success=np.array(recorder.success),
+        episode_success=recorder.success,
     )

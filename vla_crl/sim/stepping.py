@@ -219,5 +219,6 @@ def step_slots(world, scratch, slots, rows, actions):
                 slots.outcome[row] = TIME_LIMIT
             if slots.outcome[row] != RUNNING:
                 break
-        mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-        _publish(scratch, slots, row)
+        if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
+            mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+            _publish(scratch, slots, row)

@@ -45,7 +45,8 @@ class ChunkResult:
         terminated: [B] bool, success or diverged physics (a failure): no future to bootstrap.
         truncated: [B] bool, time limit without success.
         num_steps: [B] control steps really taken.
-        diverged: [B] bool, physics blew up; counts as a failure.
+        diverged: [B] bool, physics blew up; counts as a failure. The slot then stays as it was
+            before the chunk, so that what is observed and stored remains finite.
     """
 
     reward: np.ndarray
@@ -236,7 +237,7 @@ class VectorSim:
         list(self._pool.map(draw, _blocks(np.arange(len(rows)))))
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return [B, things, 3] positions (m, world), for labels and experts, never for policies."""
+        """Return [B, things, 3] positions (m, world): for labels and experts, not for policies."""
         return self._slots.body_pos[self._rows(slots)][:, self.suite.thing_bodies]
 
     def grip_pose(

@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vla_crl.algos.ppo import PPOConfig
+from vla_crl.continual import trainer as trainer_module
+from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.continual.trainer import EvaluationConfig, TrainConfig, Trainer
+from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
+from vla_crl.rollout.collector import CollectorConfig
+from vla_crl.run_directory import RunDirectory
+
+TASKS = ("red_cube_in_basket", "green_cube_in_tray")
+WALL_CLOCK = {"steps_per_s", "collect_s", "update_s", "wall_s"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, make_untrained_policy) -> TrainConfig:
+    folder = tmp_path_factory.mktemp("base")
+    policy = make_untrained_policy()
+    for parameter in policy.value_head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # without any success only values give gradients
+    save_policy(policy, folder)
+    return TrainConfig(
+        suite="tabletop_object",
+        policy=str(folder),
+        tasks=TASKS,
+        heldout_tasks=("red_cube_in_tray",),
+        episodes_per_task=4,
+        num_torch_threads=1,
+        ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
+        collector=CollectorConfig(num_envs=4, num_chunks=6, num_threads=1),
+        evaluation=EvaluationConfig(num_episodes=2, num_envs=6),
+    )
+
+
+def run_all(config: TrainConfig, path: Path, *, resume: bool = False) -> RunDirectory:
+    run = RunDirectory(path)
+    trainer = Trainer(config, run)
+    if not resume:
+        RunDirectory.create(path, config, seed=config.seed, command=[])
+    trainer.train(resume=resume)
+    return run
+
+
+def numbers(run: RunDirectory) -> list[dict]:
+    """Return the metrics without what the clock says."""
+    return [{k: v for k, v in row.items() if k not in WALL_CLOCK} for row in run.read_metrics()]
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory) -> RunDirectory:
+    return run_all(config, tmp_path_factory.mktemp("runs") / "a")
+
+
+def test_every_task_is_evaluated_before_and_after_every_stage(finished):
+    for file in (finished.matrix_file, finished.sampled_matrix_file):
+        matrix = SuccessMatrix.read(file)
+        assert matrix.train_tasks == TASKS
+        assert matrix.heldout_tasks == ("red_cube_in_tray",)
+        assert (matrix.episodes == 2).all()
+        assert matrix.episodes.shape == (3, 3)
+
+
+def test_every_stage_spends_its_budget_and_only_that(finished):
+    last = {row["stage"]: row["episodes"] for row in finished.read_metrics()}
+    assert set(last) == {1, 2}
+    assert all(4 <= episodes <= 8 for episodes in last.values())
+
+
+def test_the_ratio_is_exactly_one_before_the_first_update(finished):
+    assert {row["ratio_error"] for row in finished.read_metrics()} == {0.0}
+
+
+def test_the_adapter_of_every_stage_is_kept_and_training_changes_it(finished, config):
+    policy, states = load_policy(config.policy), []
+    for stage in (0, 1, 2):
+        load_adapter(policy, finished.checkpoint(stage))
+        states.append({k: v.clone() for k, v in policy.state_dict().items()})
+    changed = {key for key in states[0] if not torch.equal(states[0][key], states[2][key])}
+    assert changed
+    assert all("lora_" in key or key.startswith("value_head.") for key in changed)
+
+
+def test_the_same_seed_gives_identical_metrics(finished, config, tmp_path):
+    again = run_all(config, tmp_path / "again")
+    assert numbers(again) == numbers(finished)
+    assert again.matrix_file.read_text() == finished.matrix_file.read_text()
+
+
+def test_a_killed_run_resumed_equals_one_that_was_never_killed(
+    finished, config, tmp_path, monkeypatch
+):
+    update = trainer_module.PPO.update
+
+    def fail_in_stage_two(self, *arguments):
+        if len(SuccessMatrix.read(tmp_path / "b" / "matrix.csv").evaluated_stages) == 2:
+            raise KeyboardInterrupt
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.PPO, "update", fail_in_stage_two)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(config, tmp_path / "b")
+    resumed = run_all(config, tmp_path / "b", resume=True)
+    assert numbers(resumed) == numbers(finished)
+    assert resumed.matrix_file.read_text() == finished.matrix_file.read_text()
+    assert resumed.sampled_matrix_file.read_text() == finished.sampled_matrix_file.read_text()
+
+
+def test_a_run_killed_before_its_first_row_starts_again_on_resume(config, finished, tmp_path):
+    path = tmp_path / "c"
+    RunDirectory.create(path, config, seed=0, command=[])
+    resumed = run_all(config, path, resume=True)
+    assert numbers(resumed) == numbers(finished)
+
+
+def test_resuming_without_the_stage_checkpoint_says_which_file_is_missing(config, tmp_path):
+    path = tmp_path / "d"
+    run = RunDirectory.create(path, config, seed=0, command=[])
+    run.matrix_file.write_text(
+        "stage,task,split,successes,episodes\n0,red_cube_in_basket,train,0,2\n"
+    )
+    with pytest.raises(CheckpointError, match="adapter.json is missing"):
+        Trainer(config, run).train(resume=True)
+
+
+class RecordingMethod(ContinualMethod):
+    """Writes down which stage hooks were called."""
+
+    calls: list[str] = []  # noqa: RUF012 (shared on purpose: the trainer builds the instance)
+
+    def before_task(self, policy, task):
+        self.calls.append(f"before {task}")
+
+    def after_task(self, policy, task, collect):
+        self.calls.append(f"after {task}, {collect().values.shape[0]} chunks")
+
+    def state_dict(self):
+        return {"memory": torch.tensor([1.0, 2.0])}
+
+
+def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, tmp_path):
+    import dataclasses
+
+    from safetensors.torch import load_file
+
+    RecordingMethod.calls.clear()
+    method = f"{__name__}:RecordingMethod"
+    run = run_all(dataclasses.replace(config, method=method), tmp_path / "e")
+    assert RecordingMethod.calls == [
+        "before red_cube_in_basket",
+        "after red_cube_in_basket, 6 chunks",
+        "before green_cube_in_tray",
+        "after green_cube_in_tray, 6 chunks",
+    ]
+    state = load_file(run.checkpoint(2) / "method.safetensors")
+    assert state["memory"].tolist() == [1.0, 2.0]
+
+
+def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(config, tmp_path):
+    import dataclasses
+
+    useless = dataclasses.replace(config, lora=LoRAConfig(site="backbone"))
+    with pytest.raises(ConfigError, match="insulation = 'full' stops the gradient"):
+        Trainer(useless, RunDirectory(tmp_path / "f"))
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_stream_names_its_unknown_task(config, tmp_path):
+    import dataclasses
+
+    wrong = dataclasses.replace(config, tasks=("red_cube_in_baskett",))
+    with pytest.raises(ConfigError, match="Did you mean 'red_cube_in_basket'"):
+        Trainer(wrong, RunDirectory(tmp_path / "g"))
+
+
+def test_metrics_are_plain_json_lines(finished):
+    lines = finished.metrics_file.read_text().splitlines()
+    assert all(json.loads(line)["task"] in TASKS for line in lines)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from vla_crl.catalog import policy_path
+from vla_crl.errors import ConfigError
+from vla_crl.models.checkpoint import load_policy, read_card
+from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.sim.suite import load_suite
+
+SUITE = "tabletop_object"
+
+
+def test_results_come_in_the_order_asked_for(untrained_policy):
+    tasks = ["red_cube_in_tray", "red_cube_in_basket"]
+    results = evaluate_policy(untrained_policy, SUITE, tasks, num_episodes=2, num_envs=3)
+    assert [(r.task, r.split, r.episodes) for r in results] == [
+        ("red_cube_in_tray", "heldout", 2),
+        ("red_cube_in_basket", "train", 2),
+    ]
+
+
+def test_more_episodes_than_test_states_are_refused(untrained_policy):
+    num_test = len(load_suite(SUITE).test_ids)
+    with pytest.raises(ConfigError, match=rf"has test states for 1 to {num_test}"):
+        evaluate_policy(untrained_policy, SUITE, num_episodes=num_test + 1)
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name(untrained_policy):
+    with pytest.raises(ConfigError, match="Did you mean 'red_cube_in_tray'"):
+        evaluate_policy(untrained_policy, SUITE, ["red_cube_in_trey"], num_episodes=1)
+
+
+def test_the_shipped_policy_succeeds_as_often_as_its_card_says():
+    folder = policy_path("tiny").with_suffix("")
+    stated = read_card(folder)["success_on_test_ids"]
+    results = evaluate_policy(load_policy("tiny"), SUITE, num_episodes=20)
+    measured = np.array([r.successes / r.episodes for r in results])
+    expected = np.array([stated[r.task] for r in results])
+    # The first 20 of the card's test states of each of ten tasks: a mean over 200 episodes has a
+    # standard error of at most sqrt(.25 / 200) = 3.5 points; four of them are allowed.
+    assert abs(measured.mean() - expected.mean()) < 4 * np.sqrt(0.25 / 200)
+    assert 0.3 <= expected.mean() <= 0.7
+
+
+def test_sampling_is_repeatable_and_differs_from_the_ode(trained_policy):
+    def run(**settings):
+        tasks = ["red_cube_in_basket", "purple_ball_in_tray"]
+        return evaluate_policy(trained_policy, SUITE, tasks, num_episodes=10, **settings)
+
+    assert run(deterministic=False, seed=3) == run(deterministic=False, seed=3)
+
+
+@pytest.fixture
+def trained_policy():
+    torch.manual_seed(0)
+    return load_policy("tiny")

@@ -1,0 +1,292 @@
+"""The suites as Gymnasium environments.
+
+Importing this module registers them, as Gymnasium's "module:id" form expects:
+
+    import gymnasium
+
+    env = gymnasium.make(
+        "vla_crl.sim.gymnasium_envs:vla_crl/tabletop_object.red_cube_in_basket-v0"
+    )
+    envs = gymnasium.make_vec("vla_crl.sim.gymnasium_envs:vla_crl/tabletop_object-v0", num_envs=64)
+"""
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from vla_crl.catalog import list_suites, suite_path
+from vla_crl.config import read_toml
+from vla_crl.contracts import ACTION_DIM, Observation, check_actions
+from vla_crl.errors import SpecError
+from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.vector_sim import VectorSim
+
+RENDER_PIXELS = 256
+"""Height and width of a frame from `render`."""
+MAX_INSTRUCTION_LENGTH = 200
+"""Characters; the same for all suites, so that their observation spaces agree."""
+STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
+"""Bound of the state's numbers (m, rad, m): beyond the arm's reach, a full turn, the fingers."""
+
+
+def observation_space(suite: Suite, image_size: int) -> spaces.Dict:
+    """Return the space of one robot's images, state and instruction."""
+    shape = (len(suite.config.cameras), image_size, image_size, 3)
+    text = string.ascii_letters + string.digits + string.punctuation + " "
+    return spaces.Dict(
+        images=spaces.Box(0, 255, shape, np.uint8),
+        state=spaces.Box(-STATE_BOUND, STATE_BOUND),
+        instruction=spaces.Text(MAX_INSTRUCTION_LENGTH, charset=text),
+    )
+
+
+class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+    """One task of a suite; a step is one control step, the reward is 1 on success.
+
+    `reset` draws a training state; `options={"state_id": ...}` names one, test states included.
+    `info` holds "success", "state_id" and "task".
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium's
+
+    def __init__(
+        self, suite: str, task: str, *, image_size: int = 64, render_mode: str | None = None
+    ) -> None:
+        """Build the environment.
+
+        Args:
+            suite: A suite of the catalogue.
+            task: Name of one of its tasks.
+            image_size: Height and width of the observed images, pixels.
+            render_mode: "rgb_array" or None.
+
+        Raises:
+            ConfigError: No such suite or task.
+        """
+        self._robots = _Robots(suite, [task], image_size)
+        self.render_mode = render_mode
+        self.metadata = _metadata(self._robots.suite)
+        self.observation_space = observation_space(self._robots.suite, image_size)
+        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Begin an episode; the seed determines its initial state and those that follow.
+
+        Raises:
+            SpecError: An unknown option or state id.
+        """
+        super().reset(seed=seed)
+        self._robots.reset(np.array([0]), [self.np_random], options)
+        return self._observe(), self._info(success=False)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Take one control step; the action is clipped to [-1, 1].
+
+        Raises:
+            SpecError: An action of the wrong shape or not finite, or the episode is over.
+        """
+        result = self._robots.sim.step_chunk(np.asarray(action)[None, None])
+        success = bool(result.success[0])
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
+        return self._observe(), float(success), terminated, truncated, self._info(success=success)
+
+    def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return the first camera's view, [256, 256, 3] uint8; None without a render mode."""
+        return None if self.render_mode is None else self._robots.frames()[0]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._robots.sim.close()
+
+    def _observe(self) -> dict[str, Any]:
+        observation = self._robots.observe()
+        return {
+            "images": observation.images[0],
+            "state": observation.state[0],
+            "instruction": observation.instruction[0],
+        }
+
+    def _info(self, *, success: bool) -> dict[str, Any]:
+        sim = self._robots.sim
+        task = self._robots.suite.tasks[sim.tasks[0]]
+        return {"success": success, "state_id": int(sim.state_ids[0]), "task": task.name}
+
+
+class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
+    """N robots on tasks of one suite, given to them in turn; batched physics and rendering.
+
+    Episodes equal those of `SyncVectorEnv` over `TaskEnv`, with the same seeds and info. A robot
+    whose episode has ended is reset by the next step, which ignores its action
+    (`AutoresetMode.NEXT_STEP`).
+    """
+
+    def __init__(
+        self, suite: str, *, num_envs: int = 1, tasks: Sequence[str] | None = None,
+        image_size: int = 64, num_threads: int = 2, render_mode: str | None = None,
+    ) -> None:  # fmt: skip
+        """Build the environments.
+
+        Args:
+            suite: A suite of the catalogue.
+            num_envs: N.
+            tasks: Robot i gets task i modulo their number; by default all tasks of the suite.
+            image_size: Height and width of the observed images, pixels.
+            num_threads: Threads for physics and rendering.
+            render_mode: "rgb_array" or None.
+
+        Raises:
+            ConfigError: No such suite or task, or a count below 1.
+        """
+        names = tasks or [task.name for task in load_suite(suite).tasks]
+        self._robots = _Robots(
+            suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads
+        )
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.metadata = _metadata(self._robots.suite) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = observation_space(self._robots.suite, image_size)
+        self.single_action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators: list[np.random.Generator] = []
+        self._is_over = np.zeros(num_envs, dtype=bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+        """Begin an episode everywhere; robot i is seeded with `seed` + i, or with `seed`[i].
+
+        Raises:
+            SpecError: An unknown option or state id, or not one seed per robot.
+        """
+        if isinstance(seed, int):
+            seed = range(seed, seed + self.num_envs)
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise SpecError(f"reset: {len(seeds)} seeds, expected {self.num_envs}, one per robot")
+        generators = self._generators or [None] * self.num_envs
+        self._generators = [
+            seeding.np_random(seed)[0] if generator is None or seed is not None else generator
+            for generator, seed in zip(generators, seeds, strict=True)
+        ]
+        self._robots.reset(np.arange(self.num_envs), self._generators, options)
+        self._is_over[:] = False
+        return self._observe(), self._infos(np.zeros(self.num_envs, dtype=bool))
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Take one control step, or begin the next episode where the last one has ended.
+
+        Raises:
+            SpecError: Actions of the wrong shape or not finite, or `reset` was never called.
+        """
+        actions = check_actions(np.asarray(actions)[:, None], self.num_envs)
+        running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
+        success, terminated, truncated = np.zeros((3, self.num_envs), dtype=bool)
+        result = self._robots.sim.step_chunk(actions[running], running)
+        success[running] = result.success
+        terminated[running], truncated[running] = result.terminated, result.truncated
+        self._robots.reset(over, [self._generators[robot] for robot in over], None)
+        self._is_over = terminated | truncated
+        return self._observe(), success.astype(float), terminated, truncated, self._infos(success)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one frame [256, 256, 3] uint8 per robot; None without a render mode."""
+        return None if self.render_mode is None else tuple(self._robots.frames())
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Stop the threads."""
+        self._robots.sim.close()
+
+    def _observe(self) -> dict[str, Any]:
+        observation = self._robots.observe()
+        return {
+            "images": observation.images,
+            "state": observation.state,
+            "instruction": observation.instruction,
+        }
+
+    def _infos(self, success: np.ndarray) -> dict[str, Any]:
+        sim, suite = self._robots.sim, self._robots.suite
+        names = np.array([suite.tasks[task].name for task in sim.tasks], dtype=object)
+        infos = {"success": success, "state_id": sim.state_ids, "task": names}
+        return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
+
+
+class _Robots:
+    """What both environments share: a simulation, initial states and frames."""
+
+    def __init__(
+        self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1
+    ) -> None:
+        self.suite = load_suite(suite)
+        self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
+        self.sim = VectorSim(self.suite, len(tasks), num_threads=num_threads, image_size=image_size)
+        self._renderer: BatchRenderer | None = None
+
+    def reset(
+        self,
+        slots: np.ndarray,
+        generators: Sequence[np.random.Generator],
+        options: dict[str, Any] | None,
+    ) -> None:
+        unknown = set(options or {}) - {"state_id"}
+        if unknown:
+            raise SpecError(f"reset: unknown options {sorted(unknown)}, expected 'state_id'")
+        drawn = [generator.choice(self.suite.train_ids) for generator in generators]
+        ids = np.asarray((options or {}).get("state_id", drawn), dtype=np.int64)
+        if ids.shape not in {(), slots.shape}:
+            raise SpecError(f"reset: state_id has shape {ids.shape}, expected () or {slots.shape}")
+        self.sim.reset(slots, tasks=self._tasks[slots], state_ids=np.broadcast_to(ids, slots.shape))
+
+    def observe(self) -> Observation:
+        return self.sim.observe(range(self.sim.num_slots))  # named slots: images of its own
+
+    def frames(self) -> np.ndarray:
+        if self._renderer is None:
+            self._renderer = BatchRenderer(
+                self.suite.model, self.suite.config.cameras[:1], RENDER_PIXELS, RENDER_PIXELS
+            )
+        images = np.empty((self.sim.num_slots, 1, RENDER_PIXELS, RENDER_PIXELS, 3), np.uint8)
+        self.sim.render(self._renderer, np.arange(self.sim.num_slots), images)
+        return images[:, 0]
+
+
+def _metadata(suite: Suite) -> dict[str, Any]:
+    return {"render_modes": ["rgb_array"], "render_fps": round(suite.config.control_hz)}
+
+
+def make_task_vector_env(suite: str, task: str, **kwargs: Any) -> SuiteVectorEnv:
+    """Build the vector environment of a single task."""
+    return SuiteVectorEnv(suite, tasks=[task], **kwargs)
+
+
+def register_envs() -> None:
+    """Register `vla_crl/<suite>-v0` and `vla_crl/<suite>.<task>-v0`; no scene is compiled."""
+    for suite in list_suites():
+        gymnasium.register(
+            f"vla_crl/{suite}-v0",
+            vector_entry_point=f"{__name__}:SuiteVectorEnv",
+            kwargs={"suite": suite},
+        )
+        for task in read_toml(suite_path(suite) / "suite.toml")["tasks"]:
+            gymnasium.register(
+                f"vla_crl/{suite}.{task['name']}-v0",
+                entry_point=f"{__name__}:TaskEnv",
+                vector_entry_point=f"{__name__}:make_task_vector_env",
+                kwargs={"suite": suite, "task": task["name"]},
+            )
+
+
+register_envs()
