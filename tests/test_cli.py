@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from vla_crl import catalog, cli
+from vla_crl import catalog, cli, commands
 from vla_crl.bench.record import against_peer
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError
@@ -32,7 +32,9 @@ class PPOConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     suite: str
+    policy: str = "tiny"
     seed: int = 0
+    video_episodes: int = 2
     ppo: PPOConfig = PPOConfig()
 
 
@@ -48,6 +50,9 @@ class Trainer:
     """Remembers how it was made and whether it was to resume."""
 
     made: ClassVar[list["Trainer"]] = []
+
+    policy = "trained"
+    stream = types.SimpleNamespace(train_tasks=("lift",))
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         if config.suite == "unfit":
@@ -213,7 +218,7 @@ def test_a_mistake_is_one_line_with_code_2(
 ) -> None:
     install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
     install("vla_crl.report.page", write_report=Calls())
-    install("vla_crl.report.video", record_rollouts=Calls())
+    install("vla_crl.report.film", record_rollouts=Calls(), film_run=Calls())
     install("vla_crl.rollout.evaluate", evaluate_policy=Calls())
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (2, "")
@@ -303,7 +308,7 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls()
-    install("vla_crl.report.video", record_rollouts=calls)
+    install("vla_crl.report.film", record_rollouts=calls)
     flags = ("--policy", "tiny", "--suite", "kitchen", "--output", "videos/a.mp4")
     code, _, _ = run(capsys, "rollout", *flags)
     assert code == 0
@@ -343,6 +348,8 @@ def test_train_makes_a_run_and_its_report(
 ) -> None:
     monkeypatch.setattr(Trainer, "made", [])
     write_report = Calls(Path("runs/demo/report.html"))
+    film_run = Calls()
+    install("vla_crl.report.film", film_run=film_run)
     install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
     install("vla_crl.report.page", write_report=write_report)
     arguments = ("train", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
@@ -354,6 +361,9 @@ def test_train_makes_a_run_and_its_report(
     (trainer,) = Trainer.made
     assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
     assert write_report == [((Path("runs/demo"),), {})]
+    policies = {"before training": catalog.policy_path("tiny"), "after training": "trained"}
+    keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos")}
+    assert film_run == [((policies, "kitchen", ("lift",)), keywords)]
     assert directory.read_config()["ppo"] == {"learning_rate": 1e-4}
     assert directory.read_versions()["command"] == ["vla-crl", *arguments]
     assert directory.read_versions()["seed"] == 3
@@ -373,6 +383,7 @@ def test_a_recipe_that_does_not_fit_leaves_no_run(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.report.film", film_run=Calls())
     install("vla_crl.report.page", write_report=Calls())
     code, _, err = run(capsys, "train", "demo", "--suite", "unfit")
     assert (code, err) == (2, "vla-crl: error: the recipe does not fit\n")
@@ -438,7 +449,7 @@ def test_doctor_ends_with_1_when_something_fails(
     expected_codes: dict[Status, int] = {"ok": 0, "warn": 0, "fail": 1}
     for status, expected in expected_codes.items():
         check = Check(name="torch", status=status, found="none", advice="pip install torch")
-        monkeypatch.setattr(cli, "check_all", lambda check=check: [check])
+        monkeypatch.setattr(commands, "check_all", lambda check=check: [check])
         code, out, _ = run(capsys, "doctor", "--json")
         assert code == expected
         assert json.loads(out)[0]["status"] == status

@@ -1,199 +1,23 @@
-"""The command line: `vla-crl COMMAND`, a thin layer over functions that Python can call as well.
+"""The command line: `vla-crl COMMAND`, a thin layer over `vla_crl.commands`.
 
-A command is a function that takes the parsed options and returns rows (a list of objects), one
-object, or None if it has said all it has to say. `main` prints them as a table or, with `--json`,
-as exactly one JSON document on stdout. Logs and progress go to stderr.
+`main` prints what a command returns as a table or, with `--json`, as exactly one JSON document on
+stdout. Logs and progress go to stderr.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import difflib
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from vla_crl import __version__, catalog
-from vla_crl.config import load_toml, override, read_toml, write_atomically
-from vla_crl.doctor import check_all, use_headless_gl
+from vla_crl import __version__, commands
+from vla_crl.commands import Options, Rows
+from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
-
-Options = argparse.Namespace
-Rows = list[dict[str, Any]]
-
-BENCHES = {
-    "render": "vla_crl.bench.render:bench_render",
-    "sim": "vla_crl.bench.sim:bench_sim",
-    "update": "vla_crl.bench.update:bench_update",
-}
-RECIPE_CLASSES = {
-    "pretrain": "vla_crl.pretraining:PretrainConfig",
-    "train": "vla_crl.continual.trainer:TrainConfig",
-}
-
-
-def list_definitions(options: Options) -> Rows:
-    """List the suites, policies, recipes, methods or tasks there are."""
-    match options.what:
-        case "suites":
-            names, path = (
-                catalog.list_suites(),
-                lambda name: catalog.suite_path(name) / "suite.toml",
-            )
-        case "policies":
-            names, path = catalog.list_policies(), catalog.policy_path
-        case "recipes":
-            names, path = catalog.list_recipes(), catalog.recipe_path
-        case "methods":
-            from vla_crl.continual.method import METHODS
-
-            return [{"name": name, "class": METHODS[name]} for name in sorted(METHODS)]
-        case _:
-            suites = [options.suite] if options.suite else catalog.list_suites()
-            return [task for suite in suites for task in _describe_suite(suite)["tasks"]]
-    return [{"name": name, "description": catalog.description(path(name))} for name in names]
-
-
-def show(options: Options) -> dict[str, Any] | None:
-    """Show one suite, policy or recipe in full."""
-    if options.what == "suite":
-        return _describe_suite(options.name)
-    find = {"policy": catalog.policy_path, "recipe": catalog.recipe_path}[options.what]
-    path = find(options.name)
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, expected the name or the file of a {options.what}")
-    if options.json:
-        return read_toml(path)
-    print(path.read_text(encoding="utf-8"), end="")
-    return None
-
-
-def collect(options: Options) -> None:
-    """Record demonstrations of the scripted experts of a suite."""
-    catalog.suite_path(options.suite)
-    _require_new(options.output, "--output")
-    from vla_crl.rollout.demonstrations import collect_demonstrations
-
-    demonstrations = collect_demonstrations(options.suite, options.episodes, seed=options.seed)
-    demonstrations.save(options.output)
-
-
-def pretrain(options: Options) -> None:
-    """Train a base policy on demonstrations, as a recipe says."""
-    output = options.output or Path("runs") / Path(options.recipe).stem
-    _require_new(output, "--output")
-    config = _load_recipe("pretrain", options.recipe, options.overrides)
-    from vla_crl.pretraining import pretrain as pretrain_policy
-
-    pretrain_policy(config, output=output)
-
-
-def train(options: Options) -> None:
-    """Train a policy on one task after another, as a recipe says, and write the report."""
-    path = options.run_dir or Path("runs") / Path(options.recipe).stem
-    config = _load_recipe("train", options.recipe, options.overrides)
-    from vla_crl.continual.trainer import Trainer
-    from vla_crl.models.checkpoint import load_policy
-    from vla_crl.report.film import film_run
-    from vla_crl.report.page import write_report
-    from vla_crl.run_directory import RunDirectory
-
-    trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
-    if options.resume:
-        RunDirectory.open(path).require_config(config)
-    else:
-        RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
-    trainer.train(resume=options.resume)
-    if config.video_episodes:
-        film_run(
-            load_policy(config.policy),
-            trainer.policy,
-            config.suite,
-            trainer.stream.train_tasks,
-            num_episodes=config.video_episodes,
-            folder=trainer.run.videos,
-        )
-    print(write_report(path))
-
-
-def evaluate(options: Options) -> Rows:
-    """Measure the success of a policy on the fixed test states of a suite."""
-    catalog.suite_path(options.suite)
-    if options.output:
-        _require_new(options.output, "--output")
-    from vla_crl.continual.statistics import wilson_interval
-    from vla_crl.models.checkpoint import load_policy
-    from vla_crl.rollout.evaluate import evaluate_policy
-
-    results = evaluate_policy(
-        load_policy(options.policy),
-        options.suite,
-        options.tasks,
-        num_episodes=options.episodes,
-        deterministic=not options.sampled,
-        num_envs=options.num_envs,
-    )
-    rows: Rows = []
-    for result in results:
-        low, high = wilson_interval(result.successes, result.episodes)
-        rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
-    if options.output:
-        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
-    return rows
-
-
-def rollout(options: Options) -> None:
-    """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
-    catalog.suite_path(options.suite)
-    _require_new(options.output, "--output")
-    from vla_crl.models.checkpoint import load_policy
-    from vla_crl.report.film import record_rollouts
-
-    record_rollouts(
-        load_policy(options.policy),
-        options.suite,
-        options.tasks,
-        num_episodes=options.episodes,
-        output=options.output,
-    )
-    print(options.output)
-
-
-def metrics(options: Options) -> Rows:
-    """Compute continual-learning metrics from a success matrix in long format."""
-    from vla_crl.continual.metrics import metrics_from_file
-
-    values = metrics_from_file(options.file)
-    return [{"name": name, "value": value} for name, value in values.items()]
-
-
-def report(options: Options) -> None:
-    """Write the report of a run again, from its run directory alone."""
-    from vla_crl.report.page import write_report
-    from vla_crl.run_directory import RunDirectory
-
-    print(write_report(RunDirectory.open(options.run).path))
-
-
-def bench(options: Options) -> Rows | None:
-    """Measure speed beside a peer on this machine."""
-    catalog.suite_path(options.suite)
-    from vla_crl.bench.record import print_table
-
-    run_bench = cast(Callable[..., list[Any]], catalog.load_attribute(BENCHES[options.what], "bench"))
-    records = run_bench() if options.what == "update" else run_bench(options.suite)
-    if options.json:
-        return [dataclasses.asdict(record) for record in records]
-    print_table(records)
-    return None
-
-
-def doctor(options: Options) -> Rows:
-    """Check this machine and this installation, and say what to do about what is amiss."""
-    return [dataclasses.asdict(check) for check in check_all()]
 
 
 class _RecipeHelp(argparse.Action):
@@ -202,7 +26,7 @@ class _RecipeHelp(argparse.Action):
     def __call__(self, parser: Any, namespace: Options, values: Any, option_string: Any = None):
         parser.print_help()
         if namespace.recipe:
-            _load_recipe(namespace.command, namespace.recipe, ["--help"])
+            commands.load_recipe(namespace.command, namespace.recipe, ["--help"])
         parser.exit()
 
 
@@ -212,45 +36,48 @@ def build_parser() -> argparse.ArgumentParser:
         prog="vla-crl", description="Train and benchmark robot policies that keep learning."
     )
     parser.add_argument("--version", action="version", version=f"vla-crl {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, function: Callable[[Options], Any]) -> argparse.ArgumentParser:
-        command = commands.add_parser(
+        command = subparsers.add_parser(
             name,
             help=function.__doc__,
             description=function.__doc__,
             allow_abbrev=False,
-            add_help=name not in RECIPE_CLASSES,
+            add_help=name not in commands.RECIPE_CLASSES,
         )
         command.set_defaults(function=function, json=False, parser=command, command=name)
         return command
 
-    command = add("list", list_definitions)
+    command = add("list", commands.list_definitions)
     command.add_argument("what", choices=("suites", "policies", "recipes", "methods", "tasks"))
     command.add_argument("--suite", help="for tasks: only those of this suite")
     _add_json(command)
 
-    command = add("show", show)
+    command = add("show", commands.show)
     command.add_argument("what", choices=("suite", "policy", "recipe"))
     command.add_argument("name", help="a name from 'vla-crl list', or a file")
+    command.add_argument(
+        "--output", type=Path, help="for a suite: also draw a picture of every task, a new png"
+    )
     _add_json(command)
 
-    command = add("collect", collect)
+    command = add("collect", commands.collect)
     command.add_argument("--suite", required=True)
     command.add_argument("--episodes", type=_positive, required=True, help="over all tasks")
     command.add_argument("--output", type=Path, required=True, help="a file that does not exist")
     command.add_argument("--seed", type=int, default=0)
 
-    command = add("pretrain", pretrain)
+    command = add("pretrain", commands.pretrain)
     _add_recipe(command)
     command.add_argument("--output", type=Path, help="a new folder (default: runs/<recipe>)")
 
-    command = add("train", train)
+    command = add("train", commands.train)
     _add_recipe(command)
     command.add_argument("--run-dir", type=Path, help="a new folder (default: runs/<recipe>)")
     command.add_argument("--resume", action="store_true", help="go on after the last full stage")
 
-    command = add("evaluate", evaluate)
+    command = add("evaluate", commands.evaluate)
     _add_policy_and_suite(command, default_episodes=100)
     command.add_argument(
         "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
@@ -259,24 +86,24 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", type=Path, help="also write the rows to this new file, JSON")
     _add_json(command)
 
-    command = add("rollout", rollout)
+    command = add("rollout", commands.rollout)
     _add_policy_and_suite(command, default_episodes=4)
     command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new file")
 
-    command = add("metrics", metrics)
+    command = add("metrics", commands.metrics)
     columns = "CSV or JSON lines with stage, task, split, successes, episodes"
     command.add_argument("file", type=Path, help=columns)
     _add_json(command)
 
-    command = add("report", report)
+    command = add("report", commands.report)
     command.add_argument("run", type=Path, help="a run directory")
 
-    command = add("bench", bench)
-    command.add_argument("what", choices=tuple(BENCHES))
+    command = add("bench", commands.bench)
+    command.add_argument("what", choices=tuple(commands.BENCHES))
     command.add_argument("--suite", default="tabletop_object", help="for render and sim")
     _add_json(command)
 
-    _add_json(add("doctor", doctor))
+    _add_json(add("doctor", commands.doctor))
     return parser
 
 
@@ -318,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, unknown = build_parser().parse_known_args(arguments)
         options.overrides, options.command_line = unknown, ["vla-crl", *arguments]
-        if unknown and options.command not in RECIPE_CLASSES:
+        if unknown and options.command not in commands.RECIPE_CLASSES:
             raise _unknown_argument(options, unknown[0])
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
             result = options.function(options)
@@ -360,35 +187,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _describe_suite(name: str) -> dict[str, Any]:
-    path = catalog.suite_path(name)
-    from vla_crl.sim.suite import load_suite
-
-    fields = ("name", "instruction", "split")
-    tasks = [
-        {"suite": name} | {field: getattr(task, field) for field in fields}
-        for task in load_suite(name).tasks
-    ]
-    return {"name": name, "description": catalog.description(path / "suite.toml"), "tasks": tasks}
-
-
-def _require_new(path: Path, flag: str) -> None:
-    """Check before the work, not after it, that the result can be written."""
-    if path.exists():
-        raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{flag} {path}: cannot make {path.parent} ({error.strerror})") from error
-
-
-def _load_recipe(command: str, recipe: str, overrides: Sequence[str]) -> Any:
-    """Return the settings of a recipe with the flags applied."""
-    path = catalog.recipe_path(recipe)
-    config_class = cast(type[Any], catalog.load_attribute(RECIPE_CLASSES[command], "vla-crl"))
-    return override(load_toml(config_class, path), overrides, f"vla-crl {command} {recipe}")
 
 
 def _unknown_argument(options: Options, argument: str) -> ConfigError:

@@ -7,7 +7,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
 from vla_crl.errors import ConfigError
@@ -144,7 +143,6 @@ class BatchSampler:
         self._config = config
         self._rng = np.random.default_rng(config.seed)
         self._horizon = policy.config.action_horizon
-        self._tokens_per_side = policy.config.backbone.tokens_per_side
         commands = [task.instruction for task in suite.tasks]
         questions = [f"where is the {thing.name}" for thing in suite.config.things]
         self._num_commands = len(commands)
@@ -166,7 +164,6 @@ class BatchSampler:
         end = data.episode_end[steps][:, None]
         rows = np.arange(num)
         uv, visible = data.object_uv[steps], data.object_visible[steps]
-        named_uv, named_visible = uv[rows, :, thing], visible[rows, :, thing]
         return SupervisedBatch(
             images=torch.from_numpy(data.images[steps]),
             state=torch.from_numpy(data.state[steps]),
@@ -175,14 +172,8 @@ class BatchSampler:
             action_chunk=torch.from_numpy(data.label[np.minimum(chunk, end - 1)]),
             action_mask=torch.from_numpy(chunk < end),
             has_action=torch.from_numpy(~is_question),
-            answer_uv=torch.from_numpy(named_uv[:, 0]),
-            answer_valid=torch.from_numpy(named_visible[:, 0]),
-            target_token=self._token_of(named_uv, named_visible),
+            target_uv=torch.from_numpy(uv[rows, :, thing]),
+            target_visible=torch.from_numpy(visible[rows, :, thing]),
             object_uv=torch.from_numpy(uv),
             object_visible=torch.from_numpy(visible),
         )
-
-    def _token_of(self, uv: np.ndarray, visible: np.ndarray) -> Tensor:
-        cell = (uv * self._tokens_per_side).astype(np.int64)
-        token = cell[..., 1] * self._tokens_per_side + cell[..., 0]
-        return torch.from_numpy(np.where(visible, token, -1))

@@ -77,9 +77,8 @@ def batch(policy: VLAPolicy, observation: Observation) -> SupervisedBatch:
         action_chunk=torch.rand(4, 8, 7, generator=generator) * 2.0 - 1.0,
         action_mask=torch.arange(8).expand(4, 8) < torch.tensor([[8], [8], [5], [1]]),
         has_action=torch.tensor([True, False, True, True]),
-        answer_uv=torch.rand(4, 2, generator=generator),
-        answer_valid=torch.tensor([False, True, True, True]),
-        target_token=torch.tensor([[0, 1], [2, -1], [3, 3], [-1, -1]]),
+        target_uv=torch.rand(4, 2, 2, generator=generator),
+        target_visible=torch.tensor([[False, True], [True, False], [True, True], [True, False]]),
         object_uv=torch.rand(4, 2, 3, 2, generator=generator),
         object_visible=torch.rand(4, 2, 3, generator=generator) < 0.7,
     )

@@ -80,9 +80,9 @@ def test_every_prefix_token_sees_later_ones(policy):
 def test_image_tokens_are_ordered_row_by_row_from_the_top_left(make_policy):
     # Without vision layers a token depends on its own patches only.
     policy = make_policy(backbone={"num_vision_layers": 0})
-    dark = np.zeros((1, 1, 32, 32, 3), dtype=np.uint8)
+    dark = np.zeros((1, 2, 32, 32, 3), dtype=np.uint8)
     tokens = policy.backbone.embed_images(torch.from_numpy(dark))
-    assert tokens.shape == (1, 1, 4, 16)
+    assert tokens.shape == (1, 2, 4, 16)
     for row, column, token in ((0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3)):
         bright = dark.copy()
         bright[0, 0, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] = 255

@@ -8,6 +8,7 @@ from vla_crl.models.adapters import LoRAConfig, add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
     POLICY_FILE,
+    build_policy,
     load_adapter,
     load_policy,
     read_card,
@@ -70,7 +71,7 @@ def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):
 
 
 def test_preset_builds_a_policy_with_random_weights():
-    policy = load_policy("tiny")
+    policy = build_policy("tiny")
     assert 1_000_000 < sum(p.numel() for p in policy.parameters()) < 2_000_000
 
 

@@ -34,6 +34,7 @@ class SupervisedConfig:
             "pointer": 1.0,
             "presence": 5.0,
             "offset": 1.0,
+            "target_offset": 1.0,
         }
     )
     """Weight of each loss; a loss that is not named is not computed."""
@@ -42,7 +43,8 @@ class SupervisedConfig:
         """Check the ranges."""
         if self.num_updates < 1 or self.batch_size < 1:
             raise ConfigError(
-                f"num_updates = {self.num_updates}, batch_size = {self.batch_size}; both must be >= 1"
+                f"num_updates = {self.num_updates} and batch_size = {self.batch_size}; "
+                "both must be >= 1"
             )
         if not self.learning_rate > 0.0:
             raise ConfigError(f"learning_rate = {self.learning_rate} must be > 0")

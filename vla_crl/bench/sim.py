@@ -104,11 +104,11 @@ def _replay(
     fraction = np.arange(1, suite.num_substeps + 1)[:, None] / suite.num_substeps
     ramps = inputs[:-1, :, None] + fraction * np.diff(inputs, axis=0)[:, :, None]
     control = np.concatenate(ramps, axis=1)  # [N, T * substeps, commands and fixtures]
-    num_steps = control.shape[1]
+    models, num_steps = [model] * len(control), control.shape[1]
 
     def replay() -> int:
         pool.rollout(
-            model, datas, start, control, control_spec=INPUT_SPEC, skip_checks=True,
+            models, datas, start, control, control_spec=INPUT_SPEC, skip_checks=True,
             nstep=num_steps, initial_warmstart=warmstart,
         )  # fmt: skip
         return len(control) * len(states)

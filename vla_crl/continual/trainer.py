@@ -17,7 +17,6 @@ from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
-from vla_crl.models.policy import VLAPolicy
 from vla_crl.progress import console, track
 from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
 from vla_crl.rollout.evaluate import evaluate_policy

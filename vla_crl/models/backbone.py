@@ -97,6 +97,10 @@ class BackboneOutput:
     query_hidden: Tensor
 
 
+IMAGE_POSITION_SCALE = 0.5
+"""Standard deviation of the initial position embeddings; image tokens have about 1."""
+
+
 @dataclass
 class _Recorder:
     """Collects post-RoPE keys and values [B, kv_heads, L, head_dim] of the prefix, by layer."""
@@ -118,6 +122,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = _build_smolvlm(config, vocab_size)
+        # Where in which camera a token comes from. Rotary positions only shape attention; the
+        # expert reads values, and those must say where the named object is.
+        position = torch.randn(config.num_cameras, config.tokens_per_side**2, config.width)
+        self.image_position = nn.Parameter(IMAGE_POSITION_SCALE * position)
 
     @property
     def feature_dim(self) -> int:
@@ -130,7 +138,8 @@ class Backbone(nn.Module):
         # SmolVLM's own normalisation: mean and standard deviation 0.5.
         pixels = pixels.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
         patches = self.model.vision_model(pixel_values=pixels).last_hidden_state
-        return self.model.connector(patches).unflatten(0, images.shape[:2])
+        tokens = self.model.connector(patches).unflatten(0, images.shape[:2])
+        return tokens + self.image_position
 
     def embed_words(self, token_ids: Tensor) -> Tensor:
         """Map word numbers [B, W] to embeddings [B, W, width]."""

@@ -254,10 +254,12 @@ class VLAPolicy(nn.Module):
         output = self._run_backbone(
             image_tokens, batch.state, batch.token_ids, batch.word_mask, queries
         )
+        shape = image_tokens.shape
+        first_hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
         if "pointer" in terms:
-            shape = image_tokens.shape
-            hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
-            losses["pointer"] = self.grounding.pointer_loss(hidden, batch)
+            losses["pointer"] = self.grounding.pointer_loss(first_hidden, batch)
+        if "target_offset" in terms:
+            losses["target_offset"] = self.grounding.target_offset_loss(first_hidden, batch)
         if "action_tokens" in terms:
             losses["action_tokens"] = self.token_heads.action_loss(output.query_hidden, batch)
         if "answer_tokens" in terms:

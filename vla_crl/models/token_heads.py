@@ -8,7 +8,12 @@ from torch.nn import functional
 
 from vla_crl.algos.rows import Rows
 
-LOSS_TERMS = frozenset({"flow", "action_tokens", "answer_tokens", "pointer", "presence", "offset"})
+LOSS_TERMS = frozenset(
+    {
+        *("flow", "action_tokens", "answer_tokens"),
+        *("presence", "offset", "pointer", "target_offset"),
+    }
+)
 """Names of all supervised losses."""
 QUERY_TERMS = frozenset({"action_tokens", "answer_tokens"})
 """Losses that need the query tokens."""
@@ -26,9 +31,8 @@ class SupervisedBatch(Rows):
         action_chunk: [B, H, A] raw actions in [-1, 1].
         action_mask: [B, H] bool, False past the end of the episode.
         has_action: [B] bool, False for questions.
-        answer_uv: [B, 2] the named object in the first camera, right and down, in [0, 1].
-        answer_valid: [B] bool.
-        target_token: [B, C] int64, image token that holds the named object, -1 if not visible.
+        target_uv: [B, C, 2] of the object that the sentence names, right and down, in [0, 1).
+        target_visible: [B, C] bool.
         object_uv: [B, C, O, 2] of every object, in [0, 1).
         object_visible: [B, C, O] bool.
     """
@@ -40,9 +44,8 @@ class SupervisedBatch(Rows):
     action_chunk: Tensor
     action_mask: Tensor
     has_action: Tensor
-    answer_uv: Tensor
-    answer_valid: Tensor
-    target_token: Tensor
+    target_uv: Tensor
+    target_visible: Tensor
     object_uv: Tensor
     object_visible: Tensor
 
@@ -90,9 +93,9 @@ class TokenHeads(nn.Module):
         return cross_entropy(logits, bins, valid)
 
     def answer_loss(self, query_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
-        """Return the mean cross-entropy of the two position bins."""
-        bins = to_bins(batch.answer_uv, self.num_position_bins)
-        valid = batch.answer_valid[:, None].expand_as(bins)
+        """Return the mean cross-entropy of the two position bins in the first camera."""
+        bins = to_bins(batch.target_uv[:, 0], self.num_position_bins)
+        valid = batch.target_visible[:, :1].expand_as(bins)
         return cross_entropy(self.answer_logits(query_hidden), bins, valid)
 
 
@@ -106,6 +109,7 @@ class GroundingHeads(nn.Module):
         self.presence = nn.Linear(width, num_objects)
         self.offset = nn.Linear(width, 2 * num_objects)
         self.pointer = nn.Linear(width, 1)
+        self.target_offset = nn.Linear(width, 2)
 
     def presence_logits(self, image_tokens: Tensor) -> Tensor:
         """Return [B, C, T, O] from projected image tokens [B, C, T, width]."""
@@ -131,19 +135,29 @@ class GroundingHeads(nn.Module):
         token = self._token_of(batch.object_uv)
         index = token[:, :, None, :, None].expand(-1, -1, 1, -1, 2)
         prediction = self.offsets(image_tokens).gather(2, index).squeeze(2)
-        scaled = batch.object_uv * self.tokens_per_side
-        label = scaled - scaled.floor() - 0.5
-        error = (prediction - label).square().mean(dim=-1)
+        error = (prediction - self._offset_in_token(batch.object_uv)).square().mean(dim=-1)
         return masked_mean(error, batch.object_visible)
 
     def pointer_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean cross-entropy over the cameras that see the named object."""
         logits = self.pointer_logits(first_hidden)
-        return cross_entropy(logits, batch.target_token.clamp(min=0), batch.target_token >= 0)
+        return cross_entropy(logits, self._token_of(batch.target_uv), batch.target_visible)
+
+    def target_offset_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean squared error, in token widths, at the named object's token."""
+        token = self._token_of(batch.target_uv)
+        index = token[:, :, None, None].expand(-1, -1, 1, first_hidden.shape[-1])
+        prediction = self.target_offset(first_hidden.gather(2, index).squeeze(2))
+        error = (prediction - self._offset_in_token(batch.target_uv)).square().mean(dim=-1)
+        return masked_mean(error, batch.target_visible)
 
     def _token_of(self, uv: Tensor) -> Tensor:
         cell = to_bins(uv, self.tokens_per_side)
         return cell[..., 1] * self.tokens_per_side + cell[..., 0]
+
+    def _offset_in_token(self, uv: Tensor) -> Tensor:
+        scaled = uv * self.tokens_per_side
+        return scaled - scaled.floor() - 0.5
 
 
 def to_bins(values: Tensor, num_bins: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Film a policy at work: episodes beside each other, from the policy's own decisions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def record_rollouts(
     sim.reset(
         slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
     )
-    renderer = BatchRenderer(suite.model, suite.config.cameras[:1], PIXELS, PIXELS)
+    renderer = BatchRenderer(suite.model, [suite.config.film_camera], PIXELS, PIXELS)
     frames = np.empty((sim.num_slots, 1, PIXELS, PIXELS, 3), np.uint8)
     outcomes: list[bool | None] = [None] * sim.num_slots
     captions = [suite.tasks[task].instruction for task in tile_tasks]
@@ -90,16 +90,28 @@ def record_rollouts(
 
 
 def film_run(
-    base: VLAPolicy, trained: VLAPolicy, suite_name: str, tasks: Sequence[str], *, num_episodes: int,
+    policies: Mapping[str, VLAPolicy],
+    suite_name: str,
+    tasks: Sequence[str],
+    *,
+    num_episodes: int,
     folder: Path,
-) -> None:  # fmt: skip
-    """Film the same test episodes before and after a stream, into two files of `folder`."""
-    for name, policy in (("before", base), ("after", trained)):
+) -> None:
+    """Film the same test episodes with several policies, one file of `folder` each.
+
+    Args:
+        policies: By name, e.g. "before training"; the name becomes the title and the file's name.
+        suite_name: Suite of the catalogue.
+        tasks: Task names.
+        num_episodes: Episodes a task.
+        folder: Where the mp4 files go.
+    """
+    for name, policy in policies.items():
         record_rollouts(
             policy,
             suite_name,
             tasks,
             num_episodes=num_episodes,
-            output=folder / f"{name}_training.mp4",
-            title=f"The trained tasks {name} training",
+            output=folder / f"{name.replace(' ', '_')}.mp4",
+            title=name.capitalize(),
         )

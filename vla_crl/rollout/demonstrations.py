@@ -82,8 +82,8 @@ class Demonstrations:
         """
         names = [f.name for f in fields(Demonstrations)]
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in names}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in names}
         except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise ConfigError(f"{path} is no demonstrations file: {error}") from error
         return Demonstrations(suite=str(arrays.pop("suite")), **arrays)
@@ -142,7 +142,7 @@ def collect_demonstrations(
         episodes = np.arange(started, started + len(slots))
         started += len(slots)
         num_tasks = len(sim.suite.tasks)
-        ids = order[(episodes // num_tasks) % len(order)]
+        ids = order[episodes % len(order)]
         sim.reset(slots, tasks=episodes % num_tasks, state_ids=ids)
         episode_of[slots] = episodes
         return slots

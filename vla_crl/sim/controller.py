@@ -42,7 +42,7 @@ def row_size(chain: Chain) -> int:
     return 3 + 9 + len(chain.rest_rad) + 1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def command(controller, row, action, measured_position):
     """Advance one controller row by one action.
 

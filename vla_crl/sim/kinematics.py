@@ -77,7 +77,7 @@ def _matrix(quat_wxyz: np.ndarray) -> np.ndarray:
     return matrix.reshape(3, 3)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def rotation_about(axis_angle, out):
     """Write the rotation matrix of an axis-angle vector (rad) into `out` (Rodrigues' formula)."""
     angle = np.sqrt(axis_angle[0] ** 2 + axis_angle[1] ** 2 + axis_angle[2] ** 2)
@@ -103,7 +103,7 @@ def rotation_about(axis_angle, out):
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def multiply(a, b, out):
     """Write the product of two 3x3 matrices into `out`."""
     for i in range(3):
@@ -111,7 +111,7 @@ def multiply(a, b, out):
             out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def forward(chain, joints, position, rotation, jacobian):
     """Compute the grip site's pose and geometric Jacobian, all in the world frame.
 
@@ -155,7 +155,7 @@ def forward(chain, joints, position, rotation, jacobian):
         jacobian[2, j] = jacobian[3, j] * lever[1] - jacobian[4, j] * lever[0]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def inverse(chain, joints, target_position, target_rotation, num_iterations):
     """Move `joints` in place so that the grip approaches a target pose.
 
@@ -203,7 +203,7 @@ def inverse(chain, joints, target_position, target_rotation, num_iterations):
             joints[j] = min(max(joints[j], chain.low_rad[j]), chain.high_rad[j])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def solve_positive_definite(matrix, vector):
     """Overwrite `vector` with matrix^-1 vector by Cholesky factorisation (both are overwritten)."""
     n = vector.shape[0]

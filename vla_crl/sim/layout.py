@@ -10,8 +10,11 @@ from numba import njit
 from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
 from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.source_version import source_version
 from vla_crl.sim.suite import Suite
 
+FIRST_TEST_SEED = 1_000_000
+"""Test states have random streams of their own, so they stay when training states are added."""
 MAX_ATTEMPTS = 10_000
 GRIP_DOWN = np.diag([1.0, -1.0, -1.0])
 """Orientation of the grip site at the start: approach axis straight down."""
@@ -47,7 +50,10 @@ def initial_states(suite: Suite) -> InitialStates:
     yaws = np.empty((num_states, len(free)))
     fixtures = np.empty((num_states, len(mocap), 2))
     grips = np.empty((num_states, 3))
-    sampled = _sample(layout_arrays(suite), positions, yaws, fixtures, grips)
+    num_train = len(suite.train_ids)
+    seeds = np.arange(num_states)
+    seeds[num_train:] += FIRST_TEST_SEED - num_train
+    sampled = _sample(layout_arrays(suite), seeds, positions, yaws, fixtures, grips)
     if not sampled:
         raise ConfigError(
             f"suite '{suite.name}': found no room for {len(free)} objects at least "
@@ -104,10 +110,10 @@ def layout_arrays(suite: Suite) -> LayoutArrays:
 
 
 @njit(cache=True)
-def _sample(layout, positions, yaws, fixtures, grips):
+def _sample(layout, seeds, positions, yaws, fixtures, grips):
     """Fill the tables by rejection; return False when an id finds no valid arrangement."""
     for state_id in range(positions.shape[0]):
-        np.random.seed(state_id)
+        np.random.seed(seeds[state_id])
         for i in range(3):
             grips[state_id, i] = np.random.uniform(layout.grip_low[i], layout.grip_high[i])
         side = 1.0 if np.random.random() < 0.5 else -1.0
@@ -143,10 +149,19 @@ def _scatter(layout, places):
     return False
 
 
-@njit(cache=True)
-def _solve_postures(chain, controller):
-    for row in controller:
-        inverse(chain, row[12:-1], row[0:3], row[3:12].copy().reshape((3, 3)), 60)
+def _make_solver(version):
+    """Return the compiled loop over states, cached (see `source_version`)."""
+
+    @njit(cache=True)
+    def solve_postures(chain, controller):
+        _ = version
+        for row in controller:
+            inverse(chain, row[12:-1], row[0:3], row[3:12].copy().reshape((3, 3)), 60)
+
+    return solve_postures
+
+
+_solve_postures = _make_solver(source_version())
 
 
 def _rest_height(model: mujoco.MjModel, body: int) -> float:

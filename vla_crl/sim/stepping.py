@@ -15,6 +15,7 @@ from vla_crl.sim.mujoco_c import (
     mj_set_state,
     mj_step,
 )
+from vla_crl.sim.source_version import source_version
 
 STATE_SPEC = int(
     mujoco.mjtState.mjSTATE_TIME
@@ -123,12 +124,12 @@ def scratch_of(model: mujoco.MjModel, data: mujoco.MjData) -> Scratch:
     )
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _view(address, shape):
     return carray(as_double_pointer(address), shape)  # pyright: ignore[reportCallIssue]
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _publish(scratch, slots, row):
     """Refresh the poses of the current state and copy them into the slot's row."""
     mj_kinematics(scratch.model, scratch.data)
@@ -143,7 +144,7 @@ def _publish(scratch, slots, row):
     slots.camera_mat[row] = _view(scratch.arrays[9], slots.camera_mat.shape[1:])
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _goal_reached(world, task, body_pos, site_pos, site_mat):
     """Evaluate the conjunction of a task's goal terms."""
     for predicate, body, site in world.goals[task]:
@@ -159,7 +160,7 @@ def _goal_reached(world, task, body_pos, site_pos, site_mat):
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _healthy(velocities):
     for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
         if not abs(velocity) < MAX_SPEED:  # also catches NaN
@@ -167,58 +168,78 @@ def _healthy(velocities):
     return True
 
 
-@njit(nogil=True, cache=True)
-def refresh_slots(scratch, slots, rows):
-    """Recompute the published poses of `rows` from their physics state."""
-    for row in rows:
-        mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-        _publish(scratch, slots, row)
-
-
-@njit(nogil=True, cache=True)
-def step_slots(world, scratch, slots, rows, actions):
-    """Run a chunk of actions on each row until it ends, succeeds, times out or diverges.
-
-    Args:
-        world: Constants of the suite.
-        scratch: MjData to compute in; its content on entry does not matter.
-        slots: All slots; only `rows` are touched.
-        rows: [B] slot indices.
-        actions: [N, K, 7] finite, in [-1, 1], indexed by slot.
-    """
+@njit(nogil=True)
+def _control_step(world, scratch, row, action, grip):
+    """Advance one controller row and run the physics under it, joints moving linearly."""
     ctrl = _view(scratch.arrays[0], (world.arm_actuators.shape[0] + 2,))
+    num_arm = world.arm_actuators.shape[0]
+    previous = row[12:].copy()
+    command(world.controller, row, action, grip)
+    for substep in range(world.num_substeps):
+        fraction = (substep + 1) / world.num_substeps
+        for j in range(num_arm):
+            change = row[12 + j] - previous[j]
+            ctrl[world.arm_actuators[j]] = previous[j] + fraction * change
+        for j in range(2):
+            change = row[12 + num_arm] - previous[num_arm]
+            ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
+        mj_step(scratch.model, scratch.data)
+    mj_kinematics(scratch.model, scratch.data)
+
+
+@njit(nogil=True)
+def _step_slot(world, scratch, slots, row, actions):
+    """Run a chunk of actions [K, 7] until it ends, succeeds, times out or diverges."""
     qvel = _view(scratch.arrays[2], (world.num_velocities,))
     body_pos = _view(scratch.arrays[3], slots.body_pos.shape[1:])
     site_pos = _view(scratch.arrays[4], slots.site_pos.shape[1:])
     site_mat = _view(scratch.arrays[5], slots.site_mat.shape[1:])
-    num_arm = world.arm_actuators.shape[0]
-    for row in rows:
-        mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-        controller_row = slots.controller[row]
-        grip = slots.site_pos[row, world.grip_site].copy()
-        for k in range(actions.shape[1]):
-            previous = controller_row[12:].copy()
-            command(world.controller, controller_row, actions[row, k], grip)
-            for substep in range(world.num_substeps):
-                fraction = (substep + 1) / world.num_substeps
-                for j in range(num_arm):
-                    change = controller_row[12 + j] - previous[j]
-                    ctrl[world.arm_actuators[j]] = previous[j] + fraction * change
-                for j in range(2):
-                    change = controller_row[12 + num_arm] - previous[num_arm]
-                    ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
-                mj_step(scratch.model, scratch.data)
-            slots.num_steps[row] += 1
-            mj_kinematics(scratch.model, scratch.data)
-            grip[:] = site_pos[world.grip_site]
-            if not _healthy(qvel):
-                slots.outcome[row] = DIVERGED
-            elif _goal_reached(world, slots.task[row], body_pos, site_pos, site_mat):
-                slots.outcome[row] = SUCCESS
-            elif slots.num_steps[row] >= world.horizon:
-                slots.outcome[row] = TIME_LIMIT
-            if slots.outcome[row] != RUNNING:
-                break
-        if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
-            mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+    grip = slots.site_pos[row, world.grip_site].copy()
+    mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+    for action in actions:
+        _control_step(world, scratch, slots.controller[row], action, grip)
+        grip[:] = site_pos[world.grip_site]
+        slots.num_steps[row] += 1
+        if not _healthy(qvel):
+            slots.outcome[row] = DIVERGED
+        elif _goal_reached(world, slots.task[row], body_pos, site_pos, site_mat):
+            slots.outcome[row] = SUCCESS
+        elif slots.num_steps[row] >= world.horizon:
+            slots.outcome[row] = TIME_LIMIT
+        if slots.outcome[row] != RUNNING:
+            break
+    if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
+        mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+        _publish(scratch, slots, row)
+
+
+def _make_entry_points(version):
+    """Return the functions that Python calls, the only ones cached (see `source_version`)."""
+
+    @njit(nogil=True, cache=True)
+    def refresh_slots(scratch, slots, rows):
+        """Recompute the published poses of `rows` [B] from their physics state."""
+        _ = version
+        for row in rows:
+            mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
             _publish(scratch, slots, row)
+
+    @njit(nogil=True, cache=True)
+    def step_slots(world, scratch, slots, rows, actions):
+        """Run chunks of actions; the content of `scratch` on entry does not matter.
+
+        Args:
+            world: Constants of the suite.
+            scratch: MjData to compute in.
+            slots: All slots; only `rows` are touched.
+            rows: [B] slot indices.
+            actions: [N, K, 7] finite, in [-1, 1], indexed by slot.
+        """
+        _ = version
+        for row in rows:
+            _step_slot(world, scratch, slots, row, actions[row])
+
+    return refresh_slots, step_slots
+
+
+refresh_slots, step_slots = _make_entry_points(source_version())

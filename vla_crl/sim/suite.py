@@ -89,6 +89,9 @@ class SuiteConfig:
     description: str
     scene: str
     cameras: tuple[str, ...]
+    """What policies see, in this order."""
+    film_camera: str
+    """What people see in videos."""
     control_hz: float
     horizon: int
     """Control steps after which an unsuccessful episode is truncated."""
@@ -168,6 +171,7 @@ def load_suite(name: str) -> Suite:
     config = load_toml(SuiteConfig, folder / "suite.toml")
     suite = Suite(folder.name, config, _compile(folder / config.scene))
     _check_names(suite, folder / "suite.toml")
+    _check_scene(suite, folder / "suite.toml")
     return suite
 
 
@@ -188,7 +192,7 @@ def _check_names(suite: Suite, path: Path) -> None:
         "thing": {thing.name for thing in config.things},
     }
     used = [("body", thing.body) for thing in config.things]
-    used += [("camera", camera) for camera in config.cameras]
+    used += [("camera", camera) for camera in (*config.cameras, config.film_camera)]
     used += [("joint", joint) for joint in (*config.arm.joints, *config.arm.fingers)]
     used += [("site", config.arm.grip_site)]
     for task in config.tasks:
@@ -201,3 +205,29 @@ def _check_names(suite: Suite, path: Path) -> None:
     duplicates = {name for name in names if names.count(name) > 1}
     if duplicates:
         raise ConfigError(f"{path}: task names must be unique, repeated: {sorted(duplicates)}")
+
+
+def _check_scene(suite: Suite, path: Path) -> None:
+    """Check what the simulation relies on and names alone do not tell."""
+    model, config = suite.model, suite.config
+    for thing in config.things:
+        body = model.body(thing.body)
+        if body.mocapid[0] < 0 and body.dofnum[0] != 6:
+            raise ConfigError(
+                f"{path}: thing '{thing.name}': body '{thing.body}' is fixed to the scene, "
+                "expected a free joint or a mocap body"
+            )
+    for region in sorted({term.region for task in config.tasks for term in task.goal}):
+        if model.site(region).type[0] != mujoco.mjtGeom.mjGEOM_BOX:
+            raise ConfigError(f"{path}: region '{region}' is a site without a box; give it one")
+    if len(config.arm.rest_joints_rad) != len(config.arm.joints):
+        raise ConfigError(
+            f"{path}: arm.rest_joints_rad has {len(config.arm.rest_joints_rad)} numbers, "
+            f"expected {len(config.arm.joints)}, one per joint"
+        )
+    period_s = 1.0 / config.control_hz
+    if abs(suite.num_substeps * model.opt.timestep - period_s) > 1e-9:
+        raise ConfigError(
+            f"{path}: a control step of {period_s:g} s is no multiple of the scene's "
+            f"timestep {model.opt.timestep:g} s; change control_hz or the timestep"
+        )

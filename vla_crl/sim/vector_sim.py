@@ -211,7 +211,10 @@ class VectorSim:
         )
 
     def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
-        """Render the cameras of `slots` (all by default) and read their state and instruction."""
+        """Render the cameras of `slots` (all by default) and read their state and instruction.
+
+        The images of all slots are one buffer, which the next call for all slots overwrites.
+        """
         rows = self._rows(slots)
         images = (
             self._images

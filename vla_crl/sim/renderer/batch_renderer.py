@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.renderer.compilation import entry_point, source_version
+from vla_crl.sim.renderer.compilation import entry_point
 from vla_crl.sim.renderer.rasterizer import find_surfaces, new_frame
 from vla_crl.sim.renderer.scene_arrays import build_scene
 from vla_crl.sim.renderer.shading import shade
+from vla_crl.sim.source_version import source_version
 
 Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 

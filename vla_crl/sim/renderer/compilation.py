@@ -1,7 +1,5 @@
 """How the renderer's loops are compiled, and the float32 constants they share."""
 
-import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +18,8 @@ inlined = njit(forceinline=True, **_OPTIONS)
 entry_point = njit(cache=True, **_OPTIONS)
 """Decorator for what Python calls; the machine code, callees included, is cached on disk.
 
-Numba looks only at the entry point's own file to see whether its cache is stale, but also at the
-values its closure holds: an entry point must use `source_version()` through a closure.
+An entry point must use `source_version()` through a closure, see there.
 """
-
-
-def source_version() -> int:
-    """Return a checksum of all source files of the renderer."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
 # A Python literal would make numba compute in float64, at half the width of a vector register.

@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.errors import ConfigError
+
+
+def trainer(**settings) -> tuple[nn.Linear, SupervisedTrainer]:
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    settings = {"num_updates": 12, "num_warmup_updates": 2, "learning_rate": 0.1} | settings
+    return model, SupervisedTrainer(model, SupervisedConfig(**settings))
+
+
+def test_learning_rate_warms_up_linearly_and_falls_along_half_a_cosine():
+    model, supervised = trainer()
+    rates = []
+    for _ in range(13):
+        rates.append(supervised.learning_rate())
+        supervised.update({"flow": model.weight.square().sum()})
+    assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
+    # Half way (update 7 of 2 .. 12): 5 % + 95 % * (1 + cos(pi / 2)) / 2 of the peak.
+    assert rates[7] == pytest.approx(0.1 * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi / 2))))
+    assert rates[12] == pytest.approx(0.1 * 0.05)
+
+
+def test_losses_are_weighted():
+    model, supervised = trainer(loss_weights={"flow": 2.0, "pointer": 3.0})
+    total = supervised.update({"flow": model.weight.sum(), "pointer": model.weight.sum()})
+    assert total == pytest.approx(2.0 * 2.0 + 3.0 * 2.0)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    model, supervised = trainer(max_grad_norm=0.5)
+    supervised.update({"flow": 100.0 * model.weight.sum()})
+    assert model.weight.grad is not None
+    assert model.weight.grad.norm() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+    model, supervised = trainer()
+    with pytest.raises(FloatingPointError, match=r"update 0: loss is not finite \(flow nan\)"):
+        supervised.update({"flow": torch.tensor(float("nan")) * model.weight.sum()})
+    assert torch.equal(model.weight, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_updates": 0}, "num_updates = 0 and batch_size = 32"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0 must be > 0"),
+        ({"loss_weights": {"flow": 0.0}}, "at least one loss, each with a weight > 0"),
+    ],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SupervisedConfig(**({"num_updates": 1} | settings))

@@ -1,0 +1,25 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from vla_crl.errors import ConfigError
+from vla_crl.report.contact_sheet import write_contact_sheet
+
+
+def test_a_contact_sheet_shows_one_picture_per_task(tmp_path: Path):
+    path = tmp_path / "new" / "tasks.png"
+    write_contact_sheet("tabletop_object", path)
+    pixels = imread(path)
+    assert pixels.shape[:2] == (620, 1300)  # 2 rows of 5 panels
+    quarters = [
+        np.std(part) for half in np.array_split(pixels, 2) for part in np.array_split(half, 5, 1)
+    ]
+    assert min(quarters) > 0.05  # no panel is empty
+
+
+def test_an_unknown_suite_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean"):
+        write_contact_sheet("tabletop", tmp_path / "tasks.png")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,142 @@
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_crl.errors import ConfigError
+from vla_crl.rollout.demonstrations import (
+    Demonstrations,
+    PerturbationConfig,
+    collect_demonstrations,
+)
+from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.grounding import ground
+from vla_crl.sim.vector_sim import make_sim
+
+NUM_EPISODES = 12
+CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)
+
+
+@pytest.fixture(scope="module")
+def demonstrations() -> Demonstrations:
+    return collect_demonstrations("tabletop_object", NUM_EPISODES, seed=3)
+
+
+def assert_equal(one: Demonstrations, other: Demonstrations) -> None:
+    for field in fields(Demonstrations):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        assert np.array_equal(left, right), field.name
+        assert np.asarray(left).dtype == np.asarray(right).dtype, field.name
+
+
+def starts(demonstrations: Demonstrations) -> np.ndarray:
+    return np.concatenate([[0], np.unique(demonstrations.episode_end)[:-1]])
+
+
+def test_shapes_and_types_are_as_documented(demonstrations: Demonstrations):
+    steps = len(demonstrations)
+    expected = {
+        "images": ((steps, 2, 64, 64, 3), np.uint8),
+        "state": ((steps, 8), np.float32),
+        "label": ((steps, 7), np.float32),
+        "object_uv": ((steps, 2, 7, 2), np.float32),
+        "object_visible": ((steps, 2, 7), np.bool_),
+        "episode_success": ((NUM_EPISODES,), np.bool_),
+    }
+    for name, (shape, dtype) in expected.items():
+        assert getattr(demonstrations, name).shape == shape
+        assert getattr(demonstrations, name).dtype == dtype
+    assert demonstrations.task.shape == demonstrations.thing.shape == (steps,)
+    assert len(np.unique(demonstrations.episode_end)) == NUM_EPISODES
+    assert demonstrations.episode_end[-1] == steps
+
+
+def test_episodes_take_the_tasks_in_turn(demonstrations: Demonstrations):
+    assert demonstrations.task[starts(demonstrations)].tolist() == [*range(10), 0, 1]
+    for start, end in zip(
+        starts(demonstrations), np.unique(demonstrations.episode_end), strict=True
+    ):
+        assert len(np.unique(demonstrations.task[start:end])) == 1
+
+
+def test_the_seed_determines_everything_whatever_the_number_of_slots(
+    demonstrations: Demonstrations,
+):
+    again = collect_demonstrations("tabletop_object", NUM_EPISODES, seed=3, num_slots=5)
+    assert_equal(again, demonstrations)
+
+
+def test_another_seed_gives_other_episodes(demonstrations: Demonstrations):
+    other = collect_demonstrations("tabletop_object", 1, seed=4)
+    assert not np.array_equal(other.state[0], demonstrations.state[0])
+
+
+def test_more_episodes_begin_with_the_same_ones(demonstrations: Demonstrations):
+    fewer = collect_demonstrations("tabletop_object", 3, seed=3)
+    assert np.array_equal(fewer.state, demonstrations.state[: len(fewer)])
+    assert np.array_equal(fewer.label, demonstrations.label[: len(fewer)])
+
+
+def test_without_noise_the_episodes_are_the_experts():
+    calm = collect_demonstrations("tabletop_object", 2, seed=0, perturbation=CALM)
+    assert calm.episode_success.all()
+    sim = make_sim("tabletop_object", 1)
+    expert, slot = PickAndPlaceExpert(sim), np.array([0])
+    order, success = np.random.default_rng(0).permutation(sim.suite.train_ids), False
+    for episode, (start, end) in enumerate(
+        zip(starts(calm), np.unique(calm.episode_end), strict=True)
+    ):
+        sim.reset(slot, tasks=[episode], state_ids=[order[episode]])
+        for step in range(start, end):
+            observation, labels = sim.observe(), ground(sim, slot)
+            action = expert.act(slot)
+            assert np.array_equal(calm.images[step], observation.images[0])
+            assert np.array_equal(calm.state[step], observation.state[0])
+            assert np.array_equal(calm.label[step], action[0].astype(np.float32))
+            assert np.array_equal(calm.object_uv[step], labels.uv[0])
+            assert np.array_equal(calm.object_visible[step], labels.visible[0])
+            assert calm.thing[step] == expert.things[episode]
+            success = sim.step_chunk(action[:, None]).success[0]
+        assert success
+    sim.close()
+
+
+def test_noise_moves_the_robot_but_not_the_labels(demonstrations: Demonstrations):
+    assert np.abs(demonstrations.label).max() <= 1.0
+    assert np.isin(demonstrations.label[:, 6], (-1.0, 1.0)).all()
+    calm = collect_demonstrations("tabletop_object", 10, seed=3, perturbation=CALM)
+    first = starts(calm)
+    assert np.array_equal(calm.label[first], demonstrations.label[starts(demonstrations)[:10]])
+    assert len(calm) < demonstrations.episode_end[starts(demonstrations)[9]]
+
+
+def test_a_file_gives_back_what_was_saved(demonstrations: Demonstrations, tmp_path: Path):
+    for name in ("new/demonstrations.npz", "without_suffix"):
+        demonstrations.save(tmp_path / name)
+        assert_equal(Demonstrations.load(tmp_path / name), demonstrations)
+    with np.load(tmp_path / "without_suffix", allow_pickle=False) as file:
+        assert not any(file[name].dtype.hasobject for name in file.files)
+
+
+def test_a_file_is_not_overwritten(demonstrations: Demonstrations, tmp_path: Path):
+    (tmp_path / "taken.npz").write_text("precious")
+    with pytest.raises(ConfigError, match="taken.npz exists; give another --output or remove it"):
+        demonstrations.save(tmp_path / "taken.npz")
+    assert (tmp_path / "taken.npz").read_text() == "precious"
+
+
+def test_other_files_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="missing.npz is no demonstrations file: .*No such file"):
+        Demonstrations.load(tmp_path / "missing.npz")
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    for name, content in [("text", b"hello"), ("empty", b""), ("cut", b"PK\x03\x04cut")]:
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    for name in ("other", "text", "empty", "cut"):
+        with pytest.raises(ConfigError, match=f"{name}.npz is no demonstrations file"):
+            Demonstrations.load(tmp_path / f"{name}.npz")
+
+
+def test_at_least_one_episode_is_needed():
+    with pytest.raises(ConfigError, match="num_episodes is 0, expected at least 1"):
+        collect_demonstrations("tabletop_object", 0)

@@ -1,0 +1,132 @@
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+import pytest
+
+from vla_crl.contracts import ACTION_DIM
+from vla_crl.sim.experts import HELD_M, PickAndPlaceExpert
+from vla_crl.sim.stepping import RUNNING, STATE_SPEC
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.vector_sim import VectorSim
+
+NUM_TRAIN, NUM_TEST = 10, 10
+"""Episodes of each task on training and on test states."""
+
+
+class Episodes(NamedTuple):
+    """What the expert did, [T, N, ...]; what has ended stays as it is."""
+
+    sim: VectorSim
+    success: np.ndarray
+    num_steps: np.ndarray
+    thing: np.ndarray
+    grip: np.ndarray
+    rotation: np.ndarray
+    finger_command: np.ndarray
+    physics: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def episodes(suite: Suite) -> Episodes:
+    ids = [*suite.train_ids[:: len(suite.train_ids) // NUM_TRAIN], *suite.test_ids[:NUM_TEST]]
+    num_slots = len(ids) * len(suite.tasks)
+    sim, slots = VectorSim(suite, num_slots), np.arange(num_slots)
+    sim.reset(slots, tasks=slots % 10, state_ids=np.repeat(ids, 10))
+    expert, running = PickAndPlaceExpert(sim), slots
+    success, num_steps, frames = np.zeros(num_slots, bool), np.zeros(num_slots, int), []
+    while len(running):
+        result = sim.step_chunk(expert.act(running)[:, None], running)
+        success[running] = result.success
+        num_steps[running] += 1
+        running = running[~(result.terminated | result.truncated)]
+        grip, rotation = sim.grip_pose()
+        things = sim.thing_positions()[slots, expert.things[sim.tasks]]
+        states = sim.get_states()
+        frames.append((things, grip, rotation, states["controller"][:, -1], states["physics"]))
+    sim.close()
+    return Episodes(sim, success, num_steps, *map(np.stack, zip(*frames, strict=True)))
+
+
+def is_held(episodes: Episodes) -> np.ndarray:
+    """Whether the thing is lifted and between fingers that are told to close, [T, N]."""
+    is_near = np.linalg.norm(episodes.thing - episodes.grip, axis=-1) < HELD_M
+    return is_near & (episodes.finger_command == 0.0) & (episodes.thing[..., 2] > 0.05)
+
+
+def test_the_expert_succeeds_on_train_and_test_states(episodes: Episodes):
+    by_task = episodes.success.reshape(-1, 10)
+    assert by_task.mean() >= 0.95
+    assert by_task.mean(axis=0).min() >= 0.9
+    assert by_task[:NUM_TRAIN].mean() >= 0.95
+    assert by_task[NUM_TRAIN:].mean() >= 0.95
+
+
+def test_the_expert_leaves_a_learner_time(suite: Suite, episodes: Episodes):
+    assert np.median(episodes.num_steps) <= suite.config.horizon / 2
+
+
+def test_a_held_thing_does_not_slip(episodes: Episodes):
+    held = is_held(episodes)
+    assert (held.sum(axis=0) >= 3).mean() > 0.95
+    offset = np.einsum("tnji,tnj->tni", episodes.rotation, episodes.thing - episodes.grip)
+    for slot in np.flatnonzero(held.any(axis=0)):
+        steps = np.flatnonzero(held[: episodes.num_steps[slot], slot])
+        slip = np.linalg.norm(offset[steps, slot] - offset[steps[0], slot], axis=1)
+        assert slip.max() < 0.008
+
+
+def test_a_handled_thing_does_not_sink_into_the_table(suite: Suite, episodes: Episodes):
+    model, data = suite.model, mujoco.MjData(suite.model)
+    table, deepest = model.geom("table").id, 0.0
+    things = PickAndPlaceExpert(episodes.sim).things[episodes.sim.tasks]
+    geoms = model.body_geomadr[suite.thing_bodies[things]]
+    for step, states in enumerate(episodes.physics):
+        for slot in np.flatnonzero(step < episodes.num_steps)[::2]:
+            mujoco.mj_setState(model, data, states[slot], STATE_SPEC)
+            mujoco.mj_fwdPosition(model, data)
+            pairs = data.contact.geom
+            touches = np.any(pairs == table, axis=1) & np.any(pairs == geoms[slot], axis=1)
+            deepest = min(deepest, data.contact.dist[touches].min(initial=0.0))
+    assert deepest > -0.002
+
+
+def test_a_released_thing_is_at_rest_after_one_and_a_half_seconds(suite: Suite, episodes: Episodes):
+    won = np.flatnonzero(episodes.success)[::4]
+    sim = VectorSim(suite, len(won))
+    expert = PickAndPlaceExpert(sim)
+    last = {name: values[won] for name, values in episodes.sim.get_states().items()}
+    things = expert.things[last["task"]]
+    last["outcome"][:], last["num_steps"][:] = RUNNING, 0
+    last["task"] = (last["task"] + 1) % 10  # another thing's task, so that the episode goes on
+    sim.set_states(last)
+    idle = np.zeros((len(won), 14, ACTION_DIM))
+    idle[:, :, 6] = -1.0
+    sim.step_chunk(idle)
+    after_1400_ms = sim.thing_positions()[np.arange(len(won)), things]
+    sim.step_chunk(idle[:, :1])
+    after_1500_ms = sim.thing_positions()[np.arange(len(won)), things]
+    sim.close()
+    speed = np.linalg.norm(after_1500_ms - after_1400_ms, axis=1) / 0.1
+    assert speed.max() < 0.005
+
+
+def test_the_action_depends_on_the_current_state_alone(suite: Suite):
+    sim = VectorSim(suite, 10)
+    sim.reset(range(10), tasks=range(10), state_ids=range(10))
+    expert = PickAndPlaceExpert(sim)
+    for _ in range(8):
+        sim.step_chunk(expert.act(np.arange(10))[:, None])
+    copy = VectorSim(suite, 10)
+    copy.set_states(sim.get_states())
+    newcomer = PickAndPlaceExpert(copy)
+    assert np.array_equal(newcomer.act(np.arange(10)), expert.act(np.arange(10)))
+    assert np.array_equal(newcomer.act(np.array([7, 3])), expert.act(np.arange(10))[[7, 3]])
+    assert np.abs(newcomer.act(np.arange(10))).max() <= 1.0
+    for each in (sim, copy):
+        each.close()
+
+
+def test_the_expert_knows_what_each_task_is_about(suite: Suite, episodes: Episodes):
+    names = [suite.config.things[i].name for i in PickAndPlaceExpert(episodes.sim).things]
+    assert names == [task.goal[0].thing for task in suite.tasks]

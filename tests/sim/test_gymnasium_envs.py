@@ -1,0 +1,211 @@
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.vector_sim import VectorSim
+
+TASK = "vla_crl/tabletop_object.red_cube_in_basket-v0"
+SUITE = "vla_crl/tabletop_object-v0"
+
+
+@pytest.fixture
+def env() -> Iterator[TaskEnv]:
+    env = TaskEnv("tabletop_object", "red_cube_in_basket", image_size=16)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def envs() -> Iterator[SuiteVectorEnv]:
+    envs = SuiteVectorEnv("tabletop_object", num_envs=3, image_size=16)
+    yield envs
+    envs.close()
+
+
+def expert_actions(suite: Suite, task: str, state_id: int) -> list[np.ndarray]:
+    sim, actions = VectorSim(suite, 1, num_threads=1), []
+    sim.reset([0], tasks=[suite.task_index(task)], state_ids=[state_id])
+    expert, is_over = PickAndPlaceExpert(sim), False
+    while not is_over:
+        actions.append(expert.act(np.array([0]))[0])
+        result = sim.step_chunk(actions[-1][None, None])
+        is_over = bool(result.terminated[0] or result.truncated[0])
+    sim.close()
+    return actions
+
+
+def test_every_task_and_every_suite_is_registered(suite: Suite):
+    names = {name for name in gymnasium.registry if name.startswith("vla_crl/tabletop_object")}
+    tasks = {f"vla_crl/tabletop_object.{task.name}-v0" for task in suite.tasks}
+    assert names == tasks | {SUITE}
+
+
+def test_naming_the_module_is_all_it_takes(suite: Suite):
+    env = gymnasium.make(f"vla_crl.sim.gymnasium_envs:{TASK}")
+    observation, _ = env.reset(seed=0)
+    assert observation["instruction"] == suite.tasks[0].instruction
+    assert observation["images"].shape == (2, 64, 64, 3)
+    env.close()
+
+
+def test_gymnasiums_checker_finds_nothing(suite: Suite):
+    env = gymnasium.make(TASK, render_mode="rgb_array")
+    check_env(env.unwrapped)
+    env.close()
+
+
+def test_the_seed_determines_the_training_states(suite: Suite, env: TaskEnv):
+    def state_ids(seed: int) -> list[int]:
+        return [env.reset(seed=seed)[1]["state_id"], *(env.reset()[1]["state_id"] for _ in "abc")]
+
+    first = state_ids(1)
+    assert first == state_ids(1)
+    assert first != state_ids(2)
+    assert len(set(first)) == 4
+    assert set(first) <= set(suite.train_ids)
+
+
+def test_a_state_can_be_named_also_of_the_test_set(suite: Suite, env: TaskEnv):
+    observation, info = env.reset(options={"state_id": suite.test_ids[3]})
+    assert info == {"success": False, "state_id": suite.test_ids[3], "task": "red_cube_in_basket"}
+    sim = VectorSim(suite, 1, image_size=16)
+    sim.reset([0], tasks=[0], state_ids=[suite.test_ids[3]])
+    assert np.array_equal(observation["images"], sim.observe().images[0])
+    assert np.array_equal(observation["state"], sim.observe().state[0])
+    sim.close()
+
+
+def test_success_terminates_with_reward_one(suite: Suite, env: TaskEnv):
+    actions = expert_actions(suite, "red_cube_in_basket", 5)
+    env.reset(options={"state_id": 5})
+    steps = [env.step(action) for action in actions]
+    rewards, terminated, truncated = ([step[i] for step in steps] for i in (1, 2, 3))
+    assert rewards == [0.0] * (len(steps) - 1) + [1.0]
+    assert terminated == [False] * (len(steps) - 1) + [True]
+    assert not any(truncated)
+    assert steps[-1][4] == {"success": True, "state_id": 5, "task": "red_cube_in_basket"}
+    with pytest.raises(SpecError, match="no running episode; reset them first"):
+        env.step(actions[0])
+
+
+def test_the_horizon_truncates(env: TaskEnv):
+    env.reset(seed=0)
+    truncated = [env.step(np.zeros(7))[3] for _ in range(48)]
+    assert truncated == [False] * 47 + [True]
+
+
+def test_faulty_actions_and_options_are_refused(env: TaskEnv, envs: SuiteVectorEnv):
+    env.reset(seed=0)
+    with pytest.raises(SpecError, match=r"actions\[0, 0, 2\] is nan"):
+        env.step(np.array([0, 0, np.nan, 0, 0, 0, 0]))
+    with pytest.raises(SpecError, match="actions: got shape .*6"):
+        env.step(np.zeros(6))
+    with pytest.raises(SpecError, match=r"unknown options \['state'\], expected 'state_id'"):
+        env.reset(options={"state": 1})
+    with pytest.raises(SpecError, match="state id 1000000 is out of range"):
+        env.reset(options={"state_id": 10**6})
+    with pytest.raises(SpecError, match=r"state_id has shape \(2,\), expected \(\) or \(3,\)"):
+        envs.reset(options={"state_id": [1, 2]})
+    with pytest.raises(SpecError, match="2 seeds, expected 3, one per robot"):
+        envs.reset(seed=[1, 2])
+    with pytest.raises(SpecError, match="no running episode; reset them first"):
+        envs.step(np.zeros((3, 7)))
+    envs.reset(seed=0)
+    with pytest.raises(SpecError, match=r"actions\[1, 0, 0\] is inf"):
+        envs.step(np.array([[0.0] * 7, [np.inf] * 7, [0.0] * 7]))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="unknown task 'red_cube_in_baskt'. Did you mean"):
+        TaskEnv("tabletop_object", "red_cube_in_baskt")
+    with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean"):
+        SuiteVectorEnv("tabletop", num_envs=2)
+
+
+def test_frames_are_drawn_only_in_render_mode(env: TaskEnv):
+    env.reset(seed=0)
+    assert env.render() is None
+    drawn = TaskEnv("tabletop_object", "red_cube_in_basket", render_mode="rgb_array")
+    drawn.reset(seed=0)
+    frame = drawn.render()
+    assert frame is not None
+    assert (frame.shape, frame.dtype) == ((256, 256, 3), np.uint8)
+    drawn.close()
+
+
+def test_a_suite_gives_its_tasks_to_the_robots_in_turn(suite: Suite):
+    envs = gymnasium.make_vec(SUITE, num_envs=12, image_size=16, render_mode="rgb_array")
+    observation, info = envs.reset(seed=0)
+    assert list(info["task"]) == [suite.tasks[i % 10].name for i in range(12)]
+    assert observation in envs.observation_space
+    frames: Any = envs.render()
+    assert [frame.shape for frame in frames] == [(256, 256, 3)] * 12
+    envs.close()
+
+
+def test_chosen_tasks_are_given_in_turn():
+    tasks = ["purple_ball_in_tray", "red_cube_in_basket"]
+    envs = gymnasium.make_vec(SUITE, num_envs=3, tasks=tasks, image_size=16)
+    assert list(envs.reset()[1]["task"]) == [*tasks, tasks[0]]
+    envs.close()
+
+
+def test_a_single_task_is_batched_too():
+    envs = gymnasium.make_vec(TASK, num_envs=2, image_size=16)
+    assert isinstance(envs, SuiteVectorEnv)
+    assert list(envs.reset()[1]["task"]) == ["red_cube_in_basket"] * 2
+    envs.close()
+
+
+def test_one_state_or_one_per_robot_can_be_named(envs: SuiteVectorEnv):
+    assert envs.reset(options={"state_id": 4})[1]["state_id"].tolist() == [4, 4, 4]
+    assert envs.reset(options={"state_id": [4, 5, 6]})[1]["state_id"].tolist() == [4, 5, 6]
+
+
+def test_seeds_none_keep_the_stream_of_states(envs: SuiteVectorEnv):
+    first = [envs.reset(seed=s)[1]["state_id"].tolist() for s in (7, None, None)]
+    again = [envs.reset(seed=s)[1]["state_id"].tolist() for s in (7, None, None)]
+    assert first == again
+    assert first[0] != first[1]
+
+
+def test_returned_observations_are_not_overwritten(envs: SuiteVectorEnv):
+    observation, _ = envs.reset(seed=0)
+    images = observation["images"].copy()
+    envs.step(np.ones((3, 7)))
+    assert np.array_equal(observation["images"], images)
+
+
+def test_batched_episodes_equal_gymnasiums_own_vector_env(suite: Suite, envs: SuiteVectorEnv):
+    tasks = [task.name for task in suite.tasks[:3]]
+    peer = SyncVectorEnv(
+        [lambda t=t: TaskEnv("tabletop_object", t, image_size=16) for t in tasks],
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+    )
+    assert envs.metadata["autoreset_mode"] == peer.metadata["autoreset_mode"]
+    assert envs.observation_space == peer.observation_space
+    assert envs.action_space == peer.action_space
+    for one, other in zip(envs.reset(seed=3), peer.reset(seed=3), strict=True):
+        assert data_equivalence(one, other, exact=True)
+    winning = expert_actions(suite, tasks[0], int(envs.reset(seed=3)[1]["state_id"][0]))
+    peer.reset(seed=3)
+    rng, ends = np.random.default_rng(0), np.zeros(3)
+    for step in range(52):  # beyond the horizon of 48
+        actions = rng.uniform(-1, 1, (3, 7))
+        if step < len(winning):
+            actions[0] = winning[step]
+        results = envs.step(actions), peer.step(actions)
+        for one, other in zip(*results, strict=True):
+            assert data_equivalence(one, other, exact=True)
+        ends += results[0][2] | results[0][3]
+    assert ends.tolist() == [1, 1, 1]
+    peer.close()

@@ -1,0 +1,109 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vla_crl.catalog import catalog_dir
+from vla_crl.errors import ConfigError
+from vla_crl.sim import suite as suite_module
+from vla_crl.sim.suite import Suite, load_suite
+
+Loader = Callable[..., Suite]
+
+
+@pytest.fixture
+def load_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
+    """Load a copy of the suite in which one text of a file is replaced."""
+
+    def load_changed(old: str, new: str, file: str = "suite.toml") -> Suite:
+        folder = Path(shutil.copytree(catalog_dir("envs"), tmp_path / "envs")) / "tabletop_object"
+        text = (folder / file).read_text(encoding="utf-8")
+        assert old in text
+        (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+        monkeypatch.setattr(suite_module, "suite_path", lambda name: folder)
+        return load_suite.__wrapped__("changed")
+
+    return load_changed
+
+
+def test_the_suite_has_ten_tasks_in_two_splits(suite: Suite):
+    assert len(suite.tasks) == 10
+    train, heldout = suite.tasks_of("train"), suite.tasks_of("heldout")
+    assert (len(train), len(heldout)) == (5, 5)
+    assert {task.name for task in train}.isdisjoint(task.name for task in heldout)
+    assert len({task.instruction for task in suite.tasks}) == 10
+
+
+def test_every_instruction_names_the_thing_and_the_region_of_its_goal(suite: Suite):
+    for task in suite.tasks:
+        (term,) = task.goal
+        assert task.instruction == f"pick up the {term.thing} and place it in the {term.region}"
+
+
+def test_the_task_card_says_what_the_suite_file_says(suite: Suite):
+    card = (catalog_dir("envs") / suite.name / "README.md").read_text(encoding="utf-8")
+    for task in suite.tasks:
+        split = "held out" if task.split == "heldout" else task.split
+        assert f"| `{task.name}` | {task.instruction} | {split} |" in card
+    config = suite.config
+    assert f"at most {config.horizon} control steps" in card
+    assert f"draws from the first {config.num_train_states:,}" in card
+    assert f"{config.num_test_states} after them" in card.replace("\n", " ")
+    assert f"(1 = {config.arm.max_step_m:g} m)" in card
+    assert f"(1 = {config.arm.max_step_rad:g} rad)" in card
+
+
+def test_a_control_step_is_twenty_physics_steps(suite: Suite):
+    assert suite.num_substeps == 20  # 0.1 s of 0.005 s each
+
+
+def test_indices_are_positions_in_the_file(suite: Suite):
+    assert suite.task_index("green_cube_in_tray") == 1
+    assert suite.thing_index("purple ball") == 4
+    assert suite.model.body(suite.thing_bodies[4]).name == "purple_ball"
+
+
+def test_an_unknown_suite_names_the_nearest_one():
+    with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean 'tabletop_obj"):
+        load_suite("tabletop")
+
+
+def test_an_unknown_task_names_the_nearest_one(suite: Suite):
+    with pytest.raises(ConfigError, match="unknown task 'red_cube'. Did you mean 'red_cube_in_"):
+        suite.task_index("red_cube")
+
+
+def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
+    with pytest.raises(ConfigError, match="unknown thing 'red cub'. Did you mean 'red cube'"):
+        suite.thing_index("red cub")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('body = "red_cube"', 'body = "red_cub"', "unknown body 'red_cub'. Did you mean 'red_cub"),
+        ('["agentview"', '["agent"', "unknown camera 'agent'. Did you mean 'agentview'"),
+        ('["joint1"', '["joint_1"', "unknown joint 'joint_1'. Did you mean"),
+        ('"finger_joint2"', '"finger2"', "unknown joint 'finger2'. Did you mean 'finger_joint2'"),
+        ('grip_site = "grip"', 'grip_site = "tool"', "unknown site 'tool'"),
+        ('region = "tray"', 'region = "trai"', "unknown site 'trai'. Did you mean 'tray'"),
+        ('thing = "red cube"', 'thing = "red cub"', "unknown thing 'red cub'. Did you mean 'red"),
+        ("green_cube_in_tray", "red_cube_in_basket", "task names must be unique.*red_cube_in_bas"),
+        ('body = "basket"', 'body = "arm_base"', "'arm_base' is fixed to the scene, expected a fr"),
+        ('region = "tray"', 'region = "grip"', "region 'grip' is a site without a box; give it"),
+        ("2.2267522, ", "", "arm.rest_joints_rad has 6 numbers, expected 7, one per joint"),
+        ("control_hz = 10.0", "control_hz = 7.0", "0.142857 s is no multiple of the scene's time"),
+        ("horizon = 48", "horizonn = 48", "unknown key 'horizonn'"),
+        ('predicate = "in"', 'predicate = "on"', "predicate.*'on'"),
+        ('scene = "scene.xml"', 'scene = "scen.xml"', "scen.xml: MuJoCo cannot compile it"),
+    ],
+)
+def test_a_faulty_suite_file_is_refused(load_changed: Loader, old: str, new: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_changed(old, new)
+
+
+def test_a_faulty_scene_is_refused(load_changed: Loader):
+    with pytest.raises(ConfigError, match="scene.xml: MuJoCo cannot compile it: .*colour"):
+        load_changed('fovy="41"', 'colour="41"', file="scene.xml")

@@ -1,0 +1,349 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import pytest
+
+from vla_crl.contracts import ACTION_DIM, STATE_DIM
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.rotations import axis_angle_from_matrix
+from vla_crl.sim.stepping import STATE_SPEC
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.vector_sim import VectorSim, make_sim
+
+NewSim = Callable[..., VectorSim]
+NUM_EPISODES, CHUNK_STEPS = 14, 4
+
+
+def random_actions(num_episodes: int, num_steps: int, seed: int = 0) -> np.ndarray:
+    """Actions that push the arm down among the objects, so that contacts amplify differences."""
+    actions = np.random.default_rng(seed).normal(size=(num_episodes, num_steps, ACTION_DIM))
+    actions[..., 2] -= 0.3
+    return np.clip(actions, -1.0, 1.0)
+
+
+def play(sim: VectorSim, order: np.ndarray) -> dict[int, tuple[np.ndarray, ...]]:
+    """Play the same episodes in the last slots of `sim`, as many at a time as fit, in `order`."""
+    actions = random_actions(NUM_EPISODES, sim.suite.config.horizon)
+    ends = {}
+    for batch in np.split(order, range(sim.num_slots, len(order), sim.num_slots)):
+        slots = np.arange(sim.num_slots - len(batch), sim.num_slots)
+        sim.reset(slots, tasks=batch % 10, state_ids=batch)
+        running, episodes = slots, batch
+        for start in range(0, actions.shape[1], CHUNK_STEPS):
+            chunk = actions[episodes, start : start + CHUNK_STEPS]
+            result = sim.step_chunk(chunk, running)
+            goes_on = ~(result.terminated | result.truncated)
+            running, episodes = running[goes_on], episodes[goes_on]
+        images, states = sim.observe(slots).images, sim.get_states()
+        for slot, episode, image in zip(slots, batch, images, strict=True):
+            ends[int(episode)] = (
+                states["physics"][slot],
+                states["controller"][slot],
+                states["num_steps"][slot],
+                states["outcome"][slot],
+                image,
+            )
+    return ends
+
+
+@pytest.fixture(scope="module")
+def reference(suite: Suite) -> dict[int, tuple[np.ndarray, ...]]:
+    sim = VectorSim(suite, NUM_EPISODES, num_threads=1)
+    ends = play(sim, np.arange(NUM_EPISODES))
+    sim.close()
+    return ends
+
+
+def test_the_reference_episodes_are_chaotic(suite: Suite, new_sim: NewSim):
+    sim = new_sim(NUM_EPISODES)
+    slots = np.arange(NUM_EPISODES)
+    sim.reset(slots, tasks=slots % 10, state_ids=slots)
+    things = sim.thing_positions()
+    play(sim, slots)
+    moved = np.linalg.norm(sim.thing_positions() - things, axis=-1) > 0.01
+    assert moved.any(axis=1).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "num_threads"), [(NUM_EPISODES, 2), (NUM_EPISODES, 4), (1, 2), (7, 2), (64, 4)]
+)
+def test_an_episode_depends_on_neither_slots_nor_threads(
+    new_sim: NewSim,
+    reference: dict[int, tuple[np.ndarray, ...]],
+    num_slots: int,
+    num_threads: int,
+):
+    order = np.random.default_rng(num_slots).permutation(NUM_EPISODES)
+    ends = play(new_sim(num_slots, num_threads=num_threads), order)
+    assert ends.keys() == reference.keys()
+    for episode, end in ends.items():
+        for value, expected in zip(end, reference[episode], strict=True):
+            assert np.array_equal(value, expected)
+
+
+def test_a_saved_state_continues_bit_for_bit(new_sim: NewSim):
+    actions = random_actions(6, 24)
+    sim, other = new_sim(6), new_sim(6, num_threads=1)
+    sim.reset(range(6), tasks=range(6), state_ids=range(6))
+    sim.step_chunk(actions[:, :12])
+    saved = sim.get_states()
+    other.set_states(saved)
+    assert np.array_equal(other.observe().images, sim.observe().images)
+    results = [each.step_chunk(actions[:, 12:]) for each in (sim, other)]
+    for name, values in sim.get_states().items():
+        assert np.array_equal(values, other.get_states()[name])
+    assert np.array_equal(results[0].success, results[1].success)
+    assert np.array_equal(other.state_ids, range(6))
+    assert np.array_equal(other.tasks, range(6))
+    assert not np.array_equal(saved["physics"], sim.get_states()["physics"]), "saved was not a copy"
+
+
+def test_chunks_of_four_equal_single_steps(new_sim: NewSim):
+    actions = random_actions(4, 16)
+    sims = [new_sim(4), new_sim(4)]
+    for sim, size in zip(sims, (4, 1), strict=True):
+        sim.reset(range(4), tasks=range(4), state_ids=range(4))
+        for start in range(0, 16, size):
+            sim.step_chunk(actions[:, start : start + size])
+    states = [sim.get_states() for sim in sims]
+    for name in states[0]:
+        assert np.array_equal(states[0][name], states[1][name])
+
+
+def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(suite: Suite, new_sim: NewSim):
+    model, data = suite.model, mujoco.MjData(suite.model)
+    sim, actions = new_sim(1), random_actions(1, 12, seed=5)
+    sim.reset([0], tasks=[0], state_ids=[3])
+    arm = [model.actuator(name).id for name in suite.config.arm.joints]
+    fingers = [model.actuator(name).id for name in ("finger1", "finger2")]
+    mujoco.mj_setState(model, data, sim.get_states()["physics"][0], STATE_SPEC)
+    physics = np.empty(mujoco.mj_stateSize(model, STATE_SPEC))
+    for step in range(actions.shape[1]):
+        before = sim.get_states()["controller"][0, 12:]
+        sim.step_chunk(actions[:, step : step + 1])
+        change = sim.get_states()["controller"][0, 12:] - before
+        for substep in range(20):
+            commands = before + (substep + 1) / 20 * change
+            data.ctrl[arm], data.ctrl[fingers] = commands[:7], commands[7]
+            mujoco.mj_step(model, data)
+        mujoco.mj_getState(model, data, physics, STATE_SPEC)
+        assert np.array_equal(physics, sim.get_states()["physics"][0])
+
+
+def test_an_observation_is_what_the_contract_says(suite: Suite, new_sim: NewSim):
+    sim = new_sim(3, image_size=32)
+    sim.reset(range(3), tasks=[0, 5, 9], state_ids=[0, 1, 2])
+    sim.step_chunk(random_actions(3, 4))
+    observation = sim.observe().validate()
+    assert observation.images.shape == (3, 2, 32, 32, 3)
+    assert observation.instruction == tuple(suite.tasks[task].instruction for task in (0, 5, 9))
+    position, rotation = sim.grip_pose()
+    assert observation.state.shape == (3, STATE_DIM)
+    assert np.allclose(observation.state[:, :3], position)
+    assert np.allclose(observation.state[:, 3:6], axis_angle_from_matrix(rotation))
+    assert np.allclose(observation.state[:, 6:], sim.finger_positions())
+
+
+def test_named_slots_are_observed_in_their_order(new_sim: NewSim):
+    sim = new_sim(12)
+    sim.reset(range(12), tasks=np.arange(12) % 10, state_ids=range(12))
+    everything, some = sim.observe(), sim.observe([11, 2, 5])
+    expected = everything.select([11, 2, 5])
+    assert np.array_equal(some.images, expected.images)
+    assert np.array_equal(some.state, expected.state)
+    assert some.instruction == expected.instruction
+    assert np.array_equal(sim.thing_positions([5, 0]), sim.thing_positions()[[5, 0]])
+    assert np.array_equal(sim.camera_poses([5])[0], sim.camera_poses()[0][[5]])
+
+
+def put(sim: VectorSim, body: str, positions: np.ndarray) -> None:
+    """Place a free body upright and at rest in every slot."""
+    model, states = sim.suite.model, sim.get_states()
+    joint = model.body(body).jntadr[0]
+    start = 1 + model.jnt_qposadr[joint]
+    velocity = 1 + model.nq + model.jnt_dofadr[joint]
+    states["physics"][:, start : start + 7] = [0, 0, 0, 1, 0, 0, 0]
+    states["physics"][:, start : start + 3] = positions
+    states["physics"][:, velocity : velocity + 6] = 0.0
+    sim.set_states(states)
+
+
+@pytest.mark.parametrize(
+    ("region", "offset", "is_inside"),
+    [
+        ("basket", (0.0, 0.0, 0.028), True),  # on the floor, 8 mm thick
+        ("basket", (0.025, -0.025, 0.028), True),
+        ("basket", (0.0, 0.0, 0.15), False),  # still falling after 0.1 s
+        ("basket", (-0.09, 0.0, 0.02), False),  # on the table, outside the wall
+        ("tray", (0.03, 0.03, 0.028), True),
+        ("tray", (0.0, 0.0, 0.15), False),
+        ("tray", (-0.1, 0.0, 0.02), False),
+    ],
+)
+def test_a_task_succeeds_when_its_thing_is_in_its_region(
+    suite: Suite,
+    new_sim: NewSim,
+    region: str,
+    offset: tuple[float, float, float],
+    is_inside: bool,
+):
+    sim = new_sim(10)
+    sim.reset(range(10), tasks=range(10), state_ids=[0] * 10)
+    fixture = sim.thing_positions()[:, suite.thing_index(region)]
+    put(sim, "red_cube", fixture + offset)
+    result = sim.step_chunk(np.zeros((10, 1, ACTION_DIM)))
+    expected = np.zeros(10, dtype=bool)
+    expected[suite.task_index(f"red_cube_in_{region}")] = is_inside
+    assert np.array_equal(result.success, expected)
+    assert np.array_equal(result.terminated, expected)
+    assert np.array_equal(result.reward, expected.astype(np.float32))
+
+
+def test_a_chunk_stops_at_success(suite: Suite, new_sim: NewSim):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[0, suite.task_index("red_cube_in_tray")], state_ids=[0, 0])
+    put(sim, "red_cube", sim.thing_positions()[:, suite.thing_index("basket")] + [0, 0, 0.15])
+    result = sim.step_chunk(np.zeros((2, 4, ACTION_DIM)))
+    assert result.success.tolist() == [True, False]
+    assert result.num_steps.tolist() == [2, 4]  # falls 5 cm in the first step, 15 in the second
+
+
+def test_an_episode_is_truncated_at_the_horizon(suite: Suite, new_sim: NewSim):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[0, 1], state_ids=[0, 1])
+    idle = np.zeros((2, 20, ACTION_DIM))
+    results = [sim.step_chunk(idle) for _ in range(3)]
+    assert [result.truncated.tolist() for result in results] == [[False] * 2] * 2 + [[True] * 2]
+    assert results[2].num_steps.tolist() == [8, 8]  # 48 - 20 - 20
+    assert not results[2].terminated.any()
+    assert not results[2].reward.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
+@pytest.mark.parametrize("part", ["position", "velocity"])
+def test_diverged_physics_ends_only_its_own_slot(
+    suite: Suite,
+    new_sim: NewSim,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+    part: str,
+):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file there
+    actions = random_actions(12, 8)
+    sims = [new_sim(12), new_sim(12)]
+    for sim in sims:
+        sim.reset(range(12), tasks=np.arange(12) % 10, state_ids=range(12))
+    states, model = sims[0].get_states(), suite.model
+    column = 1 + model.joint("joint3").qposadr[0]
+    if part == "velocity":
+        column = 1 + model.nq + model.joint("joint3").dofadr[0]
+    states["physics"][4, column] = value
+    sims[0].set_states(states)
+    broken, healthy = (sim.step_chunk(actions) for sim in sims)
+    others = np.arange(12) != 4
+    assert broken.diverged.tolist() == (~others).tolist()
+    assert broken.terminated[4]
+    assert not broken.success[4]
+    assert not broken.truncated[4]
+    assert broken.reward[4] == 0.0
+    assert not healthy.diverged.any()
+    for name, values in sims[0].get_states().items():
+        assert np.array_equal(values[others], sims[1].get_states()[name][others])
+    for sim in sims:
+        sim.reset([4], tasks=[0], state_ids=[0])
+    for sim in sims:
+        sim.step_chunk(actions[[4]], [4])
+    first, second = (sim.get_states()["physics"][4] for sim in sims)
+    assert np.array_equal(first, second)
+
+
+def test_a_slot_whose_physics_diverges_stays_finite(
+    suite: Suite, new_sim: NewSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    sim = new_sim(1)
+    sim.reset([0], tasks=[0], state_ids=[0])
+    states = sim.get_states()
+    states["physics"][0, 1 + suite.model.nq + suite.model.body("red_cube").dofadr[0]] = 1e9
+    sim.set_states(states)
+    before = sim.observe([0])
+    assert sim.step_chunk(np.zeros((1, 4, ACTION_DIM))).diverged[0]
+    after = sim.observe([0])
+    assert np.array_equal(after.state, before.state)
+    assert np.array_equal(after.images, before.images)
+
+
+def test_actions_beyond_the_range_are_clipped(new_sim: NewSim):
+    actions = random_actions(2, 4)
+    sims = [new_sim(2), new_sim(2)]
+    for sim, scale in zip(sims, (1.0, 100.0), strict=True):
+        sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
+        sim.step_chunk(np.sign(actions) * scale)
+    first, second = (sim.get_states()["physics"] for sim in sims)
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], [0], [0, 0]), "2 slots, 1 tasks, 2 state_ids; expected one task and one state"),
+        (([4], [0], [0]), "slot 4 is out of range, expected 0 .. 3"),
+        (([-1], [0], [0]), "slot -1 is out of range, expected 0 .. 3"),
+        (([0], [10], [0]), "task 10 is out of range, expected 0 .. 9"),
+        (([0], [0], [10**6]), "state id 1000000 is out of range, expected 0 .. "),
+    ],
+)
+def test_reset_refuses_what_does_not_exist(
+    new_sim: NewSim, arguments: tuple[list[int], ...], message: str
+):
+    slots, tasks, state_ids = arguments
+    with pytest.raises(SpecError, match=f"VectorSim.reset: {message}"):
+        new_sim(4).reset(slots, tasks=tasks, state_ids=state_ids)
+
+
+def test_only_a_running_episode_can_be_stepped(new_sim: NewSim):
+    sim, one = new_sim(3), np.zeros((1, 1, ACTION_DIM))
+    with pytest.raises(SpecError, match=r"slots \[1\] have no running episode; reset them first"):
+        sim.step_chunk(one, [1])
+    sim.reset([1], tasks=[0], state_ids=[0])
+    assert sim.step_chunk(one, [1]).num_steps.tolist() == [1]
+    sim.step_chunk(np.zeros((1, 48, ACTION_DIM)), [1])
+    with pytest.raises(SpecError, match=r"slots \[1\] have no running episode"):
+        sim.step_chunk(one, [1])
+
+
+def test_faulty_actions_are_refused_and_change_nothing(new_sim: NewSim):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
+    before, actions = sim.get_states()["physics"], np.zeros((2, 4, ACTION_DIM))
+    with pytest.raises(SpecError, match=r"got shape \(1, 4, 7\), expected \(2, steps, 7\)"):
+        sim.step_chunk(actions[:1])
+    with pytest.raises(SpecError, match="slot 2 is out of range, expected 0 .. 1"):
+        sim.step_chunk(actions[:1], [2])
+    actions[1, 2, 3] = np.nan
+    with pytest.raises(SpecError, match=r"actions\[1, 2, 3\] is nan"):
+        sim.step_chunk(actions)
+    assert np.array_equal(sim.get_states()["physics"], before)
+
+
+def test_no_slots_are_a_valid_batch(new_sim: NewSim):
+    sim = new_sim(2)
+    sim.reset([], tasks=[], state_ids=[])
+    assert sim.step_chunk(np.zeros((0, 4, ACTION_DIM)), []).success.shape == (0,)
+    assert len(sim.observe([])) == 0
+
+
+@pytest.mark.parametrize("setting", ["num_slots", "num_threads", "image_size"])
+def test_counts_must_be_positive(suite: Suite, setting: str):
+    settings = {"num_slots": 1, "num_threads": 1, "image_size": 8} | {setting: 0}
+    with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected at least 1"):
+        VectorSim(suite, **settings)
+
+
+def test_a_simulation_can_be_made_from_a_suites_name():
+    sim = make_sim("tabletop_object", 2, num_threads=1, image_size=16)
+    assert (sim.suite.name, sim.num_slots) == ("tabletop_object", 2)
+    sim.close()

@@ -1,0 +1,91 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vla_crl.algos.supervised import SupervisedConfig
+from vla_crl.errors import ConfigError
+from vla_crl.models.checkpoint import load_policy, read_card
+from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain
+from vla_crl.rollout.demonstrations import collect_demonstrations
+from vla_crl.sim.suite import load_suite
+
+SUITE = "tabletop_object"
+CONFIG = PretrainConfig(
+    suite=SUITE,
+    policy="tiny",
+    num_episodes=10,
+    num_eval_episodes=1,
+    question_fraction=0.5,
+    supervised=SupervisedConfig(num_updates=2, batch_size=16),
+)
+
+
+@pytest.fixture(scope="module")
+def demonstrations():
+    return collect_demonstrations(SUITE, 10, seed=1)
+
+
+@pytest.fixture
+def sampler(demonstrations, untrained_policy):
+    return BatchSampler(untrained_policy, demonstrations, load_suite(SUITE), CONFIG)
+
+
+def test_pretraining_leaves_a_checkpoint_whose_card_tells_how_it_was_made(tmp_path):
+    card = pretrain(CONFIG, tmp_path / "checkpoint")
+    assert read_card(tmp_path / "checkpoint") == card
+    assert card["samples"] == 32
+    assert set(card["success_on_test_ids"]) == {task.name for task in load_suite(SUITE).tasks}
+    assert not torch.equal(
+        load_policy(tmp_path / "checkpoint").norm_stats.state_mean, torch.zeros(8)
+    )
+
+
+def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
+    with pytest.raises(ConfigError, match="exists; remove it or give another --output"):
+        pretrain(CONFIG, tmp_path)
+
+
+def test_questions_have_no_action_loss_and_commands_do(sampler):
+    batch = sampler.draw()
+    where = sampler._token_ids[sampler._num_commands, 0]  # first word of "where is the red cube"
+    assert torch.equal(batch.has_action, batch.token_ids[:, 0] != where)
+    assert batch.has_action.any()
+    assert not batch.has_action.all()
+
+
+def test_chunks_are_the_next_clean_labels_and_stop_at_the_end_of_the_episode(
+    sampler, demonstrations
+):
+    batch = sampler.draw()
+    for row in range(len(batch.state)):
+        step = np.flatnonzero((demonstrations.state == batch.state[row].numpy()).all(axis=1))[0]
+        left = demonstrations.episode_end[step] - step
+        assert batch.action_mask[row].sum() == min(8, left)
+        expected = demonstrations.label[step : step + min(8, left)]
+        assert np.array_equal(batch.action_chunk[row].numpy()[: len(expected)], expected)
+
+
+def test_the_target_of_a_question_is_the_thing_it_names(sampler):
+    batch = sampler.draw()
+    for row in torch.arange(len(batch.state))[~batch.has_action]:
+        words = batch.token_ids[row]
+        asked = (sampler._token_ids == words).all(dim=1).nonzero().item() - sampler._num_commands
+        assert torch.equal(batch.target_uv[row], batch.object_uv[row, :, asked])
+        assert torch.equal(batch.target_visible[row], batch.object_visible[row, :, asked])
+
+
+def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
+    from vla_crl.catalog import policy_path
+
+    text = policy_path("tiny").read_text().replace("num_objects = 7", "num_objects = 3")
+    (tmp_path / "small.toml").write_text(text)
+    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "small.toml"))
+    with pytest.raises(ConfigError, match="num_objects = 3, but suite 'tabletop_object' has 7"):
+        pretrain(wrong, tmp_path / "checkpoint")
+
+
+def test_the_question_fraction_is_checked():
+    with pytest.raises(ConfigError, match=r"question_fraction = 1\.0"):
+        dataclasses.replace(CONFIG, question_fraction=1.0)

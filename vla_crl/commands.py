@@ -1,0 +1,226 @@
+"""What each command does, as a function of its parsed options.
+
+It returns rows (a list of objects), one object, or None if it has said all it has to say. Heavy
+modules are imported where they are used, so that `--help` and typos answer at once.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from vla_crl import catalog
+from vla_crl.config import load_toml, override, read_toml, write_atomically
+from vla_crl.doctor import check_all
+from vla_crl.errors import ConfigError
+
+Options = argparse.Namespace
+Rows = list[dict[str, Any]]
+
+BENCHES = {
+    "render": "vla_crl.bench.render:bench_render",
+    "sim": "vla_crl.bench.sim:bench_sim",
+    "update": "vla_crl.bench.update:bench_update",
+}
+RECIPE_CLASSES = {
+    "pretrain": "vla_crl.pretraining:PretrainConfig",
+    "train": "vla_crl.continual.trainer:TrainConfig",
+}
+
+
+def list_definitions(options: Options) -> Rows:
+    """List the suites, policies, recipes, methods or tasks there are."""
+    match options.what:
+        case "suites":
+            names, path = (
+                catalog.list_suites(),
+                lambda name: catalog.suite_path(name) / "suite.toml",
+            )
+        case "policies":
+            names, path = catalog.list_policies(), catalog.policy_path
+        case "recipes":
+            names, path = catalog.list_recipes(), catalog.recipe_path
+        case "methods":
+            from vla_crl.continual.method import METHODS
+
+            return [{"name": name, "class": METHODS[name]} for name in sorted(METHODS)]
+        case _:
+            suites = [options.suite] if options.suite else catalog.list_suites()
+            return [task for suite in suites for task in _describe_suite(suite)["tasks"]]
+    return [{"name": name, "description": catalog.description(path(name))} for name in names]
+
+
+def show(options: Options) -> dict[str, Any] | None:
+    """Show one suite, policy or recipe in full."""
+    if options.what == "suite":
+        if options.output:
+            _require_new(options.output, "--output")
+            from vla_crl.report.contact_sheet import write_contact_sheet
+
+            write_contact_sheet(options.name, options.output)
+        return _describe_suite(options.name)
+    find = {"policy": catalog.policy_path, "recipe": catalog.recipe_path}[options.what]
+    path = find(options.name)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, expected the name or the file of a {options.what}")
+    if options.json:
+        return read_toml(path)
+    print(path.read_text(encoding="utf-8"), end="")
+    return None
+
+
+def collect(options: Options) -> None:
+    """Record demonstrations of the scripted experts of a suite."""
+    catalog.suite_path(options.suite)
+    _require_new(options.output, "--output")
+    from vla_crl.rollout.demonstrations import collect_demonstrations
+
+    demonstrations = collect_demonstrations(options.suite, options.episodes, seed=options.seed)
+    demonstrations.save(options.output)
+
+
+def pretrain(options: Options) -> None:
+    """Train a base policy on demonstrations, as a recipe says."""
+    output = options.output or Path("runs") / Path(options.recipe).stem
+    _require_new(output, "--output")
+    config = load_recipe("pretrain", options.recipe, options.overrides)
+    from vla_crl.pretraining import pretrain as pretrain_policy
+
+    pretrain_policy(config, output=output)
+
+
+def train(options: Options) -> None:
+    """Train a policy on one task after another, as a recipe says, and write the report."""
+    path = options.run_dir or Path("runs") / Path(options.recipe).stem
+    config = load_recipe("train", options.recipe, options.overrides)
+    from vla_crl.continual.trainer import Trainer
+    from vla_crl.models.checkpoint import load_policy
+    from vla_crl.report.film import film_run
+    from vla_crl.report.page import write_report
+    from vla_crl.run_directory import RunDirectory
+
+    trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
+    if options.resume:
+        RunDirectory.open(path).require_config(config)
+    else:
+        RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
+    trainer.train(resume=options.resume)
+    if config.video_episodes:
+        film_run(
+            {"before training": load_policy(config.policy), "after training": trainer.policy},
+            config.suite,
+            trainer.stream.train_tasks,
+            num_episodes=config.video_episodes,
+            folder=trainer.run.videos,
+        )
+    print(write_report(path))
+
+
+def evaluate(options: Options) -> Rows:
+    """Measure the success of a policy on the fixed test states of a suite."""
+    catalog.suite_path(options.suite)
+    if options.output:
+        _require_new(options.output, "--output")
+    from vla_crl.continual.statistics import wilson_interval
+    from vla_crl.models.checkpoint import load_policy
+    from vla_crl.rollout.evaluate import evaluate_policy
+
+    results = evaluate_policy(
+        load_policy(options.policy),
+        options.suite,
+        options.tasks,
+        num_episodes=options.episodes,
+        deterministic=not options.sampled,
+        num_envs=options.num_envs,
+    )
+    rows: Rows = []
+    for result in results:
+        low, high = wilson_interval(result.successes, result.episodes)
+        rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
+    if options.output:
+        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
+    return rows
+
+
+def rollout(options: Options) -> None:
+    """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
+    catalog.suite_path(options.suite)
+    _require_new(options.output, "--output")
+    from vla_crl.models.checkpoint import load_policy
+    from vla_crl.report.film import record_rollouts
+
+    record_rollouts(
+        load_policy(options.policy),
+        options.suite,
+        options.tasks,
+        num_episodes=options.episodes,
+        output=options.output,
+    )
+    print(options.output)
+
+
+def metrics(options: Options) -> Rows:
+    """Compute continual-learning metrics from a success matrix in long format."""
+    from vla_crl.continual.metrics import metrics_from_file
+
+    values = metrics_from_file(options.file)
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def report(options: Options) -> None:
+    """Write the report of a run again, from its run directory alone."""
+    from vla_crl.report.page import write_report
+    from vla_crl.run_directory import RunDirectory
+
+    print(write_report(RunDirectory.open(options.run).path))
+
+
+def bench(options: Options) -> Rows | None:
+    """Measure speed beside a peer on this machine."""
+    catalog.suite_path(options.suite)
+    from vla_crl.bench.record import print_table
+
+    run_bench = cast(
+        Callable[..., list[Any]], catalog.load_attribute(BENCHES[options.what], "bench")
+    )
+    records = run_bench() if options.what == "update" else run_bench(options.suite)
+    if options.json:
+        return [dataclasses.asdict(record) for record in records]
+    print_table(records)
+    return None
+
+
+def doctor(options: Options) -> Rows:
+    """Check this machine and this installation, and say what to do about what is amiss."""
+    return [dataclasses.asdict(check) for check in check_all()]
+
+
+def _describe_suite(name: str) -> dict[str, Any]:
+    path = catalog.suite_path(name)
+    from vla_crl.sim.suite import load_suite
+
+    fields = ("name", "instruction", "split")
+    tasks = [
+        {"suite": name} | {field: getattr(task, field) for field in fields}
+        for task in load_suite(name).tasks
+    ]
+    return {"name": name, "description": catalog.description(path / "suite.toml"), "tasks": tasks}
+
+
+def _require_new(path: Path, flag: str) -> None:
+    """Check before the work, not after it, that the result can be written."""
+    if path.exists():
+        raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{flag} {path}: cannot make {path.parent} ({error.strerror})") from error
+
+
+def load_recipe(command: str, recipe: str, overrides: Sequence[str]) -> Any:
+    """Return the settings of a recipe with the flags applied."""
+    path = catalog.recipe_path(recipe)
+    config_class = cast(type[Any], catalog.load_attribute(RECIPE_CLASSES[command], "vla-crl"))
+    return override(load_toml(config_class, path), overrides, f"vla-crl {command} {recipe}")

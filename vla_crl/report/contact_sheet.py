@@ -1,0 +1,51 @@
+"""One picture of a suite: what the robot sees in each task, with the instruction."""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.suite import load_suite
+from vla_crl.sim.vector_sim import VectorSim
+
+PIXELS = 256
+"""Height and width of a picture."""
+NUM_COLUMNS = 5
+
+
+def write_contact_sheet(suite_name: str, path: Path) -> None:
+    """Draw every task from the first camera, each on another test state.
+
+    Args:
+        suite_name: Suite of the catalogue.
+        path: The image file; its suffix names the format.
+
+    Raises:
+        ConfigError: There is no such suite.
+    """
+    suite = load_suite(suite_name)
+    num_tasks = len(suite.tasks)
+    sim = VectorSim(suite, num_tasks)
+    slots = np.arange(num_tasks)
+    sim.reset(slots, tasks=slots, state_ids=np.resize(suite.test_ids, num_tasks))
+    renderer = BatchRenderer(suite.model, suite.config.cameras[:1], PIXELS, PIXELS)
+    images = np.empty((num_tasks, 1, PIXELS, PIXELS, 3), np.uint8)
+    sim.render(renderer, slots, images)
+    sim.close()
+    num_columns = min(NUM_COLUMNS, num_tasks)
+    num_rows = -(-num_tasks // num_columns)
+    figure = Figure(figsize=(2.6 * num_columns, 3.1 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, task, image in zip(panels, suite.tasks, images[:, 0], strict=False):
+        panel.imshow(image)
+        panel.set_title("\n".join(textwrap.wrap(task.instruction, 28)), fontsize=9)
+        panel.text(
+            6, 14, "held out" if task.split == "heldout" else task.split, fontsize=8, va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},
+        )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
