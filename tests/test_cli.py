@@ -314,7 +314,7 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     assert code == 0
     ((arguments, keywords),) = calls
     assert arguments == (world / "policies/tiny.toml", "kitchen", None)
-    assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4")}
+    assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4"), "renderer": "own"}
     assert (world / "videos").is_dir()
 
 
@@ -337,7 +337,7 @@ def test_pretrain_applies_flags_to_the_recipe(
     install("vla_crl.pretraining", PretrainConfig=TrainConfig, pretrain=calls)
     code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
     config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
-    assert (code, calls) == (0, [((config,), {"output": Path("runs/demo")})])
+    assert (code, calls) == (0, [((config, Path("runs/demo")), {"recipe": "demo"})])
 
 
 def test_train_makes_a_run_and_its_report(

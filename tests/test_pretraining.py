@@ -33,9 +33,12 @@ def sampler(demonstrations, untrained_policy):
 
 
 def test_pretraining_leaves_a_checkpoint_whose_card_tells_how_it_was_made(tmp_path):
-    card = pretrain(CONFIG, tmp_path / "checkpoint")
+    card = pretrain(CONFIG, tmp_path / "checkpoint", recipe="mine")
     assert read_card(tmp_path / "checkpoint") == card
     assert card["samples"] == 32
+    page = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert "vla-crl pretrain mine" in page
+    assert "| `red_cube_in_basket` | 0 % |" in page
     assert set(card["success_on_test_ids"]) == {task.name for task in load_suite(SUITE).tasks}
     assert not torch.equal(
         load_policy(tmp_path / "checkpoint").norm_stats.state_mean, torch.zeros(8)
@@ -44,7 +47,7 @@ def test_pretraining_leaves_a_checkpoint_whose_card_tells_how_it_was_made(tmp_pa
 
 def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="exists; remove it or give another --output"):
-        pretrain(CONFIG, tmp_path)
+        pretrain(CONFIG, tmp_path, recipe="mine")
 
 
 def test_questions_have_no_action_loss_and_commands_do(sampler):
@@ -72,8 +75,9 @@ def test_the_target_of_a_question_is_the_thing_it_names(sampler):
     for row in torch.arange(len(batch.state))[~batch.has_action]:
         words = batch.token_ids[row]
         asked = (sampler._token_ids == words).all(dim=1).nonzero().item() - sampler._num_commands
-        assert torch.equal(batch.target_uv[row], batch.object_uv[row, :, asked])
-        assert torch.equal(batch.target_visible[row], batch.object_visible[row, :, asked])
+        assert torch.equal(batch.named_uv[row, 0], batch.object_uv[row, :, asked])
+        assert torch.equal(batch.named_visible[row, 0], batch.object_visible[row, :, asked])
+        assert not batch.named_visible[row, 1].any()
 
 
 def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
@@ -83,7 +87,7 @@ def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
     (tmp_path / "small.toml").write_text(text)
     wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "small.toml"))
     with pytest.raises(ConfigError, match="num_objects = 3, but suite 'tabletop_object' has 7"):
-        pretrain(wrong, tmp_path / "checkpoint")
+        pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
 def test_the_question_fraction_is_checked():

@@ -89,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("rollout", commands.rollout)
     _add_policy_and_suite(command, default_episodes=4)
     command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new file")
+    command.add_argument(
+        "--renderer",
+        choices=("own", "mujoco"),
+        default="own",
+        help="mujoco: OpenGL, for pretty videos (default: own, needs no graphics)",
+    )
 
     command = add("metrics", commands.metrics)
     columns = "CSV or JSON lines with stage, task, split, successes, episodes"

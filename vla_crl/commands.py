@@ -88,7 +88,7 @@ def pretrain(options: Options) -> None:
     config = load_recipe("pretrain", options.recipe, options.overrides)
     from vla_crl.pretraining import pretrain as pretrain_policy
 
-    pretrain_policy(config, output=output)
+    pretrain_policy(config, output, recipe=options.recipe)
 
 
 def train(options: Options) -> None:
@@ -157,6 +157,7 @@ def rollout(options: Options) -> None:
         options.tasks,
         num_episodes=options.episodes,
         output=options.output,
+        renderer=options.renderer,
     )
     print(options.output)
 

@@ -1,14 +1,18 @@
 """Supervised pretraining of a policy on scripted demonstrations and grounding questions."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.bench.record import hardware_name
+from vla_crl.config import write_atomically
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.normalization import NormStats
@@ -22,6 +26,9 @@ from vla_crl.rollout.demonstrations import (
 )
 from vla_crl.rollout.evaluate import evaluate_policy
 from vla_crl.sim.suite import Suite, load_suite
+
+NOTHING = -1
+"""A question names no place for its thing to go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +58,16 @@ class PretrainConfig:
             raise ConfigError(f"question_fraction = {self.question_fraction}, expected in [0, 1)")
 
 
-def pretrain(config: PretrainConfig, output: Path) -> dict[str, float]:
+def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:
     """Collect demonstrations, train the policy, evaluate it and write a checkpoint.
 
     Args:
         config: The recipe.
         output: Checkpoint directory, must not exist.
+        recipe: How the recipe is called on the command line, for the card.
 
     Returns:
-        The card's success numbers.
+        The card.
 
     Raises:
         ConfigError: `output` exists, or the policy's grounding heads do not fit the suite.
@@ -94,9 +102,36 @@ def pretrain(config: PretrainConfig, output: Path) -> dict[str, float]:
         "train_s": round(trained - collected, 1),
         "num_parameters": sum(p.numel() for p in policy.parameters()),
         "seed": config.seed,
+        "hardware": hardware_name(),
+        "recipe": recipe,
     }
     save_policy(policy, output, card)
+    write_atomically(output / "README.md", card_markdown(card))
     return card
+
+
+def card_markdown(card: Mapping[str, Any]) -> str:
+    """Tell in words what the card of a checkpoint says."""
+    rows = [f"| `{t}` | {100 * s:.0f} % |" for t, s in card["success_on_test_ids"].items()]
+    lines = [
+        f"# Base policy for `{card['suite']}`",
+        "",
+        f"{card['num_parameters']:,} parameters, trained on {card['samples']:,} samples of "
+        f"{card['demonstrations']:,} perturbed scripted demonstrations "
+        f"({card['collect_s']:.0f} s to collect, {card['train_s']:.0f} s to train on "
+        f"{card['hardware']}).",
+        "",
+        f"Success on the first {card['episodes_per_task']} test states of each task, deterministic "
+        f"actions; {100 * card['mean_success']:.0f} % on average:",
+        "",
+        "| task | success |",
+        "| --- | --- |",
+        *rows,
+        "",
+        f"Made by `vla-crl pretrain {card['recipe']}`, which writes this page too.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def train_supervised(
@@ -156,13 +191,14 @@ class BatchSampler:
         is_question = rng.random(num) < self._config.question_fraction
         num_things = data.object_uv.shape[2]
         asked = rng.integers(num_things, size=num)
-        thing = np.where(is_question, asked, data.thing[steps])
+        question = np.stack([asked, np.full(num, NOTHING)], axis=1)
+        named = np.where(is_question[:, None], question, data.named[steps])
         sentence = torch.from_numpy(
             np.where(is_question, self._num_commands + asked, data.task[steps])
         )
         chunk = steps[:, None] + np.arange(self._horizon)
         end = data.episode_end[steps][:, None]
-        rows = np.arange(num)
+        rows = np.arange(num)[:, None]
         uv, visible = data.object_uv[steps], data.object_visible[steps]
         return SupervisedBatch(
             images=torch.from_numpy(data.images[steps]),
@@ -172,8 +208,8 @@ class BatchSampler:
             action_chunk=torch.from_numpy(data.label[np.minimum(chunk, end - 1)]),
             action_mask=torch.from_numpy(chunk < end),
             has_action=torch.from_numpy(~is_question),
-            target_uv=torch.from_numpy(uv[rows, :, thing]),
-            target_visible=torch.from_numpy(visible[rows, :, thing]),
+            named_uv=torch.from_numpy(uv[rows, :, named]),
+            named_visible=torch.from_numpy(visible[rows, :, named] & (named != NOTHING)[..., None]),
             object_uv=torch.from_numpy(uv),
             object_visible=torch.from_numpy(visible),
         )

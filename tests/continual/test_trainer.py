@@ -35,7 +35,7 @@ def config(tmp_path_factory, make_untrained_policy) -> TrainConfig:
         num_torch_threads=1,
         ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
         collector=CollectorConfig(num_envs=4, num_chunks=6, num_threads=1),
-        evaluation=EvaluationConfig(num_episodes=2, num_envs=6),
+        evaluation=EvaluationConfig(num_episodes=2, num_sampled_episodes=2, num_envs=6),
     )
 
 

@@ -77,8 +77,8 @@ def batch(policy: VLAPolicy, observation: Observation) -> SupervisedBatch:
         action_chunk=torch.rand(4, 8, 7, generator=generator) * 2.0 - 1.0,
         action_mask=torch.arange(8).expand(4, 8) < torch.tensor([[8], [8], [5], [1]]),
         has_action=torch.tensor([True, False, True, True]),
-        target_uv=torch.rand(4, 2, 2, generator=generator),
-        target_visible=torch.tensor([[False, True], [True, False], [True, True], [True, False]]),
+        named_uv=torch.rand(4, 2, 2, 2, generator=generator),
+        named_visible=torch.rand(4, 2, 2, generator=generator) < 0.7,
         object_uv=torch.rand(4, 2, 3, 2, generator=generator),
         object_visible=torch.rand(4, 2, 3, generator=generator) < 0.7,
     )

@@ -14,7 +14,12 @@ def zeroed(module: torch.nn.Module) -> None:
 
 def make_token_heads() -> TokenHeads:
     return TokenHeads(
-        16, num_action_tokens=2, numbers_per_token=28, num_action_bins=32, num_position_bins=8
+        16,
+        num_action_tokens=2,
+        numbers_per_token=28,
+        num_action_bins=32,
+        num_position_bins=8,
+        num_cameras=2,
     )
 
 
@@ -26,7 +31,7 @@ def test_bins_cover_the_interval_evenly_and_include_its_end():
 
 def test_each_query_answers_for_its_part_of_the_chunk():
     heads = make_token_heads()
-    hidden = torch.randn(1, 3, 16)
+    hidden = torch.randn(1, 2, 16)
     before = heads.action_logits(hidden, 7)
     assert before.shape == (1, 8, 7, 32)
     hidden[:, 1] += 1.0
@@ -38,15 +43,15 @@ def test_indifferent_heads_have_the_entropy_of_the_uniform_distribution(batch):
     heads, grounding = make_token_heads(), GroundingHeads(16, 2, 3)
     zeroed(heads)
     zeroed(grounding)
-    hidden, image_tokens = torch.randn(4, 3, 16), torch.randn(4, 2, 4, 16)
+    hidden, image_tokens = torch.randn(4, 2, 16), torch.randn(4, 2, 4, 16)
     assert heads.action_loss(hidden, batch).item() == pytest.approx(math.log(32.0))
-    assert heads.answer_loss(hidden, batch).item() == pytest.approx(math.log(8.0))
+    assert heads.answer_loss(torch.randn(4, 16), batch).item() == pytest.approx(math.log(8.0))
     assert grounding.pointer_loss(image_tokens, batch).item() == pytest.approx(math.log(4.0))
     assert grounding.presence_loss(image_tokens, batch).item() == pytest.approx(math.log(2.0))
 
 
 def test_action_loss_reads_only_valid_actions(batch):
-    heads, hidden = make_token_heads(), torch.randn(4, 3, 16)
+    heads, hidden = make_token_heads(), torch.randn(4, 2, 16)
     before = heads.action_loss(hidden, batch)
     chunk = batch.action_chunk.clone()
     chunk[1] = 0.9  # a question

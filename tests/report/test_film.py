@@ -35,3 +35,17 @@ def test_more_episodes_than_test_states_are_refused(untrained_policy, tmp_path):
             num_episodes=0,
             output=tmp_path / "film.mp4",
         )
+
+
+@pytest.mark.render
+def test_mujocos_own_renderer_films_the_same_episodes(untrained_policy, tmp_path):
+    outcomes = record_rollouts(
+        untrained_policy,
+        "tabletop_object",
+        TASKS[:1],
+        num_episodes=1,
+        output=tmp_path / "film.mp4",
+        renderer="mujoco",
+    )
+    assert outcomes == [False]
+    assert (tmp_path / "film.mp4").stat().st_size > 10_000

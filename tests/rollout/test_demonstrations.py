@@ -47,7 +47,8 @@ def test_shapes_and_types_are_as_documented(demonstrations: Demonstrations):
     for name, (shape, dtype) in expected.items():
         assert getattr(demonstrations, name).shape == shape
         assert getattr(demonstrations, name).dtype == dtype
-    assert demonstrations.task.shape == demonstrations.thing.shape == (steps,)
+    assert demonstrations.task.shape == (steps,)
+    assert demonstrations.named.shape == (steps, 2)
     assert len(np.unique(demonstrations.episode_end)) == NUM_EPISODES
     assert demonstrations.episode_end[-1] == steps
 
@@ -96,7 +97,7 @@ def test_without_noise_the_episodes_are_the_experts():
             assert np.array_equal(calm.label[step], action[0].astype(np.float32))
             assert np.array_equal(calm.object_uv[step], labels.uv[0])
             assert np.array_equal(calm.object_visible[step], labels.visible[0])
-            assert calm.thing[step] == expert.things[episode]
+            assert calm.named[step].tolist() == [expert.things[episode], expert.places[episode]]
             success = sim.step_chunk(action[:, None]).success[0]
         assert success
     sim.close()

@@ -34,7 +34,7 @@ class SupervisedConfig:
             "pointer": 1.0,
             "presence": 5.0,
             "offset": 1.0,
-            "target_offset": 1.0,
+            "named_offset": 1.0,
         }
     )
     """Weight of each loss; a loss that is not named is not computed."""

@@ -35,8 +35,8 @@ class EvaluationConfig:
 
     num_episodes: int = 100
     """Test episodes a task and stage; always the same test states."""
-    sampled: bool = True
-    """Also measure the sampling policy, as it acts in training."""
+    num_sampled_episodes: int = 50
+    """The same for the sampling policy, as it acts in training; 0 leaves it out."""
     num_envs: int = 128
     """Environments stepped together."""
 
@@ -197,30 +197,32 @@ class Trainer:
         return row
 
     def _finish_stage(self, stage: int) -> None:
-        """Checkpoint, evaluate all tasks, and mark the stage as done by its matrix row."""
+        """Evaluate all tasks, checkpoint, and mark the stage as done by its matrix row."""
+        started, settings, sampled = perf_counter(), self.config.evaluation, []
+        cells = self._evaluate(stage, settings.num_episodes, deterministic=True)
+        if settings.num_sampled_episodes:
+            sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
+        self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
         save_adapter(self.policy, folder)
-        state = self.method.state_dict() | {
-            "wall_s": torch.tensor(self._wall_s, dtype=torch.float64)
-        }
-        save_file(state, folder / METHOD_FILE)
-        cells = self._evaluate(stage, deterministic=True)
-        if self.config.evaluation.sampled:
-            append_stage(self.run.sampled_matrix_file, self._evaluate(stage, deterministic=False))
+        wall_s = torch.tensor(self._wall_s, dtype=torch.float64)
+        save_file(self.method.state_dict() | {"wall_s": wall_s}, folder / METHOD_FILE)
+        if sampled:
+            append_stage(self.run.sampled_matrix_file, sampled)
         append_stage(self.run.matrix_file, cells)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
-    def _evaluate(self, stage: int, *, deterministic: bool) -> list[Cell]:
-        settings, cells = self.config.evaluation, []
+    def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
+        cells = []
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]):
                 results = evaluate_policy(
                     self.policy,
                     self.suite.name,
                     tasks,
-                    num_episodes=settings.num_episodes,
+                    num_episodes=num_episodes,
                     deterministic=deterministic,
-                    num_envs=settings.num_envs,
+                    num_envs=self.config.evaluation.num_envs,
                     seed=_stage_seed(self.config.seed, stage),
                 )
             cells += [

@@ -89,11 +89,14 @@ class BackboneOutput:
     Attributes:
         context: Keys, values and features of the prefix.
         first_hidden: [B, L, width] prefix after text block 0.
+        state_hidden: [B, width] state token before the last text block, whose keys and values it
+            therefore reaches.
         query_hidden: [B, Q, width] last hidden state of the query tokens.
     """
 
     context: Context
     first_hidden: Tensor
+    state_hidden: Tensor
     query_hidden: Tensor
 
 
@@ -186,7 +189,12 @@ class Backbone(nn.Module):
             next_position=next_position,
             features=torch.cat([mean, hidden[:, length - 1]], dim=-1),
         )
-        return BackboneOutput(context, output.hidden_states[1][:, :length], hidden[:, length:])
+        return BackboneOutput(
+            context,
+            first_hidden=output.hidden_states[1][:, :length],
+            state_hidden=output.hidden_states[-2][:, length - 1],
+            query_hidden=hidden[:, length:],
+        )
 
 
 def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:

@@ -152,6 +152,7 @@ class VLAPolicy(nn.Module):
             numbers_per_token=config.action_horizon // tokens * ACTION_DIM,
             num_action_bins=config.num_action_bins,
             num_position_bins=config.num_position_bins,
+            num_cameras=config.backbone.num_cameras,
         )
         self.grounding = GroundingHeads(width, config.backbone.tokens_per_side, config.num_objects)
         self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
@@ -258,12 +259,12 @@ class VLAPolicy(nn.Module):
         first_hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
         if "pointer" in terms:
             losses["pointer"] = self.grounding.pointer_loss(first_hidden, batch)
-        if "target_offset" in terms:
-            losses["target_offset"] = self.grounding.target_offset_loss(first_hidden, batch)
+        if "named_offset" in terms:
+            losses["named_offset"] = self.grounding.named_offset_loss(first_hidden, batch)
         if "action_tokens" in terms:
             losses["action_tokens"] = self.token_heads.action_loss(output.query_hidden, batch)
         if "answer_tokens" in terms:
-            losses["answer_tokens"] = self.token_heads.answer_loss(output.query_hidden, batch)
+            losses["answer_tokens"] = self.token_heads.answer_loss(output.state_hidden, batch)
         if "flow" in terms:
             losses["flow"] = self.flow_loss(output.context, batch, generator)
         return losses

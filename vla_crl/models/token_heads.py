@@ -11,11 +11,13 @@ from vla_crl.algos.rows import Rows
 LOSS_TERMS = frozenset(
     {
         *("flow", "action_tokens", "answer_tokens"),
-        *("presence", "offset", "pointer", "target_offset"),
+        *("presence", "offset", "pointer", "named_offset"),
     }
 )
 """Names of all supervised losses."""
-QUERY_TERMS = frozenset({"action_tokens", "answer_tokens"})
+NUM_ROLES = 2
+"""Things that a sentence names: what is to be moved (or asked for), and where it goes."""
+QUERY_TERMS = frozenset({"action_tokens"})
 """Losses that need the query tokens."""
 
 
@@ -31,8 +33,8 @@ class SupervisedBatch(Rows):
         action_chunk: [B, H, A] raw actions in [-1, 1].
         action_mask: [B, H] bool, False past the end of the episode.
         has_action: [B] bool, False for questions.
-        target_uv: [B, C, 2] of the object that the sentence names, right and down, in [0, 1).
-        target_visible: [B, C] bool.
+        named_uv: [B, R, C, 2] of the things that the sentence names, right and down, in [0, 1).
+        named_visible: [B, R, C] bool, False also where the sentence names nothing in that role.
         object_uv: [B, C, O, 2] of every object, in [0, 1).
         object_visible: [B, C, O] bool.
     """
@@ -44,14 +46,18 @@ class SupervisedBatch(Rows):
     action_chunk: Tensor
     action_mask: Tensor
     has_action: Tensor
-    target_uv: Tensor
-    target_visible: Tensor
+    named_uv: Tensor
+    named_visible: Tensor
     object_uv: Tensor
     object_visible: Tensor
 
 
 class TokenHeads(nn.Module):
-    """Discrete actions and answers, read from query tokens with a small vocabulary of their own.
+    """Discrete actions and answers in a small vocabulary of their own.
+
+    Actions are read from query tokens. Answers, the image positions of the named things, are read
+    from the state token before the last block: there the action expert finds them beside the pose
+    of the robot.
 
     Deviation from knowledge insulation (arXiv 2505.23705): all bins of a token are predicted in
     parallel instead of FAST tokens one after the other.
@@ -65,25 +71,26 @@ class TokenHeads(nn.Module):
         numbers_per_token: int,
         num_action_bins: int,
         num_position_bins: int,
+        num_cameras: int,
     ) -> None:
-        """Build queries and linear heads; `numbers_per_token` actions numbers per query."""
+        """Build queries and linear heads; each query predicts `numbers_per_token` numbers."""
         super().__init__()
-        self.num_action_tokens = num_action_tokens
         self.num_action_bins = num_action_bins
         self.num_position_bins = num_position_bins
-        self.queries = nn.Parameter(0.02 * torch.randn(num_action_tokens + 1, width))
+        self.num_cameras = num_cameras
+        self.queries = nn.Parameter(0.02 * torch.randn(num_action_tokens, width))
         self.action_bins = nn.Linear(width, numbers_per_token * num_action_bins)
-        self.position_bins = nn.Linear(width, 2 * num_position_bins)
+        self.position_bins = nn.Linear(width, NUM_ROLES * num_cameras * 2 * num_position_bins)
 
     def action_logits(self, query_hidden: Tensor, action_dim: int) -> Tensor:
         """Return [B, H, A, bins] from the last hidden states [B, Q, width] of the queries."""
-        logits = self.action_bins(query_hidden[:, : self.num_action_tokens])
+        logits = self.action_bins(query_hidden)
         return logits.reshape(len(logits), -1, action_dim, self.num_action_bins)
 
-    def answer_logits(self, query_hidden: Tensor) -> Tensor:
-        """Return [B, 2, bins]: across and down in the first camera."""
-        logits = self.position_bins(query_hidden[:, self.num_action_tokens])
-        return logits.unflatten(-1, (2, self.num_position_bins))
+    def answer_logits(self, state_hidden: Tensor) -> Tensor:
+        """Return [B, R, C, 2, bins] from [B, width]: across and down in each camera."""
+        shape = (NUM_ROLES, self.num_cameras, 2, self.num_position_bins)
+        return self.position_bins(state_hidden).unflatten(-1, shape)
 
     def action_loss(self, query_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean cross-entropy of the binned actions."""
@@ -92,15 +99,15 @@ class TokenHeads(nn.Module):
         valid = (batch.action_mask & batch.has_action[:, None])[..., None].expand_as(bins)
         return cross_entropy(logits, bins, valid)
 
-    def answer_loss(self, query_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
-        """Return the mean cross-entropy of the two position bins in the first camera."""
-        bins = to_bins(batch.target_uv[:, 0], self.num_position_bins)
-        valid = batch.target_visible[:, :1].expand_as(bins)
-        return cross_entropy(self.answer_logits(query_hidden), bins, valid)
+    def answer_loss(self, state_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean cross-entropy of the position bins of all visible named things."""
+        bins = to_bins(batch.named_uv, self.num_position_bins)
+        valid = batch.named_visible[..., None].expand_as(bins)
+        return cross_entropy(self.answer_logits(state_hidden), bins, valid)
 
 
 class GroundingHeads(nn.Module):
-    """Which image token holds what: dense for every object, pointed at for the named one."""
+    """Which image token holds what: dense for every object, pointed at for the named ones."""
 
     def __init__(self, width: int, tokens_per_side: int, num_objects: int) -> None:
         """Build the linear heads."""
@@ -108,8 +115,8 @@ class GroundingHeads(nn.Module):
         self.tokens_per_side = tokens_per_side
         self.presence = nn.Linear(width, num_objects)
         self.offset = nn.Linear(width, 2 * num_objects)
-        self.pointer = nn.Linear(width, 1)
-        self.target_offset = nn.Linear(width, 2)
+        self.pointer = nn.Linear(width, NUM_ROLES)
+        self.named_offset = nn.Linear(width, NUM_ROLES * 2)
 
     def presence_logits(self, image_tokens: Tensor) -> Tensor:
         """Return [B, C, T, O] from projected image tokens [B, C, T, width]."""
@@ -120,8 +127,8 @@ class GroundingHeads(nn.Module):
         return self.offset(image_tokens).unflatten(-1, (-1, 2))
 
     def pointer_logits(self, first_hidden: Tensor) -> Tensor:
-        """Return [B, C, T] from image tokens [B, C, T, width] after text block 0."""
-        return self.pointer(first_hidden).squeeze(-1)
+        """Return [B, R, C, T] from image tokens [B, C, T, width] after text block 0."""
+        return self.pointer(first_hidden).movedim(-1, 1)
 
     def presence_loss(self, image_tokens: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean binary cross-entropy over all tokens and objects."""
@@ -139,17 +146,17 @@ class GroundingHeads(nn.Module):
         return masked_mean(error, batch.object_visible)
 
     def pointer_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
-        """Return the mean cross-entropy over the cameras that see the named object."""
+        """Return the mean cross-entropy over the cameras that see the named things."""
         logits = self.pointer_logits(first_hidden)
-        return cross_entropy(logits, self._token_of(batch.target_uv), batch.target_visible)
+        return cross_entropy(logits, self._token_of(batch.named_uv), batch.named_visible)
 
-    def target_offset_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
-        """Return the mean squared error, in token widths, at the named object's token."""
-        token = self._token_of(batch.target_uv)
-        index = token[:, :, None, None].expand(-1, -1, 1, first_hidden.shape[-1])
-        prediction = self.target_offset(first_hidden.gather(2, index).squeeze(2))
-        error = (prediction - self._offset_in_token(batch.target_uv)).square().mean(dim=-1)
-        return masked_mean(error, batch.target_visible)
+    def named_offset_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
+        """Return the mean squared error, in token widths, at the tokens of the named things."""
+        offsets = self.named_offset(first_hidden).unflatten(-1, (NUM_ROLES, 2)).movedim(-2, 1)
+        token = self._token_of(batch.named_uv)
+        index = token[..., None, None].expand(-1, -1, -1, 1, 2)
+        error = offsets.gather(3, index).squeeze(3) - self._offset_in_token(batch.named_uv)
+        return masked_mean(error.square().mean(dim=-1), batch.named_visible)
 
     def _token_of(self, uv: Tensor) -> Tensor:
         cell = to_bins(uv, self.tokens_per_side)

@@ -39,7 +39,8 @@ class Demonstrations:
         state: [S, 8] float32.
         label: [S, 7] float32, the expert's clean action in the visited state.
         task: [S] task index.
-        thing: [S] index of the thing that the task is about.
+        named: [S, 2] indices of the things that the instruction names: what is to be moved, and
+            where it goes.
         object_uv: [S, cameras, things, 2] float32, see `Grounding`.
         object_visible: [S, cameras, things] bool.
         episode_end: [S] index one past the last step of the step's episode.
@@ -51,7 +52,7 @@ class Demonstrations:
     state: np.ndarray
     label: np.ndarray
     task: np.ndarray
-    thing: np.ndarray
+    named: np.ndarray
     object_uv: np.ndarray
     object_visible: np.ndarray
     episode_end: np.ndarray
@@ -176,7 +177,7 @@ def _record_step(
     """Append what each slot sees, with all labels, to its episode; return the expert's actions."""
     observation, labels, actions = sim.observe(slots), ground(sim, slots), expert.act(slots)
     tasks = sim.tasks[slots]
-    things = expert.things[tasks]
+    named = np.stack([expert.things[tasks], expert.places[tasks]], axis=1)
     for row, steps in enumerate(episodes):
         steps.append(
             {
@@ -184,7 +185,7 @@ def _record_step(
                 "state": observation.state[row],
                 "label": actions[row].astype(np.float32),
                 "task": tasks[row],
-                "thing": things[row],
+                "named": named[row],
                 "object_uv": labels.uv[row],
                 "object_visible": labels.visible[row],
             }

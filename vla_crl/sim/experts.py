@@ -28,23 +28,27 @@ class PickAndPlaceExpert:
 
     The action is a function of the current state alone, so it is also a valid label for states that
     a perturbed or learnt policy has reached (DAgger-like relabelling).
+
+    Attributes:
+        things: [tasks] index of the thing that each task moves.
+        places: [tasks] index of the thing that it is to be put in.
     """
 
     def __init__(self, sim: VectorSim) -> None:
-        """Prepare for all tasks of the simulation's suite; `things` is [tasks] what each picks."""
+        """Prepare for all tasks of the simulation's suite."""
         suite = sim.suite
         self._sim = sim
         self.things = np.array([suite.thing_index(task.goal[0].thing) for task in suite.tasks])
         bodies = {suite.model.body(thing.body).id: i for i, thing in enumerate(suite.config.things)}
         region_body = [suite.model.site(task.goal[0].region).bodyid[0] for task in suite.tasks]
-        self._fixture = np.array([bodies[body] for body in region_body])
+        self.places = np.array([bodies[body] for body in region_body])
 
     def act(self, slots: np.ndarray) -> np.ndarray:
         """Return the expert's action [B, 7] for each of `slots`."""
         sim = self._sim
         rows, tasks = np.arange(len(slots)), sim.tasks[slots]
         positions = sim.thing_positions(slots)
-        thing, goal = positions[rows, self.things[tasks]], positions[rows, self._fixture[tasks]]
+        thing, goal = positions[rows, self.things[tasks]], positions[rows, self.places[tasks]]
         grip, rotation = sim.grip_pose(slots)
         fingers = sim.finger_positions(slots).mean(axis=1)
 

@@ -263,6 +263,12 @@ class VectorSim:
             len(rows), -1, 3, 3
         )
 
+    def write_data(self, slot: int, data: mujoco.MjData) -> None:
+        """Put a slot's state into an MjData of the suite's model, poses included."""
+        model = self.suite.model
+        mujoco.mj_setState(model, data, self._slots.physics[slot], STATE_SPEC)
+        mujoco.mj_forward(model, data)
+
     def get_states(self) -> dict[str, np.ndarray]:
         """Copy everything that the future of the slots depends on."""
         state = self._slots

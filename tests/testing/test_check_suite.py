@@ -1,0 +1,18 @@
+import dataclasses
+
+import pytest
+
+from vla_crl.errors import SpecError
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.testing import check_suite
+
+
+def test_the_shipped_suite_is_ready():
+    check_suite(load_suite("tabletop_object"), num_states=2)
+
+
+def test_a_suite_that_its_expert_cannot_solve_is_refused():
+    suite = load_suite("tabletop_object")
+    hurried = Suite(suite.name, dataclasses.replace(suite.config, horizon=5), suite.model)
+    with pytest.raises(SpecError, match="succeeds in 0 % of episodes, expected 95 %"):
+        check_suite(hurried, num_states=1)

@@ -1,0 +1,53 @@
+"""Is a suite ready to be trained and evaluated on?"""
+
+import numpy as np
+
+from vla_crl.errors import SpecError
+from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.vector_sim import VectorSim
+
+
+def check_suite(suite: Suite, *, num_states: int = 5, min_success: float = 0.95) -> None:
+    """Check initial states, repeatability and the scripted expert of every task.
+
+    Args:
+        suite: What to check.
+        num_states: Initial states of each task that the expert tries, from both splits each.
+        min_success: Least success of the expert over all tasks.
+
+    Raises:
+        SpecError: The first violation.
+    """
+    tasks = len(suite.tasks)
+    sim = VectorSim(suite, 2 * tasks * num_states)
+    slots, task = np.arange(sim.num_slots), np.repeat(np.arange(tasks), 2 * num_states)
+    ids = np.tile([*suite.train_ids[:num_states], *suite.test_ids[:num_states]], tasks)
+    sim.reset(slots, tasks=task, state_ids=ids)
+    first = sim.observe().validate()
+    positions = sim.thing_positions().copy()
+    images = first.images.copy()
+    sim.reset(slots, tasks=task, state_ids=ids)
+    if not np.array_equal(images, sim.observe().images):
+        raise SpecError(f"check_suite: '{suite.name}' does not repeat its initial states")
+    if len(np.unique(positions[: 2 * num_states], axis=0)) != 2 * num_states:
+        raise SpecError(f"check_suite: '{suite.name}' has two initial states with one layout")
+    success = _run_expert(sim)
+    if success.mean() < min_success:
+        worst = min(range(tasks), key=lambda index: success[task == index].mean())
+        raise SpecError(
+            f"check_suite: the expert of '{suite.name}' succeeds in {100 * success.mean():.0f} % "
+            f"of episodes, expected {100 * min_success:.0f} %; "
+            f"worst task '{suite.tasks[worst].name}'"
+        )
+    sim.close()
+
+
+def _run_expert(sim: VectorSim) -> np.ndarray:
+    expert, running = PickAndPlaceExpert(sim), np.arange(sim.num_slots)
+    success = np.zeros(sim.num_slots, dtype=bool)
+    while len(running):
+        result = sim.step_chunk(expert.act(running)[:, None], running)
+        success[running] = result.success
+        running = running[~(result.terminated | result.truncated)]
+    return success
