@@ -102,7 +102,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(command)
 
     command = add("report", commands.report)
-    command.add_argument("run", type=Path, help="a run directory")
+    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run directory")
+    command.add_argument(
+        "--markdown",
+        type=Path,
+        help="also write the numbers to this new file; of several runs, one a seed, their mean",
+    )
 
     command = add("bench", commands.bench)
     command.add_argument("what", choices=tuple(commands.BENCHES))

@@ -172,10 +172,20 @@ def metrics(options: Options) -> Rows:
 
 def report(options: Options) -> None:
     """Write the report of a run again, from its run directory alone."""
+    if options.markdown:
+        _require_new(options.markdown, "--markdown")
+    from vla_crl.report import tables
     from vla_crl.report.page import write_report
     from vla_crl.run_directory import RunDirectory
 
-    print(write_report(RunDirectory.open(options.run).path))
+    runs = [RunDirectory.open(path).path for path in options.runs]
+    for run in runs:
+        print(write_report(run))
+    if options.markdown and len(runs) == 1:
+        tables.write_markdown_summary(runs[0], options.markdown)
+    elif options.markdown:
+        text = tables.runs_markdown(tables.summarize_runs(runs))
+        write_atomically(options.markdown, text)
 
 
 def bench(options: Options) -> Rows | None:
