@@ -23,7 +23,7 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 class PPOConfig:
     """Settings of `PPO`."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Adam step size of the policy's trainable parameters."""
     value_learning_rate: float = 1e-3
     """Adam step size of the value head."""
@@ -41,7 +41,7 @@ class PPOConfig:
     """Chunks per optimizer step."""
     max_grad_norm: float = 0.5
     """Gradient norm limit, for the policy and for the value head separately."""
-    target_kl: float | None = 0.2
+    target_kl: float | None = 0.1
     """A minibatch with a larger KL ends the update before its step; None is off."""
     vf_coef: float = 0.5
     """Weight of the value loss. Matters where policy and value share parameters."""
