@@ -22,8 +22,8 @@ def test_every_tile_shows_its_instruction_and_its_outcome(untrained_policy, tmp_
 def test_a_run_is_filmed_once_per_policy(untrained_policy, tmp_path):
     policies = {"before training": untrained_policy}
     film_run(policies, "tabletop_object", TASKS[:1], num_episodes=1, folder=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["before_training.mp4"]
-    assert read_notes(tmp_path / "before_training.mp4").title == "Before training"
+    assert [path.name for path in tmp_path.iterdir()] == ["0_before_training.mp4"]
+    assert read_notes(tmp_path / "0_before_training.mp4").title == "Before training"
 
 
 def test_more_episodes_than_test_states_are_refused(untrained_policy, tmp_path):

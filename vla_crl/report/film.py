@@ -70,7 +70,7 @@ def record_rollouts(
             output,
             captions,
             title=title,
-            num_columns=min(5, len(captions)),
+            num_columns=_num_columns(len(captions)),
             fps=round(suite.config.control_hz),
         ) as video,
     ):
@@ -90,6 +90,11 @@ def record_rollouts(
         video.write(draw(), outcomes)
     sim.close()
     return [bool(outcome) for outcome in outcomes]
+
+
+def _num_columns(num_tiles: int) -> int:
+    """Fill the rows if five, four or three columns can."""
+    return next((n for n in (5, 4, 3) if num_tiles % n == 0), min(5, num_tiles))
 
 
 def _own_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
@@ -132,18 +137,19 @@ def film_run(
     """Film the same test episodes with several policies, one file of `folder` each.
 
     Args:
-        policies: By name, e.g. "before training"; the name becomes the title and the file's name.
+        policies: By name, e.g. "before training"; the name becomes the title and, behind the
+            policy's number, the file's name.
         suite_name: Suite of the catalogue.
         tasks: Task names.
         num_episodes: Episodes a task.
         folder: Where the mp4 files go.
     """
-    for name, policy in policies.items():
+    for number, (name, policy) in enumerate(policies.items()):
         record_rollouts(
             policy,
             suite_name,
             tasks,
             num_episodes=num_episodes,
-            output=folder / f"{name.replace(' ', '_')}.mp4",
+            output=folder / f"{number}_{name.replace(' ', '_')}.mp4",
             title=name.capitalize(),
         )
