@@ -96,6 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="mujoco: OpenGL, for pretty videos (default: own, needs no graphics)",
     )
 
+    _add_result_commands(add)
+    _add_json(add("doctor", commands.doctor))
+    return parser
+
+
+def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands that look at results and speed."""
     command = add("metrics", commands.metrics)
     columns = "CSV or JSON lines with stage, task, split, successes, episodes"
     command.add_argument("file", type=Path, help=columns)
@@ -113,9 +120,6 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("what", choices=tuple(commands.BENCHES))
     command.add_argument("--suite", default="tabletop_object", help="for render and sim")
     _add_json(command)
-
-    _add_json(add("doctor", commands.doctor))
-    return parser
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:

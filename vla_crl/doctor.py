@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from vla_crl import catalog
-from vla_crl.bench.record import cpu_model, num_cores
 from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError
+from vla_crl.hardware import cpu_model, num_cores
 
 Status = Literal["ok", "warn", "fail"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
-from vla_crl.bench.record import hardware_name
 from vla_crl.config import write_atomically
 from vla_crl.errors import ConfigError
+from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy

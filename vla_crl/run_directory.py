@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
-from vla_crl.bench.record import cpu_model, num_cores
 from vla_crl.config import save_json, to_mapping, write_atomically
 from vla_crl.errors import ConfigError
+from vla_crl.hardware import cpu_model, num_cores
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ import pytest
 
 from vla_crl.bench.record import (
     against_peer,
-    hardware_name,
-    num_cores,
     print_table,
     without_peer,
 )
 from vla_crl.errors import SpecError
+from vla_crl.hardware import hardware_name
 
 
 def test_the_ratio_is_value_over_peer() -> None:
@@ -46,10 +45,6 @@ def test_a_record_has_the_fields_that_readers_of_the_json_expect() -> None:
         "goal": 1.0,
         "hardware": hardware_name(),
     }
-
-
-def test_the_hardware_names_the_cores() -> None:
-    assert f"{num_cores()} core" in hardware_name()
 
 
 def test_the_table_shows_rates_ratio_and_goal(

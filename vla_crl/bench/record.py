@@ -1,12 +1,10 @@
 """What a benchmark returns: a rate, the peer it is compared with, and the machine."""
 
 import dataclasses
-import os
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 from vla_crl.errors import SpecError
+from vla_crl.hardware import hardware_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,26 +73,6 @@ def without_peer(name: str, value: float, unit: str) -> BenchRecord:
         goal=None,
         hardware=hardware_name(),
     )
-
-
-def num_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def cpu_model() -> str:
-    """Return the processor's name as the operating system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def hardware_name() -> str:
-    """Return the machine in words, e.g. "AMD EPYC 7B13, 2 cores"."""
-    return f"{cpu_model()}, {num_cores()} core{'s' if num_cores() > 1 else ''}"
 
 
 def print_table(records: Sequence[BenchRecord]) -> None:

@@ -8,7 +8,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.bench.record import BenchRecord, against_peer, num_cores
+from vla_crl.bench.record import BenchRecord, against_peer
+from vla_crl.hardware import num_cores
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.suite import Suite, load_suite

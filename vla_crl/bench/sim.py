@@ -8,8 +8,9 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from vla_crl.bench.record import BenchRecord, against_peer, num_cores
+from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.contracts import ACTION_DIM
+from vla_crl.hardware import num_cores
 from vla_crl.sim.experts import PickAndPlaceExpert
 from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import Suite, load_suite
