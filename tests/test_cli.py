@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import types
@@ -477,3 +478,13 @@ def test_the_console_script_is_installed() -> None:
     command = [str(Path(sys.executable).parent / "vla-crl"), "--version"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("vla-crl 0.")
+
+
+def test_a_reader_that_has_left_is_no_fault() -> None:
+    program = "import sys; from vla_crl.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "list", "methods", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")

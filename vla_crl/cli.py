@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -151,7 +152,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 1 (doctor found a fault), 2 (a user's mistake) or 130 (interrupted).
+        The exit code: 0, 1 (doctor found a fault), 2 (a user's mistake), 130 (interrupted) or 141
+        (nobody reads our output any more).
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
@@ -164,16 +166,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise _unknown_argument(options, unknown[0])
         with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
             result = options.function(options)
+        if options.json:
+            print(json.dumps(result, indent=2, allow_nan=False))
+        elif result:
+            _print_rows(result)
+        sys.stdout.flush()
     except USER_ERRORS as error:
         print(f"vla-crl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vla-crl: interrupted", file=sys.stderr)
         return 130
-    if options.json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    elif result:
-        _print_rows(result)
+    except BrokenPipeError:  # who read our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return (
         1 if options.command == "doctor" and any(row["status"] == "fail" for row in result) else 0
     )
