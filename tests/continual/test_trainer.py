@@ -1,14 +1,21 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.continual.trainer import EvaluationConfig, TrainConfig, Trainer
+from vla_crl.continual.trainer import (
+    EvaluationConfig,
+    ExplorationConfig,
+    TrainConfig,
+    Trainer,
+)
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
@@ -146,10 +153,6 @@ class RecordingMethod(ContinualMethod):
 
 
 def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, tmp_path):
-    import dataclasses
-
-    from safetensors.torch import load_file
-
     RecordingMethod.calls.clear()
     method = f"{__name__}:RecordingMethod"
     run = run_all(dataclasses.replace(config, method=method), tmp_path / "e")
@@ -164,8 +167,6 @@ def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, 
 
 
 def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(config, tmp_path):
-    import dataclasses
-
     useless = dataclasses.replace(config, lora=LoRAConfig(site="backbone"))
     with pytest.raises(ConfigError, match="insulation = 'full' stops the gradient"):
         Trainer(useless, RunDirectory(tmp_path / "f"))
@@ -173,8 +174,6 @@ def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(c
 
 
 def test_a_stream_names_its_unknown_task(config, tmp_path):
-    import dataclasses
-
     wrong = dataclasses.replace(config, tasks=("red_cube_in_baskett",))
     with pytest.raises(ConfigError, match="Did you mean 'red_cube_in_basket'"):
         Trainer(wrong, RunDirectory(tmp_path / "g"))
@@ -183,3 +182,10 @@ def test_a_stream_names_its_unknown_task(config, tmp_path):
 def test_metrics_are_plain_json_lines(finished):
     lines = finished.metrics_file.read_text().splitlines()
     assert all(json.loads(line)["task"] in TASKS for line in lines)
+
+
+def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
+    exploration = ExplorationConfig(noise_level=0.3, stochastic_step="random")
+    wilder = dataclasses.replace(config, exploration=exploration)
+    flow = Trainer(wilder, RunDirectory(tmp_path / "h")).policy.config.flow
+    assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")

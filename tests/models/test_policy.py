@@ -275,3 +275,22 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 def test_flow_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         FlowConfig(**settings)
+
+
+def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observation):
+    before = policy.config.flow
+    policy.set_exploration(stochastic_step="random")
+    assert policy.config.flow.noise_level == before.noise_level
+    with torch.no_grad():
+        context = policy.encode(observation)
+        generator = torch.Generator().manual_seed(0)
+        steps = [
+            policy.act(context, deterministic=False, generator=generator).trace.step
+            for _ in range(20)
+        ]
+    assert torch.cat(steps).unique().tolist() == list(range(before.num_steps))
+
+
+def test_exploration_without_noise_is_refused(policy):
+    with pytest.raises(ConfigError, match="noise_level must be > 0, got 0.0"):
+        policy.set_exploration(noise_level=0.0)

@@ -17,6 +17,7 @@ from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
+from vla_crl.models.policy import StochasticStep
 from vla_crl.progress import console, track
 from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
 from vla_crl.rollout.evaluate import evaluate_policy
@@ -39,6 +40,16 @@ class EvaluationConfig:
     """The same for the sampling policy, as it acts in training; 0 leaves it out."""
     num_envs: int = 128
     """Environments stepped together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """How training samples actions; what is omitted is the policy's own setting."""
+
+    noise_level: float | None = None
+    """Noise level of the stochastic flow step, > 0."""
+    stochastic_step: StochasticStep | None = None
+    """Which flow step is stochastic: always the last, or one drawn for every observation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +78,8 @@ class TrainConfig:
     """Learning rule."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """Noise while collecting."""
     collector: CollectorConfig = field(default_factory=CollectorConfig)
     """Size of an iteration."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -112,6 +125,9 @@ class Trainer:
         self.stream = config.stream(self.suite)
         self.policy = load_policy(config.policy)
         self.policy.eval()
+        self.policy.set_exploration(
+            config.exploration.noise_level, config.exploration.stochastic_step
+        )
         if self.policy.lora is None:
             add_lora(self.policy, config.lora)
         elif self.policy.lora != config.lora:

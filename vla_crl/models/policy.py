@@ -1,7 +1,7 @@
 """The VLA policy: backbone, action expert, token heads and value head behind one contract."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -27,6 +27,8 @@ from vla_crl.models.token_heads import (
 from vla_crl.models.tokenizer import WordTokenizer
 from vla_crl.models.value import ValueHead
 
+StochasticStep = Literal["last", "random"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
@@ -38,7 +40,7 @@ class FlowConfig:
     """Start of sampling at flow time 1."""
     noise_level: float = 0.6
     """Noise level of the one stochastic step when sampling."""
-    stochastic_step: Literal["last", "random"] = "last"
+    stochastic_step: StochasticStep = "last"
     """Which step is stochastic; "random" draws one for every observation."""
     num_flow_draws: int = 4
     """(noise, flow time) pairs per observation in the supervised loss."""
@@ -161,6 +163,18 @@ class VLAPolicy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.norm_stats.state_mean.device
+
+    def set_exploration(
+        self, noise_level: float | None = None, stochastic_step: StochasticStep | None = None
+    ) -> None:
+        """Change how actions are sampled from now on; what is None stays as it is.
+
+        Raises:
+            ConfigError: The noise level is not positive.
+        """
+        changes = {"noise_level": noise_level, "stochastic_step": stochastic_step}
+        given = {name: value for name, value in changes.items() if value is not None}
+        self.config = replace(self.config, flow=replace(self.config.flow, **given))
 
     def encode(self, observation: Observation) -> Context:
         """Run the backbone once over the prefix.
