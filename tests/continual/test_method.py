@@ -342,9 +342,22 @@ def test_unknown_method_is_an_error():
         make_method("sequentail", {})
 
 
-@pytest.mark.parametrize("name", ["no_such_package:Method", "vla_crl.continual.method:Ewc"])
-def test_method_that_cannot_be_imported_is_an_error(name: str):
-    with pytest.raises(ConfigError, match=f"method '{name}': cannot be imported"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "no_such_package:Method",
+            "method: 'no_such_package:Method': there is no module 'no_such_package'",
+        ),
+        (
+            "vla_crl.continual.method:SequentialTuning",
+            "method: unknown name in vla_crl.continual.method 'SequentialTuning'. "
+            "Did you mean 'SequentialFineTuning'",
+        ),
+    ],
+)
+def test_method_that_cannot_be_imported_is_an_error(name: str, message: str):
+    with pytest.raises(ConfigError, match=message):
         make_method(name, {})
 
 

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 
-from vla_crl.sim.grounding import ground
+from vla_crl.sim.grounding import Grounding, ground
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.suite import Suite
@@ -12,13 +12,18 @@ from vla_crl.sim.vector_sim import VectorSim
 NUM_STATES, PIXELS = 40, 128
 
 
-def test_every_visible_thing_lies_at_its_label_in_the_picture(
-    suite: Suite, new_sim: Callable[..., VectorSim]
-):
+def ground_states(new_sim: Callable[..., VectorSim]) -> tuple[np.ndarray, Grounding]:
+    """Label the first states in simulation, each in the slot of its number."""
     sim = new_sim(NUM_STATES)
     slots = np.arange(NUM_STATES)
     sim.reset(slots, tasks=slots % 10, state_ids=slots)
-    labels = ground(sim, slots)
+    return slots, ground(sim, slots)
+
+
+def test_every_visible_thing_lies_at_its_label_in_the_picture(
+    suite: Suite, new_sim: Callable[..., VectorSim]
+):
+    slots, labels = ground_states(new_sim)
     model, states = suite.model, initial_states(suite)
     renderer = BatchRenderer(model, suite.config.cameras, PIXELS, PIXELS)
     num_hits = num_visible = 0
@@ -52,10 +57,7 @@ def nearest_body(
 def test_agentview_sees_all_things_and_the_wrist_camera_only_some(
     suite: Suite, new_sim: Callable[..., VectorSim]
 ):
-    sim = new_sim(NUM_STATES)
-    slots = np.arange(NUM_STATES)
-    sim.reset(slots, tasks=slots % 10, state_ids=slots)
-    labels = ground(sim, slots)
+    _, labels = ground_states(new_sim)
     assert labels.uv.shape == (NUM_STATES, 2, 7, 2)
     assert labels.uv.dtype == np.float32
     assert labels.visible[:, 0].all()

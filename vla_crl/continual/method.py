@@ -1,6 +1,5 @@
 """What a continual-learning method can do, and where: hooks of the update and of the stages."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch, Rollout
+from vla_crl.catalog import load_attribute
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError, unknown_name
 
@@ -124,11 +124,7 @@ def make_method(name: str, settings: Mapping[str, Any]) -> ContinualMethod:
     """
     if name not in METHODS and ":" not in name:
         raise unknown_name("method", "method", name, METHODS)
-    module_name, _, attribute = METHODS.get(name, name).partition(":")
-    try:
-        method_class = getattr(importlib.import_module(module_name), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"method '{name}': cannot be imported ({error})") from error
+    method_class = load_attribute(METHODS.get(name, name), "method")
     if not (isinstance(method_class, type) and issubclass(method_class, ContinualMethod)):
         raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
     return method_class(from_mapping(method_class.config_class, settings, f"method '{name}'"))

@@ -127,7 +127,7 @@ class Backbone(nn.Module):
         self.model = _build_smolvlm(config, vocab_size)
         # Where in which camera a token comes from. Rotary positions only shape attention; the
         # expert reads values, and those must say where the named object is.
-        position = torch.randn(config.num_cameras, config.tokens_per_side**2, config.width)
+        position = torch.randn(config.num_cameras, config.tokens_per_image, config.width)
         self.image_position = nn.Parameter(IMAGE_POSITION_SCALE * position)
 
     @property

@@ -21,7 +21,7 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import task_label
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#A8588B"
+BLUE, ORANGE, PURPLE = "#0072B2", "#D55E00", "#A8588B"
 INK, MUTED, FAINT = "#1B2733", "#5C6B7A", "#D5DCE3"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

@@ -18,7 +18,6 @@ _POINTER = types.uintp
 
 mj_step = types.ExternalFunction("mj_step", types.void(_POINTER, _POINTER))
 mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
-mj_com_pos = types.ExternalFunction("mj_comPos", types.void(_POINTER, _POINTER))
 mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
 mj_set_state = types.ExternalFunction(
     "mj_setState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
