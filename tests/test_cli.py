@@ -64,6 +64,8 @@ class Trainer:
 
     def train(self, *, resume: bool) -> None:
         assert RunDirectory.open(self.run.path)
+        header = "stage,task,split,successes,episodes"
+        self.run.matrix_file.write_text(f"{header}\n0,lift,train,20,100\n1,lift,train,60,100\n")
         self.resume = resume
 
 
@@ -354,9 +356,11 @@ def test_train_makes_a_run_and_its_report(
     install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
     install("vla_crl.report.page", write_report=write_report)
     arguments = ("train", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
-    code, out, _ = run(capsys, *arguments)
+    code, out, err = run(capsys, *arguments)
     assert code == 0
     assert "runs/demo/report.html" in out
+    assert "Success on the test states" in err
+    assert "+40.0" in err
     config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
     directory = RunDirectory.open(Path("runs/demo"))
     (trainer,) = Trainer.made
@@ -414,14 +418,18 @@ def test_help_after_a_recipe_lists_its_settings(
     assert "--ppo.learning-rate" in text
 
 
-def test_metrics_gives_one_row_a_metric(
-    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
-) -> None:
-    install("vla_crl.continual.metrics", metrics_from_file=Calls({"avg": 0.5, "zs": None}))
-    _, out, _ = run(capsys, "metrics", "matrix.csv", "--json")
-    assert json.loads(out) == [{"name": "avg", "value": 0.5}, {"name": "zs", "value": None}]
-    _, out, _ = run(capsys, "metrics", "matrix.csv")
-    assert "0.500" in out
+def test_metrics_gives_one_row_a_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "matrix.csv"
+    file.write_text("stage,task,split,successes,episodes\n0,a,train,20,100\n1,a,train,60,100\n")
+    _, out, _ = run(capsys, "metrics", str(file), "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["avg"]["value"] == 0.6
+    # Wilson's interval of 60 in 100: (.6 + z^2/200 +- z sqrt(.24/100 + (z/200)^2)) / (1 + z^2/100)
+    assert (rows["avg"]["low"], rows["avg"]["high"]) == pytest.approx((0.5020, 0.6906), abs=5e-5)
+    assert rows["zs"] == {"name": "zs", "value": None, "low": None, "high": None}
+    _, out, _ = run(capsys, "metrics", str(file))
+    assert "60.0 %" in out
+    assert "+40.0" in out
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,8 @@
-import pytest
-
 from vla_crl.errors import (
     USER_ERRORS,
     CheckpointError,
     ConfigError,
-    MissingDependencyError,
     SpecError,
-    require,
     unknown_name,
 )
 
@@ -28,18 +24,6 @@ def test_an_empty_list_says_none() -> None:
     assert str(unknown_name("a", "task", "x", [])) == "a: unknown task 'x'. Known: none."
 
 
-def test_require_returns_the_module() -> None:
-    import json
-
-    assert require("json", "dev") is json
-
-
-def test_require_says_which_extra_to_install() -> None:
-    message = r"no_such_module is not installed.*Run: pip install 'vla-crl\[track\]'"
-    with pytest.raises(MissingDependencyError, match=message):
-        require("no_such_module", "track")
-
-
 def test_user_errors_are_built_in_errors_too() -> None:
-    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError, MissingDependencyError}
-    assert all(issubclass(error, (ValueError, ImportError)) for error in USER_ERRORS)
+    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError}
+    assert all(issubclass(error, ValueError) for error in USER_ERRORS)

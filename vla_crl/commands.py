@@ -95,10 +95,13 @@ def train(options: Options) -> None:
     """Train a policy on one task after another, as a recipe says, and write the report."""
     path = options.run_dir or Path("runs") / Path(options.recipe).stem
     config = load_recipe("train", options.recipe, options.overrides)
+    from vla_crl.continual.success_matrix import SuccessMatrix
     from vla_crl.continual.trainer import Trainer
     from vla_crl.models.checkpoint import load_policy
+    from vla_crl.progress import console
     from vla_crl.report.film import film_run
     from vla_crl.report.page import write_report
+    from vla_crl.report.tables import print_results
     from vla_crl.run_directory import RunDirectory
 
     trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
@@ -115,6 +118,7 @@ def train(options: Options) -> None:
             num_episodes=config.video_episodes,
             folder=trainer.run.videos,
         )
+    print_results(SuccessMatrix.read(trainer.run.matrix_file), console)
     print(write_report(path))
 
 
@@ -162,12 +166,23 @@ def rollout(options: Options) -> None:
     print(options.output)
 
 
-def metrics(options: Options) -> Rows:
+def metrics(options: Options) -> Rows | None:
     """Compute continual-learning metrics from a success matrix in long format."""
-    from vla_crl.continual.metrics import metrics_from_file
+    from rich.console import Console
 
-    values = metrics_from_file(options.file)
-    return [{"name": name, "value": value} for name, value in values.items()]
+    from vla_crl.continual.metrics import compute_metrics
+    from vla_crl.continual.success_matrix import SuccessMatrix
+    from vla_crl.report.tables import print_results
+
+    matrix = SuccessMatrix.read(options.file)
+    if not options.json:
+        print_results(matrix, Console(highlight=False))
+        return None
+    unknown = {"value": None, "low": None, "high": None}
+    return [
+        {"name": name} | (dataclasses.asdict(estimate) if estimate else unknown)
+        for name, estimate in compute_metrics(matrix).items()
+    ]
 
 
 def report(options: Options) -> None:

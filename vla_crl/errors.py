@@ -1,9 +1,7 @@
 """Errors a user can act on; each says where, what came, what was expected and what to do."""
 
 import difflib
-import importlib
 from collections.abc import Iterable
-from types import ModuleType
 
 
 class ConfigError(ValueError):
@@ -18,11 +16,7 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, truncated or does not fit the policy."""
 
 
-class MissingDependencyError(ImportError):
-    """An optional package is needed but not installed."""
-
-
-USER_ERRORS = (ConfigError, SpecError, CheckpointError, MissingDependencyError)
+USER_ERRORS = (ConfigError, SpecError, CheckpointError)
 """What the command line reports without a traceback, with exit code 2."""
 
 
@@ -44,22 +38,3 @@ def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> Co
     return ConfigError(
         f"{where}: unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}."
     )
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import an optional module or say how to install it.
-
-    Args:
-        module: Dotted module name.
-        extra: The extra of vla-crl that provides it.
-
-    Raises:
-        MissingDependencyError: The module is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{module} is not installed; it belongs to the extra '{extra}'. "
-            f"Run: pip install 'vla-crl[{extra}]'"
-        ) from error

@@ -51,6 +51,8 @@ class PretrainConfig:
     """Test episodes a task for the checkpoint's card."""
     seed: int = 0
     """Seed of demonstrations, weights and batches."""
+    num_torch_threads: int = 2
+    """Threads of the policy's matrix products."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -74,6 +76,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     """
     if output.exists():
         raise ConfigError(f"{output} exists; remove it or give another --output")
+    torch.set_num_threads(config.num_torch_threads)
     suite, started = load_suite(config.suite), perf_counter()
     torch.manual_seed(config.seed)
     policy = build_policy(config.policy)

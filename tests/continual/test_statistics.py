@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from vla_crl.continual.statistics import (
-    difference_interval,
     linear_interval,
-    paired_difference_interval,
-    student_t_quantile,
     summarize_seeds,
     wilson_interval,
 )
@@ -63,7 +60,8 @@ def test_wilson_refuses_what_is_no_rate(successes: int, episodes: int) -> None:
 def test_differences_give_the_published_examples(
     after: tuple[int, int], before: tuple[int, int], low: float, high: float
 ) -> None:
-    value = difference_interval(before, after)
+    successes, episodes = zip(after, before, strict=True)
+    value = linear_interval([1.0, -1.0], successes, episodes)
     assert value.value == pytest.approx(after[0] / after[1] - before[0] / before[1])
     assert (value.low, value.high) == pytest.approx((low, high), abs=5e-5)
 
@@ -81,67 +79,6 @@ def test_linear_intervals_cover_about_as_often_as_they_claim() -> None:
     truth = float(weights @ rates)
     covered = np.mean([item.low <= truth <= item.high for item in intervals])
     assert 0.93 < covered < 0.97
-
-
-def outcomes(both: int, only_before: int, only_after: int, neither: int) -> tuple[list, list]:
-    before = [True] * (both + only_before) + [False] * (only_after + neither)
-    after = [True] * both + [False] * only_before + [True] * only_after + [False] * neither
-    return before, after
-
-
-def test_paired_differences_without_correlation_are_the_unpaired_ones() -> None:
-    # 30 * 20 - 20 * 30 = 0, so phi = 0 and the pairing carries no information.
-    before, after = outcomes(30, 20, 30, 20)
-    paired, unpaired = (
-        paired_difference_interval(before, after),
-        difference_interval((50, 100), (60, 100)),
-    )
-    assert (paired.value, paired.low, paired.high) == pytest.approx(
-        (unpaired.value, unpaired.low, unpaired.high)
-    )
-
-
-def test_paired_differences_follow_the_formula() -> None:
-    # n = 100, p_before = .50, p_after = .60; ad - bc = 45*35 - 5*15 = 1500, corrected by n/2 to
-    # 1450; phi = 1450 / sqrt(50 * 50 * 60 * 40). Wilson: .50 -> [.40383, .59617];
-    # .60 -> [.50200, .69059].
-    before, after = outcomes(45, 5, 15, 35)
-    phi = 1450 / math.sqrt(50 * 50 * 60 * 40)
-    down, up, margin = 0.60 - 0.50200, 0.69059 - 0.60, 0.09617
-    value = paired_difference_interval(before, after)
-    assert value.value == pytest.approx(0.10)
-    low = 0.10 - math.sqrt(down**2 - 2 * phi * down * margin + margin**2)
-    high = 0.10 + math.sqrt(up**2 - 2 * phi * up * margin + margin**2)
-    assert (value.low, value.high) == pytest.approx((low, high), abs=2e-5)
-    assert value.high - value.low < 0.7 * (
-        difference_interval((50, 100), (60, 100)).high
-        - difference_interval((50, 100), (60, 100)).low
-    )
-
-
-def test_identical_outcomes_leave_a_small_interval_around_zero() -> None:
-    value = paired_difference_interval([True] * 10, [True] * 10)  # phi is undefined: taken as 0
-    assert value.value == 0
-    assert value.low == pytest.approx(-value.high)
-    assert value.high == pytest.approx(1 - wilson_interval(10, 10)[0])
-
-
-def test_paired_differences_need_pairs() -> None:
-    with pytest.raises(ValueError, match="paired outcomes need equal lengths"):
-        paired_difference_interval([True], [True, False])
-
-
-@pytest.mark.parametrize(
-    ("degrees", "expected"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (120, 1.9799)],
-)
-def test_student_t_gives_the_tabulated_quantiles(degrees: int, expected: float) -> None:
-    assert student_t_quantile(0.975, degrees) == pytest.approx(expected, abs=5e-5)
-
-
-def test_student_t_refuses_what_it_does_not_cover() -> None:
-    with pytest.raises(ValueError, match="no t quantile"):
-        student_t_quantile(0.3, 2)
 
 
 def test_seeds_are_summarised_with_their_number() -> None:

@@ -1,4 +1,4 @@
-"""TaskStream: order, splits, permutations and what it refuses."""
+"""TaskStream: order, splits and what it refuses."""
 
 import pytest
 
@@ -17,22 +17,6 @@ def test_stages_count_from_one_in_the_order_of_training() -> None:
     assert stream.num_stages == 3
     assert stream.tasks == ("a", "b", "c", "x")
     assert [stream.split(task) for task in stream.tasks] == ["train", "train", "train", "heldout"]
-
-
-def test_permuted_reorders_training_tasks_only_and_is_fixed_by_the_seed() -> None:
-    stream = make_stream(train_tasks=tuple("abcdefgh"))
-    permuted = stream.permuted(0)
-    # random.Random(0).random() gives .844 .758 .421 .259 .511 .405 .784 .303 for a..h.
-    assert permuted.train_tasks == tuple("dhfcebga")
-    assert permuted.heldout_tasks == stream.heldout_tasks
-    assert permuted.episodes_per_task == stream.episodes_per_task
-    assert stream.permuted(1).train_tasks != permuted.train_tasks
-
-
-def test_single_keeps_the_other_tasks_as_held_out_columns() -> None:
-    single = make_stream().single("b")
-    assert single.train_tasks == ("b",)
-    assert single.heldout_tasks == ("a", "c", "x")
 
 
 @pytest.mark.parametrize(
@@ -54,5 +38,3 @@ def test_unknown_tasks_are_refused_with_the_nearest_name() -> None:
     stream = make_stream(train_tasks=("red_cube", "ball"))
     with pytest.raises(ConfigError, match=r"unknown task 'red_cub'\. Did you mean 'red_cube'"):
         stream.split("red_cub")
-    with pytest.raises(ConfigError, match="unknown task 'x'"):  # held out: there is no stage for it
-        stream.single("x")

@@ -148,12 +148,6 @@ def test_gradients_end_at_the_storage():
     assert not batch.context.keys.requires_grad
 
 
-def test_bytes_are_counted():
-    # Per chunk: keys 3 * 4, mask 1, x 4 * 4, step 8; rows 8; log_probs, values, advantages,
-    # returns, rewards, next_values 6 * 4; terminated, truncated 2: 71 bytes.
-    assert empty_storage(3, 2).num_bytes == 6 * 71
-
-
 def test_step_beyond_the_end_is_rejected():
     with pytest.raises(SpecError, match="step 3 does not fit, it holds 3 steps; call finish"):
         add(full_storage(), 3)

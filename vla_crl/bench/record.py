@@ -61,20 +61,6 @@ def against_peer(
     )
 
 
-def without_peer(name: str, value: float, unit: str) -> BenchRecord:
-    """Build the record of a rate that nothing is compared with."""
-    return BenchRecord(
-        name=name,
-        value=value,
-        unit=unit,
-        peer=None,
-        peer_value=None,
-        ratio=None,
-        goal=None,
-        hardware=hardware_name(),
-    )
-
-
 def print_table(records: Sequence[BenchRecord]) -> None:
     """Print the records as a table, with the machine below."""
     from rich.console import Console

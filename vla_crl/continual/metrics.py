@@ -13,7 +13,6 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -195,19 +194,6 @@ def estimate(
         weights[cell] = function(unit)
     successes, episodes = matrix.successes[:, columns], matrix.episodes[:, columns]
     return linear_interval(weights.ravel(), successes.ravel(), episodes.ravel(), confidence)
-
-
-def metrics_from_file(path: str | Path) -> dict[str, float | None]:
-    """Compute the six metrics of a long-format success matrix file.
-
-    Returns:
-        Metric name to fraction; None where the file lacks a cell that the metric needs.
-
-    Raises:
-        ConfigError: The file cannot be used; names file and line.
-    """
-    estimates = compute_metrics(SuccessMatrix.read(path))
-    return {name: item.value if item else None for name, item in estimates.items()}
 
 
 def _stages(train: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
 """The order in which tasks are learnt, and what is only ever tested."""
 
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vla_crl.continual.success_matrix import Split
 from vla_crl.errors import ConfigError, unknown_name
@@ -64,32 +63,6 @@ class TaskStream:
         Raises:
             ConfigError: The stream has no such task.
         """
-        self._check_known(task, self.tasks)
+        if task not in self.tasks:
+            raise unknown_name("stream", "task", task, self.tasks)
         return "train" if task in self.train_tasks else "heldout"
-
-    def permuted(self, seed: int) -> "TaskStream":
-        """Return the stream with its training tasks in a random order fixed by `seed`.
-
-        The order is the same on every platform and Python version: it relies only on
-        `random.Random.random`, whose sequence Python guarantees.
-        """
-        generator = random.Random(seed)
-        draws = {task: generator.random() for task in self.train_tasks}
-        return replace(self, train_tasks=tuple(sorted(self.train_tasks, key=draws.__getitem__)))
-
-    def single(self, task: str) -> "TaskStream":
-        """Return the reference stream that trains one task only.
-
-        The other training tasks become held-out, so that the same columns are evaluated.
-
-        Raises:
-            ConfigError: `task` is not a training task of the stream.
-        """
-        self._check_known(task, self.train_tasks)
-        others = tuple(name for name in self.train_tasks if name != task)
-        return replace(self, train_tasks=(task,), heldout_tasks=others + self.heldout_tasks)
-
-    @staticmethod
-    def _check_known(task: str, known: tuple[str, ...]) -> None:
-        if task not in known:
-            raise unknown_name("stream", "task", task, known)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from vla_crl.config import write_atomically
@@ -83,16 +85,26 @@ def matrix_header(matrix: SuccessMatrix) -> Row:
     return ("", *trained, *(f"held out: {task_label(task)}" for task in matrix.heldout_tasks))
 
 
-def metrics_table(matrix: SuccessMatrix) -> Table:
-    """Build the terminal table of the metrics."""
-    return _rich("Metrics", ("name", "", "value", "95 % interval"), metric_rows(matrix))
-
-
-def matrix_table(matrix: SuccessMatrix) -> Table:
-    """Build the terminal table of the success matrix: tasks are rows, stages columns."""
-    columns = [matrix_header(matrix), *matrix_rows(matrix)]
-    header = ("", "before", *(f"stage {stage}" for stage in range(1, matrix.num_stages + 1)))
-    return _rich("Success on the test states", header, list(zip(*columns, strict=True))[1:])
+def print_results(matrix: SuccessMatrix, console: Console) -> None:
+    """Print the success matrix, tasks as rows and stages as columns, and the metrics."""
+    header = (
+        "task",
+        "split",
+        "before",
+        *(str(stage) for stage, _ in enumerate(matrix.rates[1:], 1)),
+    )
+    rows = [
+        (
+            task_label(task),
+            "trained" if task in matrix.train_tasks else "held out",
+            *(MISSING if np.isnan(rate) else percent(rate) for rate in rates),
+        )
+        for task, rates in zip(matrix.tasks, matrix.rates.T, strict=True)
+    ]
+    console.print(_terminal_table("Success on the test states after every stage", header, rows))
+    header = ("metric", "name", "value", "95 % interval")
+    rows = [(title, name, *rest) for name, title, *rest in metric_rows(matrix)]
+    console.print(_terminal_table("Metrics, differences in percentage points", header, rows))
 
 
 def run_facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -225,7 +237,7 @@ def _markdown(header: Row, rows: Sequence[Row]) -> str:
     )
 
 
-def _rich(title: str, header: Row, rows: Sequence[Row]) -> Table:
+def _terminal_table(title: str, header: Row, rows: Sequence[Row]) -> Table:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right")

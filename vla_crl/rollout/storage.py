@@ -84,13 +84,6 @@ class RolloutStorage:
         self._num_added = 0
         self._finished = False
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory of everything stored."""
-        own = (self.rewards, self.next_values, self.terminated, self.truncated)
-        columns = [tensor for _, tensor in _columns(self._rows)]
-        return sum(tensor.nbytes for tensor in (*columns, *own))
-
     def add(
         self,
         step: int,
