@@ -1,14 +1,17 @@
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
+from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
-from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain
+from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
 from vla_crl.rollout.demonstrations import collect_demonstrations
+from vla_crl.rollout.evaluate import TaskResult
 from vla_crl.sim.suite import load_suite
 
 SUITE = "tabletop_object"
@@ -93,3 +96,40 @@ def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
 def test_the_question_fraction_is_checked():
     with pytest.raises(ConfigError, match=r"question_fraction = 1\.0"):
         dataclasses.replace(CONFIG, question_fraction=1.0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"target_success": 0.0}, r"target_success = 0\.0, expected in \(0, 1\]"),
+        ({"check_every": 0}, "check_every = 0, expected at least 1"),
+        ({"num_check_episodes": 0}, "num_check_episodes = 0, expected at least 1"),
+    ],
+)
+def test_the_settings_of_an_early_stop_are_checked(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(CONFIG, **setting)
+
+
+def test_pretraining_stops_at_the_first_look_that_finds_the_target(
+    demonstrations, untrained_policy, monkeypatch
+):
+    looks = []
+
+    def evaluate(policy, suite, **settings):
+        assert not policy.training
+        looks.append(settings)
+        return [TaskResult("lift", "train", [1, 3, 4][len(looks) - 1], 10)]
+
+    monkeypatch.setattr(pretraining, "evaluate_policy", evaluate)
+    config = dataclasses.replace(
+        CONFIG,
+        target_success=0.3,
+        check_every=2,
+        num_check_episodes=7,
+        supervised=SupervisedConfig(num_updates=9, batch_size=4),
+    )
+    policy = copy.deepcopy(untrained_policy)
+    assert train_supervised(policy, demonstrations, load_suite(SUITE), config) == 4
+    assert looks == [{"num_episodes": 7, "states": "train"}] * 2
+    assert not policy.training

@@ -47,6 +47,12 @@ class PretrainConfig:
     """Noise on the executed actions."""
     question_fraction: float = 0.2
     """Part of the samples that ask "where is the red cube" instead of commanding an action."""
+    target_success: float | None = None
+    """Stop as soon as the mean success on training states reaches this; None: do all updates."""
+    check_every: int = 100
+    """Updates between two looks at that success."""
+    num_check_episodes: int = 10
+    """Training states a task that such a look takes."""
     num_eval_episodes: int = 100
     """Test episodes a task for the checkpoint's card."""
     seed: int = 0
@@ -58,6 +64,11 @@ class PretrainConfig:
         """Check the ranges."""
         if not 0.0 <= self.question_fraction < 1.0:
             raise ConfigError(f"question_fraction = {self.question_fraction}, expected in [0, 1)")
+        if self.target_success is not None and not 0.0 < self.target_success <= 1.0:
+            raise ConfigError(f"target_success = {self.target_success}, expected in (0, 1]")
+        for name in ("check_every", "num_check_episodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
 
 
 def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     )
     collected = perf_counter()
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
-    train_supervised(policy, demonstrations, suite, config)
+    num_updates = train_supervised(policy, demonstrations, suite, config)
     trained = perf_counter()
     rows = evaluate_policy(policy, suite.name, num_episodes=config.num_eval_episodes)
     success = {row.task: row.successes / row.episodes for row in rows}
@@ -100,7 +111,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         "mean_success": float(np.mean(list(success.values()))),
         "episodes_per_task": config.num_eval_episodes,
         "demonstrations": config.num_episodes,
-        "samples": config.supervised.num_updates * config.supervised.batch_size,
+        "samples": num_updates * config.supervised.batch_size,
         "collect_s": round(collected - started, 1),
         "train_s": round(trained - collected, 1),
         "num_parameters": sum(p.numel() for p in policy.parameters()),
@@ -139,14 +150,18 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 
 def train_supervised(
     policy: VLAPolicy, demonstrations: Demonstrations, suite: Suite, config: PretrainConfig
-) -> None:
-    """Run all updates of the recipe, printing the mean losses twenty times."""
+) -> int:
+    """Run the updates of the recipe, printing the mean losses twenty times.
+
+    Returns:
+        The number of updates; fewer than the recipe's where `target_success` was reached.
+    """
     settings = config.supervised
     trainer = SupervisedTrainer(policy, settings)
     sampler = BatchSampler(policy, demonstrations, suite, config)
     generator = torch.Generator().manual_seed(config.seed)
     terms, sums = frozenset(settings.loss_weights), defaultdict(float)
-    report_every = max(settings.num_updates // 20, 1)
+    report_every, update = max(settings.num_updates // 20, 1), 0
     policy.train()
     with track("pretraining", settings.num_updates) as progress:
         for update in range(1, settings.num_updates + 1):
@@ -163,7 +178,22 @@ def train_supervised(
                     f"update {update:6d}  samples {update * settings.batch_size:7d}  {means}"
                 )
                 sums.clear()
+            if config.target_success and update % config.check_every == 0:
+                success = _success_on_training_states(policy, config)
+                progress.print(f"update {update:6d}  success on training states {success:.2f}")
+                if success >= config.target_success:
+                    break
     policy.eval()
+    return update
+
+
+def _success_on_training_states(policy: VLAPolicy, config: PretrainConfig) -> float:
+    policy.eval()
+    rows = evaluate_policy(
+        policy, config.suite, num_episodes=config.num_check_episodes, states="train"
+    )
+    policy.train()
+    return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 
 
 class BatchSampler:

@@ -206,7 +206,7 @@ def test_kl_limit_ends_the_update_before_the_step():
 
 def test_without_kl_limit_all_epochs_are_done():
     policy = toy()
-    metrics = PPO(policy, config(learning_rate=0.05)).update(
+    metrics = PPO(policy, config(learning_rate=0.05, num_epochs=4)).update(
         collect(policy, seeded()), NO_METHOD, seeded()
     )
     assert metrics["epochs"] == 4

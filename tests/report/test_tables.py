@@ -104,6 +104,7 @@ def test_seeds_are_averaged_with_standard_error_and_number(
     # half width 4.3027 * .023094 = .09937
     assert "| AVG `avg` | 83.7 % | 87.7 % | 91.7 % | 87.7 % ± 2.3 | 77.7 to 97.6 % |" in text
     assert "| seed | 0 | 1 | 2 |  |  |" in text
+    assert "| before training | 46 (42 to 50) |" in text
     assert "training episodes: 6,144; " in text
 
 
@@ -122,6 +123,18 @@ def test_a_metric_that_one_run_lacks_has_no_mean(make_run: MakeRun, tmp_path: Pa
     assert "| AVG `avg` | 87.7 % | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |" in runs_markdown(
         summary
     )
+
+
+def test_runs_in_different_orders_have_no_common_matrix(make_run: MakeRun, tmp_path: Path) -> None:
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other")
+    text = (other / "matrix.csv").read_text()
+    text = text.replace("red_cube_in_basket", "SWAP").replace(
+        "blue_cylinder_in_basket", "red_cube_in_basket"
+    )
+    (other / "matrix.csv").write_text(text.replace("SWAP", "blue_cylinder_in_basket"))
+    text = runs_markdown(summarize_runs([first, other]))
+    assert "differ in the order of tasks" in text
+    assert "| before training |" not in text
 
 
 def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Path) -> None:

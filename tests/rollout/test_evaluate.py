@@ -7,6 +7,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.evaluate import evaluate_policy
 from vla_crl.sim.suite import load_suite
+from vla_crl.sim.vector_sim import VectorSim
 
 SUITE = "tabletop_object"
 
@@ -26,6 +27,22 @@ def test_more_episodes_than_test_states_are_refused(untrained_policy):
         evaluate_policy(untrained_policy, SUITE, num_episodes=num_test + 1)
 
 
+def test_training_states_are_those_of_training(untrained_policy, monkeypatch):
+    seen = []
+    reset = VectorSim.reset
+
+    def remember(sim, slots, *, tasks, state_ids):
+        seen.extend(state_ids)
+        reset(sim, slots, tasks=tasks, state_ids=state_ids)
+
+    monkeypatch.setattr(VectorSim, "reset", remember)
+    tasks = ["red_cube_in_basket"]
+    evaluate_policy(untrained_policy, SUITE, tasks, num_episodes=2, states="train")
+    evaluate_policy(untrained_policy, SUITE, tasks, num_episodes=2)
+    suite = load_suite(SUITE)
+    assert seen == [*suite.train_ids[:2], *suite.test_ids[:2]]
+
+
 def test_an_unknown_task_is_refused_with_the_nearest_name(untrained_policy):
     with pytest.raises(ConfigError, match="Did you mean 'red_cube_in_tray'"):
         evaluate_policy(untrained_policy, SUITE, ["red_cube_in_trey"], num_episodes=1)
@@ -43,7 +60,7 @@ def test_the_shipped_policy_succeeds_as_often_as_its_card_says():
     assert 0.3 <= expected.mean() <= 0.7
 
 
-def test_sampling_is_repeatable_and_differs_from_the_ode(trained_policy):
+def test_sampling_is_repeatable(trained_policy):
     def run(**settings):
         tasks = ["red_cube_in_basket", "purple_ball_in_tray"]
         return evaluate_policy(trained_policy, SUITE, tasks, num_episodes=10, **settings)

@@ -35,7 +35,7 @@ class PPOConfig:
     """How far the probability ratio of one chunk may move from 1 before its gradient stops."""
     value_clip_range: float | None = 0.2
     """How far a value may move from the stored one before its gradient stops; None is off."""
-    num_epochs: int = 4
+    num_epochs: int = 8
     """Passes over the rollout in one update."""
     minibatch_size: int = 256
     """Chunks per optimizer step."""

@@ -39,12 +39,14 @@ class RunsSummary:
         values: For each metric one value a run; None where a run cannot give it.
         summaries: For each metric its mean over the runs; None where a run lacks it.
         facts: What ran where for how long, one mapping a run (`run_facts`).
+        matrices: Success matrix of each run.
     """
 
     names: tuple[str, ...]
     values: dict[str, tuple[float | None, ...]]
     summaries: dict[str, SeedSummary | None]
     facts: tuple[dict[str, str], ...]
+    matrices: tuple[SuccessMatrix, ...]
 
 
 def metric_rows(matrix: SuccessMatrix) -> list[Row]:
@@ -176,23 +178,24 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     if not records:
         raise ConfigError("summarize_runs: no run given; name at least one run directory")
     values: dict[str, tuple[float | None, ...]] = dict.fromkeys(METRICS, ())
-    tasks: set[str] | None = None
+    matrices: list[SuccessMatrix] = []
     for record in records:
         if record.matrix is None:
             raise ConfigError(
                 f"{record.run.path}: no {record.run.matrix_file.name}, no results yet"
             )
-        if tasks not in (None, set(record.matrix.tasks)):
+        if matrices and set(record.matrix.tasks) != set(matrices[0].tasks):
             raise ConfigError(
                 f"{record.run.path}: its tasks are not those of {records[0].run.path}; "
                 "only runs on the same tasks can be averaged"
             )
-        tasks = set(record.matrix.tasks)
+        matrices.append(record.matrix)
         for name, estimate in compute_metrics(record.matrix).items():
             values[name] += (estimate.value if estimate else None,)
     summaries = {name: _summarize(runs) for name, runs in values.items()}
     facts = tuple(dict(run_facts(record)) for record in records)
-    return RunsSummary(tuple(record.name for record in records), values, summaries, facts)
+    names = tuple(record.name for record in records)
+    return RunsSummary(names, values, summaries, facts, tuple(matrices))
 
 
 def runs_markdown(summary: RunsSummary) -> str:
@@ -216,7 +219,29 @@ def runs_markdown(summary: RunsSummary) -> str:
             notes.append(f"{label}: {text}")
         else:
             rows.append((label, *texts, "", ""))
-    return f"{_markdown(header, rows)}\n\n{'; '.join(notes)}.\n"
+    return f"{_markdown(header, rows)}\n\n{'; '.join(notes)}.\n\n{_mean_matrix(summary)}\n"
+
+
+def _mean_matrix(summary: RunsSummary) -> str:
+    """Average the matrices cell by cell, where the runs train the same tasks in the same order."""
+    first = summary.matrices[0]
+    if any(matrix.tasks != first.tasks for matrix in summary.matrices):
+        return "The runs differ in the order of tasks, so their matrices have no common mean."
+    rates = 100 * np.stack([matrix.rates for matrix in summary.matrices])
+    rows = [
+        (
+            stage_label(stage, first.train_tasks),
+            *(
+                f"{cells.mean():.0f} ({cells.min():.0f} to {cells.max():.0f})"
+                if not np.isnan(cells).any()
+                else MISSING
+                for cells in rates[:, stage].T
+            ),
+        )
+        for stage in range(first.num_stages + 1)
+    ]
+    note = "Success in percent on the test states, mean (least to greatest) over the runs:"
+    return f"{note}\n\n{_markdown(matrix_header(first), rows)}"
 
 
 def _summarize(values: Sequence[float | None]) -> SeedSummary | None:

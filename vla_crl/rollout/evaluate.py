@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,11 +30,12 @@ def evaluate_policy(
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int = 100,
+    states: Literal["test", "train"] = "test",
     deterministic: bool = True,
     num_envs: int = 128,
     seed: int = 0,
 ) -> list[TaskResult]:
-    """Run one episode on each of the first test states of each task.
+    """Run one episode on each of the first test (or training) states of each task.
 
     Every episode has its own initial state, so fast (successful) episodes are not over-represented
     however the slots are refilled. All tasks share one batch.
@@ -42,7 +44,8 @@ def evaluate_policy(
         policy: The policy.
         suite_name: Suite of the catalogue.
         tasks: Task names; all tasks of the suite by default.
-        num_episodes: Episodes a task, at most the suite's number of test states.
+        num_episodes: Episodes a task, at most the suite's number of such states.
+        states: Which initial states; results are reported on "test".
         deterministic: Follow the flow's ODE; otherwise sample as in training.
         num_envs: Environments stepped together.
         seed: Seed of sampling; without effect on deterministic runs.
@@ -51,18 +54,18 @@ def evaluate_policy(
         One result a task, in the order asked for.
 
     Raises:
-        ConfigError: An unknown task, or more episodes than test states.
+        ConfigError: An unknown task, or more episodes than states.
     """
     suite = load_suite(suite_name)
-    num_test = len(suite.test_ids)
-    if not 1 <= num_episodes <= num_test:
+    ids = suite.test_ids if states == "test" else suite.train_ids
+    if not 1 <= num_episodes <= len(ids):
         raise ConfigError(
-            f"evaluate: {num_episodes} episodes a task, but suite '{suite.name}' has test states "
-            f"for 1 to {num_test}"
+            f"evaluate: {num_episodes} episodes a task, but suite '{suite.name}' has {states} "
+            f"states for 1 to {len(ids)}"
         )
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
-    queue_ids = np.tile(suite.test_ids[:num_episodes], len(indices))
+    queue_ids = np.tile(ids[:num_episodes], len(indices))
     sim = VectorSim(suite, min(num_envs, len(queue_tasks)))
     generator = torch.Generator().manual_seed(seed)
     success = np.zeros(len(queue_tasks), dtype=bool)
