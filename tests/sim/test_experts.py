@@ -129,4 +129,4 @@ def test_the_action_depends_on_the_current_state_alone(suite: Suite):
 
 def test_the_expert_knows_what_each_task_is_about(suite: Suite, episodes: Episodes):
     names = [suite.config.things[i].name for i in PickAndPlaceExpert(episodes.sim).things]
-    assert names == [task.goal[0].thing for task in suite.tasks]
+    assert names == [goal.arguments[0] for goal in suite.goals]

@@ -36,9 +36,9 @@ def test_the_suite_has_ten_tasks_in_two_splits(suite: Suite):
 
 
 def test_every_instruction_names_the_thing_and_the_region_of_its_goal(suite: Suite):
-    for task in suite.tasks:
-        (term,) = task.goal
-        assert task.instruction == f"pick up the {term.thing} and place it in the {term.region}"
+    for task, goal in zip(suite.tasks, suite.goals, strict=True):
+        thing, region = goal.arguments
+        assert task.instruction == f"pick up the {thing} and place it in the {region}"
 
 
 def test_the_task_card_says_what_the_suite_file_says(suite: Suite):
@@ -87,15 +87,26 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ('["joint1"', '["joint_1"', "unknown joint 'joint_1'. Did you mean"),
         ('"finger_joint2"', '"finger2"', "unknown joint 'finger2'. Did you mean 'finger_joint2'"),
         ('grip_site = "grip"', 'grip_site = "tool"', "unknown site 'tool'"),
-        ('region = "tray"', 'region = "trai"', "unknown site 'trai'. Did you mean 'tray'"),
-        ('thing = "red cube"', 'thing = "red cub"', "unknown thing 'red cub'. Did you mean 'red"),
+        ('cube", "tray"]', 'cube", "trai"]', "'in': unknown region 'trai'. Did you mean 'tray'"),
+        ('"in", "red cube"', '"in", "red cub"', "unknown thing 'red cub'. Did you mean 'red"),
         ("green_cube_in_tray", "red_cube_in_basket", "task names must be unique.*red_cube_in_bas"),
         ('body = "basket"', 'body = "arm_base"', "'arm_base' is fixed to the scene, expected a fr"),
-        ('region = "tray"', 'region = "grip"', "region 'grip' is a site without a box; give it"),
+        ('cube", "tray"]', 'cube", "grip"]', "unknown region 'grip'.*Known: basket, tray"),
+        ('body = "tray"', 'body = "tray"\non_at = 1.0', "joint, on_at and off_at belong together"),
+        (
+            'body = "tray"',
+            'body = "tray"\njoint = "joint1"\non_at = 1.0\noff_at = 1.0',
+            "thing 'tray': on_at and off_at are both 1.0",
+        ),
+        (
+            'body = "tray"',
+            'body = "tray"\njoint = "joint_1"\non_at = 1.0\noff_at = 0.0',
+            "unknown joint 'joint_1'. Did you mean 'joint1'",
+        ),
         ("2.2267522, ", "", "arm.rest_joints_rad has 6 numbers, expected 7, one per joint"),
         ("control_hz = 10.0", "control_hz = 7.0", "0.142857 s is no multiple of the scene's time"),
         ("horizon = 48", "horizonn = 48", "unknown key 'horizonn'"),
-        ('predicate = "in"', 'predicate = "on"', "predicate.*'on'"),
+        ('["in", "red cube", "tray"]', '["inn", "red cube"]', "unknown predicate 'inn'. Did you"),
         ('scene = "scene.xml"', 'scene = "scen.xml"', "scen.xml: MuJoCo cannot compile it"),
     ],
 )

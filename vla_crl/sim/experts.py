@@ -38,9 +38,10 @@ class PickAndPlaceExpert:
         """Prepare for all tasks of the simulation's suite."""
         suite = sim.suite
         self._sim = sim
-        self.things = np.array([suite.thing_index(task.goal[0].thing) for task in suite.tasks])
+        goals = [goal.arguments for goal in suite.goals]
+        self.things = np.array([suite.thing_index(thing) for thing, _ in goals])
         bodies = {suite.model.body(thing.body).id: i for i, thing in enumerate(suite.config.things)}
-        region_body = [suite.model.site(task.goal[0].region).bodyid[0] for task in suite.tasks]
+        region_body = [suite.model.site(region).bodyid[0] for _, region in goals]
         self.places = np.array([bodies[body] for body in region_body])
 
     def act(self, slots: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.controller import Controller, command
+from vla_crl.sim.goals import Goals, Poses, goal_reached
 from vla_crl.sim.mujoco_c import (
     as_double_pointer,
     mj_camera_light,
@@ -29,7 +30,6 @@ STATE_SPEC = int(
 )
 """Everything the next `mj_step` depends on, so a slot can continue in any MjData, bit for bit."""
 
-PREDICATE_IN = 0
 RUNNING, SUCCESS, TIME_LIMIT, DIVERGED = 0, 1, 2, 3
 """Outcome codes of a slot."""
 MAX_SPEED = 200.0
@@ -46,8 +46,7 @@ class World(NamedTuple):
         grip_site: Site id.
         num_substeps: Physics steps in a control step.
         horizon: Control steps in an episode.
-        goals: [tasks, terms, 3] predicate, body id, site id; predicate -1 pads.
-        site_size: [sites, 3] half sizes, m.
+        goals: Success condition of every task.
         num_velocities: Degrees of freedom.
     """
 
@@ -57,8 +56,7 @@ class World(NamedTuple):
     grip_site: int
     num_substeps: int
     horizon: int
-    goals: np.ndarray
-    site_size: np.ndarray
+    goals: Goals
     num_velocities: int
 
 
@@ -145,22 +143,6 @@ def _publish(scratch, slots, row):
 
 
 @njit(nogil=True)
-def _goal_reached(world, task, body_pos, site_pos, site_mat):
-    """Evaluate the conjunction of a task's goal terms."""
-    for predicate, body, site in world.goals[task]:
-        if predicate == PREDICATE_IN:  # |R_site' (p_body - p_site)| <= size, per axis
-            for axis in range(3):
-                distance = 0.0
-                for i in range(3):
-                    distance += site_mat[site, 3 * i + axis] * (
-                        body_pos[body, i] - site_pos[site, i]
-                    )
-                if abs(distance) > world.site_size[site, axis]:
-                    return False
-    return True
-
-
-@njit(nogil=True)
 def _healthy(velocities):
     for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
         if not abs(velocity) < MAX_SPEED:  # also catches NaN
@@ -191,9 +173,16 @@ def _control_step(world, scratch, row, action, grip):
 def _step_slot(world, scratch, slots, row, actions):
     """Run a chunk of actions [K, 7] until it ends, succeeds, times out or diverges."""
     qvel = _view(scratch.arrays[2], (world.num_velocities,))
-    body_pos = _view(scratch.arrays[3], slots.body_pos.shape[1:])
     site_pos = _view(scratch.arrays[4], slots.site_pos.shape[1:])
-    site_mat = _view(scratch.arrays[5], slots.site_mat.shape[1:])
+    poses = Poses(
+        _view(scratch.arrays[3], slots.body_pos.shape[1:]),
+        site_pos,
+        _view(scratch.arrays[5], slots.site_mat.shape[1:]),
+        _view(scratch.arrays[6], slots.geom_pos.shape[1:]),
+        _view(scratch.arrays[7], slots.geom_mat.shape[1:]),
+        _view(scratch.arrays[1], slots.qpos.shape[1:]),
+        site_pos[world.grip_site],
+    )
     grip = slots.site_pos[row, world.grip_site].copy()
     mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
     for action in actions:
@@ -202,7 +191,7 @@ def _step_slot(world, scratch, slots, row, actions):
         slots.num_steps[row] += 1
         if not _healthy(qvel):
             slots.outcome[row] = DIVERGED
-        elif _goal_reached(world, slots.task[row], body_pos, site_pos, site_mat):
+        elif goal_reached(world.goals, slots.task[row], poses):
             slots.outcome[row] = SUCCESS
         elif slots.num_steps[row] >= world.horizon:
             slots.outcome[row] = TIME_LIMIT

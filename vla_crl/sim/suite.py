@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from vla_crl.catalog import suite_path
 from vla_crl.config import load_toml
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.sim.goals import Articulation, Goal, Goals, compile_goals, parse_goal
 
 Split = Literal["train", "heldout"]
 
@@ -22,19 +23,22 @@ class ThingConfig:
     name: str
     """Words used in instructions, e.g. "red cube"."""
     body: str
-    """Its body in the scene: with a free joint (an object) or a mocap body (a fixture)."""
+    """Its body in the scene: with a free joint (an object), a mocap body (a fixture that is placed
+    anew in every initial state) or a part that moves on a joint of its own (a drawer, a button)."""
+    joint: str | None = None
+    """Hinge or slide of a moving part; needs on_at and off_at."""
+    on_at: float | None = None
+    """Joint position (m or rad) from which it is open, turned on or pressed."""
+    off_at: float | None = None
+    """Joint position from which it is closed or turned off, on the other side of on_at."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class GoalTerm:
-    """One predicate; a task succeeds when all its terms hold at the end of a control step."""
-
-    predicate: Literal["in"]
-    """"in": the thing's origin lies inside the region's box."""
-    thing: str
-    """Name of the thing that must fulfil the predicate."""
-    region: str
-    """Name of a box site of the scene."""
+    def __post_init__(self) -> None:
+        """Check that a joint has both thresholds."""
+        given = [value is not None for value in (self.joint, self.on_at, self.off_at)]
+        if any(given) and not all(given):
+            raise ConfigError(f"thing '{self.name}': joint, on_at and off_at belong together")
+        if self.joint is not None and self.on_at == self.off_at:
+            raise ConfigError(f"thing '{self.name}': on_at and off_at are both {self.on_at}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,8 @@ class Task:
     instruction: str
     split: Split
     """"train": may be trained on; "heldout": only evaluated, for zero-shot transfer."""
-    goal: tuple[GoalTerm, ...]
+    goal: tuple[Any, ...]
+    """Success condition, true at the end of a control step; see `vla_crl.sim.goals`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +142,34 @@ class Suite:
         """[things] body id of each thing."""
         return np.array([self.model.body(thing.body).id for thing in self.config.things])
 
+    @cached_property
+    def goals(self) -> tuple[Goal, ...]:
+        """The checked goal of each task."""
+        model = self.model
+        known = {
+            "thing": [thing.name for thing in self.config.things],
+            "region": [
+                model.site(i).name
+                for i in range(model.nsite)
+                if model.site(i).type[0] == mujoco.mjtGeom.mjGEOM_BOX
+            ],
+            "joint": [thing.name for thing in self.config.things if thing.joint],
+        }
+        where = f"suite '{self.name}': task"
+        return tuple(parse_goal(task.goal, f"{where} '{task.name}'", known) for task in self.tasks)
+
+    def compiled_goals(self) -> Goals:
+        """Return the goals of all tasks for compiled code."""
+        things, joints = self.config.things, {}
+        for thing in things:
+            if thing.joint is not None and thing.on_at is not None and thing.off_at is not None:
+                index = int(self.model.joint(thing.joint).qposadr[0])
+                joints[thing.name] = Articulation(index, thing.on_at, thing.off_at)
+        bodies = {
+            thing.name: int(body) for thing, body in zip(things, self.thing_bodies, strict=True)
+        }
+        return compile_goals(self.goals, self.model, bodies, joints)
+
     def tasks_of(self, split: Split) -> tuple[Task, ...]:
         """Return the tasks of one split, in the suite's order."""
         return tuple(task for task in self.tasks if task.split == split)
@@ -172,6 +205,7 @@ def load_suite(name: str) -> Suite:
     suite = Suite(folder.name, config, _compile(folder / config.scene))
     _check_names(suite, folder / "suite.toml")
     _check_scene(suite, folder / "suite.toml")
+    _ = suite.goals  # checks them
     return suite
 
 
@@ -189,15 +223,12 @@ def _check_names(suite: Suite, path: Path) -> None:
         "camera": {model.camera(i).name for i in range(model.ncam)},
         "site": {model.site(i).name for i in range(model.nsite)},
         "joint": {model.joint(i).name for i in range(model.njnt)},
-        "thing": {thing.name for thing in config.things},
     }
     used = [("body", thing.body) for thing in config.things]
     used += [("camera", camera) for camera in (*config.cameras, config.film_camera)]
     used += [("joint", joint) for joint in (*config.arm.joints, *config.arm.fingers)]
     used += [("site", config.arm.grip_site)]
-    for task in config.tasks:
-        used += [("thing", term.thing) for term in task.goal]
-        used += [("site", term.region) for term in task.goal]
+    used += [("joint", thing.joint) for thing in config.things if thing.joint]
     for kind, name in used:
         if name not in known[kind]:
             raise unknown_name(str(path), kind, name, known[kind])
@@ -212,14 +243,11 @@ def _check_scene(suite: Suite, path: Path) -> None:
     model, config = suite.model, suite.config
     for thing in config.things:
         body = model.body(thing.body)
-        if body.mocapid[0] < 0 and body.dofnum[0] != 6:
+        if thing.joint is None and body.mocapid[0] < 0 and body.dofnum[0] != 6:
             raise ConfigError(
                 f"{path}: thing '{thing.name}': body '{thing.body}' is fixed to the scene, "
-                "expected a free joint or a mocap body"
+                "expected a free joint, a mocap body or a joint of its own"
             )
-    for region in sorted({term.region for task in config.tasks for term in task.goal}):
-        if model.site(region).type[0] != mujoco.mjtGeom.mjGEOM_BOX:
-            raise ConfigError(f"{path}: region '{region}' is a site without a box; give it one")
     if len(config.arm.rest_joints_rad) != len(config.arm.joints):
         raise ConfigError(
             f"{path}: arm.rest_joints_rad has {len(config.arm.rest_joints_rad)} numbers, "

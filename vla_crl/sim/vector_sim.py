@@ -17,7 +17,6 @@ from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.stepping import (
     DIVERGED,
-    PREDICATE_IN,
     RUNNING,
     STATE_SPEC,
     SUCCESS,
@@ -337,11 +336,6 @@ def _make_world(suite: Suite) -> World:
     def actuators(names: Sequence[str]) -> np.ndarray:
         return np.array([joint_actuator[model.joint(name).id] for name in names])
 
-    goals = np.full((len(suite.tasks), max(len(task.goal) for task in suite.tasks), 3), -1)
-    for t, task in enumerate(suite.tasks):
-        for k, term in enumerate(task.goal):
-            body = suite.thing_bodies[suite.thing_index(term.thing)]
-            goals[t, k] = PREDICATE_IN, body, model.site(term.region).id
     return World(
         controller=Controller(
             chain_of(model, arm),
@@ -355,8 +349,7 @@ def _make_world(suite: Suite) -> World:
         grip_site=model.site(arm.grip_site).id,
         num_substeps=suite.num_substeps,
         horizon=suite.config.horizon,
-        goals=goals,
-        site_size=model.site_size.copy(),
+        goals=suite.compiled_goals(),
         num_velocities=model.nv,
     )
 
