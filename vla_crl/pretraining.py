@@ -25,10 +25,8 @@ from vla_crl.rollout.demonstrations import (
     collect_demonstrations,
 )
 from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.sim.experts.skill import NOTHING
 from vla_crl.sim.suite import Suite, load_suite
-
-NOTHING = -1
-"""A question names no place for its thing to go."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from vla_crl.rollout.demonstrations import (
     PerturbationConfig,
     collect_demonstrations,
 )
-from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.vector_sim import make_sim
 
@@ -83,7 +83,7 @@ def test_without_noise_the_episodes_are_the_experts():
     calm = collect_demonstrations("tabletop_object", 2, seed=0, perturbation=CALM)
     assert calm.episode_success.all()
     sim = make_sim("tabletop_object", 1)
-    expert, slot = PickAndPlaceExpert(sim), np.array([0])
+    expert, slot = ScriptedExpert(sim), np.array([0])
     order, success = np.random.default_rng(0).permutation(sim.suite.train_ids), False
     for episode, (start, end) in enumerate(
         zip(starts(calm), np.unique(calm.episode_end), strict=True)
@@ -97,7 +97,7 @@ def test_without_noise_the_episodes_are_the_experts():
             assert np.array_equal(calm.label[step], action[0].astype(np.float32))
             assert np.array_equal(calm.object_uv[step], labels.uv[0])
             assert np.array_equal(calm.object_visible[step], labels.visible[0])
-            assert calm.named[step].tolist() == [expert.things[episode], expert.places[episode]]
+            assert calm.named[step].tolist() == expert.named(slot)[0].tolist()
             success = sim.step_chunk(action[:, None]).success[0]
         assert success
     sim.close()

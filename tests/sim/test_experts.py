@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from vla_crl.contracts import ACTION_DIM
-from vla_crl.sim.experts import HELD_M, PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
+from vla_crl.sim.experts.place import HELD_M
 from vla_crl.sim.stepping import RUNNING, STATE_SPEC
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim
@@ -33,7 +34,7 @@ def episodes(suite: Suite) -> Episodes:
     num_slots = len(ids) * len(suite.tasks)
     sim, slots = VectorSim(suite, num_slots), np.arange(num_slots)
     sim.reset(slots, tasks=slots % 10, state_ids=np.repeat(ids, 10))
-    expert, running = PickAndPlaceExpert(sim), slots
+    expert, running = ScriptedExpert(sim), slots
     success, num_steps, frames = np.zeros(num_slots, bool), np.zeros(num_slots, int), []
     while len(running):
         result = sim.step_chunk(expert.act(running)[:, None], running)
@@ -41,11 +42,16 @@ def episodes(suite: Suite) -> Episodes:
         num_steps[running] += 1
         running = running[~(result.terminated | result.truncated)]
         grip, rotation = sim.grip_pose()
-        things = sim.thing_positions()[slots, expert.things[sim.tasks]]
+        things = sim.thing_positions()[slots, expert.named(slots)[:, 0]]
         states = sim.get_states()
         frames.append((things, grip, rotation, states["controller"][:, -1], states["physics"]))
     sim.close()
     return Episodes(sim, success, num_steps, *map(np.stack, zip(*frames, strict=True)))
+
+
+def things_of(suite: Suite, tasks: np.ndarray) -> np.ndarray:
+    """Index of the thing that each of `tasks` moves."""
+    return np.array([suite.thing_index(goal.arguments[0]) for goal in suite.goals])[tasks]
 
 
 def is_held(episodes: Episodes) -> np.ndarray:
@@ -79,7 +85,7 @@ def test_a_held_thing_does_not_slip(episodes: Episodes):
 def test_a_handled_thing_does_not_sink_into_the_table(suite: Suite, episodes: Episodes):
     model, data = suite.model, mujoco.MjData(suite.model)
     table, deepest = model.geom("table").id, 0.0
-    things = PickAndPlaceExpert(episodes.sim).things[episodes.sim.tasks]
+    things = things_of(suite, episodes.sim.tasks)
     geoms = model.body_geomadr[suite.thing_bodies[things]]
     for step, states in enumerate(episodes.physics):
         for slot in np.flatnonzero(step < episodes.num_steps)[::2]:
@@ -94,9 +100,8 @@ def test_a_handled_thing_does_not_sink_into_the_table(suite: Suite, episodes: Ep
 def test_a_released_thing_is_at_rest_after_one_and_a_half_seconds(suite: Suite, episodes: Episodes):
     won = np.flatnonzero(episodes.success)[::4]
     sim = VectorSim(suite, len(won))
-    expert = PickAndPlaceExpert(sim)
     last = {name: values[won] for name, values in episodes.sim.get_states().items()}
-    things = expert.things[last["task"]]
+    things = things_of(suite, last["task"])
     last["outcome"][:], last["num_steps"][:] = RUNNING, 0
     last["task"] = (last["task"] + 1) % 10  # another thing's task, so that the episode goes on
     sim.set_states(last)
@@ -114,12 +119,12 @@ def test_a_released_thing_is_at_rest_after_one_and_a_half_seconds(suite: Suite, 
 def test_the_action_depends_on_the_current_state_alone(suite: Suite):
     sim = VectorSim(suite, 10)
     sim.reset(range(10), tasks=range(10), state_ids=range(10))
-    expert = PickAndPlaceExpert(sim)
+    expert = ScriptedExpert(sim)
     for _ in range(8):
         sim.step_chunk(expert.act(np.arange(10))[:, None])
     copy = VectorSim(suite, 10)
     copy.set_states(sim.get_states())
-    newcomer = PickAndPlaceExpert(copy)
+    newcomer = ScriptedExpert(copy)
     assert np.array_equal(newcomer.act(np.arange(10)), expert.act(np.arange(10)))
     assert np.array_equal(newcomer.act(np.array([7, 3])), expert.act(np.arange(10))[[7, 3]])
     assert np.abs(newcomer.act(np.arange(10))).max() <= 1.0
@@ -127,6 +132,12 @@ def test_the_action_depends_on_the_current_state_alone(suite: Suite):
         each.close()
 
 
-def test_the_expert_knows_what_each_task_is_about(suite: Suite, episodes: Episodes):
-    names = [suite.config.things[i].name for i in PickAndPlaceExpert(episodes.sim).things]
-    assert names == [goal.arguments[0] for goal in suite.goals]
+def test_the_expert_knows_what_each_task_is_about(suite: Suite):
+    sim = VectorSim(suite, 10)
+    sim.reset(range(10), tasks=range(10), state_ids=range(10))
+    named = [
+        tuple(suite.config.things[thing].name for thing in pair)
+        for pair in ScriptedExpert(sim).named(np.arange(10))
+    ]
+    sim.close()
+    assert named == [goal.arguments for goal in suite.goals]  # a region is called as its thing

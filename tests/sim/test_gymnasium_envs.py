@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim
@@ -34,7 +34,7 @@ def envs() -> Iterator[SuiteVectorEnv]:
 def expert_actions(suite: Suite, task: str, state_id: int) -> list[np.ndarray]:
     sim, actions = VectorSim(suite, 1, num_threads=1), []
     sim.reset([0], tasks=[suite.task_index(task)], state_ids=[state_id])
-    expert, is_over = PickAndPlaceExpert(sim), False
+    expert, is_over = ScriptedExpert(sim), False
     while not is_over:
         actions.append(expert.act(np.array([0]))[0])
         result = sim.step_chunk(actions[-1][None, None])

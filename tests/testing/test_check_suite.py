@@ -2,13 +2,15 @@ import dataclasses
 
 import pytest
 
+from vla_crl.catalog import list_suites
 from vla_crl.errors import SpecError
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.testing import check_suite
 
 
-def test_the_shipped_suite_is_ready():
-    check_suite(load_suite("tabletop_object"), num_states=2)
+@pytest.mark.parametrize("name", list_suites())
+def test_a_shipped_suite_is_ready(name: str):
+    check_suite(load_suite(name), num_states=2)
 
 
 def test_a_suite_that_its_expert_cannot_solve_is_refused():

@@ -11,7 +11,7 @@ import numpy as np
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.hardware import num_cores
-from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
@@ -137,7 +137,7 @@ def _record_expert(sim: VectorSim, num_steps: int) -> tuple[np.ndarray, np.ndarr
     What has ended keeps its state.
     """
     _start(sim)
-    expert, running = PickAndPlaceExpert(sim), np.arange(sim.num_slots)
+    expert, running = ScriptedExpert(sim), np.arange(sim.num_slots)
     actions = np.zeros((sim.num_slots, num_steps, ACTION_DIM))
     initial, states = sim.get_states()["physics"], []
     for step in range(num_steps):

@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
-from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.vector_sim import VectorSim, make_sim
 
@@ -39,8 +39,8 @@ class Demonstrations:
         state: [S, 8] float32.
         label: [S, 7] float32, the expert's clean action in the visited state.
         task: [S] task index.
-        named: [S, 2] indices of the things that the instruction names: what is to be moved, and
-            where it goes.
+        named: [S, 2] indices of the things that the instruction names and that matter now: what
+            is to be moved, and where to, or -1.
         object_uv: [S, cameras, things, 2] float32, see `Grounding`.
         object_visible: [S, cameras, things] bool.
         episode_end: [S] index one past the last step of the step's episode.
@@ -132,7 +132,7 @@ def collect_demonstrations(
     order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
-    expert = PickAndPlaceExpert(sim)
+    expert = ScriptedExpert(sim)
     recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
     episode_of = np.zeros(sim.num_slots, dtype=np.int64)
     started = 0
@@ -170,14 +170,14 @@ def collect_demonstrations(
 
 def _record_step(
     sim: VectorSim,
-    expert: PickAndPlaceExpert,
+    expert: ScriptedExpert,
     slots: np.ndarray,
     episodes: list[list[dict[str, np.ndarray]]],
 ) -> np.ndarray:
     """Append what each slot sees, with all labels, to its episode; return the expert's actions."""
     observation, labels, actions = sim.observe(slots), ground(sim, slots), expert.act(slots)
     tasks = sim.tasks[slots]
-    named = np.stack([expert.things[tasks], expert.places[tasks]], axis=1)
+    named = expert.named(slots)
     for row, steps in enumerate(episodes):
         steps.append(
             {

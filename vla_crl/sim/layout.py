@@ -64,7 +64,7 @@ def initial_states(suite: Suite) -> InitialStates:
     for k, body in enumerate(free):
         start = model.jnt_qposadr[model.body_jntadr[body]]
         qpos[:, start : start + 2] = positions[:, k]
-        qpos[:, start + 2] = _rest_height(model, int(body))
+        qpos[:, start + 2] = rest_height(model, int(body))
         qpos[:, start + 3] = np.cos(yaws[:, k] / 2)
         qpos[:, start + 6] = np.sin(yaws[:, k] / 2)
     mocap_pos = np.zeros((num_states, model.nmocap, 3))
@@ -84,26 +84,30 @@ def initial_states(suite: Suite) -> InitialStates:
 class LayoutArrays(NamedTuple):
     """`LayoutConfig` as arrays for compiled code."""
 
-    free_low: np.ndarray
+    free_low: np.ndarray  # [objects, 2]
     free_high: np.ndarray
     free_distance: float
     max_yaw: float
-    fixture_low: np.ndarray
+    fixture_low: np.ndarray  # [fixtures, 2]
     fixture_high: np.ndarray
+    is_mirrored: np.ndarray  # [fixtures] without a rectangle of its own: sides are drawn
     grip_low: np.ndarray
     grip_high: np.ndarray
 
 
 def layout_arrays(suite: Suite) -> LayoutArrays:
     """Convert the suite's layout for compiled code."""
-    layout = suite.config.layout
+    layout, model = suite.config.layout, suite.model
+    free = [t for t in suite.config.things if model.body(t.body).dofnum[0] == 6]
+    fixtures = [t for t in suite.config.things if model.body(t.body).mocapid[0] >= 0]
     return LayoutArrays(
-        np.array(layout.free_low_m),
-        np.array(layout.free_high_m),
+        np.array([thing.low_m or layout.free_low_m for thing in free]),
+        np.array([thing.high_m or layout.free_high_m for thing in free]),
         layout.free_distance_m,
         layout.max_yaw_rad,
-        np.array(layout.fixture_low_m),
-        np.array(layout.fixture_high_m),
+        np.array([thing.low_m or layout.fixture_low_m for thing in fixtures]).reshape(-1, 2),
+        np.array([thing.high_m or layout.fixture_high_m for thing in fixtures]).reshape(-1, 2),
+        np.array([thing.low_m is None for thing in fixtures], dtype=bool),
         np.array(layout.grip_low_m),
         np.array(layout.grip_high_m),
     )
@@ -120,10 +124,11 @@ def _sample(layout, seeds, positions, yaws, fixtures, grips):
         for k in range(fixtures.shape[1]):
             for i in range(2):
                 fixtures[state_id, k, i] = np.random.uniform(
-                    layout.fixture_low[i], layout.fixture_high[i]
+                    layout.fixture_low[k, i], layout.fixture_high[k, i]
                 )
-            fixtures[state_id, k, 1] *= side
-            side = -side
+            if layout.is_mirrored[k]:
+                fixtures[state_id, k, 1] *= side
+                side = -side
         for k in range(positions.shape[1]):
             yaws[state_id, k] = np.random.uniform(-layout.max_yaw, layout.max_yaw)
         if not _scatter(layout, positions[state_id]):
@@ -138,7 +143,7 @@ def _scatter(layout, places):
         apart = True
         for k in range(places.shape[0]):
             for i in range(2):
-                places[k, i] = np.random.uniform(layout.free_low[i], layout.free_high[i])
+                places[k, i] = np.random.uniform(layout.free_low[k, i], layout.free_high[k, i])
             for other in range(k):
                 gap = np.hypot(places[k, 0] - places[other, 0], places[k, 1] - places[other, 1])
                 apart = apart and gap >= layout.free_distance
@@ -164,7 +169,7 @@ def _make_solver(version):
 _solve_postures = _make_solver(source_version())
 
 
-def _rest_height(model: mujoco.MjModel, body: int) -> float:
+def rest_height(model: mujoco.MjModel, body: int) -> float:
     """Height of an upright body's origin when it stands on the plane z = 0."""
     geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
     axis = {mujoco.mjtGeom.mjGEOM_SPHERE: 0, mujoco.mjtGeom.mjGEOM_CYLINDER: 1}

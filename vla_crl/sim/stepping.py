@@ -228,7 +228,24 @@ def _make_entry_points(version):
         for row in rows:
             _step_slot(world, scratch, slots, row, actions[row])
 
-    return refresh_slots, step_slots
+    @njit(nogil=True, cache=True)
+    def evaluate_goals(goals, slots, grip_site, rows, indices, holds):
+        """Write into holds [B] whether goal indices[b] holds in slot rows[b]."""
+        _ = version
+        for k in range(rows.shape[0]):
+            row = rows[k]
+            poses = Poses(
+                slots.body_pos[row],
+                slots.site_pos[row],
+                slots.site_mat[row],
+                slots.geom_pos[row],
+                slots.geom_mat[row],
+                slots.qpos[row],
+                slots.site_pos[row, grip_site],
+            )
+            holds[k] = goal_reached(goals, indices[k], poses)
+
+    return refresh_slots, step_slots, evaluate_goals
 
 
-refresh_slots, step_slots = _make_entry_points(source_version())
+refresh_slots, step_slots, evaluate_goals = _make_entry_points(source_version())

@@ -1,6 +1,7 @@
 """A suite of tasks as data: what `envs/<suite>/suite.toml` says, checked against its scene."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,18 +26,27 @@ class ThingConfig:
     body: str
     """Its body in the scene: with a free joint (an object), a mocap body (a fixture that is placed
     anew in every initial state) or a part that moves on a joint of its own (a drawer, a button)."""
+    low_m: tuple[float, float] | None = None
+    """Corner of the rectangle in which it starts, if it is not the layout's."""
+    high_m: tuple[float, float] | None = None
+    """The other corner."""
+    is_graspable: bool = True
+    """Whether the scripted expert moves it by grasping; else by pushing."""
     joint: str | None = None
-    """Hinge or slide of a moving part; needs on_at and off_at."""
+    """Hinge or slide of a moving part, at the origin of its body; needs on_at, off_at, handle."""
+    handle: str | None = None
+    """Site at which the joint is moved."""
     on_at: float | None = None
     """Joint position (m or rad) from which it is open, turned on or pressed."""
     off_at: float | None = None
     """Joint position from which it is closed or turned off, on the other side of on_at."""
 
     def __post_init__(self) -> None:
-        """Check that a joint has both thresholds."""
-        given = [value is not None for value in (self.joint, self.on_at, self.off_at)]
-        if any(given) and not all(given):
-            raise ConfigError(f"thing '{self.name}': joint, on_at and off_at belong together")
+        """Check that nothing is given in part."""
+        for names in (("joint", "handle", "on_at", "off_at"), ("low_m", "high_m")):
+            given = [getattr(self, name) is not None for name in names]
+            if any(given) and not all(given):
+                raise ConfigError(f"thing '{self.name}': {', '.join(names)} belong together")
         if self.joint is not None and self.on_at == self.off_at:
             raise ConfigError(f"thing '{self.name}': on_at and off_at are both {self.on_at}")
 
@@ -51,6 +61,8 @@ class Task:
     """"train": may be trained on; "heldout": only evaluated, for zero-shot transfer."""
     goal: tuple[Any, ...]
     """Success condition, true at the end of a control step; see `vla_crl.sim.goals`."""
+    start: dict[str, float] = field(default_factory=dict)
+    """Joint position (m or rad) in which moving parts start, by the name of the thing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +170,33 @@ class Suite:
         where = f"suite '{self.name}': task"
         return tuple(parse_goal(task.goal, f"{where} '{task.name}'", known) for task in self.tasks)
 
-    def compiled_goals(self) -> Goals:
-        """Return the goals of all tasks for compiled code."""
-        things, joints = self.config.things, {}
-        for thing in things:
-            if thing.joint is not None and thing.on_at is not None and thing.off_at is not None:
-                index = int(self.model.joint(thing.joint).qposadr[0])
-                joints[thing.name] = Articulation(index, thing.on_at, thing.off_at)
-        bodies = {
-            thing.name: int(body) for thing, body in zip(things, self.thing_bodies, strict=True)
+    @cached_property
+    def joints(self) -> dict[str, Articulation]:
+        """The joints of the things that have one, by the thing's name."""
+        return {
+            thing.name: Articulation(
+                int(self.model.joint(thing.joint).qposadr[0]), thing.on_at, thing.off_at
+            )
+            for thing in self.config.things
+            if thing.joint is not None and thing.on_at is not None and thing.off_at is not None
         }
-        return compile_goals(self.goals, self.model, bodies, joints)
+
+    def compile(self, goals: Sequence[Goal]) -> Goals:
+        """Return goals, checked by `goals`, for compiled code."""
+        things = zip(self.config.things, self.thing_bodies, strict=True)
+        bodies = {thing.name: int(body) for thing, body in things}
+        return compile_goals(goals, self.model, bodies, self.joints)
+
+    def start_qpos(self) -> np.ndarray:
+        """Return [tasks, nq] what each task's `start` asks for; NaN leaves the initial state's."""
+        qpos = np.full((len(self.tasks), self.model.nq), np.nan)
+        for row, task in zip(qpos, self.tasks, strict=True):
+            for name, position in task.start.items():
+                if name not in self.joints:
+                    where = f"suite '{self.name}': task '{task.name}': start"
+                    raise unknown_name(where, "joint", name, self.joints)
+                row[self.joints[name].qpos_index] = position
+        return qpos
 
     def tasks_of(self, split: Split) -> tuple[Task, ...]:
         """Return the tasks of one split, in the suite's order."""
@@ -205,7 +233,7 @@ def load_suite(name: str) -> Suite:
     suite = Suite(folder.name, config, _compile(folder / config.scene))
     _check_names(suite, folder / "suite.toml")
     _check_scene(suite, folder / "suite.toml")
-    _ = suite.goals  # checks them
+    _ = suite.goals, suite.start_qpos()  # checks them
     return suite
 
 
@@ -229,6 +257,7 @@ def _check_names(suite: Suite, path: Path) -> None:
     used += [("joint", joint) for joint in (*config.arm.joints, *config.arm.fingers)]
     used += [("site", config.arm.grip_site)]
     used += [("joint", thing.joint) for thing in config.things if thing.joint]
+    used += [("site", thing.handle) for thing in config.things if thing.handle]
     for kind, name in used:
         if name not in known[kind]:
             raise unknown_name(str(path), kind, name, known[kind])

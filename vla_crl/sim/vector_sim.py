@@ -11,6 +11,7 @@ import numpy as np
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.controller import Controller, row_size
+from vla_crl.sim.goals import Goals
 from vla_crl.sim.kinematics import chain_of
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import BatchRenderer
@@ -24,6 +25,7 @@ from vla_crl.sim.stepping import (
     Scratch,
     Slots,
     World,
+    evaluate_goals,
     refresh_slots,
     scratch_of,
     step_slots,
@@ -98,6 +100,7 @@ class VectorSim:
         self._world = _make_world(suite)
         self._slots = _make_slots(suite.model, row_size(self._world.controller.chain), num_slots)
         self._initial = initial_states(suite)
+        self._start_qpos = suite.start_qpos()
         self._state_id = np.full(num_slots, -1)
         self._finger_qpos = [
             suite.model.joint(name).qposadr[0] for name in suite.config.arm.fingers
@@ -154,7 +157,9 @@ class VectorSim:
         model, state = self.suite.model, self._slots
         nq, nv, nu = model.nq, model.nv, model.nu
         state.physics[rows] = 0.0  # time, qpos, qvel, act, warmstart, ctrl, mocap pos, mocap quat
-        state.physics[rows, 1 : 1 + nq] = self._initial.qpos[ids]
+        start_qpos = self._start_qpos[task]
+        initial_qpos = self._initial.qpos[ids]
+        state.physics[rows, 1 : 1 + nq] = np.where(np.isnan(start_qpos), initial_qpos, start_qpos)
         state.controller[rows] = self._initial.controller[ids]
         start = 1 + nq + nv + model.na + nv
         ctrl = np.empty((len(rows), nu))
@@ -241,6 +246,27 @@ class VectorSim:
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world): for labels and experts, not for policies."""
         return self._slots.body_pos[self._rows(slots)][:, self.suite.thing_bodies]
+
+    def site_positions(
+        self, site: int, slots: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return [B, 3] positions (m, world) of a site of the model."""
+        return self._slots.site_pos[self._rows(slots), site]
+
+    def satisfied(
+        self, goals: Goals, indices: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return [B] bool: whether the goal `goals[indices[b]]` holds in slot b now.
+
+        Args:
+            goals: From `Suite.compile`.
+            indices: [B] which of them.
+            slots: [B] slot indices; all slots by default.
+        """
+        rows = self._rows(slots)
+        holds = np.empty(len(rows), bool)
+        evaluate_goals(goals, self._slots, self._world.grip_site, rows, indices, holds)
+        return holds
 
     def grip_pose(
         self, slots: Sequence[int] | np.ndarray | None = None
@@ -349,7 +375,7 @@ def _make_world(suite: Suite) -> World:
         grip_site=model.site(arm.grip_site).id,
         num_substeps=suite.num_substeps,
         horizon=suite.config.horizon,
-        goals=suite.compiled_goals(),
+        goals=suite.compile(suite.goals),
         num_velocities=model.nv,
     )
 

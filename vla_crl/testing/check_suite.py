@@ -3,7 +3,7 @@
 import numpy as np
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.experts import PickAndPlaceExpert
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -44,7 +44,7 @@ def check_suite(suite: Suite, *, num_states: int = 5, min_success: float = 0.95)
 
 
 def _run_expert(sim: VectorSim) -> np.ndarray:
-    expert, running = PickAndPlaceExpert(sim), np.arange(sim.num_slots)
+    expert, running = ScriptedExpert(sim), np.arange(sim.num_slots)
     success = np.zeros(sim.num_slots, dtype=bool)
     while len(running):
         result = sim.step_chunk(expert.act(running)[:, None], running)

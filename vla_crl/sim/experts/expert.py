@@ -1,0 +1,92 @@
+"""The scripted expert: does what a task's goal still lacks, one predicate after another."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vla_crl.contracts import ACTION_DIM
+from vla_crl.errors import ConfigError
+from vla_crl.sim.experts.place import PickAndPlace
+from vla_crl.sim.experts.push import MoveJoint, PushThing
+from vla_crl.sim.experts.release import Release
+from vla_crl.sim.experts.skill import Skill
+from vla_crl.sim.goals import DIRECTIONS, Goal
+from vla_crl.sim.layout import GRIP_DOWN
+from vla_crl.sim.rotations import axis_angle_from_matrix
+from vla_crl.sim.vector_sim import VectorSim
+
+
+class ScriptedExpert:
+    """Acts on the first predicate of the goal that does not hold yet.
+
+    The action is a function of the current state alone.
+    """
+
+    def __init__(self, sim: VectorSim) -> None:
+        """Prepare for all tasks of the simulation's suite.
+
+        Raises:
+            ConfigError: A goal has a predicate that no skill makes true.
+        """
+        self._sim, suite = sim, sim.suite
+        terms = [list(_wanted(goal)) for goal in suite.goals]
+        self._start = np.cumsum([0, *(len(part) for part in terms)])
+        flat = [term for part in terms for term in part]
+        self._goals = suite.compile(flat)
+        self._skills = [_skill(sim, term) for term in flat]
+        self._named = np.array([skill.named for skill in self._skills])
+
+    def act(self, slots: np.ndarray) -> np.ndarray:
+        """Return the expert's action [B, 7] for each of `slots`."""
+        current = self._current(slots)
+        target, close = np.empty((len(slots), 3)), np.empty(len(slots), dtype=bool)
+        for index in np.unique(current):
+            rows = np.flatnonzero(current == index)
+            target[rows], close[rows] = self._skills[index].command(slots[rows])
+        grip, rotation = self._sim.grip_pose(slots)
+        arm, action = self._sim.suite.config.arm, np.empty((len(slots), ACTION_DIM))
+        action[:, :3] = (target - grip) / arm.max_step_m
+        correction = GRIP_DOWN @ np.swapaxes(rotation, 1, 2)  # world-frame turn back to upright
+        turn = axis_angle_from_matrix(correction)
+        angle = np.linalg.norm(turn, axis=1, keepdims=True)
+        turn *= np.where(angle > np.pi, (angle - 2 * np.pi) / np.maximum(angle, 1e-9), 1.0)
+        action[:, 3:6] = turn / arm.max_step_rad
+        action[:, 6] = np.where(close, 1.0, -1.0)
+        return np.clip(action, -1.0, 1.0)
+
+    def named(self, slots: np.ndarray) -> np.ndarray:
+        """Return [B, 2] the things that matter now: what is moved, and where to (or NOTHING)."""
+        return self._named[self._current(slots)]
+
+    def _current(self, slots: np.ndarray) -> np.ndarray:
+        """Return [B] the first predicate that does not hold, the last if all do."""
+        tasks = self._sim.tasks[slots]
+        first, last = self._start[tasks], self._start[tasks + 1] - 1
+        current = last.copy()
+        for back in range(int((last - first).max(initial=0)), -1, -1):
+            index = np.minimum(first + back, last)
+            lacks = ~self._sim.satisfied(self._goals, index, slots)
+            current = np.where(lacks, index, current)
+        return current
+
+
+def _wanted(goal: Goal) -> Iterator[Goal]:
+    """Yield the predicates that suffice for a goal; of alternatives the first."""
+    if goal.name == "or":
+        yield from _wanted(goal.parts[0])
+    elif goal.name == "and":
+        for part in goal.parts:
+            yield from _wanted(part)
+    elif goal.name == "not":
+        raise ConfigError("the scripted expert cannot make 'not' true; name what it should do")
+    else:
+        yield goal
+
+
+def _skill(sim: VectorSim, term: Goal) -> Skill:
+    if term.name == "released":
+        return Release(sim, term)
+    if term.name in {"in", "on", "stacked", "between", *DIRECTIONS}:
+        thing = sim.suite.config.things[sim.suite.thing_index(term.arguments[0])]
+        return PickAndPlace(sim, term) if thing.is_graspable else PushThing(sim, term)
+    return MoveJoint(sim, term)

@@ -1,0 +1,102 @@
+"""Move a handle, a button or a thing along a line with the closed gripper."""
+
+from abc import ABC, abstractmethod
+
+import mujoco
+import numpy as np
+
+from vla_crl.sim.experts.skill import NOTHING, Command, above, horizontal_distance
+from vla_crl.sim.goals import Goal
+from vla_crl.sim.vector_sim import VectorSim
+
+START_M = 0.03
+"""Distance from the contact point at which a push begins, on the side from which it pushes."""
+TRAVEL_HEIGHT_M = 0.09
+"""Height over the contact point while moving to that side."""
+ALIGNED_M = 0.012
+"""Distance to the start's vertical below which the grip may descend."""
+OFF_LINE_M = 0.02
+"""A grip this close to the line, behind the contact point, pushes on."""
+LIFT_M = 0.008
+"""A thing is pushed this far above its origin, so that the fingertips stay off the table."""
+PUSH_STEP_M = 0.03
+"""Commanded advance of one control step."""
+
+
+class _Push(ABC):
+    """Go round the contact point, descend behind it, push."""
+
+    named: tuple[int, int]
+
+    def __init__(self, sim: VectorSim) -> None:
+        self._sim = sim
+
+    @abstractmethod
+    def _line(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the contact points [B, 3] (m, world) and unit directions [B, 3] of the push."""
+
+    def command(self, slots: np.ndarray) -> Command:
+        """Return what to do next in each of `slots`."""
+        contact, direction = self._line(slots)
+        grip, _ = self._sim.grip_pose(slots)
+        start = contact - START_M * direction
+        along = np.einsum("bi,bi->b", grip - contact, direction)
+        across = np.linalg.norm(grip - contact - along[:, None] * direction, axis=1)
+        pushes = (across < OFF_LINE_M) & (along < 0.0) & (along > -START_M - OFF_LINE_M)
+        is_above = horizontal_distance(grip, start) < ALIGNED_M
+        high = contact[:, 2] + TRAVEL_HEIGHT_M
+        is_high = grip[:, 2] > high - 0.02
+        target = np.where(is_high[:, None], above(start, high), above(grip, high))
+        target = np.where(is_above[:, None], start, target)
+        # On the line, not only parallel to it: what is pushed turns away otherwise.
+        ahead = contact + (along[:, None] + PUSH_STEP_M) * direction
+        target = np.where(pushes[:, None], ahead, target)
+        return Command(target, np.ones(len(slots), dtype=bool))
+
+
+class MoveJoint(_Push):
+    """Makes "open", "closed", "turned_on", "turned_off" and "pressed" true."""
+
+    def __init__(self, sim: VectorSim, goal: Goal) -> None:
+        """Prepare for one predicate; the joint's axis must not turn with its parents."""
+        super().__init__(sim)
+        suite, model = sim.suite, sim.suite.model
+        index = suite.thing_index(goal.arguments[0])
+        thing = suite.config.things[index]
+        joint, thresholds = model.joint(thing.joint), suite.joints[thing.name]
+        data = mujoco.MjData(model)
+        mujoco.mj_kinematics(model, data)
+        is_on = goal.name in {"open", "turned_on", "pressed"}
+        sign = np.sign(thresholds.on_at - thresholds.off_at) * (1.0 if is_on else -1.0)
+        self._axis = sign * data.xaxis[joint.id]
+        self._is_hinge = joint.type[0] == mujoco.mjtJoint.mjJNT_HINGE
+        self._handle = model.site(thing.handle).id
+        self.named = (index, NOTHING)
+
+    def _line(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        handle = self._sim.site_positions(self._handle, slots)
+        if not self._is_hinge:
+            return handle, np.broadcast_to(self._axis, handle.shape)
+        anchor = self._sim.thing_positions(slots)[:, self.named[0]]
+        tangent = np.cross(self._axis, handle - anchor)
+        return handle, tangent / np.linalg.norm(tangent, axis=1, keepdims=True)
+
+
+class PushThing(_Push):
+    """Makes "in" true for a thing that is not grasped, by pushing it over the table."""
+
+    def __init__(self, sim: VectorSim, goal: Goal) -> None:
+        """Prepare for one predicate."""
+        super().__init__(sim)
+        suite, model = sim.suite, sim.suite.model
+        index = suite.thing_index(goal.arguments[0])
+        body = int(suite.thing_bodies[index])
+        self._half_width = float(suite.compile(suite.goals).half_width[body])
+        self._region = model.site(goal.arguments[1]).id
+        self.named = (index, NOTHING)
+
+    def _line(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        thing = self._sim.thing_positions(slots)[:, self.named[0]]
+        way = above(self._sim.site_positions(self._region, slots), thing[:, 2]) - thing
+        direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
+        return above(thing - self._half_width * direction, thing[:, 2] + LIFT_M), direction

@@ -1,0 +1,23 @@
+"""Let go and move away."""
+
+import numpy as np
+
+from vla_crl.sim.experts.skill import NOTHING, OPEN_FINGER_M, Command, above
+from vla_crl.sim.goals import RELEASED_M, Goal
+from vla_crl.sim.vector_sim import VectorSim
+
+
+class Release:
+    """Makes "released" true."""
+
+    def __init__(self, sim: VectorSim, goal: Goal) -> None:
+        """Prepare for one predicate."""
+        self._sim = sim
+        self.named = (sim.suite.thing_index(goal.arguments[0]), NOTHING)
+
+    def command(self, slots: np.ndarray) -> Command:
+        """Open, then rise."""
+        grip, _ = self._sim.grip_pose(slots)
+        is_open = self._sim.finger_positions(slots).mean(axis=1) > OPEN_FINGER_M
+        target = above(grip, grip[:, 2] + np.where(is_open, 2 * RELEASED_M, 0.0))
+        return Command(target, np.zeros(len(slots), dtype=bool))
