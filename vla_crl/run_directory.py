@@ -73,6 +73,11 @@ class RunDirectory:
         return self.path / "versions.json"
 
     @property
+    def divergences(self) -> Path:
+        """States in which physics blew up, if any did; see `vla_crl.sim.divergence`."""
+        return self.path / "divergences"
+
+    @property
     def metrics_file(self) -> Path:
         """One JSON object a training iteration."""
         return self.path / "metrics.jsonl"

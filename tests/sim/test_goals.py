@@ -15,11 +15,10 @@ from vla_crl.sim.goals import (
     PREDICATES,
     Articulation,
     Goal,
-    Poses,
     compile_goals,
-    goal_reached,
     parse_goal,
 )
+from vla_crl.sim.predicates import Poses, goal_reached
 
 SCENE = """
 <mujoco>

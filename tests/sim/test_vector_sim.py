@@ -7,6 +7,7 @@ import pytest
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import Suite
@@ -258,6 +259,43 @@ def test_diverged_physics_ends_only_its_own_slot(
         sim.step_chunk(actions[[4]], [4])
     first, second = (sim.get_states()["physics"][4] for sim in sims)
     assert np.array_equal(first, second)
+
+
+def test_a_divergence_is_diagnosed_saved_and_replayed(
+    suite: Suite, new_sim: NewSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    sim, actions = new_sim(3), random_actions(3, 4)
+    sim.reset(range(3), tasks=[2, 3, 4], state_ids=[7, 8, 9])
+    sim.step_chunk(actions)
+    states = sim.get_states()
+    states["physics"][1, 1 + suite.model.nq + suite.model.body("blue_cylinder").dofadr[0]] = 1e6
+    sim.set_states(states)
+    sim.step_chunk(actions)
+    (divergence,) = sim.divergences
+    assert (divergence.suite, divergence.task) == (suite.name, suite.tasks[3].name)
+    assert (divergence.state_id, divergence.num_steps) == (8, 4)
+    assert divergence.joint == "blue_cylinder"
+    assert divergence.speed > 200.0
+    assert np.array_equal(divergence.actions, actions[1])
+    for text in ("'yellow_cylinder_in_tray', initial state 8", "after 4 control", "blue_cylinder"):
+        assert text in str(divergence)
+    loaded = Divergence.load(divergence.save(tmp_path / "new"))
+    other = new_sim(1)
+    assert replay(loaded, other)
+    assert str(other.divergences[0]) == str(divergence)
+
+
+def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_path: Path):
+    numbers = np.zeros(3), np.zeros(3), np.zeros((1, 7))
+    sim, task = new_sim(1), "red_cube_in_basket"
+    with pytest.raises(ConfigError, match="'kitchen', but the simulation is of 'tabletop_object'"):
+        replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)
+    with pytest.raises(SpecError, match="a state of 3 numbers, but the scene has"):
+        replay(Divergence("tabletop_object", task, 0, 0, "lid", 1e9, *numbers), sim)
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    with pytest.raises(ConfigError, match="torn.npz is no record of diverged physics"):
+        Divergence.load(tmp_path / "torn.npz")
 
 
 def test_a_slot_whose_physics_diverges_stays_finite(

@@ -174,6 +174,9 @@ class Trainer:
                     stage, task, ppo.iteration, episodes, statistics, metrics, update_s
                 )
                 progress.print(_iteration_line(row))
+                for divergence in statistics.divergences:
+                    path = divergence.save(self.run.divergences)
+                    progress.print(f"{divergence}. To look at it again: {path}")
                 progress.advance(statistics.episodes)
 
         def collect_fresh() -> RolloutStorage:
@@ -202,7 +205,7 @@ class Trainer:
             "episodes": episodes,
             "success": rate,
             "return": rate,
-            "diverged": statistics.num_diverged,
+            "diverged": len(statistics.divergences),
             **metrics,
             "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
             "collect_s": statistics.wall_s,

@@ -9,6 +9,7 @@ import torch
 from vla_crl.errors import ConfigError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.vector_sim import VectorSim
 
 
@@ -38,14 +39,14 @@ class CollectionStatistics:
         episodes: Episodes that ended.
         successes: Those that succeeded.
         num_steps: Control steps taken.
-        num_diverged: Episodes ended because physics blew up (counted as failures).
+        divergences: Episodes ended because physics blew up (counted as failures).
         wall_s: Seconds spent.
     """
 
     episodes: int
     successes: int
     num_steps: int
-    num_diverged: int
+    divergences: tuple[Divergence, ...]
     wall_s: float
 
 
@@ -85,7 +86,7 @@ class Collector:
         """Run T chunks in every slot and leave them, finished, in `storage`."""
         started, policy, sim = perf_counter(), self._policy, self._sim
         horizon, num_chunks = policy.config.execution_horizon, self._config.num_chunks
-        episodes = successes = num_steps = num_diverged = 0
+        episodes = successes = num_steps = 0
         next_values = torch.zeros(num_chunks, sim.num_slots)
         ended = torch.zeros(sim.num_slots, dtype=torch.bool)
         with torch.no_grad():
@@ -111,13 +112,14 @@ class Collector:
                 episodes += int(ended.sum())
                 successes += int(result.success.sum())
                 num_steps += int(result.num_steps.sum())
-                num_diverged += int(result.diverged.sum())
             running = np.flatnonzero(~ended)
             if len(running):
                 next_values[-1, running] = self._value_of(running)
         self.storage.finish(next_values)
+        divergences = tuple(sim.divergences)
+        sim.divergences.clear()
         return CollectionStatistics(
-            episodes, successes, num_steps, num_diverged, perf_counter() - started
+            episodes, successes, num_steps, divergences, perf_counter() - started
         )
 
     def _value_of(self, slots: np.ndarray) -> torch.Tensor:

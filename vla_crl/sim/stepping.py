@@ -1,13 +1,14 @@
 """The compiled inner loop: control, physics, predicates and poses of a block of slots."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
-from vla_crl.sim.controller import Controller, command
-from vla_crl.sim.goals import Goals, Poses, goal_reached
+from vla_crl.sim.controller import Controller, command, row_size
+from vla_crl.sim.kinematics import chain_of
 from vla_crl.sim.mujoco_c import (
     as_double_pointer,
     mj_camera_light,
@@ -16,7 +17,9 @@ from vla_crl.sim.mujoco_c import (
     mj_set_state,
     mj_step,
 )
+from vla_crl.sim.predicates import Goals, Poses, goal_reached
 from vla_crl.sim.source_version import source_version
+from vla_crl.sim.suite import Suite
 
 STATE_SPEC = int(
     mujoco.mjtState.mjSTATE_TIME
@@ -119,6 +122,52 @@ def scratch_of(model: mujoco.MjModel, data: mujoco.MjData) -> Scratch:
         np.uintp(model._address),
         np.uintp(data._address),
         np.array([array.ctypes.data for array in arrays], dtype=np.uintp),
+    )
+
+
+def world_of(suite: Suite) -> World:
+    """Collect the constants of a suite."""
+    model, arm = suite.model, suite.config.arm
+    joint_actuator = {int(model.actuator_trnid[i, 0]): i for i in range(model.nu)}
+
+    def actuators(names: Sequence[str]) -> np.ndarray:
+        return np.array([joint_actuator[model.joint(name).id] for name in names])
+
+    return World(
+        controller=Controller(
+            chain_of(model, arm),
+            arm.max_step_m,
+            arm.max_step_rad,
+            np.array(arm.workspace_low_m),
+            np.array(arm.workspace_high_m),
+        ),
+        arm_actuators=actuators(arm.joints),
+        finger_actuators=actuators(arm.fingers),
+        grip_site=model.site(arm.grip_site).id,
+        num_substeps=suite.num_substeps,
+        horizon=suite.config.horizon,
+        goals=suite.compile(suite.goals),
+        num_velocities=model.nv,
+    )
+
+
+def allocate_slots(model: mujoco.MjModel, world: World, num_slots: int) -> Slots:
+    """Allocate slots; their content is zero."""
+    state_size = mujoco.mj_stateSize(model, STATE_SPEC)
+    return Slots(
+        physics=np.zeros((num_slots, state_size)),
+        controller=np.zeros((num_slots, row_size(world.controller.chain))),
+        task=np.zeros(num_slots, np.int64),
+        num_steps=np.zeros(num_slots, np.int64),
+        outcome=np.zeros(num_slots, np.int64),
+        body_pos=np.zeros((num_slots, model.nbody, 3)),
+        site_pos=np.zeros((num_slots, model.nsite, 3)),
+        site_mat=np.zeros((num_slots, model.nsite, 9)),
+        geom_pos=np.zeros((num_slots, model.ngeom, 3)),
+        geom_mat=np.zeros((num_slots, model.ngeom, 9)),
+        camera_pos=np.zeros((num_slots, model.ncam, 3)),
+        camera_mat=np.zeros((num_slots, model.ncam, 9)),
+        qpos=np.zeros((num_slots, model.nq)),
     )
 
 

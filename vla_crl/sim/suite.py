@@ -12,7 +12,8 @@ import numpy as np
 from vla_crl.catalog import suite_path
 from vla_crl.config import load_toml
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.sim.goals import Articulation, Goal, Goals, compile_goals, parse_goal
+from vla_crl.sim.goals import Articulation, Goal, compile_goals, parse_goal
+from vla_crl.sim.predicates import Goals
 
 Split = Literal["train", "heldout"]
 

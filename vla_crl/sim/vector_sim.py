@@ -10,10 +10,9 @@ import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.controller import Controller, row_size
-from vla_crl.sim.goals import Goals
-from vla_crl.sim.kinematics import chain_of
+from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.layout import initial_states
+from vla_crl.sim.predicates import Goals
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.stepping import (
@@ -23,12 +22,12 @@ from vla_crl.sim.stepping import (
     SUCCESS,
     TIME_LIMIT,
     Scratch,
-    Slots,
-    World,
+    allocate_slots,
     evaluate_goals,
     refresh_slots,
     scratch_of,
     step_slots,
+    world_of,
 )
 from vla_crl.sim.suite import Suite, load_suite
 
@@ -97,8 +96,8 @@ class VectorSim:
                 raise ConfigError(f"VectorSim: {name} is {value}, expected at least 1")
         self.suite = suite
         self.num_slots = num_slots
-        self._world = _make_world(suite)
-        self._slots = _make_slots(suite.model, row_size(self._world.controller.chain), num_slots)
+        self._world = world_of(suite)
+        self._slots = allocate_slots(suite.model, self._world, num_slots)
         self._initial = initial_states(suite)
         self._start_qpos = suite.start_qpos()
         self._state_id = np.full(num_slots, -1)
@@ -111,6 +110,8 @@ class VectorSim:
         self._scratch: SimpleQueue[Scratch] = SimpleQueue()
         for data in self._datas:
             self._scratch.put(scratch_of(suite.model, data))
+        self.divergences: list[Divergence] = []
+        """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._images = np.empty(
             (num_slots, len(suite.config.cameras), image_size, image_size, 3), np.uint8
         )
@@ -199,12 +200,14 @@ class VectorSim:
             )
         by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
         by_slot[rows] = checked
-        before = state.num_steps[rows].copy()
+        before, controller = state.num_steps[rows].copy(), state.controller[rows].copy()
         self._run(
             lambda scratch, block: step_slots(self._world, scratch, state, block, by_slot), rows
         )
         outcome = state.outcome[rows]
         success = outcome == SUCCESS
+        for k in np.flatnonzero(outcome == DIVERGED):
+            self.divergences.append(self._diagnose(rows[k], before[k], controller[k], checked[k]))
         return ChunkResult(
             reward=success.astype(np.float32),
             success=success,
@@ -344,6 +347,40 @@ class VectorSim:
 
         list(self._pool.map(work, _blocks(rows)))
 
+    def _diagnose(
+        self, row: int, num_steps: int, controller: np.ndarray, actions: np.ndarray
+    ) -> Divergence:
+        """Run the chunk again in one MjData, to see what moves too fast in the end."""
+        model, slots = self.suite.model, self._slots
+        slots.controller[row], slots.num_steps[row] = controller, num_steps
+        slots.outcome[row] = RUNNING
+        by_slot = np.zeros((self.num_slots, *actions.shape))
+        by_slot[row] = actions
+        scratch = self._scratch.get()
+        try:
+            step_slots(self._world, scratch, slots, np.array([row]), by_slot)
+            data = next(data for data in self._datas if data._address == scratch.data)
+            speed = np.abs(data.qvel)
+        finally:
+            self._scratch.put(scratch)
+        dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
+        return Divergence(
+            suite=self.suite.name,
+            task=self.suite.tasks[slots.task[row]].name,
+            state_id=int(self._state_id[row]),
+            num_steps=int(num_steps),
+            joint=_joint_name(model, int(model.dof_jntid[dof])),
+            speed=float(speed[dof]),
+            physics=slots.physics[row].copy(),
+            controller=controller.copy(),
+            actions=actions.copy(),
+        )
+
+
+def _joint_name(model: mujoco.MjModel, joint: int) -> str:
+    """Return a joint's name, or of a free joint that of its body."""
+    return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name
+
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + BLOCK_SLOTS] for start in range(0, len(rows), BLOCK_SLOTS)]
@@ -353,50 +390,6 @@ def _check_range(what: str, values: np.ndarray, stop: int) -> None:
     bad = values[(values < 0) | (values >= stop)]
     if len(bad):
         raise SpecError(f"{what} {bad[0]} is out of range, expected 0 .. {stop - 1}")
-
-
-def _make_world(suite: Suite) -> World:
-    model, arm = suite.model, suite.config.arm
-    joint_actuator = {int(model.actuator_trnid[i, 0]): i for i in range(model.nu)}
-
-    def actuators(names: Sequence[str]) -> np.ndarray:
-        return np.array([joint_actuator[model.joint(name).id] for name in names])
-
-    return World(
-        controller=Controller(
-            chain_of(model, arm),
-            arm.max_step_m,
-            arm.max_step_rad,
-            np.array(arm.workspace_low_m),
-            np.array(arm.workspace_high_m),
-        ),
-        arm_actuators=actuators(arm.joints),
-        finger_actuators=actuators(arm.fingers),
-        grip_site=model.site(arm.grip_site).id,
-        num_substeps=suite.num_substeps,
-        horizon=suite.config.horizon,
-        goals=suite.compile(suite.goals),
-        num_velocities=model.nv,
-    )
-
-
-def _make_slots(model: mujoco.MjModel, controller_size: int, num_slots: int) -> Slots:
-    state_size = mujoco.mj_stateSize(model, STATE_SPEC)
-    return Slots(
-        physics=np.zeros((num_slots, state_size)),
-        controller=np.zeros((num_slots, controller_size)),
-        task=np.zeros(num_slots, np.int64),
-        num_steps=np.zeros(num_slots, np.int64),
-        outcome=np.zeros(num_slots, np.int64),
-        body_pos=np.zeros((num_slots, model.nbody, 3)),
-        site_pos=np.zeros((num_slots, model.nsite, 3)),
-        site_mat=np.zeros((num_slots, model.nsite, 9)),
-        geom_pos=np.zeros((num_slots, model.ngeom, 3)),
-        geom_mat=np.zeros((num_slots, model.ngeom, 9)),
-        camera_pos=np.zeros((num_slots, model.ncam, 3)),
-        camera_mat=np.zeros((num_slots, model.ncam, 9)),
-        qpos=np.zeros((num_slots, model.nq)),
-    )
 
 
 def make_sim(

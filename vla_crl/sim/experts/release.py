@@ -3,7 +3,8 @@
 import numpy as np
 
 from vla_crl.sim.experts.skill import NOTHING, OPEN_FINGER_M, Command, above
-from vla_crl.sim.goals import RELEASED_M, Goal
+from vla_crl.sim.goals import Goal
+from vla_crl.sim.predicates import RELEASED_M
 from vla_crl.sim.vector_sim import VectorSim
 
 

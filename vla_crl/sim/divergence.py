@@ -1,0 +1,103 @@
+"""What is kept of a simulation that blew up, so that it can be looked at and run again."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from vla_crl.errors import ConfigError, SpecError
+
+if TYPE_CHECKING:
+    from vla_crl.sim.vector_sim import VectorSim
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One chunk of actions under which physics became NaN, infinite or absurdly fast.
+
+    `replay` runs it again.
+
+    Attributes:
+        suite: Name of the suite.
+        task: Name of the task.
+        state_id: Initial state of the episode.
+        num_steps: Control steps of the episode before the chunk.
+        joint: The joint with the first velocity that is not finite, else the greatest.
+        speed: That velocity, m/s or rad/s.
+        physics: [state] before the chunk, packed as in `VectorSim.get_states`.
+        controller: [R] likewise.
+        actions: [K, 7] the chunk.
+    """
+
+    suite: str
+    task: str
+    state_id: int
+    num_steps: int
+    joint: str
+    speed: float
+    physics: np.ndarray
+    controller: np.ndarray
+    actions: np.ndarray
+
+    def __str__(self) -> str:
+        """Say in one line what happened."""
+        return (
+            f"physics of '{self.suite}' blew up in task '{self.task}', initial state "
+            f"{self.state_id}, after {self.num_steps} control steps: joint '{self.joint}' moves "
+            f"at {self.speed:.3g} m/s or rad/s; the episode counts as a failure"
+        )
+
+    def save(self, folder: Path) -> Path:
+        """Write an npz file without pickled objects and return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.suite}.{self.task}.{self.state_id}.{self.num_steps}.npz"
+        np.savez(path, allow_pickle=False, **asdict(self))
+        return path
+
+    @staticmethod
+    def load(path: Path) -> "Divergence":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: The file is missing or has other content.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                values = {field.name: archive[field.name] for field in fields(Divergence)}
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+            raise ConfigError(f"{path} is no record of diverged physics: {error}") from error
+        scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
+        return Divergence(**{**values, **scalars})
+
+
+def replay(divergence: Divergence, sim: "VectorSim") -> bool:
+    """Run the chunk again in slot 0, whose episode is lost.
+
+    Returns:
+        Whether physics blew up again.
+
+    Raises:
+        ConfigError: The divergence is of another suite or task.
+        SpecError: Its state does not fit the scene.
+    """
+    suite = sim.suite
+    if divergence.suite != suite.name:
+        raise ConfigError(
+            f"replay: a divergence of suite '{divergence.suite}', but the simulation is of "
+            f"'{suite.name}'"
+        )
+    task = suite.task_index(divergence.task)
+    states = sim.get_states()
+    if divergence.physics.shape != states["physics"].shape[1:]:
+        raise SpecError(
+            f"replay: a state of {len(divergence.physics)} numbers, but the scene has "
+            f"{states['physics'].shape[1]}; it has changed since"
+        )
+    sim.reset([0], tasks=[task], state_ids=[divergence.state_id])
+    states = sim.get_states()
+    for name in ("physics", "controller", "num_steps"):
+        states[name][0] = getattr(divergence, name)
+    sim.set_states(states)
+    return bool(sim.step_chunk(divergence.actions[None], [0]).diverged[0])
