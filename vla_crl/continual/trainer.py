@@ -209,6 +209,9 @@ class Trainer:
             **metrics,
             "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
             "collect_s": statistics.wall_s,
+            "render_s": statistics.render_s,
+            "policy_s": statistics.policy_s,
+            "physics_s": statistics.physics_s,
             "update_s": update_s,
             "wall_s": self._wall_s,
         }
@@ -298,10 +301,14 @@ def _drop_later_stages(path: Path, stage: int) -> None:
 
 
 def _iteration_line(row: Mapping[str, Any]) -> str:
+    total = row["collect_s"] + row["update_s"]
+    parts = ("render", "policy", "physics", "update")
+    shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
         f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
-        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s"
+        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
+        f"(%: {shares})"
     )
 
 

@@ -1,5 +1,7 @@
 """On-policy collection: N slots of one task, refilled at once, T chunks an iteration."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -7,10 +9,13 @@ import numpy as np
 import torch
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.context import Context
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.vector_sim import VectorSim
+
+PARTS = ("render", "policy", "physics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,9 @@ class CollectionStatistics:
         num_steps: Control steps taken.
         divergences: Episodes ended because physics blew up (counted as failures).
         wall_s: Seconds spent.
+        render_s: Part of it spent on drawing observations.
+        policy_s: Part spent on the policy.
+        physics_s: Part spent on stepping and resetting worlds.
     """
 
     episodes: int
@@ -48,6 +56,9 @@ class CollectionStatistics:
     num_steps: int
     divergences: tuple[Divergence, ...]
     wall_s: float
+    render_s: float
+    policy_s: float
+    physics_s: float
 
 
 class Collector:
@@ -78,6 +89,7 @@ class Collector:
         with torch.no_grad():
             context = policy.encode(sim.observe())
             chunk = policy.act(context, deterministic=True)
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         self.storage = RolloutStorage(
             config.num_chunks, sim.num_slots, context=context, chunk=chunk
         )
@@ -85,17 +97,20 @@ class Collector:
     def collect(self) -> CollectionStatistics:
         """Run T chunks in every slot and leave them, finished, in `storage`."""
         started, policy, sim = perf_counter(), self._policy, self._sim
+        self._seconds = dict.fromkeys(PARTS, 0.0)
         horizon, num_chunks = policy.config.execution_horizon, self._config.num_chunks
         episodes = successes = num_steps = 0
         next_values = torch.zeros(num_chunks, sim.num_slots)
         ended = torch.zeros(sim.num_slots, dtype=torch.bool)
         with torch.no_grad():
             for step in range(num_chunks):
-                context = policy.encode(sim.observe())
-                chunk = policy.act(context, deterministic=False, generator=self._generator)
+                context = self._encode()
+                with self._timed("policy"):
+                    chunk = policy.act(context, deterministic=False, generator=self._generator)
                 if step:
                     next_values[step - 1, ~ended] = chunk.value[~ended]
-                result = sim.step_chunk(chunk.actions[:, :horizon].numpy())
+                with self._timed("physics"):
+                    result = sim.step_chunk(chunk.actions[:, :horizon].numpy())
                 self.storage.add(
                     step,
                     context,
@@ -108,7 +123,8 @@ class Collector:
                 if len(timed_out):  # the episode's own last observation, before the refill
                     next_values[step, timed_out] = self._value_of(timed_out)
                 ended = torch.from_numpy(result.terminated | result.truncated)
-                self._restart(np.flatnonzero(ended))
+                with self._timed("physics"):
+                    self._restart(np.flatnonzero(ended))
                 episodes += int(ended.sum())
                 successes += int(result.success.sum())
                 num_steps += int(result.num_steps.sum())
@@ -118,12 +134,26 @@ class Collector:
         self.storage.finish(next_values)
         divergences = tuple(sim.divergences)
         sim.divergences.clear()
+        wall_s = perf_counter() - started
+        parts = {f"{part}_s": seconds for part, seconds in self._seconds.items()}
         return CollectionStatistics(
-            episodes, successes, num_steps, divergences, perf_counter() - started
+            episodes, successes, num_steps, divergences, wall_s=wall_s, **parts
         )
 
+    def _encode(self, slots: np.ndarray | None = None) -> Context:
+        with self._timed("render"):
+            observation = self._sim.observe(slots)
+        with self._timed("policy"):
+            return self._policy.encode(observation)
+
     def _value_of(self, slots: np.ndarray) -> torch.Tensor:
-        return self._policy.value(self._policy.encode(self._sim.observe(slots)))
+        return self._policy.value(self._encode(slots))
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        started = perf_counter()
+        yield
+        self._seconds[part] += perf_counter() - started
 
     def _restart(self, slots: np.ndarray) -> None:
         while len(self._queue) < len(slots):

@@ -63,6 +63,8 @@ class PickAndPlace:
         descend = (offset < ALIGNED_M) | (low & (offset < 2 * ALIGNED_M))
         hover = np.where(descend & (is_open | low), 0.0, HOVER_HEIGHT_M)
         target, close = above(thing, thing[:, 2] + hover), is_near.copy()
+        leaves = low & (offset > 2 * ALIGNED_M)  # straight up, out of whatever it is in
+        target[leaves] = above(grip, thing[:, 2] + HOVER_HEIGHT_M)[leaves]
 
         # Carry: up, across, down, open. A drop is aimed with the grip, a placement with the thing.
         aim = grip if self._drops else thing

@@ -17,7 +17,7 @@ ALIGNED_M = 0.012
 """Distance to the start's vertical below which the grip may descend."""
 OFF_LINE_M = 0.02
 """A grip this close to the line, behind the contact point, pushes on."""
-LIFT_M = 0.008
+LIFT_M = 0.018
 """A thing is pushed this far above its origin, so that the fingertips stay off the table."""
 PUSH_STEP_M = 0.03
 """Commanded advance of one control step."""
