@@ -249,6 +249,8 @@ def draw_diagnostics(record: RunRecord) -> Figure:
     panels = list(figure.subplots(num_rows, 2, sharex=True, squeeze=False).flat)
     for axes in panels:
         axes.set_visible(False)
+    for axes in panels[-2:]:
+        axes.set_xlabel("training episodes, stages shaded in turn")
     for axes, key in zip(panels, keys, strict=False):
         axes.set_visible(True)
         start = 0.0
@@ -258,8 +260,6 @@ def draw_diagnostics(record: RunRecord) -> Figure:
             axes.axvspan(start, episodes[-1], color=INK, alpha=0.035 * (stage % 2), lw=0)
             start = float(episodes[-1])
         axes.set_title(DIAGNOSTICS[key], color=INK)
-        axes.set_xlabel("training episodes, stages shaded in turn")
-        axes.label_outer()
         if key != "return":
             axes.set_ylim(bottom=0)
     return figure
