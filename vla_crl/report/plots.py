@@ -126,7 +126,7 @@ def _draw_cell(axes: Axes, left: float, row: int, rate: float, counts: tuple[int
     color = SUCCESS_COLORS(rate)
     axes.add_patch(Rectangle(**box, fc=color))
     luminance = float(np.dot(color[:3], (0.299, 0.587, 0.114)))
-    ink = INK if luminance > 0.43 else "white"
+    ink = INK if luminance > 0.52 else "white"
     centre: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axes.text(left + 0.5, row + 0.42, f"{100 * rate:.0f}", fontsize=13, fontweight="bold", **centre)
     axes.text(left + 0.5, row + 0.76, f"{counts[0]}/{counts[1]}", fontsize=7, alpha=0.85, **centre)
