@@ -82,7 +82,7 @@ class TrainConfig:
     policy: str
     """Preset or checkpoint directory of the base policy."""
     episodes_per_task: int
-    """Training episodes of a stage; the last iteration may run over by a few."""
+    """Training episodes of a stage; its last iteration runs to its end, so a few more."""
     method: str = "sequential"
     """Continual-learning method."""
     method_settings: dict[str, Any] = field(default_factory=dict)
