@@ -235,10 +235,33 @@ def test_a_mistake_is_one_line_with_code_2(
 def test_a_number_of_episodes_is_above_zero(
     episodes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["evaluate", "--policy", "p", "--suite", "s", "--episodes", episodes])
-    assert exit_info.value.code == 2
-    assert "--episodes" in capsys.readouterr().err
+    code, _, err = run(capsys, "evaluate", "--policy", "p", "--suite", "s", "--episodes", episodes)
+    assert code == 2
+    assert "--episodes" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lst",), "'lst' (choose from"),
+        (("lst",), "Did you mean 'list'?"),
+        (("list", "suits"), "Did you mean 'suites'?"),
+        (("show", "polcy", "tiny"), "Did you mean 'policy'?"),
+        (("evaluate",), "the following arguments are required: --policy, --suite; see vla-crl ev"),
+        (
+            ("collect", "--suite", "s", "--episodes", "1", "--output", "o", "--seed", "-1"),
+            "'-1' is not a whole number, 0 or above",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("vla-crl: error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_evaluate_prints_rows_and_keeps_stdout_clean(
@@ -304,7 +327,7 @@ def test_an_output_below_a_file_is_an_error(
     flags = ("--policy", "tiny", "--suite", "kitchen", "--output", "mine/a.mp4")
     code, _, err = run(capsys, "rollout", *flags)
     assert code == 2
-    assert "--output mine/a.mp4: cannot make mine" in err
+    assert "--output mine/a.mp4: cannot write to mine" in err
 
 
 def test_rollout_passes_policy_suite_tasks_and_output(

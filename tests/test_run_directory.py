@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 from dataclasses import dataclass, replace
@@ -174,3 +175,14 @@ def test_json_files_end_with_a_newline(tmp_path: Path) -> None:
     text = create(tmp_path / "run").config_file.read_text()
     assert text.endswith("}\n")
     json.loads(text)
+
+
+@dataclasses.dataclass
+class Rates:
+    learning_rate: float
+
+
+def test_a_setting_that_is_not_finite_leaves_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match="a setting is not a finite number"):
+        RunDirectory.create(tmp_path / "run", Rates(float("inf")), seed=0, command=[])
+    assert not (tmp_path / "run").exists()

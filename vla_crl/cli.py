@@ -10,15 +10,26 @@ import difflib
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vla_crl import __version__, commands
 from vla_crl.commands import Options, Rows
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake as `main` reports all others: in one line, with the nearest choice."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        close = wrong and difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), n=1)
+        hint = f". Did you mean '{close[0]}'?" if close else f"; see {self.prog} --help"
+        raise ConfigError(f"{self.prog}: {message}{hint}")
 
 
 class _RecipeHelp(argparse.Action):
@@ -33,7 +44,7 @@ class _RecipeHelp(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vla-crl", description="Train and benchmark robot policies that keep learning."
     )
     parser.add_argument("--version", action="version", version=f"vla-crl {__version__}")
@@ -67,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--suite", required=True)
     command.add_argument("--episodes", type=_positive, required=True, help="over all tasks")
     command.add_argument("--output", type=Path, required=True, help="a file that does not exist")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_not_negative, default=0)
 
     command = add("pretrain", commands.pretrain)
     _add_recipe(command)
@@ -215,6 +226,12 @@ def _unknown_argument(options: Options, argument: str) -> ConfigError:
     close = difflib.get_close_matches(argument.partition("=")[0], flags, n=1)
     hint = f"Did you mean {close[0]}?" if close else f"See vla-crl {options.command} --help."
     return ConfigError(f"vla-crl {options.command}: unknown argument '{argument}'. {hint}")
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or above")
+    return int(text)
 
 
 def _positive(text: str) -> int:

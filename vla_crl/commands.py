@@ -7,6 +7,7 @@ modules are imported where they are used, so that `--help` and typos answer at o
 import argparse
 import dataclasses
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -241,8 +242,12 @@ def _require_new(path: Path, flag: str) -> None:
         raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
-        raise ConfigError(f"{flag} {path}: cannot make {path.parent} ({error.strerror})") from error
+        raise ConfigError(
+            f"{flag} {path}: cannot write to {path.parent} ({error.strerror})"
+        ) from error
 
 
 def load_recipe(command: str, recipe: str, overrides: Sequence[str]) -> Any:

@@ -54,11 +54,14 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     Raises:
         ConfigError: Unknown or missing key, wrong type, or a range that the class rejects.
     """
+    if not isinstance(cast(Any, mapping), Mapping):
+        raise ConfigError(f"{where}: got {mapping!r}, expected settings of {config_class.__name__}")
     fields = {field.name: field for field in dataclasses.fields(cast(Any, config_class))}
     for key in mapping:
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(fields)}."
+            known = ", ".join(fields) or "none"
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {known}."
             raise ConfigError(f"{where}: unknown key '{key}' in {config_class.__name__}. {hint}")
     for name, field in fields.items():
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2

@@ -78,6 +78,6 @@ def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
         slot, step, dim = bad[0]
         raise SpecError(
             f"actions[{slot}, {step}, {dim}] is {actions[slot, step, dim]}; "
-            "every action must be a finite number in [-1, 1]"
+            "every action must be a finite number (beyond [-1, 1] it is clipped)"
         )
     return np.clip(actions, -1.0, 1.0)

@@ -64,9 +64,12 @@ class PretrainConfig:
             raise ConfigError(f"question_fraction = {self.question_fraction}, expected in [0, 1)")
         if self.target_success is not None and not 0.0 < self.target_success <= 1.0:
             raise ConfigError(f"target_success = {self.target_success}, expected in (0, 1]")
-        for name in ("check_every", "num_check_episodes"):
+        least_one = ("num_episodes", "num_eval_episodes", "check_every", "num_check_episodes")
+        for name in (*least_one, "num_torch_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}, expected at least 0")
 
 
 def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class RunDirectory:
                 "Continue it with --resume or choose another --run-dir."
             )
         run = cls(path)
+        try:  # before anything is written
+            json.dumps(to_mapping(config), allow_nan=False)
+        except ValueError as error:
+            raise ConfigError(f"{path}: a setting is not a finite number") from error
         for folder in (run.path, run.checkpoints, run.videos, run.plots):
             folder.mkdir(parents=True, exist_ok=True)
         save_json(describe_run(seed, command), run.versions_file)

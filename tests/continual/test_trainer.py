@@ -189,3 +189,57 @@ def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
     wilder = dataclasses.replace(config, exploration=exploration)
     flow = Trainer(wilder, RunDirectory(tmp_path / "h")).policy.config.flow
     assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"episodes_per_task": 2},
+            "at least 2 episodes and the first 1 train the value",
+        ),
+        (
+            {"video_episodes": 500},
+            "video_episodes is 500, but suite 'tabletop_object' has 200",
+        ),
+        (
+            {"evaluation": EvaluationConfig(num_episodes=201)},
+            "evaluation.num_episodes is 201, but suite 'tabletop_object' has 200 test states",
+        ),
+        (
+            {"evaluation": EvaluationConfig(num_sampled_episodes=500)},
+            "evaluation.num_sampled_episodes is 500, but",
+        ),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
+    config, tmp_path, changes, message
+):
+    with pytest.raises(ConfigError, match=message):
+        Trainer(dataclasses.replace(config, **changes), RunDirectory(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "changes", "message"),
+    [
+        (TrainConfig, {"seed": -1}, "seed is -1, expected at least 0"),
+        (TrainConfig, {"num_torch_threads": 0}, "num_torch_threads is 0, expected at least 1"),
+        (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
+        (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),
+        (EvaluationConfig, {"num_episodes": 0}, "evaluation.num_episodes is 0, expected at"),
+        (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes is -1, expected"),
+    ],
+)
+def test_settings_out_of_range_are_refused(config_class, changes, message):
+    required = {"suite": "s", "policy": "p", "episodes_per_task": 1}
+    with pytest.raises(ConfigError, match=message):
+        config_class(**(required if config_class is TrainConfig else {}), **changes)
+
+
+def test_a_checkpoint_of_a_run_is_a_policy(finished, config):
+    policy = load_policy(finished.checkpoint(2))
+    again = load_policy(config.policy)
+    load_adapter(again, finished.checkpoint(2))
+    states = policy.state_dict(), again.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])

@@ -58,7 +58,7 @@ def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
     policy, base = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(rank=2))
     randomize_adapters(policy)
-    save_adapter(policy, tmp_path)
+    save_adapter(policy, tmp_path, "tiny")
     load_adapter(base, tmp_path)
     assert torch.equal(actions(base, observation), actions(policy, observation))
 
@@ -80,11 +80,10 @@ def test_unknown_preset_names_the_known_ones():
         load_policy("tinny")
 
 
-@pytest.mark.parametrize("name", [POLICY_FILE, MODEL_FILE])
-def test_missing_file_is_named(policy, tmp_path, name):
+def test_missing_weights_are_named(policy, tmp_path):
     save_policy(policy, tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(CheckpointError, match=f"{name} is missing; copy the whole"):
+    (tmp_path / MODEL_FILE).unlink()
+    with pytest.raises(CheckpointError, match=f"{MODEL_FILE} is missing; copy the whole"):
         load_policy(tmp_path)
 
 
@@ -130,11 +129,52 @@ def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
     add_lora(other, LoRAConfig(site="expert"))
-    save_adapter(policy, tmp_path)
+    save_adapter(policy, tmp_path, "tiny")
     with pytest.raises(CheckpointError, match="does not fit the policy.*site='expert'"):
         load_adapter(other, tmp_path)
 
 
 def test_saving_an_adapter_needs_adapters(policy, tmp_path):
     with pytest.raises(CheckpointError, match="has no adapters; use save_policy"):
-        save_adapter(policy, tmp_path)
+        save_adapter(policy, tmp_path, "tiny")
+
+
+def test_adapters_of_a_run_load_with_the_base_policy_they_name(policy, observation, tmp_path):
+    save_policy(policy, tmp_path / "base")
+    add_lora(policy, LoRAConfig(rank=2))
+    randomize_adapters(policy)
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
+    loaded = load_policy(tmp_path / "stage_1")
+    assert loaded.lora == policy.lora
+    assert torch.equal(actions(loaded, observation), actions(policy, observation))
+
+
+def test_adapters_of_other_weights_are_refused(make_policy, tmp_path):
+    policy, other = make_policy(), make_policy()
+    save_policy(other, tmp_path / "base")
+    add_lora(policy, LoRAConfig(rank=2))
+    with torch.no_grad():
+        next(parameter for parameter in policy.parameters()).add_(1.0)
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
+    with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
+        load_policy(tmp_path / "stage_1")
+
+
+def test_a_folder_without_a_checkpoint_says_what_to_name(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint.* RUN/checkpoints/stage_1"):
+        load_policy(tmp_path)
+
+
+def test_weights_that_are_a_folder_are_refused(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    (tmp_path / MODEL_FILE).unlink()
+    (tmp_path / MODEL_FILE).mkdir()
+    with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
+        load_policy(tmp_path)
+
+
+def test_settings_that_are_no_settings_are_refused(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    edit_record(tmp_path, config=None)
+    with pytest.raises(CheckpointError, match="got None, expected settings of PolicyConfig"):
+        load_policy(tmp_path)

@@ -294,3 +294,11 @@ def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observat
 def test_exploration_without_noise_is_refused(policy):
     with pytest.raises(ConfigError, match="noise_level must be > 0, got 0.0"):
         policy.set_exploration(noise_level=0.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_words", "num_action_bins", "num_position_bins", "num_objects", "value_width"]
+)
+def test_a_size_below_one_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} = 0, expected at least 1"):
+        replace(PolicyConfig(vocabulary=("cube",)), **{name: 0})

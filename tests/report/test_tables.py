@@ -115,7 +115,7 @@ def test_a_single_seed_is_shown_without_an_error_bar(make_run: MakeRun, tmp_path
 
 
 def test_a_metric_that_one_run_lacks_has_no_mean(make_run: MakeRun, tmp_path: Path) -> None:
-    paths = [make_run(tmp_path / "done"), make_run(tmp_path / "going", num_stages=2)]
+    paths = [make_run(tmp_path / "done"), make_run(tmp_path / "going", num_stages=2, seed=1)]
     summary = summarize_runs(paths)
     assert summary.values["avg"] == (pytest.approx(0.87667, abs=1e-5), None)
     assert summary.summaries["avg"] is None
@@ -126,7 +126,7 @@ def test_a_metric_that_one_run_lacks_has_no_mean(make_run: MakeRun, tmp_path: Pa
 
 
 def test_runs_in_different_orders_have_no_common_matrix(make_run: MakeRun, tmp_path: Path) -> None:
-    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other")
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other", seed=1)
     text = (other / "matrix.csv").read_text()
     text = text.replace("red_cube_in_basket", "SWAP").replace(
         "blue_cylinder_in_basket", "red_cube_in_basket"
@@ -138,7 +138,7 @@ def test_runs_in_different_orders_have_no_common_matrix(make_run: MakeRun, tmp_p
 
 
 def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Path) -> None:
-    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other")
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other", seed=1)
     with pytest.raises(ConfigError, match="no run given"):
         summarize_runs([])
     matrix = (other / "matrix.csv").read_text()
@@ -148,3 +148,26 @@ def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Pat
     (other / "matrix.csv").unlink()
     with pytest.raises(ConfigError, match=r"other: no matrix\.csv, no results yet"):
         summarize_runs([first, other])
+
+
+def test_only_runs_that_differ_in_their_seed_are_averaged(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match=r"seeds \[0, 1, 0\]: one is there twice"):
+        summarize_runs([first, other, first])
+    config = (other / "config.json").read_text()
+    (other / "config.json").write_text(config.replace("0.0003", "0.001"))
+    message = r"other: differs from .*first in ppo\.learning_rate; only runs that differ in their"
+    with pytest.raises(ConfigError, match=message):
+        summarize_runs([first, other])
+
+
+def test_the_interval_of_a_success_rate_stays_a_success_rate(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    paths = [
+        make_run(tmp_path / f"seed_{seed}", offset=offset, seed=seed)
+        for seed, offset in enumerate([-30, 0])
+    ]
+    assert "| 72.7 % ± 15.0 | 0.0 to 100.0 % |" in runs_markdown(summarize_runs(paths))

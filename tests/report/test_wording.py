@@ -8,6 +8,7 @@ from vla_crl.report.wording import (
     headline,
     metric_interval,
     metric_value,
+    points,
     stage_label,
     task_label,
     transfer_sentence,
@@ -101,3 +102,8 @@ def test_names_become_words() -> None:
     assert task_label("red_cube_in_basket") == "red cube in basket"
     assert stage_label(0, ["a_b"]) == "before training"
     assert stage_label(1, ["a_b"]) == "after stage 1: a b"
+
+
+def test_nothing_is_neither_gained_nor_lost() -> None:
+    assert points(-1e-9) == points(0.0) == "+0.0"
+    assert metric_interval("avg", -0.3, 1.2) == "0.0 to 100.0 %"

@@ -107,7 +107,7 @@ def test_faulty_actions_and_options_are_refused(env: TaskEnv, envs: SuiteVectorE
     env.reset(seed=0)
     with pytest.raises(SpecError, match=r"actions\[0, 0, 2\] is nan"):
         env.step(np.array([0, 0, np.nan, 0, 0, 0, 0]))
-    with pytest.raises(SpecError, match="actions: got shape .*6"):
+    with pytest.raises(SpecError, match=r"action: got shape \(6,\), expected \(7,\)"):
         env.step(np.zeros(6))
     with pytest.raises(SpecError, match=r"unknown options \['state'\], expected 'state_id'"):
         env.reset(options={"state": 1})
@@ -209,3 +209,10 @@ def test_batched_episodes_equal_gymnasiums_own_vector_env(suite: Suite, envs: Su
         ends += results[0][2] | results[0][3]
     assert ends.tolist() == [1, 1, 1]
     peer.close()
+
+
+@pytest.mark.parametrize("action", [np.zeros(6), 0.0, np.zeros((1, 7)), "up"])
+def test_an_action_of_the_wrong_shape_is_called_by_its_own_shape(env: TaskEnv, action: Any) -> None:
+    env.reset(seed=0)
+    with pytest.raises(SpecError, match=r"action: got shape \(.*\), expected \(7,\)"):
+        env.step(action)

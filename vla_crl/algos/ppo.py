@@ -4,6 +4,7 @@ The reinforcement gradient ends at the policy's context (knowledge insulation), 
 never runs the backbone: it re-evaluates the one stochastic flow step that was stored.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,13 +58,13 @@ class PPOConfig:
             + (("target_kl",) if self.target_kl is not None else ())
         )
         for name in positive:
-            self._check(name, getattr(self, name) > 0, "a number > 0")
+            self._check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
         for name in ("gamma", "gae_lambda"):
             self._check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
         for name in ("num_epochs", "minibatch_size"):
             self._check(name, getattr(self, name) >= 1, "an integer >= 1")
         for name in ("vf_coef", "value_warmup_iterations"):
-            self._check(name, getattr(self, name) >= 0, "a number >= 0")
+            self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         if not valid:

@@ -41,6 +41,27 @@ class EvaluationConfig:
     num_envs: int = 128
     """Environments stepped together."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("num_episodes", 1), ("num_sampled_episodes", 0), ("num_envs", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
+                )
+
+    def check_states(self, suite: Suite) -> None:
+        """Check that the suite has as many test states as are asked for.
+
+        Raises:
+            ConfigError: It has fewer.
+        """
+        for name in ("num_episodes", "num_sampled_episodes"):
+            if getattr(self, name) > len(suite.test_ids):
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, but suite '{suite.name}' has "
+                    f"{len(suite.test_ids)} test states"
+                )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationConfig:
@@ -61,7 +82,7 @@ class TrainConfig:
     policy: str
     """Preset or checkpoint directory of the base policy."""
     episodes_per_task: int
-    """Training episodes of a stage; the last iteration may run over by a few."""
+    """Training episodes of a stage; its last iteration runs to its end, so a few more."""
     method: str = "sequential"
     """Continual-learning method."""
     method_settings: dict[str, Any] = field(default_factory=dict)
@@ -86,6 +107,12 @@ class TrainConfig:
     """Success matrix."""
     video_episodes: int = 2
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("seed", 0), ("num_torch_threads", 1), ("video_episodes", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
     def stream(self, suite: Suite) -> TaskStream:
         """Resolve the stream against the suite.
@@ -123,6 +150,12 @@ class Trainer:
         self.config, self.run = config, run
         self.suite = load_suite(config.suite)
         self.stream = config.stream(self.suite)
+        config.evaluation.check_states(self.suite)
+        if config.video_episodes > len(self.suite.test_ids):
+            raise ConfigError(
+                f"video_episodes is {config.video_episodes}, but suite '{self.suite.name}' has "
+                f"{len(self.suite.test_ids)} test states"
+            )
         self.policy = load_policy(config.policy)
         self.policy.eval()
         self.policy.set_exploration(
@@ -136,8 +169,22 @@ class Trainer:
                 f"{config.lora}; make them equal"
             )
         check_loss_paths(self.policy, self.policy.config.insulation)
+        self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
+
+    def _check_budget(self) -> None:
+        """Refuse a budget that the warm-up of the value head would use up."""
+        config = self.config
+        chunks = -(-self.suite.config.horizon // self.policy.config.execution_horizon)
+        least = config.collector.num_envs * config.collector.num_chunks / chunks
+        if config.episodes_per_task <= least * config.ppo.value_warmup_iterations:
+            raise ConfigError(
+                f"episodes_per_task is {config.episodes_per_task}, but an iteration takes at least "
+                f"{least:.0f} episodes and the first {config.ppo.value_warmup_iterations} train "
+                "the value head alone, so the policy would not be trained; raise it, or lower "
+                "ppo.value_warmup_iterations, collector.num_envs or collector.num_chunks"
+            )
 
     def train(self, *, resume: bool) -> None:
         """Run all stages that are not done yet."""
@@ -226,7 +273,7 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder)
+        save_adapter(self.policy, folder, self.config.policy)
         wall_s = torch.tensor(self._wall_s, dtype=torch.float64)
         save_file(self.method.state_dict() | {"wall_s": wall_s}, folder / METHOD_FILE)
         if sampled:

@@ -1,9 +1,11 @@
 """Policies and adapters on disk: JSON for settings, safetensors for numbers, never pickle.
 
 A policy is a directory with `policy.json` (format, config with vocabulary, adapters, card) and
-`model.safetensors`; an adapter is one with `adapter.json` and `adapter.safetensors`.
+`model.safetensors`; an adapter is one with `adapter.json`, which names its base policy, and
+`adapter.safetensors`. A run keeps adapters.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -59,7 +61,8 @@ def build_policy(preset: str | Path) -> VLAPolicy:
 def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
-    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`.
+    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. A checkpoint of
+    a run (`checkpoints/stage_3`) holds adapters; its base policy is loaded first.
 
     Args:
         path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
@@ -77,6 +80,15 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
                 f"policy '{path_or_preset}' has no weights at {path}; make them with "
                 f"vla-crl pretrain RECIPE --output {path}"
             )
+    if (path / ADAPTER_FILE).is_file():
+        policy = load_policy(_read_record(path / ADAPTER_FILE, "base")["base"])
+        load_adapter(policy, path)
+        return policy.to(device)
+    if not (path / POLICY_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: no checkpoint, it has neither {POLICY_FILE} nor {ADAPTER_FILE}; of a run "
+            "name a stage, RUN/checkpoints/stage_1"
+        )
     record = _read_record(path / POLICY_FILE, "config", "lora", "card")
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
@@ -105,8 +117,13 @@ def read_card(directory: Path) -> dict[str, Any]:
     return _read_record(directory / POLICY_FILE, "card")["card"]
 
 
-def save_adapter(policy: VLAPolicy, directory: Path) -> None:
+def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
     """Write only the adapters and the value head.
+
+    Args:
+        policy: Has adapters.
+        directory: Made if missing.
+        base: Preset or checkpoint directory of the policy without them.
 
     Raises:
         CheckpointError: The policy has no adapters.
@@ -115,7 +132,14 @@ def save_adapter(policy: VLAPolicy, directory: Path) -> None:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
     directory.mkdir(parents=True, exist_ok=True)
     _save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
-    record = {"format": FORMAT, "lora": to_mapping(policy.lora)}
+    if Path(base).is_dir():
+        base = str(Path(base).resolve())
+    record = {
+        "format": FORMAT,
+        "lora": to_mapping(policy.lora),
+        "base": base,
+        "base_sha256": base_fingerprint(policy),
+    }
     save_json(record, directory / ADAPTER_FILE)
 
 
@@ -125,7 +149,12 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
     Raises:
         CheckpointError: A file is missing, truncated or does not fit the policy.
     """
-    record = _read_record(directory / ADAPTER_FILE, "lora")
+    record = _read_record(directory / ADAPTER_FILE, "lora", "base", "base_sha256")
+    if record["base_sha256"] != base_fingerprint(policy):
+        raise CheckpointError(
+            f"{directory}: its adapters were trained on other weights than those that "
+            f"'{record['base']}' has now; restore them"
+        )
     tensors = _load_tensors(directory / ADAPTER_MODEL_FILE)
     try:
         config = from_mapping(LoRAConfig, record["lora"], str(directory / ADAPTER_FILE))
@@ -136,6 +165,16 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
         load_adapter_state_dict(policy, tensors)
     except (ConfigError, SpecError) as error:
         raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
+
+
+def base_fingerprint(policy: VLAPolicy) -> str:
+    """Return a SHA-256 of the weights that adapters leave alone, the value head left out."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(policy.state_dict().items()):
+        if ".lora_" not in name and not name.startswith("value_head."):
+            digest.update(name.replace(".base_layer.", ".").encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -154,6 +193,8 @@ def _load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error})") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again"

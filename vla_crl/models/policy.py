@@ -90,6 +90,10 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        positive = ("max_words", "num_action_bins", "num_position_bins", "num_objects")
+        for name in (*positive, "value_width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
         if isinstance(self.insulation, float) and not 0.0 < self.insulation < 1.0:
             raise ConfigError(
                 f"insulation = {self.insulation}, expected 'full', 'none' or a number in (0, 1)"

@@ -126,7 +126,7 @@ def _draw_cell(axes: Axes, left: float, row: int, rate: float, counts: tuple[int
     color = SUCCESS_COLORS(rate)
     axes.add_patch(Rectangle(**box, fc=color))
     luminance = float(np.dot(color[:3], (0.299, 0.587, 0.114)))
-    ink = INK if luminance > 0.43 else "white"
+    ink = INK if luminance > 0.52 else "white"
     centre: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
     axes.text(left + 0.5, row + 0.42, f"{100 * rate:.0f}", fontsize=13, fontweight="bold", **centre)
     axes.text(left + 0.5, row + 0.76, f"{counts[0]}/{counts[1]}", fontsize=7, alpha=0.85, **centre)
@@ -249,6 +249,8 @@ def draw_diagnostics(record: RunRecord) -> Figure:
     panels = list(figure.subplots(num_rows, 2, sharex=True, squeeze=False).flat)
     for axes in panels:
         axes.set_visible(False)
+    for axes in panels[-2:]:
+        axes.set_xlabel("training episodes, stages shaded in turn")
     for axes, key in zip(panels, keys, strict=False):
         axes.set_visible(True)
         start = 0.0
@@ -258,8 +260,6 @@ def draw_diagnostics(record: RunRecord) -> Figure:
             axes.axvspan(start, episodes[-1], color=INK, alpha=0.035 * (stage % 2), lw=0)
             start = float(episodes[-1])
         axes.set_title(DIAGNOSTICS[key], color=INK)
-        axes.set_xlabel("training episodes, stages shaded in turn")
-        axes.label_outer()
         if key != "return":
             axes.set_ylim(bottom=0)
     return figure

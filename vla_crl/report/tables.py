@@ -1,6 +1,6 @@
 """Results as tables: for the terminal, for Markdown files, and over several seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,7 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     records = [RunRecord.read(path) for path in run_paths]
     if not records:
         raise ConfigError("summarize_runs: no run given; name at least one run directory")
+    _check_comparable(records)
     values: dict[str, tuple[float | None, ...]] = dict.fromkeys(METRICS, ())
     matrices: list[SuccessMatrix] = []
     for record in records:
@@ -196,6 +197,35 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     facts = tuple(dict(run_facts(record)) for record in records)
     names = tuple(record.name for record in records)
     return RunsSummary(names, values, summaries, facts, tuple(matrices))
+
+
+WITHOUT_EFFECT = ("num_torch_threads", "collector.num_threads", "video_episodes")
+"""Settings in which runs of one experiment may differ, besides the seed."""
+
+
+def _check_comparable(records: Sequence[RunRecord]) -> None:
+    """Refuse to average runs that differ in more than their seed."""
+    first, *others = [_flat(record.config) for record in records]
+    for record, settings in zip(records[1:], others, strict=True):
+        keys = {key for key in first | settings if first.get(key) != settings.get(key)}
+        if wrong := sorted(keys - {"seed", *WITHOUT_EFFECT}):
+            raise ConfigError(
+                f"{record.run.path}: differs from {records[0].run.path} in {', '.join(wrong)}; "
+                "only runs that differ in their seed can be averaged"
+            )
+    seeds = [record.config.get("seed") for record in records]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"runs of the seeds {seeds}: one is there twice; name each seed once")
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def runs_markdown(summary: RunsSummary) -> str:

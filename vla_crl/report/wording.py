@@ -20,7 +20,8 @@ def percent(fraction: float) -> str:
 
 def points(difference: float) -> str:
     """Write a difference of fractions in percentage points: 0.214 as "+21.4"."""
-    return f"{100 * difference:+.1f}".replace("-", "\N{MINUS SIGN}")
+    rounded = round(100 * difference, 1) + 0.0  # adding 0 makes a negative zero positive
+    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def metric_value(name: str, value: float | None) -> str:
@@ -36,7 +37,7 @@ def metric_interval(name: str, low: float | None, high: float | None) -> str:
         return MISSING
     if METRICS[name].is_difference:
         return f"{points(low)} to {points(high)}"
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f} %"
 
 
 def duration(seconds: float) -> str:

@@ -57,6 +57,8 @@ def evaluate_policy(
         ConfigError: An unknown task, or more episodes than states.
     """
     suite = load_suite(suite_name)
+    if tasks and len(set(tasks)) < len(tasks):
+        raise ConfigError(f"evaluate: a task is named twice: {', '.join(tasks)}")
     ids = suite.test_ids if states == "test" else suite.train_ids
     if not 1 <= num_episodes <= len(ids):
         raise ConfigError(

@@ -95,6 +95,8 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         Raises:
             SpecError: An action of the wrong shape or not finite, or the episode is over.
         """
+        if np.shape(action) != (ACTION_DIM,):
+            raise SpecError(f"action: got shape {np.shape(action)}, expected ({ACTION_DIM},)")
         result = self._robots.sim.step_chunk(np.asarray(action)[None, None])
         success = bool(result.success[0])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])

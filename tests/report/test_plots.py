@@ -1,0 +1,30 @@
+"""Figures have what it takes to read them."""
+
+from pathlib import Path
+
+from vla_crl.report.plots import DIAGNOSTICS, draw_diagnostics, write_plots
+from vla_crl.report.run_record import RunRecord
+
+
+def test_every_panel_of_the_diagnostics_has_numbers_at_its_own_axis(run_path: Path) -> None:
+    record = RunRecord.read(run_path)
+    figure = draw_diagnostics(record)
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    titles = [title for key, title in DIAGNOSTICS.items() if key in record.iterations[0]]
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in panels] == titles
+    for axes in panels:
+        assert any(label.get_text() for label in axes.get_yticklabels() if label.get_visible())
+    assert [bool(axes.get_xlabel()) for axes in panels] == [False] * (len(titles) - 2) + [True] * 2
+
+
+def test_figures_appear_in_the_order_in_which_to_show_them(run_path: Path) -> None:
+    paths = write_plots(RunRecord.read(run_path))
+    assert list(paths) == [
+        "success_matrix",
+        "retention",
+        "success_matrix_sampled",
+        "learning_curves",
+        "diagnostics",
+    ]
+    assert all(path.stat().st_size > 1000 for path in paths.values())
