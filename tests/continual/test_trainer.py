@@ -23,7 +23,9 @@ from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")
-WALL_CLOCK = {"steps_per_s", "collect_s", "update_s", "wall_s"}
+WALL_CLOCK = {"steps_per_s", "wall_s"} | {
+    f"{part}_s" for part in ("collect", "render", "policy", "physics", "update")
+}
 
 
 @pytest.fixture(scope="module")
