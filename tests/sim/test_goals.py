@@ -139,14 +139,13 @@ def test_on_measures_from_the_lowest_point_of_a_turned_thing(
     thing: str, turn: tuple[float, float, float]
 ) -> None:
     rotation = Rotation.from_rotvec(turn)
-    SHARED.put(thing, (0.3, 0.0, 0.5), rotation)
-    SHARED.put("block", (0.3, 0.0, 0.02))
+    SHARED.put(thing, (0.0, -0.3, 0.5), rotation)
     model, data = SHARED.model, SHARED.data
-    geoms = [model.body_geomadr[SHARED.bodies[name]] for name in (thing, "block")]
+    geoms = [model.body_geomadr[SHARED.bodies[name]] for name in (thing, "bin")]
     gap = mujoco.mj_geomDistance(model, data, geoms[0], geoms[1], 1.0, None)
     for clearance, expected in [(0.003, True), (0.006, False)]:
-        SHARED.put(thing, (0.3, 0.0, 0.5 - gap + clearance), rotation)
-        assert SHARED.holds("on", thing, "block") == expected
+        SHARED.put(thing, (0.0, -0.3, 0.5 - gap + clearance), rotation)
+        assert SHARED.holds("on", thing, "bin") == expected
     SHARED.put(thing, (0.0, 0.3, 0.02))
 
 

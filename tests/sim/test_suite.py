@@ -73,8 +73,10 @@ def test_indices_are_positions_in_the_file(suite: Suite):
 
 
 def test_an_unknown_suite_names_the_nearest_one():
-    with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean 'tabletop_obj"):
-        load_suite("tabletop")
+    with pytest.raises(
+        ConfigError, match="unknown suite 'tabletop_obj'. Did you mean 'tabletop_object"
+    ):
+        load_suite("tabletop_obj")
 
 
 def test_an_unknown_task_names_the_nearest_one(suite: Suite):
@@ -100,15 +102,19 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ("green_cube_in_tray", "red_cube_in_basket", "task names must be unique.*red_cube_in_bas"),
         ('body = "basket"', 'body = "arm_base"', "'arm_base' is fixed to the scene, expected a fr"),
         ('cube", "tray"]', 'cube", "grip"]', "unknown region 'grip'.*Known: basket, tray"),
-        ('body = "tray"', 'body = "tray"\non_at = 1.0', "joint, on_at and off_at belong together"),
         (
             'body = "tray"',
-            'body = "tray"\njoint = "joint1"\non_at = 1.0\noff_at = 1.0',
+            'body = "tray"\non_at = 1.0',
+            "joint, handle, on_at, off_at belong together",
+        ),
+        (
+            'body = "tray"',
+            'body = "tray"\njoint = "joint1"\nhandle = "tray"\non_at = 1.0\noff_at = 1.0',
             "thing 'tray': on_at and off_at are both 1.0",
         ),
         (
             'body = "tray"',
-            'body = "tray"\njoint = "joint_1"\non_at = 1.0\noff_at = 0.0',
+            'body = "tray"\njoint = "joint_1"\nhandle = "tray"\non_at = 1.0\noff_at = 0.0',
             "unknown joint 'joint_1'. Did you mean 'joint1'",
         ),
         ("2.2267522, ", "", "arm.rest_joints_rad has 6 numbers, expected 7, one per joint"),
