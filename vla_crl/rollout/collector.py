@@ -89,7 +89,7 @@ class Collector:
         with torch.no_grad():
             context = policy.encode(sim.observe())
             chunk = policy.act(context, deterministic=True)
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.storage = RolloutStorage(
             config.num_chunks, sim.num_slots, context=context, chunk=chunk
         )

@@ -207,7 +207,9 @@ class VectorSim:
         outcome = state.outcome[rows]
         success = outcome == SUCCESS
         for k in np.flatnonzero(outcome == DIVERGED):
-            self.divergences.append(self._diagnose(rows[k], before[k], controller[k], checked[k]))
+            self.divergences.append(
+                self._diagnose(int(rows[k]), int(before[k]), controller[k], checked[k])
+            )
         return ChunkResult(
             reward=success.astype(np.float32),
             success=success,

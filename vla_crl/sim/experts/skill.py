@@ -27,8 +27,10 @@ class Skill(Protocol):
     (DAgger-like relabelling).
     """
 
-    named: tuple[int, int]
-    """Indices of the things that the predicate names: what is moved, and where to (or NOTHING)."""
+    @property
+    def named(self) -> tuple[int, int]:
+        """Indices of the things that the predicate names: what is moved, where to (or NOTHING)."""
+        ...
 
     def command(self, slots: np.ndarray) -> Command:
         """Return what to do next in each of `slots`."""
