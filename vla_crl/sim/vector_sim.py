@@ -225,11 +225,8 @@ class VectorSim:
         The images of all slots are one buffer, which the next call for all slots overwrites.
         """
         rows = self._rows(slots)
-        images = (
-            self._images
-            if slots is None
-            else np.empty((len(rows), *self._images.shape[1:]), np.uint8)
-        )
+        shape = (len(rows), *self._images.shape[1:])
+        images = self._images if slots is None else np.empty(shape, np.uint8)
         self.render(self._renderer, rows, images)
         return Observation(images, self._proprioception(rows), self._instructions(rows))
 
