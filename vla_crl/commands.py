@@ -225,15 +225,13 @@ def doctor(options: Options) -> Rows:
 
 
 def _describe_suite(name: str) -> dict[str, Any]:
-    path = catalog.suite_path(name)
     from vla_crl.sim.suite import load_suite
 
-    fields = ("name", "instruction", "split")
+    suite, fields = load_suite(name), ("name", "instruction", "split")
     tasks = [
-        {"suite": name} | {field: getattr(task, field) for field in fields}
-        for task in load_suite(name).tasks
+        {"suite": name} | {field: getattr(task, field) for field in fields} for task in suite.tasks
     ]
-    return {"name": name, "description": catalog.description(path / "suite.toml"), "tasks": tasks}
+    return {"name": name, "description": suite.description, "tasks": tasks}
 
 
 def _require_new(path: Path, flag: str) -> None:

@@ -58,6 +58,28 @@ class Observation:
         return self
 
 
+@dataclass(frozen=True)
+class ChunkResult:
+    """What a chunk of actions led to, one row per stepped slot.
+
+    Attributes:
+        reward: [B] float32, 1 when the task succeeded within the chunk, else 0.
+        success: [B] bool.
+        terminated: [B] bool, success or diverged physics (a failure): no future to bootstrap.
+        truncated: [B] bool, time limit without success.
+        num_steps: [B] control steps really taken.
+        diverged: [B] bool, physics blew up; counts as a failure. The slot then stays as it was
+            before the chunk, so that what is observed and stored remains finite.
+    """
+
+    reward: np.ndarray
+    success: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    num_steps: np.ndarray
+    diverged: np.ndarray
+
+
 def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
     """Check a batch of action chunks and return it clipped to [-1, 1] as float64.
 

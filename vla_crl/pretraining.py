@@ -92,10 +92,10 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     suite, started = load_suite(config.suite), perf_counter()
     torch.manual_seed(config.seed)
     policy = build_policy(config.policy)
-    if policy.config.num_objects != len(suite.config.things):
+    if policy.config.num_objects != len(suite.things):
         raise ConfigError(
             f"policy '{config.policy}': num_objects = {policy.config.num_objects}, but suite "
-            f"'{suite.name}' has {len(suite.config.things)} things"
+            f"'{suite.name}' has {len(suite.things)} things"
         )
     demonstrations = collect_demonstrations(
         config.suite, config.num_episodes, seed=config.seed, perturbation=config.perturbation
@@ -213,7 +213,7 @@ class BatchSampler:
         self._rng = np.random.default_rng(config.seed)
         self._horizon = policy.config.action_horizon
         commands = [task.instruction for task in suite.tasks]
-        questions = [f"where is the {thing.name}" for thing in suite.config.things]
+        questions = [f"where is the {thing}" for thing in suite.things]
         self._num_commands = len(commands)
         self._token_ids, self._word_mask = policy.tokenizer.encode(commands + questions)
 

@@ -45,20 +45,20 @@ def bench_render(
         One record per size.
     """
     loaded = load_suite(suite)
-    num_worlds = max(1, num_frames // len(loaded.config.cameras))
+    num_worlds = max(1, num_frames // len(loaded.cameras))
     states = _settled_states(loaded, num_worlds)
     return [_bench_size(loaded, states, size, num_peer_frames, num_repeats) for size in sizes]
 
 
 def _settled_states(suite: Suite, num_worlds: int) -> list[mujoco.MjData]:
     """Return the suite's initial states with all poses computed, at most 64 different ones."""
-    initial = initial_states(suite)
+    initial, model = initial_states(suite.scenes[0]), suite.scenes[0].model
     states = []
     for state_id in range(min(64, num_worlds, len(initial.qpos))):
-        data = mujoco.MjData(suite.model)
+        data = mujoco.MjData(model)
         data.qpos[:] = initial.qpos[state_id]
         data.mocap_pos[:] = initial.mocap_pos[state_id]
-        mujoco.mj_forward(suite.model, data)
+        mujoco.mj_forward(model, data)
         states.append(data)
     return [states[world % len(states)] for world in range(num_worlds)]
 
@@ -66,8 +66,8 @@ def _settled_states(suite: Suite, num_worlds: int) -> list[mujoco.MjData]:
 def _bench_size(
     suite: Suite, states: list[mujoco.MjData], size: int, num_peer_frames: int, num_repeats: int
 ) -> BenchRecord:
-    cameras = suite.config.cameras
-    renderer = BatchRenderer(suite.model, cameras, size, size, num_threads=num_cores())
+    cameras, model = suite.cameras, suite.scenes[0].model
+    renderer = BatchRenderer(model, cameras, size, size, num_threads=num_cores())
     poses = _stacked_poses(states)
     images = renderer.render(*poses)  # also compiles, or loads from the disk
     num_frames = images.shape[0] * images.shape[1]
@@ -77,7 +77,7 @@ def _bench_size(
         renderer.render(*poses, out=images)
         return num_frames / (time.perf_counter() - start)
 
-    with mujoco.Renderer(suite.model, size, size) as peer:
+    with mujoco.Renderer(model, size, size) as peer:
         frame = np.empty((size, size, 3), np.uint8)
 
         def peer_rate() -> float:

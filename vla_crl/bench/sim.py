@@ -97,12 +97,12 @@ def _replay(
     num_threads: int,
 ) -> Callable[[], int]:
     """Return what lets MuJoCo follow the recorded actuator commands, counting control steps."""
-    model = suite.model
+    model, num_substeps = suite.scenes[0].model, suite.scenes[0].num_substeps
     datas = [mujoco.MjData(model) for _ in range(num_threads)]
     start = _part(model, initial, START_SPEC)
     warmstart = _part(model, initial, int(mujoco.mjtState.mjSTATE_WARMSTART))
     inputs = np.array([_part(model, state, INPUT_SPEC) for state in (initial, *states)])
-    fraction = np.arange(1, suite.num_substeps + 1)[:, None] / suite.num_substeps
+    fraction = np.arange(1, num_substeps + 1)[:, None] / num_substeps
     ramps = inputs[:-1, :, None] + fraction * np.diff(inputs, axis=0)[:, :, None]
     control = np.concatenate(ramps, axis=1)  # [N, T * substeps, commands and fixtures]
     models, num_steps = [model] * len(control), control.shape[1]
@@ -128,7 +128,8 @@ def _part(model: mujoco.MjModel, states: np.ndarray, spec: int) -> np.ndarray:
 def _start(sim: VectorSim) -> None:
     slots = np.arange(sim.num_slots)
     ids = np.resize(sim.suite.train_ids, sim.num_slots)
-    sim.reset(slots, tasks=slots % len(sim.suite.tasks), state_ids=ids)
+    tasks = np.flatnonzero(sim.suite.scene_of_task == 0)  # one model, as the peer has
+    sim.reset(slots, tasks=np.resize(tasks, sim.num_slots), state_ids=ids)
 
 
 def _record_expert(sim: VectorSim, num_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -176,7 +176,7 @@ class Trainer:
     def _check_budget(self) -> None:
         """Refuse a budget that the warm-up of the value head would use up."""
         config = self.config
-        chunks = -(-self.suite.config.horizon // self.policy.config.execution_horizon)
+        chunks = -(-self.suite.horizon // self.policy.config.execution_horizon)
         least = config.collector.num_envs * config.collector.num_chunks / chunks
         if config.episodes_per_task <= least * config.ppo.value_warmup_iterations:
             raise ConfigError(

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.vector_sim import VectorSim, make_renderers
 
 PIXELS = 256
 """Height and width of a picture."""
@@ -30,9 +29,8 @@ def write_contact_sheet(suite_name: str, path: Path) -> None:
     sim = VectorSim(suite, num_tasks)
     slots = np.arange(num_tasks)
     sim.reset(slots, tasks=slots, state_ids=np.resize(suite.test_ids, num_tasks))
-    renderer = BatchRenderer(suite.model, suite.config.cameras[:1], PIXELS, PIXELS)
     images = np.empty((num_tasks, 1, PIXELS, PIXELS, 3), np.uint8)
-    sim.render(renderer, slots, images)
+    sim.render(make_renderers(suite, suite.cameras[:1], PIXELS), slots, images)
     sim.close()
     num_columns = min(NUM_COLUMNS, num_tasks)
     num_rows = -(-num_tasks // num_columns)

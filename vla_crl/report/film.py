@@ -11,9 +11,8 @@ import torch
 from vla_crl.errors import ConfigError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.report.video import GridVideo
-from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.vector_sim import VectorSim, make_renderers
 
 Renderer = Literal["own", "mujoco"]
 PIXELS = 256
@@ -62,7 +61,7 @@ def record_rollouts(
     )
     draw = _DRAWERS[renderer](sim)
     outcomes: list[bool | None] = [None] * sim.num_slots
-    captions = [suite.tasks[task].instruction for task in tile_tasks]
+    captions = sim.instructions()
     running = slots
     with (
         torch.no_grad(),
@@ -71,7 +70,7 @@ def record_rollouts(
             captions,
             title=title,
             num_columns=_num_columns(len(captions)),
-            fps=round(suite.config.control_hz),
+            fps=round(suite.control_hz),
         ) as video,
     ):
         while len(running):
@@ -98,26 +97,28 @@ def _num_columns(num_tiles: int) -> int:
 
 
 def _own_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
-    renderer = BatchRenderer(sim.suite.model, [sim.suite.config.film_camera], PIXELS, PIXELS)
+    renderers = make_renderers(sim.suite, [sim.suite.film_camera], PIXELS)
     frames = np.empty((sim.num_slots, 1, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:
-        sim.render(renderer, np.arange(sim.num_slots), frames)
+        sim.render(renderers, np.arange(sim.num_slots), frames)
         return frames[:, 0]
 
     return draw
 
 
 def _mujoco_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
-    model, camera = sim.suite.model, sim.suite.config.film_camera
-    renderer, data = mujoco.Renderer(model, PIXELS, PIXELS), mujoco.MjData(model)
+    models, camera = [scene.model for scene in sim.suite.scenes], sim.suite.film_camera
+    renderers = [mujoco.Renderer(model, PIXELS, PIXELS) for model in models]
+    datas = [mujoco.MjData(model) for model in models]
+    scenes = sim.suite.scene_of_task[sim.tasks]
     frames = np.empty((sim.num_slots, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:
-        for slot in range(sim.num_slots):
-            sim.write_data(slot, data)
-            renderer.update_scene(data, camera)
-            renderer.render(out=frames[slot])
+        for slot, scene in enumerate(scenes):
+            sim.write_data(slot, datas[scene])
+            renderers[scene].update_scene(datas[scene], camera)
+            renderers[scene].render(out=frames[slot])
         return frames
 
     return draw

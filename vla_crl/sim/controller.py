@@ -43,7 +43,7 @@ def row_size(chain: Chain) -> int:
 
 
 @njit(nogil=True)
-def command(controller, row, action, measured_position):
+def command(controller, row, action, measured_position, base_shift):
     """Advance one controller row by one action.
 
     Deltas accumulate on the *commanded* pose, not on the measured one: a tracking error then does
@@ -54,6 +54,7 @@ def command(controller, row, action, measured_position):
         row: Commanded pose, joints and finger; updated in place.
         action: [7] in [-1, 1]; see `vla_crl.contracts.ACTION_DIM`. Gripper 0 holds.
         measured_position: [3] of the grip site, m, world.
+        base_shift: [3] displacement of the robot from where the chain says it stands, m, world.
     """
     for i in range(3):
         lead = row[i] + controller.max_step_m * action[i]
@@ -66,7 +67,7 @@ def command(controller, row, action, measured_position):
     rotation[:] = product
     joints = row[12:-1]
     previous = joints.copy()
-    inverse(controller.chain, joints, row[0:3], rotation, 2)
+    inverse(controller.chain, joints, row[0:3] - base_shift, rotation, 2)
     for j in range(joints.shape[0]):
         joints[j] = min(
             max(joints[j], previous[j] - MAX_JOINT_STEP_RAD), previous[j] + MAX_JOINT_STEP_RAD

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
+import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.stepping import STATE_SPEC
 
 if TYPE_CHECKING:
     from vla_crl.sim.vector_sim import VectorSim
@@ -28,6 +30,7 @@ class Divergence:
         speed: That velocity, m/s or rad/s.
         physics: [state] before the chunk, packed as in `VectorSim.get_states`.
         controller: [R] likewise.
+        pending: [L, 7] actions that had not taken effect yet, likewise.
         actions: [K, 7] the chunk.
     """
 
@@ -39,6 +42,7 @@ class Divergence:
     speed: float
     physics: np.ndarray
     controller: np.ndarray
+    pending: np.ndarray
     actions: np.ndarray
 
     def __str__(self) -> str:
@@ -89,15 +93,16 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
             f"'{suite.name}'"
         )
     task = suite.task_index(divergence.task)
-    states = sim.get_states()
-    if divergence.physics.shape != states["physics"].shape[1:]:
+    expected = mujoco.mj_stateSize(suite.scenes[suite.tasks[task].scene].model, STATE_SPEC)
+    if len(divergence.physics) != expected:
         raise SpecError(
             f"replay: a state of {len(divergence.physics)} numbers, but the scene has "
-            f"{states['physics'].shape[1]}; it has changed since"
+            f"{expected}; it has changed since"
         )
     sim.reset([0], tasks=[task], state_ids=[divergence.state_id])
     states = sim.get_states()
-    for name in ("physics", "controller", "num_steps"):
+    states["physics"][0, :expected] = divergence.physics
+    for name in ("controller", "pending", "num_steps"):
         states[name][0] = getattr(divergence, name)
     sim.set_states(states)
     return bool(sim.step_chunk(divergence.actions[None], [0]).diverged[0])

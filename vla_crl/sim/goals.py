@@ -121,7 +121,7 @@ class Articulation(NamedTuple):
 
 
 def compile_goals(
-    goals: Sequence[Goal],
+    goals: Sequence[Goal | None],
     model: mujoco.MjModel,
     bodies: Mapping[str, int],
     joints: Mapping[str, Articulation],
@@ -129,12 +129,12 @@ def compile_goals(
     """Turn goals into arrays.
 
     Args:
-        goals: One a task, checked by `parse_goal`.
+        goals: One a task, checked by `parse_goal`; None for tasks of other scenes.
         model: The scene.
         bodies: Body id of each thing.
         joints: Of the things that have one.
     """
-    programs = [list(_program(goal, model, bodies, joints)) for goal in goals]
+    programs = [list(_program(goal, model, bodies, joints)) if goal else [] for goal in goals]
     longest = max(len(program) for program in programs)
     ids, numbers = np.zeros((len(goals), longest, 4), np.int64), np.zeros((len(goals), longest, 2))
     for task, program in enumerate(programs):

@@ -6,6 +6,9 @@ import numpy as np
 
 from vla_crl.sim.vector_sim import VectorSim
 
+NEAR_M = 0.01
+"""Least depth of what counts as visible."""
+
 
 @dataclass(frozen=True)
 class Grounding:
@@ -28,15 +31,15 @@ def ground(sim: VectorSim, slots: np.ndarray) -> Grounding:
     A pinhole camera looks along -z with x right and y up; with focal length f in image heights,
     u = 1/2 + f x / -z, v = 1/2 - f y / -z and f = 1 / (2 tan(fovy / 2)).
     """
-    model = sim.suite.model
-    cameras = [model.camera(name).id for name in sim.suite.config.cameras]
     position, rotation = sim.camera_poses(slots)
-    offset = sim.thing_positions(slots)[:, None] - position[:, cameras, None]
-    local = np.einsum("bcij,bcti->bctj", rotation[:, cameras], offset)
+    offset = sim.thing_positions(slots)[:, None] - position[:, :, None]
+    local = np.einsum("bcij,bcti->bctj", rotation, offset)
     depth = -local[..., 2]
-    focal = 0.5 / np.tan(np.deg2rad(model.cam_fovy[cameras]) / 2)
-    in_front = depth > model.vis.map.znear
-    scale = focal[:, None] / np.where(in_front, depth, 1.0)
+    scenes, tasks = sim.suite.scenes, sim.tasks[slots]
+    fovy = [[s.model.camera(name).fovy[0] for name in sim.suite.cameras] for s in scenes]
+    focal = (0.5 / np.tan(np.deg2rad(fovy) / 2))[sim.suite.scene_of_task[tasks]]  # [B, C]
+    in_front = depth > NEAR_M  # not so where a scene lacks the thing: NaN
+    scale = focal[..., None] / np.where(in_front, depth, 1.0)
     uv = np.stack([0.5 + scale * local[..., 0], 0.5 - scale * local[..., 1]], axis=-1)
     visible = in_front & np.all((uv >= 0.0) & (uv < 1.0), axis=-1)
     return Grounding(np.where(visible[..., None], uv, 0.0).astype(np.float32), visible)

@@ -22,12 +22,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites, suite_path
-from vla_crl.config import read_toml
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
 from vla_crl.errors import SpecError
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.suite import Suite, load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.suite import Suite, load_suite, task_names
+from vla_crl.sim.vector_sim import VectorSim, make_renderers
 
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
@@ -39,7 +38,7 @@ STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
 
 def observation_space(suite: Suite, image_size: int) -> spaces.Dict:
     """Return the space of one robot's images, state and instruction."""
-    shape = (len(suite.config.cameras), image_size, image_size, 3)
+    shape = (len(suite.cameras), image_size, image_size, 3)
     text = string.ascii_letters + string.digits + string.punctuation + " "
     return spaces.Dict(
         images=spaces.Box(0, 255, shape, np.uint8),
@@ -235,7 +234,7 @@ class _Robots:
         self.suite = load_suite(suite)
         self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
         self.sim = VectorSim(self.suite, len(tasks), num_threads=num_threads, image_size=image_size)
-        self._renderer: BatchRenderer | None = None
+        self._renderers: tuple[BatchRenderer, ...] = ()
 
     def reset(
         self,
@@ -256,17 +255,15 @@ class _Robots:
         return self.sim.observe(range(self.sim.num_slots))  # named slots: images of its own
 
     def frames(self) -> np.ndarray:
-        if self._renderer is None:
-            self._renderer = BatchRenderer(
-                self.suite.model, self.suite.config.cameras[:1], RENDER_PIXELS, RENDER_PIXELS
-            )
+        if not self._renderers:
+            self._renderers = make_renderers(self.suite, self.suite.cameras[:1], RENDER_PIXELS)
         images = np.empty((self.sim.num_slots, 1, RENDER_PIXELS, RENDER_PIXELS, 3), np.uint8)
-        self.sim.render(self._renderer, np.arange(self.sim.num_slots), images)
+        self.sim.render(self._renderers, np.arange(self.sim.num_slots), images)
         return images[:, 0]
 
 
 def _metadata(suite: Suite) -> dict[str, Any]:
-    return {"render_modes": ["rgb_array"], "render_fps": round(suite.config.control_hz)}
+    return {"render_modes": ["rgb_array"], "render_fps": round(suite.control_hz)}
 
 
 def make_task_vector_env(suite: str, task: str, **kwargs: Any) -> SuiteVectorEnv:
@@ -282,12 +279,12 @@ def register_envs() -> None:
             vector_entry_point=f"{__name__}:SuiteVectorEnv",
             kwargs={"suite": suite},
         )
-        for task in read_toml(suite_path(suite) / "suite.toml")["tasks"]:
+        for task in task_names(suite_path(suite) / "suite.toml"):
             gymnasium.register(
-                f"vla_crl/{suite}.{task['name']}-v0",
+                f"vla_crl/{suite}.{task}-v0",
                 entry_point=f"{__name__}:TaskEnv",
                 vector_entry_point=f"{__name__}:make_task_vector_env",
-                kwargs={"suite": suite, "task": task["name"]},
+                kwargs={"suite": suite, "task": task},
             )
 
 

@@ -1,4 +1,4 @@
-"""Initial states: one enumerable scene per id, the same for every task of a suite."""
+"""Initial states: one enumerable layout per id, the same for every task of a scene."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from numba import njit
 from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
 from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.scene import Scene
 from vla_crl.sim.source_version import source_version
-from vla_crl.sim.suite import Suite
 
 FIRST_TEST_SEED = 1_000_000
 """Test states have random streams of their own, so they stay when training states are added."""
@@ -21,7 +21,7 @@ GRIP_DOWN = np.diag([1.0, -1.0, -1.0])
 
 
 class InitialStates(NamedTuple):
-    """All initial states of a suite, indexed by id.
+    """All initial states of a scene, indexed by id.
 
     Attributes:
         qpos: [ids, nq].
@@ -35,28 +35,28 @@ class InitialStates(NamedTuple):
 
 
 @lru_cache
-def initial_states(suite: Suite) -> InitialStates:
-    """Compute the initial states of a suite; every id has its own random stream.
+def initial_states(scene: Scene) -> InitialStates:
+    """Compute the initial states of a scene; every id has its own random stream.
 
     Raises:
         ConfigError: The layout leaves no room for the objects.
     """
-    model, layout = suite.model, suite.config.layout
-    chain = chain_of(model, suite.config.arm)
-    num_states = suite.test_ids.stop
-    free = [b for b in suite.thing_bodies if model.body_dofnum[b] == 6]
-    mocap = [b for b in suite.thing_bodies if model.body_mocapid[b] >= 0]
+    model, layout = scene.model, scene.config.layout
+    chain = chain_of(model, scene.config.arm)
+    num_train = scene.config.num_train_states
+    num_states = num_train + scene.config.num_test_states
+    free = [b for b in scene.bodies.values() if model.body_dofnum[b] == 6]
+    mocap = [b for b in scene.bodies.values() if model.body_mocapid[b] >= 0]
     positions = np.empty((num_states, len(free), 2))
     yaws = np.empty((num_states, len(free)))
     fixtures = np.empty((num_states, len(mocap), 2))
     grips = np.empty((num_states, 3))
-    num_train = len(suite.train_ids)
     seeds = np.arange(num_states)
     seeds[num_train:] += FIRST_TEST_SEED - num_train
-    sampled = _sample(layout_arrays(suite), seeds, positions, yaws, fixtures, grips)
+    sampled = _sample(layout_arrays(scene), seeds, positions, yaws, fixtures, grips)
     if not sampled:
         raise ConfigError(
-            f"suite '{suite.name}': found no room for {len(free)} objects at least "
+            f"scene '{scene.config.scene}': found no room for {len(free)} objects at least "
             f"{layout.free_distance_m} m apart; enlarge free_low_m..free_high_m "
             "or lower free_distance_m"
         )
@@ -75,8 +75,8 @@ def initial_states(suite: Suite) -> InitialStates:
     controller[:, POSITION], controller[:, ROTATION] = grips, GRIP_DOWN.ravel()
     controller[:, JOINTS], controller[:, -1] = chain.rest_rad, FINGER_OPEN_M
     _solve_postures(chain, controller)
-    joints = [model.joint(name).qposadr[0] for name in suite.config.arm.joints]
-    fingers = [model.joint(name).qposadr[0] for name in suite.config.arm.fingers]
+    joints = [model.joint(name).qposadr[0] for name in scene.config.arm.joints]
+    fingers = [model.joint(name).qposadr[0] for name in scene.config.arm.fingers]
     qpos[:, joints], qpos[:, fingers] = controller[:, JOINTS], FINGER_OPEN_M
     return InitialStates(qpos, mocap_pos, controller)
 
@@ -95,11 +95,11 @@ class LayoutArrays(NamedTuple):
     grip_high: np.ndarray
 
 
-def layout_arrays(suite: Suite) -> LayoutArrays:
-    """Convert the suite's layout for compiled code."""
-    layout, model = suite.config.layout, suite.model
-    free = [t for t in suite.config.things if model.body(t.body).dofnum[0] == 6]
-    fixtures = [t for t in suite.config.things if model.body(t.body).mocapid[0] >= 0]
+def layout_arrays(scene: Scene) -> LayoutArrays:
+    """Convert the scene's layout for compiled code."""
+    layout, model = scene.config.layout, scene.model
+    free = [t for t in scene.things if model.body(t.body).dofnum[0] == 6]
+    fixtures = [t for t in scene.things if model.body(t.body).mocapid[0] >= 0]
     return LayoutArrays(
         np.array([thing.low_m or layout.free_low_m for thing in free]),
         np.array([thing.high_m or layout.free_high_m for thing in free]),

@@ -32,3 +32,11 @@ def axis_angle_from_matrix(matrices: np.ndarray) -> np.ndarray:
     angle = 2.0 * np.arctan2(sine, quat[..., :1])
     scale = np.where(sine > 1e-9, angle / np.maximum(sine, 1e-9), 2.0)
     return quat[..., 1:] * scale
+
+
+def matrix_from_axis_angle(axis_angle: np.ndarray) -> np.ndarray:
+    """Convert one axis-angle vector [3] (rad) to a rotation matrix [3, 3] (Rodrigues' formula)."""
+    angle = np.linalg.norm(axis_angle)
+    x, y, z = axis_angle / max(angle, 1e-300)
+    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross

@@ -1,14 +1,17 @@
 """The compiled inner loop: control, physics, predicates and poses of a block of slots."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
+from vla_crl.contracts import ACTION_DIM
 from vla_crl.sim.controller import Controller, command, row_size
-from vla_crl.sim.kinematics import chain_of
+from vla_crl.sim.kinematics import chain_of, multiply
+from vla_crl.sim.mechanics import Mechanics, Objects, mechanics_of, vary
 from vla_crl.sim.mujoco_c import (
     as_double_pointer,
     mj_camera_light,
@@ -20,6 +23,7 @@ from vla_crl.sim.mujoco_c import (
 from vla_crl.sim.predicates import Goals, Poses, goal_reached
 from vla_crl.sim.source_version import source_version
 from vla_crl.sim.suite import Suite
+from vla_crl.sim.variation import MAX_LATENCY
 
 STATE_SPEC = int(
     mujoco.mjtState.mjSTATE_TIME
@@ -40,7 +44,7 @@ MAX_SPEED = 200.0
 
 
 class World(NamedTuple):
-    """Constants of one suite for the kernel.
+    """Constants of one scene for the kernel.
 
     Attributes:
         controller: End-effector interface.
@@ -50,7 +54,11 @@ class World(NamedTuple):
         num_substeps: Physics steps in a control step.
         horizon: Control steps in an episode.
         goals: Success condition of every task.
-        num_velocities: Degrees of freedom.
+        sizes: What the model has how much of.
+        mechanics: The model's numbers as they are in the file.
+        objects: The things with a free joint.
+        base: Body that carries the arm.
+        varied_cameras: [cameras] bool, those that a variation displaces.
     """
 
     controller: Controller
@@ -60,11 +68,27 @@ class World(NamedTuple):
     num_substeps: int
     horizon: int
     goals: Goals
-    num_velocities: int
+    sizes: "Sizes"
+    mechanics: Mechanics
+    objects: Objects
+    base: int
+    varied_cameras: np.ndarray
+
+
+class Sizes(NamedTuple):
+    """Numbers of positions, velocities, actuators, bodies, sites, geoms, cameras of a model."""
+
+    nq: int
+    nv: int
+    nu: int
+    nbody: int
+    nsite: int
+    ngeom: int
+    ncam: int
 
 
 class Slots(NamedTuple):
-    """Everything that differs between slots, one row each.
+    """Everything that differs between slots, one row each; as wide as the largest scene needs.
 
     Attributes:
         physics: [N, state] packed by STATE_SPEC.
@@ -80,6 +104,13 @@ class Slots(NamedTuple):
         camera_pos: [N, cameras, 3].
         camera_mat: [N, cameras, 9].
         qpos: [N, nq].
+        camera_shift: [N, 3] m, in the frames of the varied cameras.
+        camera_turn: [N, 9] rotation in those frames.
+        base_shift: [N, 3] m, world.
+        mass_gain: [N, objects].
+        friction_gain: [N].
+        latency: [N] control steps.
+        pending: [N, MAX_LATENCY, 7] actions that have not taken effect yet.
     """
 
     physics: np.ndarray
@@ -95,44 +126,60 @@ class Slots(NamedTuple):
     camera_pos: np.ndarray
     camera_mat: np.ndarray
     qpos: np.ndarray
+    camera_shift: np.ndarray
+    camera_turn: np.ndarray
+    base_shift: np.ndarray
+    mass_gain: np.ndarray
+    friction_gain: np.ndarray
+    latency: np.ndarray
+    pending: np.ndarray
 
 
 class Scratch(NamedTuple):
-    """One thread's MjData, as integer addresses.
+    """One thread's MjModel and MjData of one scene, as integer addresses.
 
     Attributes:
         model: Address of the mjModel.
         data: Address of the mjData.
         arrays: Addresses of ctrl, qpos, qvel, xpos, site_xpos, site_xmat, geom_xpos, geom_xmat,
             cam_xpos, cam_xmat.
+        mechanics: Views into the mjModel.
     """
 
     model: np.uintp
     data: np.uintp
     arrays: np.ndarray
+    mechanics: Mechanics
 
 
-def scratch_of(model: mujoco.MjModel, data: mujoco.MjData) -> Scratch:
-    """Collect the addresses of `data`; the caller keeps model and data alive."""
+def scratch_of(model: mujoco.MjModel) -> tuple[Scratch, mujoco.MjModel, mujoco.MjData]:
+    """Copy a model and make data for it; the caller keeps both alive as long as the scratch."""
+    model = copy(model)
+    data = mujoco.MjData(model)
     arrays = (
         data.ctrl, data.qpos, data.qvel, data.xpos, data.site_xpos, data.site_xmat,
         data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat,
     )  # fmt: skip
-    return Scratch(
+    scratch = Scratch(
         np.uintp(model._address),
         np.uintp(data._address),
         np.array([array.ctypes.data for array in arrays], dtype=np.uintp),
+        mechanics_of(model),
     )
+    return scratch, model, data
 
 
-def world_of(suite: Suite) -> World:
-    """Collect the constants of a suite."""
-    model, arm = suite.model, suite.config.arm
+def world_of(suite: Suite, index: int) -> World:
+    """Collect the constants of one of a suite's scenes."""
+    scene = suite.scenes[index]
+    model, arm = scene.model, scene.config.arm
     joint_actuator = {int(model.actuator_trnid[i, 0]): i for i in range(model.nu)}
 
     def actuators(names: Sequence[str]) -> np.ndarray:
         return np.array([joint_actuator[model.joint(name).id] for name in names])
 
+    objects = np.array([b for b in scene.bodies.values() if model.body_dofnum[b] == 6], np.int64)
+    cameras = [model.camera(name).id for name in suite.cameras]
     return World(
         controller=Controller(
             chain_of(model, arm),
@@ -144,30 +191,47 @@ def world_of(suite: Suite) -> World:
         arm_actuators=actuators(arm.joints),
         finger_actuators=actuators(arm.fingers),
         grip_site=model.site(arm.grip_site).id,
-        num_substeps=suite.num_substeps,
-        horizon=suite.config.horizon,
-        goals=suite.compile(suite.goals),
-        num_velocities=model.nv,
+        num_substeps=scene.num_substeps,
+        horizon=scene.config.horizon,
+        goals=suite.goals_of(index),
+        sizes=Sizes(*(int(getattr(model, name)) for name in Sizes._fields)),
+        mechanics=Mechanics(*(array.copy() for array in mechanics_of(model))),
+        objects=Objects(objects, model.body_dofadr[objects].astype(np.int64)),
+        base=model.body(arm.base).id,
+        varied_cameras=np.isin(np.arange(model.ncam), cameras) & (model.cam_bodyid == 0),
     )
 
 
-def allocate_slots(model: mujoco.MjModel, world: World, num_slots: int) -> Slots:
-    """Allocate slots; their content is zero."""
-    state_size = mujoco.mj_stateSize(model, STATE_SPEC)
+def allocate_slots(suite: Suite, worlds: Sequence[World], num_slots: int) -> Slots:
+    """Allocate slots as wide as the widest scene; nothing varies, all else is zero."""
+    size = Sizes(*(max(sizes) for sizes in zip(*(w.sizes for w in worlds), strict=True)))
+    states = (mujoco.mj_stateSize(scene.model, STATE_SPEC) for scene in suite.scenes)
+    rows = max(row_size(world.controller.chain) for world in worlds)
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros((num_slots, *shape))
+
     return Slots(
-        physics=np.zeros((num_slots, state_size)),
-        controller=np.zeros((num_slots, row_size(world.controller.chain))),
+        physics=zeros(max(states)),
+        controller=zeros(rows),
         task=np.zeros(num_slots, np.int64),
         num_steps=np.zeros(num_slots, np.int64),
         outcome=np.zeros(num_slots, np.int64),
-        body_pos=np.zeros((num_slots, model.nbody, 3)),
-        site_pos=np.zeros((num_slots, model.nsite, 3)),
-        site_mat=np.zeros((num_slots, model.nsite, 9)),
-        geom_pos=np.zeros((num_slots, model.ngeom, 3)),
-        geom_mat=np.zeros((num_slots, model.ngeom, 9)),
-        camera_pos=np.zeros((num_slots, model.ncam, 3)),
-        camera_mat=np.zeros((num_slots, model.ncam, 9)),
-        qpos=np.zeros((num_slots, model.nq)),
+        body_pos=zeros(size.nbody, 3),
+        site_pos=zeros(size.nsite, 3),
+        site_mat=zeros(size.nsite, 9),
+        geom_pos=zeros(size.ngeom, 3),
+        geom_mat=zeros(size.ngeom, 9),
+        camera_pos=zeros(size.ncam, 3),
+        camera_mat=zeros(size.ncam, 9),
+        qpos=zeros(size.nq),
+        camera_shift=zeros(3),
+        camera_turn=zeros(9) + np.eye(3).ravel(),
+        base_shift=zeros(3),
+        mass_gain=zeros(max(len(world.objects.body) for world in worlds)) + 1.0,
+        friction_gain=zeros() + 1.0,
+        latency=np.zeros(num_slots, np.int64),
+        pending=zeros(MAX_LATENCY, ACTION_DIM),
     )
 
 
@@ -177,18 +241,39 @@ def _view(address, shape):
 
 
 @njit(nogil=True)
-def _publish(scratch, slots, row):
+def _enter(world, scratch, slots, row):
+    """Put a slot's mechanics and physics state into the thread's model and data."""
+    vary(
+        world.mechanics, scratch.mechanics, world.objects, world.base,
+        slots.base_shift[row], slots.mass_gain[row], slots.friction_gain[row],
+    )  # fmt: skip
+    mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+
+
+@njit(nogil=True)
+def _publish(world, scratch, slots, row):
     """Refresh the poses of the current state and copy them into the slot's row."""
     mj_kinematics(scratch.model, scratch.data)
     mj_camera_light(scratch.model, scratch.data)
-    slots.qpos[row] = _view(scratch.arrays[1], slots.qpos.shape[1:])
-    slots.body_pos[row] = _view(scratch.arrays[3], slots.body_pos.shape[1:])
-    slots.site_pos[row] = _view(scratch.arrays[4], slots.site_pos.shape[1:])
-    slots.site_mat[row] = _view(scratch.arrays[5], slots.site_mat.shape[1:])
-    slots.geom_pos[row] = _view(scratch.arrays[6], slots.geom_pos.shape[1:])
-    slots.geom_mat[row] = _view(scratch.arrays[7], slots.geom_mat.shape[1:])
-    slots.camera_pos[row] = _view(scratch.arrays[8], slots.camera_pos.shape[1:])
-    slots.camera_mat[row] = _view(scratch.arrays[9], slots.camera_mat.shape[1:])
+    size = world.sizes
+    slots.qpos[row, : size.nq] = _view(scratch.arrays[1], (size.nq,))
+    slots.body_pos[row, : size.nbody] = _view(scratch.arrays[3], (size.nbody, 3))
+    slots.site_pos[row, : size.nsite] = _view(scratch.arrays[4], (size.nsite, 3))
+    slots.site_mat[row, : size.nsite] = _view(scratch.arrays[5], (size.nsite, 9))
+    slots.geom_pos[row, : size.ngeom] = _view(scratch.arrays[6], (size.ngeom, 3))
+    slots.geom_mat[row, : size.ngeom] = _view(scratch.arrays[7], (size.ngeom, 9))
+    slots.camera_pos[row, : size.ncam] = _view(scratch.arrays[8], (size.ncam, 3))
+    slots.camera_mat[row, : size.ncam] = _view(scratch.arrays[9], (size.ncam, 9))
+    turned = np.empty((3, 3))
+    for camera in range(size.ncam):
+        if world.varied_cameras[camera]:  # p + R s, R T
+            rotation = slots.camera_mat[row, camera].reshape((3, 3))
+            for i in range(3):
+                for j in range(3):
+                    shift = rotation[i, j] * slots.camera_shift[row, j]
+                    slots.camera_pos[row, camera, i] += shift
+            multiply(rotation, slots.camera_turn[row].reshape((3, 3)), turned)
+            rotation[:] = turned
 
 
 @njit(nogil=True)
@@ -200,12 +285,12 @@ def _healthy(velocities):
 
 
 @njit(nogil=True)
-def _control_step(world, scratch, row, action, grip):
+def _control_step(world, scratch, row, action, grip, base_shift):
     """Advance one controller row and run the physics under it, joints moving linearly."""
-    ctrl = _view(scratch.arrays[0], (world.arm_actuators.shape[0] + 2,))
+    ctrl = _view(scratch.arrays[0], (world.sizes.nu,))
     num_arm = world.arm_actuators.shape[0]
     previous = row[12:].copy()
-    command(world.controller, row, action, grip)
+    command(world.controller, row, action, grip, base_shift)
     for substep in range(world.num_substeps):
         fraction = (substep + 1) / world.num_substeps
         for j in range(num_arm):
@@ -221,21 +306,23 @@ def _control_step(world, scratch, row, action, grip):
 @njit(nogil=True)
 def _step_slot(world, scratch, slots, row, actions):
     """Run a chunk of actions [K, 7] until it ends, succeeds, times out or diverges."""
-    qvel = _view(scratch.arrays[2], (world.num_velocities,))
-    site_pos = _view(scratch.arrays[4], slots.site_pos.shape[1:])
+    size = world.sizes
+    qvel = _view(scratch.arrays[2], (size.nv,))
+    site_pos = _view(scratch.arrays[4], (size.nsite, 3))
     poses = Poses(
-        _view(scratch.arrays[3], slots.body_pos.shape[1:]),
+        _view(scratch.arrays[3], (size.nbody, 3)),
         site_pos,
-        _view(scratch.arrays[5], slots.site_mat.shape[1:]),
-        _view(scratch.arrays[6], slots.geom_pos.shape[1:]),
-        _view(scratch.arrays[7], slots.geom_mat.shape[1:]),
-        _view(scratch.arrays[1], slots.qpos.shape[1:]),
+        _view(scratch.arrays[5], (size.nsite, 9)),
+        _view(scratch.arrays[6], (size.ngeom, 3)),
+        _view(scratch.arrays[7], (size.ngeom, 9)),
+        _view(scratch.arrays[1], (size.nq,)),
         site_pos[world.grip_site],
     )
     grip = slots.site_pos[row, world.grip_site].copy()
-    mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+    _enter(world, scratch, slots, row)
     for action in actions:
-        _control_step(world, scratch, slots.controller[row], action, grip)
+        acting = _delayed(slots, row, action)
+        _control_step(world, scratch, slots.controller[row], acting, grip, slots.base_shift[row])
         grip[:] = site_pos[world.grip_site]
         slots.num_steps[row] += 1
         if not _healthy(qvel):
@@ -248,28 +335,39 @@ def _step_slot(world, scratch, slots, row, actions):
             break
     if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
         mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-        _publish(scratch, slots, row)
+        _publish(world, scratch, slots, row)
+
+
+@njit(nogil=True)
+def _delayed(slots, row, action):
+    """Return the action of `latency` steps ago, at first zero: stand still, gripper as it is."""
+    if slots.latency[row] == 0:
+        return action
+    ring = slots.pending[row, slots.num_steps[row] % slots.latency[row]]
+    earlier = ring.copy()
+    ring[:] = action
+    return earlier
 
 
 def _make_entry_points(version):
     """Return the functions that Python calls, the only ones cached (see `source_version`)."""
 
     @njit(nogil=True, cache=True)
-    def refresh_slots(scratch, slots, rows):
+    def refresh_slots(world, scratch, slots, rows):
         """Recompute the published poses of `rows` [B] from their physics state."""
         _ = version
         for row in rows:
-            mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-            _publish(scratch, slots, row)
+            _enter(world, scratch, slots, row)
+            _publish(world, scratch, slots, row)
 
     @njit(nogil=True, cache=True)
     def step_slots(world, scratch, slots, rows, actions):
         """Run chunks of actions; the content of `scratch` on entry does not matter.
 
         Args:
-            world: Constants of the suite.
-            scratch: MjData to compute in.
-            slots: All slots; only `rows` are touched.
+            world: Constants of the scene.
+            scratch: Model and data of that scene, to compute in.
+            slots: All slots; only `rows`, which are in that scene, are touched.
             rows: [B] slot indices.
             actions: [N, K, 7] finite, in [-1, 1], indexed by slot.
         """

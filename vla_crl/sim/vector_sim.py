@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import SimpleQueue
 
 import mujoco
 import numpy as np
 
-from vla_crl.contracts import ACTION_DIM, Observation, check_actions
+from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.layout import initial_states
+from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.predicates import Goals
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
+from vla_crl.sim.senses import add_image_noise, add_state_noise
 from vla_crl.sim.stepping import (
     DIVERGED,
     RUNNING,
@@ -30,31 +30,10 @@ from vla_crl.sim.stepping import (
     world_of,
 )
 from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.variation import VariationConfig
 
 BLOCK_SLOTS = 8
 """Slots a thread takes at a time: small enough to balance load, large enough to hide dispatch."""
-
-
-@dataclass(frozen=True)
-class ChunkResult:
-    """What a chunk of actions led to, one row per stepped slot.
-
-    Attributes:
-        reward: [B] float32, 1 when the task succeeded within the chunk, else 0.
-        success: [B] bool.
-        terminated: [B] bool, success or diverged physics (a failure): no future to bootstrap.
-        truncated: [B] bool, time limit without success.
-        num_steps: [B] control steps really taken.
-        diverged: [B] bool, physics blew up; counts as a failure. The slot then stays as it was
-            before the chunk, so that what is observed and stored remains finite.
-    """
-
-    reward: np.ndarray
-    success: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    num_steps: np.ndarray
-    diverged: np.ndarray
 
 
 class VectorSim:
@@ -62,7 +41,8 @@ class VectorSim:
 
     A slot is a row of plain arrays (physics state, controller, poses); the few MjData in use belong
     to threads. So an episode depends only on (task, initial state id, actions): not on the slot,
-    the number of slots or the number of threads. Slots may hold different tasks.
+    the number of slots or the number of threads. Slots may hold different tasks, also such of
+    different scenes.
 
         sim = VectorSim(load_suite("tabletop_object"), num_slots=64)
         sim.reset(range(64), tasks=[0] * 64, state_ids=range(64))
@@ -74,8 +54,9 @@ class VectorSim:
     """
 
     def __init__(
-        self, suite: Suite, num_slots: int, *, num_threads: int = 2, image_size: int = 64
-    ) -> None:
+        self, suite: Suite, num_slots: int, *, num_threads: int = 2, image_size: int = 64,
+        variation: VariationConfig | None = None,
+    ) -> None:  # fmt: skip
         """Allocate the slots; they must be reset before use.
 
         Args:
@@ -83,6 +64,7 @@ class VectorSim:
             num_slots: N.
             num_threads: Threads for physics and rendering.
             image_size: Height and width of each camera image, pixels.
+            variation: Of all tasks that have none of their own.
 
         Raises:
             ConfigError: A count is not positive.
@@ -96,24 +78,23 @@ class VectorSim:
                 raise ConfigError(f"VectorSim: {name} is {value}, expected at least 1")
         self.suite = suite
         self.num_slots = num_slots
-        self._world = world_of(suite)
-        self._slots = allocate_slots(suite.model, self._world, num_slots)
-        self._initial = initial_states(suite)
-        self._start_qpos = suite.start_qpos()
-        self._state_id = np.full(num_slots, -1)
-        self._finger_qpos = [
-            suite.model.joint(name).qposadr[0] for name in suite.config.arm.fingers
-        ]
-        self._renderer = BatchRenderer(suite.model, suite.config.cameras, image_size, image_size)
+        self._worlds = [world_of(suite, index) for index in range(len(suite.scenes))]
+        self._slots = allocate_slots(suite, self._worlds, num_slots)
+        self._episodes = Episodes(suite, self._worlds, self._slots, variation)
+        self._renderers = make_renderers(suite, suite.cameras, image_size)
         self._pool = ThreadPoolExecutor(num_threads)
-        self._datas = [mujoco.MjData(suite.model) for _ in range(num_threads)]
-        self._scratch: SimpleQueue[Scratch] = SimpleQueue()
-        for data in self._datas:
-            self._scratch.put(scratch_of(suite.model, data))
+        self._scratch: list[SimpleQueue[Scratch]] = []
+        self._memory: list[tuple[mujoco.MjModel, mujoco.MjData]] = []
+        for scene in suite.scenes:
+            self._scratch.append(SimpleQueue())
+            for _ in range(num_threads):
+                scratch, model, data = scratch_of(scene.model)
+                self._scratch[-1].put(scratch)
+                self._memory.append((model, data))
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._images = np.empty(
-            (num_slots, len(suite.config.cameras), image_size, image_size, 3), np.uint8
+            (num_slots, len(suite.cameras), image_size, image_size, 3), np.uint8
         )
 
     def close(self) -> None:
@@ -128,7 +109,7 @@ class VectorSim:
     @property
     def state_ids(self) -> np.ndarray:
         """[N] initial state id of each slot's episode; -1 before the first reset."""
-        return self._state_id.copy()
+        return self._episodes.state_id.copy()
 
     def reset(
         self, slots: Sequence[int] | np.ndarray, *, tasks: Sequence[int] | np.ndarray,
@@ -154,28 +135,9 @@ class VectorSim:
             )
         _check_range("VectorSim.reset: slot", rows, self.num_slots)
         _check_range("VectorSim.reset: task", task, len(self.suite.tasks))
-        _check_range("VectorSim.reset: state id", ids, len(self._initial.qpos))
-        model, state = self.suite.model, self._slots
-        nq, nv, nu = model.nq, model.nv, model.nu
-        state.physics[rows] = 0.0  # time, qpos, qvel, act, warmstart, ctrl, mocap pos, mocap quat
-        start_qpos = self._start_qpos[task]
-        initial_qpos = self._initial.qpos[ids]
-        state.physics[rows, 1 : 1 + nq] = np.where(np.isnan(start_qpos), initial_qpos, start_qpos)
-        state.controller[rows] = self._initial.controller[ids]
-        start = 1 + nq + nv + model.na + nv
-        ctrl = np.empty((len(rows), nu))
-        ctrl[:, self._world.arm_actuators] = self._initial.controller[ids, 12:-1]
-        ctrl[:, self._world.finger_actuators] = self._initial.controller[ids, -1:]
-        state.physics[rows, start : start + nu] = ctrl
-        start += nu
-        end = start + 3 * model.nmocap
-        state.physics[rows, start:end] = self._initial.mocap_pos[ids].reshape(
-            len(rows), 3 * model.nmocap
-        )
-        state.physics[rows, end:] = np.tile([1.0, 0.0, 0.0, 0.0], model.nmocap)
-        state.task[rows], state.num_steps[rows], state.outcome[rows] = task, 0, RUNNING
-        self._state_id[rows] = ids
-        self._run(lambda scratch, block: refresh_slots(scratch, state, block), rows)
+        _check_range("VectorSim.reset: state id", ids, self.suite.test_ids.stop)
+        self._episodes.begin(rows, task, ids)
+        self._run(refresh_slots, rows)
 
     def step_chunk(
         self, actions: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
@@ -192,7 +154,7 @@ class VectorSim:
         rows = self._rows(slots)
         checked = check_actions(actions, len(rows))
         state = self._slots
-        over = rows[(state.outcome[rows] != RUNNING) | (self._state_id[rows] < 0)]
+        over = rows[(state.outcome[rows] != RUNNING) | (self._episodes.state_id[rows] < 0)]
         if len(over):
             raise SpecError(
                 f"VectorSim.step_chunk: slots {over[:5].tolist()} have no running episode; "
@@ -200,22 +162,21 @@ class VectorSim:
             )
         by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
         by_slot[rows] = checked
-        before, controller = state.num_steps[rows].copy(), state.controller[rows].copy()
-        self._run(
-            lambda scratch, block: step_slots(self._world, scratch, state, block, by_slot), rows
-        )
+        names = ("num_steps", "controller", "pending")
+        before = {name: getattr(state, name)[rows].copy() for name in names}
+        self._run(step_slots, rows, by_slot)
         outcome = state.outcome[rows]
         success = outcome == SUCCESS
         for k in np.flatnonzero(outcome == DIVERGED):
             self.divergences.append(
-                self._diagnose(int(rows[k]), int(before[k]), controller[k], checked[k])
+                self._diagnose(int(rows[k]), {n: v[k] for n, v in before.items()}, checked[k])
             )
         return ChunkResult(
             reward=success.astype(np.float32),
             success=success,
             terminated=success | (outcome == DIVERGED),
             truncated=outcome == TIME_LIMIT,
-            num_steps=state.num_steps[rows] - before,
+            num_steps=state.num_steps[rows] - before["num_steps"],
             diverged=outcome == DIVERGED,
         )
 
@@ -227,73 +188,107 @@ class VectorSim:
         rows = self._rows(slots)
         shape = (len(rows), *self._images.shape[1:])
         images = self._images if slots is None else np.empty(shape, np.uint8)
-        self.render(self._renderer, rows, images)
-        return Observation(images, self._proprioception(rows), self._instructions(rows))
+        self.render(self._renderers, rows, images)
+        state, episodes = self._proprioception(rows), self._episodes
+        noise = (episodes.noise_key[rows], self._slots.num_steps[rows])
+        add_image_noise(images, episodes.image_noise[rows], *noise)
+        add_state_noise(state, episodes.state_noise[rows], *noise)
+        return Observation(images, state, self.instructions(rows))
 
-    def render(self, renderer: BatchRenderer, rows: np.ndarray, images: np.ndarray) -> None:
-        """Draw `rows` with a renderer of this scene into images [B, cameras, H, W, 3]."""
-        state = self._slots
+    def render(
+        self, renderers: Sequence[BatchRenderer], rows: np.ndarray, images: np.ndarray
+    ) -> None:
+        """Draw `rows` with renderers from `make_renderers` into images [B, cameras, H, W, 3]."""
+        state, sizes = self._slots, [world.sizes for world in self._worlds]
 
-        def draw(block: np.ndarray) -> None:
-            slots = rows[block]
-            images[block] = renderer.render(
-                state.geom_pos[slots],
-                state.geom_mat[slots],
-                state.camera_pos[slots],
-                state.camera_mat[slots],
+        def draw(scene: int, block: np.ndarray) -> None:
+            slots, size = rows[block], sizes[scene]
+            images[block] = renderers[scene].render(
+                state.geom_pos[slots, : size.ngeom],
+                state.geom_mat[slots, : size.ngeom],
+                state.camera_pos[slots, : size.ncam],
+                state.camera_mat[slots, : size.ncam],
             )
 
-        list(self._pool.map(draw, _blocks(np.arange(len(rows)))))
+        self._map(draw, np.arange(len(rows)), self._scenes_of(rows))
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """Return [B, things, 3] positions (m, world): for labels and experts, not for policies."""
-        return self._slots.body_pos[self._rows(slots)][:, self.suite.thing_bodies]
+        """Return [B, things, 3] positions (m, world): for labels and experts, not for policies.
+
+        NaN where the slot's scene does not have the thing.
+        """
+        rows = self._rows(slots)
+        bodies = self.suite.thing_bodies[self._scenes_of(rows)]
+        positions = self._slots.body_pos[rows[:, None], bodies]
+        positions[bodies < 0] = np.nan
+        return positions
 
     def site_positions(
         self, site: int, slots: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
-        """Return [B, 3] positions (m, world) of a site of the model."""
+        """Return [B, 3] positions (m, world) of a site of the slots' scene."""
         return self._slots.site_pos[self._rows(slots), site]
 
     def satisfied(
-        self, goals: Goals, indices: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
+        self,
+        goals: Sequence[Goals],
+        indices: np.ndarray,
+        slots: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return [B] bool: whether the goal `goals[indices[b]]` holds in slot b now.
+        """Return [B] bool: whether the goal `goals[scene of slot b][indices[b]]` holds now.
 
         Args:
-            goals: From `Suite.compile`.
+            goals: For every scene, from `Scene.compile`.
             indices: [B] which of them.
             slots: [B] slot indices; all slots by default.
         """
         rows = self._rows(slots)
-        holds = np.empty(len(rows), bool)
-        evaluate_goals(goals, self._slots, self._world.grip_site, rows, indices, holds)
+        holds, scenes = np.empty(len(rows), bool), self._scenes_of(rows)
+        for scene in np.unique(scenes):
+            chosen, grip_site = scenes == scene, self._worlds[scene].grip_site
+            part = np.empty(chosen.sum(), bool)
+            evaluate_goals(
+                goals[scene], self._slots, grip_site, rows[chosen], indices[chosen], part
+            )
+            holds[chosen] = part
         return holds
 
     def grip_pose(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the grip site's position [B, 3] (m, world) and rotation matrix [B, 3, 3]."""
-        rows, site = self._rows(slots), self._world.grip_site
+        rows = self._rows(slots)
+        site = np.array([world.grip_site for world in self._worlds])[self._scenes_of(rows)]
         return self._slots.site_pos[rows, site], self._slots.site_mat[rows, site].reshape(-1, 3, 3)
 
     def finger_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, 2] finger joint positions (m; 0 closed)."""
-        return self._slots.qpos[self._rows(slots)][:, self._finger_qpos]
+        rows = self._rows(slots)
+        return self._slots.qpos[rows[:, None], self._episodes.fingers[self._scenes_of(rows)]]
+
+    def instructions(self, slots: Sequence[int] | np.ndarray | None = None) -> tuple[str, ...]:
+        """Return what the policy is told in each of `slots`."""
+        return self._episodes.instructions(self._rows(slots))
+
+    def action_latency(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Return [B] control steps by which actions take effect late."""
+        return self._slots.latency[self._rows(slots)]
 
     def camera_poses(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return [B, cameras of the model, 3] positions (m, world) and [.., 3, 3] matrices."""
+        """Return the policy's cameras: positions [B, C, 3] (m, world), matrices [B, C, 3, 3]."""
         rows = self._rows(slots)
-        return self._slots.camera_pos[rows], self._slots.camera_mat[rows].reshape(
-            len(rows), -1, 3, 3
-        )
+        ids = [[s.model.camera(c).id for c in self.suite.cameras] for s in self.suite.scenes]
+        cameras = np.array(ids)[self._scenes_of(rows)]
+        position, rotation = self._slots.camera_pos, self._slots.camera_mat
+        chosen = rotation[rows[:, None], cameras]
+        return position[rows[:, None], cameras], chosen.reshape(*cameras.shape, 3, 3)
 
     def write_data(self, slot: int, data: mujoco.MjData) -> None:
-        """Put a slot's state into an MjData of the suite's model, poses included."""
-        model = self.suite.model
-        mujoco.mj_setState(model, data, self._slots.physics[slot], STATE_SPEC)
+        """Put a slot's state into an MjData of its scene's model, poses included."""
+        model = self.suite.scenes[self._scenes_of(np.array([slot]))[0]].model
+        mujoco.mj_setState(model, data, self._physics(slot), STATE_SPEC)
         mujoco.mj_forward(model, data)
 
     def get_states(self) -> dict[str, np.ndarray]:
@@ -305,18 +300,17 @@ class VectorSim:
             "task": state.task.copy(),
             "num_steps": state.num_steps.copy(),
             "outcome": state.outcome.copy(),
-            "state_id": self._state_id.copy(),
+            "pending": state.pending.copy(),
+            "state_id": self._episodes.state_id.copy(),
         }
 
     def set_states(self, states: dict[str, np.ndarray]) -> None:
         """Continue from what `get_states` of a simulation with as many slots returned."""
-        for name in ("physics", "controller", "task", "num_steps", "outcome"):
+        rows = np.flatnonzero(states["state_id"] >= 0)
+        self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
+        for name in ("physics", "controller", "task", "num_steps", "outcome", "pending"):
             getattr(self._slots, name)[:] = states[name]
-        self._state_id[:] = states["state_id"]
-        self._run(
-            lambda scratch, block: refresh_slots(scratch, self._slots, block),
-            np.arange(self.num_slots),
-        )
+        self._run(refresh_slots, np.arange(self.num_slots))
 
     def _rows(self, slots: Sequence[int] | np.ndarray | None) -> np.ndarray:
         if slots is None:
@@ -330,49 +324,65 @@ class VectorSim:
         parts = (position, axis_angle_from_matrix(rotation), self.finger_positions(rows))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def _instructions(self, rows: np.ndarray) -> tuple[str, ...]:
-        tasks = self.suite.tasks
-        return tuple(tasks[task].instruction for task in self._slots.task[rows])
+    def _scenes_of(self, rows: np.ndarray) -> np.ndarray:
+        return self.suite.scene_of_task[self._slots.task[rows]]
 
-    def _run(self, kernel: Callable[[Scratch, np.ndarray], None], rows: np.ndarray) -> None:
+    def _physics(self, row: int) -> np.ndarray:
+        """Return the used part of a slot's packed physics state."""
+        model = self.suite.scenes[self._scenes_of(np.array([row]))[0]].model
+        return self._slots.physics[row, : mujoco.mj_stateSize(model, STATE_SPEC)]
+
+    def _run(self, kernel: Callable[..., None], rows: np.ndarray, *arguments: np.ndarray) -> None:
         """Run a kernel over blocks of rows on the thread pool, each with a free MjData."""
 
-        def work(block: np.ndarray) -> None:
-            scratch = self._scratch.get()
+        def work(scene: int, block: np.ndarray) -> None:
+            scratch = self._scratch[scene].get()
             try:
-                kernel(scratch, block)
+                kernel(self._worlds[scene], scratch, self._slots, block, *arguments)
             finally:
-                self._scratch.put(scratch)
+                self._scratch[scene].put(scratch)
 
-        list(self._pool.map(work, _blocks(rows)))
+        self._map(work, rows, self._scenes_of(rows))
 
-    def _diagnose(
-        self, row: int, num_steps: int, controller: np.ndarray, actions: np.ndarray
-    ) -> Divergence:
+    def _map(
+        self, work: Callable[[int, np.ndarray], None], rows: np.ndarray, scenes: np.ndarray
+    ) -> None:
+        """Call `work` with blocks of rows that are in one scene, on the thread pool."""
+        blocks = [
+            (int(scene), part[start : start + BLOCK_SLOTS])
+            for scene in np.unique(scenes)
+            if len(part := rows[scenes == scene])
+            for start in range(0, len(part), BLOCK_SLOTS)
+        ]
+        list(self._pool.map(lambda block: work(*block), blocks))
+
+    def _diagnose(self, row: int, before: dict[str, np.ndarray], actions: np.ndarray) -> Divergence:
         """Run the chunk again in one MjData, to see what moves too fast in the end."""
-        model, slots = self.suite.model, self._slots
-        slots.controller[row], slots.num_steps[row] = controller, num_steps
+        slots, scene = self._slots, int(self._scenes_of(np.array([row]))[0])
+        for name, value in before.items():
+            getattr(slots, name)[row] = value
         slots.outcome[row] = RUNNING
         by_slot = np.zeros((self.num_slots, *actions.shape))
         by_slot[row] = actions
-        scratch = self._scratch.get()
+        scratch = self._scratch[scene].get()
         try:
-            step_slots(self._world, scratch, slots, np.array([row]), by_slot)
-            data = next(data for data in self._datas if data._address == scratch.data)
+            step_slots(self._worlds[scene], scratch, slots, np.array([row]), by_slot)
+            model, data = next(m for m in self._memory if m[1]._address == scratch.data)
             speed = np.abs(data.qvel)
         finally:
-            self._scratch.put(scratch)
+            self._scratch[scene].put(scratch)
         dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
         return Divergence(
             suite=self.suite.name,
             task=self.suite.tasks[slots.task[row]].name,
-            state_id=int(self._state_id[row]),
-            num_steps=int(num_steps),
+            state_id=int(self._episodes.state_id[row]),
             joint=_joint_name(model, int(model.dof_jntid[dof])),
             speed=float(speed[dof]),
-            physics=slots.physics[row].copy(),
-            controller=controller.copy(),
+            physics=self._physics(row).copy(),
             actions=actions.copy(),
+            num_steps=int(before["num_steps"]),
+            controller=before["controller"],
+            pending=before["pending"],
         )
 
 
@@ -381,14 +391,19 @@ def _joint_name(model: mujoco.MjModel, joint: int) -> str:
     return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name
 
 
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return [rows[start : start + BLOCK_SLOTS] for start in range(0, len(rows), BLOCK_SLOTS)]
-
-
 def _check_range(what: str, values: np.ndarray, stop: int) -> None:
     bad = values[(values < 0) | (values >= stop)]
     if len(bad):
         raise SpecError(f"{what} {bad[0]} is out of range, expected 0 .. {stop - 1}")
+
+
+def make_renderers(
+    suite: Suite, cameras: Sequence[str], image_size: int
+) -> tuple[BatchRenderer, ...]:
+    """Build a renderer of square images for every scene of a suite."""
+    return tuple(
+        BatchRenderer(scene.model, cameras, image_size, image_size) for scene in suite.scenes
+    )
 
 
 def make_sim(

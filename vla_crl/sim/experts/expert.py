@@ -29,11 +29,17 @@ class ScriptedExpert:
             ConfigError: A goal has a predicate that no skill makes true.
         """
         self._sim, suite = sim, sim.suite
-        terms = [list(_wanted(goal)) for goal in suite.goals]
+        terms = [list(_wanted(task.goal)) for task in suite.tasks]
         self._start = np.cumsum([0, *(len(part) for part in terms)])
+        scenes = np.repeat(suite.scene_of_task, np.diff(self._start))
         flat = [term for part in terms for term in part]
-        self._goals = suite.compile(flat)
-        self._skills = [_skill(sim, term) for term in flat]
+        self._goals = [
+            scene.compile([t if s == k else None for t, s in zip(flat, scenes, strict=True)])
+            for k, scene in enumerate(suite.scenes)
+        ]
+        self._skills = [
+            _skill(sim, int(scene), term) for scene, term in zip(scenes, flat, strict=True)
+        ]
         self._named = np.array([skill.named for skill in self._skills])
 
     def act(self, slots: np.ndarray) -> np.ndarray:
@@ -44,13 +50,19 @@ class ScriptedExpert:
             rows = np.flatnonzero(current == index)
             target[rows], close[rows] = self._skills[index].command(slots[rows])
         grip, rotation = self._sim.grip_pose(slots)
-        arm, action = self._sim.suite.config.arm, np.empty((len(slots), ACTION_DIM))
-        action[:, :3] = (target - grip) / arm.max_step_m
+        suite, action = self._sim.suite, np.empty((len(slots), ACTION_DIM))
+        arms = [scene.config.arm for scene in suite.scenes]
+        scenes = suite.scene_of_task[self._sim.tasks[slots]]
+        step_m = np.array([arm.max_step_m for arm in arms])[scenes, None]
+        step_rad = np.array([arm.max_step_rad for arm in arms])[scenes, None]
+        # x' = x - gain x(t - latency) overshoots unless the gain falls with the latency.
+        gain = 1.0 / (1.0 + 2.0 * self._sim.action_latency(slots)[:, None])
+        action[:, :3] = gain * (target - grip) / step_m
         correction = GRIP_DOWN @ np.swapaxes(rotation, 1, 2)  # world-frame turn back to upright
         turn = axis_angle_from_matrix(correction)
         angle = np.linalg.norm(turn, axis=1, keepdims=True)
         turn *= np.where(angle > np.pi, (angle - 2 * np.pi) / np.maximum(angle, 1e-9), 1.0)
-        action[:, 3:6] = turn / arm.max_step_rad
+        action[:, 3:6] = gain * turn / step_rad
         action[:, 6] = np.where(close, 1.0, -1.0)
         return np.clip(action, -1.0, 1.0)
 
@@ -83,10 +95,11 @@ def _wanted(goal: Goal) -> Iterator[Goal]:
         yield goal
 
 
-def _skill(sim: VectorSim, term: Goal) -> Skill:
+def _skill(sim: VectorSim, scene: int, term: Goal) -> Skill:
     if term.name == "released":
         return Release(sim, term)
     if term.name in {"in", "on", "stacked", "between", *DIRECTIONS}:
-        thing = sim.suite.config.things[sim.suite.thing_index(term.arguments[0])]
-        return PickAndPlace(sim, term) if thing.is_graspable else PushThing(sim, term)
-    return MoveJoint(sim, term)
+        thing = sim.suite.scenes[scene].thing(term.arguments[0])
+        skill = PickAndPlace if thing.is_graspable else PushThing
+        return skill(sim, scene, term)
+    return MoveJoint(sim, scene, term)

@@ -38,14 +38,14 @@ Places = Callable[[np.ndarray], np.ndarray]
 class PickAndPlace:
     """Makes "in", "on", "stacked", "between" and the directions true for a thing it can grasp."""
 
-    def __init__(self, sim: VectorSim, goal: Goal) -> None:
-        """Prepare for one predicate."""
-        suite, names = sim.suite, goal.arguments
+    def __init__(self, sim: VectorSim, scene: int, goal: Goal) -> None:
+        """Prepare for one predicate of one of the suite's scenes."""
+        world, name = sim.suite.scenes[scene], goal.arguments[0]
         self._sim = sim
-        self._thing = suite.thing_index(names[0])
-        self._places, place = _places(sim, goal)
+        self._thing = sim.suite.thing_index(name)
+        self._places, place = _places(sim, scene, goal)
         self._drops = goal.name == "in"
-        self._rest_m = rest_height(suite.model, int(suite.thing_bodies[self._thing]))
+        self._rest_m = rest_height(world.model, world.bodies[name])
         self.named = (self._thing, place)
 
     def command(self, slots: np.ndarray) -> Command:
@@ -90,19 +90,19 @@ class PickAndPlace:
         return Command(target, close)
 
 
-def _places(sim: VectorSim, goal: Goal) -> tuple[Places, int]:
+def _places(sim: VectorSim, scene: int, goal: Goal) -> tuple[Places, int]:
     """Return where the thing is to go, as the height to stand (or drop) on, and by which thing."""
-    suite, names = sim.suite, goal.arguments
+    suite, world, names = sim.suite, sim.suite.scenes[scene], goal.arguments
 
     if goal.name == "in":
-        site = suite.model.site(names[1])
-        bodies = suite.thing_bodies.tolist()
+        site = world.model.site(names[1])
+        bodies = suite.thing_bodies[scene].tolist()
         place = bodies.index(site.bodyid[0]) if site.bodyid[0] in bodies else NOTHING
         top = np.array([0.0, 0.0, site.size[2]])
         return lambda slots: sim.site_positions(site.id, slots) + top, place
 
     other = suite.thing_index(names[1])
-    height = rest_height(suite.model, int(suite.thing_bodies[other]))
+    height = rest_height(world.model, world.bodies[names[1]])
     base = np.array([0.0, 0.0, -height])  # from a thing's origin to what it stands on
 
     def of(thing: int, slots: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from vla_crl.sim.experts.skill import NOTHING, Command, above, horizontal_distance
 from vla_crl.sim.goals import Goal
+from vla_crl.sim.layout import rest_height
 from vla_crl.sim.vector_sim import VectorSim
 
 START_M = 0.03
@@ -17,8 +18,10 @@ ALIGNED_M = 0.012
 """Distance to the start's vertical below which the grip may descend."""
 OFF_LINE_M = 0.02
 """A grip this close to the line, behind the contact point, pushes on."""
-LIFT_M = 0.018
-"""A thing is pushed this far above its origin, so that the fingertips stay off the table."""
+TOO_HIGH_M = 0.005
+"""No push begins this far above the contact point."""
+LIFT_M = 0.008
+"""A thing is pushed this far above its origin at rest: the fingertips stay off the table."""
 PUSH_STEP_M = 0.03
 """Commanded advance of one control step."""
 
@@ -41,8 +44,10 @@ class _Push(ABC):
         grip, _ = self._sim.grip_pose(slots)
         start = contact - START_M * direction
         along = np.einsum("bi,bi->b", grip - contact, direction)
-        across = np.linalg.norm(grip - contact - along[:, None] * direction, axis=1)
+        offset = grip - contact - along[:, None] * direction
+        across = np.linalg.norm(offset, axis=1)
         pushes = (across < OFF_LINE_M) & (along < 0.0) & (along > -START_M - OFF_LINE_M)
+        pushes &= offset[:, 2] < TOO_HIGH_M  # else it presses down on what it pushes
         is_above = horizontal_distance(grip, start) < ALIGNED_M
         high = contact[:, 2] + TRAVEL_HEIGHT_M
         is_high = grip[:, 2] > high - 0.02
@@ -57,13 +62,12 @@ class _Push(ABC):
 class MoveJoint(_Push):
     """Makes "open", "closed", "turned_on", "turned_off" and "pressed" true."""
 
-    def __init__(self, sim: VectorSim, goal: Goal) -> None:
+    def __init__(self, sim: VectorSim, scene: int, goal: Goal) -> None:
         """Prepare for one predicate; the joint's axis must not turn with its parents."""
         super().__init__(sim)
-        suite, model = sim.suite, sim.suite.model
-        index = suite.thing_index(goal.arguments[0])
-        thing = suite.config.things[index]
-        joint, thresholds = model.joint(thing.joint), suite.joints[thing.name]
+        world, model = sim.suite.scenes[scene], sim.suite.scenes[scene].model
+        thing = world.thing(goal.arguments[0])
+        joint, thresholds = model.joint(thing.joint), world.joints[thing.name]
         data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, data)
         is_on = goal.name in {"open", "turned_on", "pressed"}
@@ -71,7 +75,7 @@ class MoveJoint(_Push):
         self._axis = sign * data.xaxis[joint.id]
         self._is_hinge = joint.type[0] == mujoco.mjtJoint.mjJNT_HINGE
         self._handle = model.site(thing.handle).id
-        self.named = (index, NOTHING)
+        self.named = (sim.suite.thing_index(thing.name), NOTHING)
 
     def _line(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         handle = self._sim.site_positions(self._handle, slots)
@@ -85,18 +89,17 @@ class MoveJoint(_Push):
 class PushThing(_Push):
     """Makes "in" true for a thing that is not grasped, by pushing it over the table."""
 
-    def __init__(self, sim: VectorSim, goal: Goal) -> None:
-        """Prepare for one predicate."""
+    def __init__(self, sim: VectorSim, scene: int, goal: Goal) -> None:
+        """Prepare for one predicate of one of the suite's scenes."""
         super().__init__(sim)
-        suite, model = sim.suite, sim.suite.model
-        index = suite.thing_index(goal.arguments[0])
-        body = int(suite.thing_bodies[index])
-        self._half_width = float(suite.compile(suite.goals).half_width[body])
-        self._region = model.site(goal.arguments[1]).id
-        self.named = (index, NOTHING)
+        world, name = sim.suite.scenes[scene], goal.arguments[0]
+        self._half_width = float(world.compile([goal]).half_width[world.bodies[name]])
+        self._height_m = rest_height(world.model, world.bodies[name]) + LIFT_M
+        self._region = world.model.site(goal.arguments[1]).id
+        self.named = (sim.suite.thing_index(name), NOTHING)
 
     def _line(self, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         thing = self._sim.thing_positions(slots)[:, self.named[0]]
         way = above(self._sim.site_positions(self._region, slots), thing[:, 2]) - thing
         direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
-        return above(thing - self._half_width * direction, thing[:, 2] + LIFT_M), direction
+        return above(thing - self._half_width * direction, self._height_m), direction

@@ -1,0 +1,124 @@
+"""How an episode begins: initial state and what it varies, written into the slots."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vla_crl.sim.layout import initial_states
+from vla_crl.sim.rotations import matrix_from_axis_angle
+from vla_crl.sim.stepping import RUNNING, Slots, World
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.variation import VariationConfig, draw
+
+NO_EPISODE = -1
+"""Initial state id of a slot before its first episode."""
+
+
+class Episodes:
+    """Begins episodes and remembers what they drew that physics does not need.
+
+    Attributes:
+        state_id: [N] initial state, or NO_EPISODE.
+        fingers: [scenes, 2] index into qpos.
+        image_noise: [N] standard deviation, as a part of white.
+        state_noise: [N] standard deviation (m, rad).
+        noise_key: [N] what the noise of an episode depends on.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        worlds: Sequence[World],
+        slots: Slots,
+        variation: VariationConfig | None,
+    ) -> None:
+        """Prepare the initial states of all scenes.
+
+        Args:
+            suite: Its tasks may vary.
+            worlds: One a scene.
+            slots: Written by `begin`.
+            variation: Of tasks that have none of their own.
+        """
+        num_slots = len(slots.task)
+        self._suite, self._worlds, self._slots = suite, worlds, slots
+        self._variations = [task.variation or variation for task in suite.tasks]
+        self._initial = [initial_states(scene) for scene in suite.scenes]
+        self._sentence = np.zeros(num_slots, np.int64)
+        self.state_id = np.full(num_slots, NO_EPISODE)
+        self.fingers = np.array(
+            [
+                [scene.model.joint(name).qposadr[0] for name in scene.config.arm.fingers]
+                for scene in suite.scenes
+            ]
+        )
+        self.image_noise, self.state_noise = np.zeros((2, num_slots))
+        self.noise_key = np.zeros(num_slots, np.int64)
+
+    def begin(self, rows: np.ndarray, tasks: np.ndarray, state_ids: np.ndarray) -> None:
+        """Write the first moment of an episode into each of `rows`.
+
+        Args:
+            rows: [B] slots.
+            tasks: [B] task indices.
+            state_ids: [B] initial states.
+        """
+        slots = self._slots
+        slots.task[rows], slots.num_steps[rows], slots.outcome[rows] = tasks, 0, RUNNING
+        slots.physics[rows], slots.pending[rows] = 0.0, 0.0
+        self.state_id[rows], self._sentence[rows] = state_ids, 0
+        scenes = self._suite.scene_of_task[tasks]
+        for scene in np.unique(scenes):
+            chosen = scenes == scene
+            self._place(int(scene), rows[chosen], tasks[chosen], state_ids[chosen])
+        for row, task, state_id in zip(rows, tasks, state_ids, strict=True):
+            variation = self._variations[task]
+            if variation is not None:
+                self._vary(variation, int(row), int(task), int(state_id))
+
+    def instructions(self, rows: np.ndarray) -> tuple[str, ...]:
+        """Return what the policy is told in each of `rows`."""
+        tasks = self._suite.tasks
+        return tuple(
+            (tasks[task].instruction, *tasks[task].paraphrases)[sentence]
+            for task, sentence in zip(self._slots.task[rows], self._sentence[rows], strict=True)
+        )
+
+    def _place(
+        self, scene: int, rows: np.ndarray, tasks: np.ndarray, state_ids: np.ndarray
+    ) -> None:
+        """Write the packed physics state: time, qpos, qvel, act, warmstart, ctrl, mocap poses."""
+        model, world = self._suite.scenes[scene].model, self._worlds[scene]
+        initial, slots = self._initial[scene], self._slots
+        start_qpos = np.array([self._suite.tasks[task].start_qpos for task in tasks])
+        qpos = initial.qpos[state_ids]
+        slots.physics[rows, 1 : 1 + model.nq] = np.where(np.isnan(start_qpos), qpos, start_qpos)
+        slots.controller[rows] = initial.controller[state_ids]
+        ctrl = np.empty((len(rows), model.nu))
+        ctrl[:, world.arm_actuators] = initial.controller[state_ids, 12:-1]
+        ctrl[:, world.finger_actuators] = initial.controller[state_ids, -1:]
+        mocap_pos = initial.mocap_pos[state_ids].reshape(len(rows), 3 * model.nmocap)
+        mocap_quat = np.tile([1.0, 0.0, 0.0, 0.0], (len(rows), model.nmocap))
+        rest = np.concatenate([ctrl, mocap_pos, mocap_quat], axis=1)
+        begin = 1 + model.nq + model.nv + model.na + model.nv
+        slots.physics[rows, begin : begin + rest.shape[1]] = rest
+        slots.camera_shift[rows], slots.camera_turn[rows] = 0.0, np.eye(3).ravel()
+        slots.base_shift[rows], slots.latency[rows] = 0.0, 0
+        slots.mass_gain[rows], slots.friction_gain[rows] = 1.0, 1.0
+        self.image_noise[rows], self.state_noise[rows] = 0.0, 0.0
+
+    def _vary(self, variation: VariationConfig, row: int, task: int, state_id: int) -> None:
+        slots, scene = self._slots, self._suite.tasks[task].scene
+        drawn = draw(variation, state_id, len(self._worlds[scene].objects.body))
+        slots.camera_shift[row] = drawn.camera_shift
+        slots.camera_turn[row] = matrix_from_axis_angle(drawn.camera_turn).ravel()
+        slots.base_shift[row] = drawn.base_shift
+        slots.controller[row, :3] += drawn.base_shift  # the gripper moves with the base
+        slots.mass_gain[row, : len(drawn.mass_gain)] = drawn.mass_gain
+        slots.friction_gain[row] = drawn.friction_gain
+        slots.latency[row] = drawn.latency
+        self.image_noise[row], self.state_noise[row] = drawn.image_noise, drawn.state_noise
+        self.noise_key[row] = (variation.seed << 32) + state_id
+        if drawn.paraphrase is not None:
+            sentences = 1 + len(self._suite.tasks[task].paraphrases)
+            self._sentence[row] = int(drawn.paraphrase * sentences)

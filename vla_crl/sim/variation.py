@@ -1,0 +1,135 @@
+"""What may differ from episode to episode besides the layout: looks, mechanics, senses, words.
+
+A `VariationConfig` is a distribution: every episode draws from its ranges, with a random stream
+that depends on the variation's seed and the initial state alone. Domain randomisation is one wide
+variation for all episodes; a perturbation stream is a list of tasks with narrow ones.
+"""
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+
+from vla_crl.errors import ConfigError
+
+Range = tuple[float, float]
+"""Least and greatest value; equal ones fix it."""
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Two opposite corners, least coordinates first."""
+
+NOTHING: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+MAX_LATENCY = 8
+"""Control steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationConfig:
+    """Ranges from which an episode draws, evenly; by default nothing varies."""
+
+    camera_shift_m: Box = NOTHING
+    """Displacement of the cameras that are fixed to the world: right, up, back."""
+    camera_turn_rad: Box = NOTHING
+    """Their rotation about the same three axes, as a rotation vector."""
+    light_gain: Range = (1.0, 1.0)
+    """Factor on the strength of all lights."""
+    light_turn_rad: Box = NOTHING
+    """Rotation vector (world) of the directions of the lights."""
+    colour_shift: Box = NOTHING
+    """Added to the red, green and blue (0 to 1) of the robot and of what no instruction names, a
+    draw for each of the two."""
+    base_shift_m: Box = NOTHING
+    """Displacement of the robot's base (world)."""
+    mass_gain: Range = (1.0, 1.0)
+    """Factor on the mass of every object, a draw for each."""
+    friction_gain: Range = (1.0, 1.0)
+    """Factor on the friction of all surfaces."""
+    action_latency: tuple[int, int] = (0, 0)
+    """Control steps by which actions take effect late, ends included."""
+    image_noise: Range = (0.0, 0.0)
+    """Standard deviation of the noise on each number of an image, as a part of white."""
+    state_noise: Range = (0.0, 0.0)
+    """Standard deviation of the noise on each number of the state (m, rad)."""
+    paraphrase: bool = False
+    """Whether the instruction is drawn from its paraphrases."""
+    seed: int = 0
+    """Another seed draws other episodes."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not isinstance(value, tuple):
+                continue
+            low, high = np.asarray(value)
+            if np.any(low > high):
+                raise ConfigError(f"variation: {entry.name} = {value}, expected low before high")
+            least = 0.0 if np.ndim(low) == 0 else -np.inf
+            if np.any(low < least) or not np.all(np.isfinite(value)):
+                raise ConfigError(f"variation: {entry.name} = {value}, expected at least {least:g}")
+        if self.mass_gain[0] <= 0:
+            raise ConfigError(f"variation: mass_gain = {self.mass_gain}, expected more than 0")
+        if self.action_latency[1] > MAX_LATENCY:
+            raise ConfigError(
+                f"variation: action_latency = {self.action_latency}, expected at most {MAX_LATENCY}"
+            )
+        if self.seed < 0:
+            raise ConfigError(f"variation: seed = {self.seed}, expected at least 0")
+
+
+class Draw(NamedTuple):
+    """What one episode drew.
+
+    Attributes:
+        camera_shift: [3] m, in the camera frame.
+        camera_turn: [3] rotation vector, in the camera frame.
+        light_gain: Factor.
+        light_turn: [3] rotation vector, world.
+        colour_shift: [2, 3] of the robot, of the rest.
+        base_shift: [3] m, world.
+        mass_gain: [objects].
+        friction_gain: Factor.
+        latency: Control steps.
+        image_noise: Standard deviation.
+        state_noise: Standard deviation.
+        paraphrase: In [0, 1), which part of the list of paraphrases; None: the instruction itself.
+    """
+
+    camera_shift: np.ndarray
+    camera_turn: np.ndarray
+    light_gain: float
+    light_turn: np.ndarray
+    colour_shift: np.ndarray
+    base_shift: np.ndarray
+    mass_gain: np.ndarray
+    friction_gain: float
+    latency: int
+    image_noise: float
+    state_noise: float
+    paraphrase: float | None
+
+
+def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
+    """Draw what the episode from an initial state varies.
+
+    Args:
+        config: The distribution.
+        state_id: Initial state.
+        num_objects: Things with a free joint.
+    """
+    rng = np.random.default_rng([config.seed, state_id])
+    # Everything is drawn, whether it varies or not: switching one thing on changes no other.
+    words = rng.random()
+    return Draw(
+        camera_shift=rng.uniform(*config.camera_shift_m),
+        camera_turn=rng.uniform(*config.camera_turn_rad),
+        light_gain=rng.uniform(*config.light_gain),
+        light_turn=rng.uniform(*config.light_turn_rad),
+        colour_shift=rng.uniform(*config.colour_shift, size=(2, 3)),
+        base_shift=rng.uniform(*config.base_shift_m),
+        friction_gain=rng.uniform(*config.friction_gain),
+        latency=int(rng.integers(*config.action_latency, endpoint=True)),
+        image_noise=rng.uniform(*config.image_noise),
+        state_noise=rng.uniform(*config.state_noise),
+        paraphrase=words if config.paraphrase else None,
+        mass_gain=rng.uniform(*config.mass_gain, size=num_objects),
+    )
