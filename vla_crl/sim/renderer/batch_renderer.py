@@ -10,6 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError
+from vla_crl.sim.renderer.appearance import (
+    Appearance,
+    LookArrays,
+    check_appearance,
+    look_arrays,
+    look_of,
+    model_appearance,
+)
 from vla_crl.sim.renderer.compilation import entry_point
 from vla_crl.sim.renderer.rasterizer import find_surfaces, new_frame
 from vla_crl.sim.renderer.scene_arrays import build_scene
@@ -22,12 +30,14 @@ Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDA
 class BatchRenderer:
     """Draw the geoms of B worlds as seen by some cameras of their model.
 
-    Worlds differ only in poses: shapes, colours, lights and lenses are read from the model once.
+    Worlds differ in poses and, if `render` is told so, in colours and lights; shapes, textures and
+    lenses are read from the model once.
     What is drawn follows MuJoCo's own renderer: primitives with exact outlines (no tessellation and
     no antialiasing), Lambert shading of ambient and diffuse light, 2D textures on planes reduced to
     2 x 2 colours, other textures to their mean, the skybox by elevation. Sites, tendons, meshes,
     transparency, shadows, specular light and reflections are not drawn; planes are invisible from
-    behind. The same poses give the same bytes for every batch, thread count and order.
+    behind. The same poses and appearance give the same bytes for every batch, thread count and
+    order.
 
     Args:
         model: Not kept; later changes to it are not seen.
@@ -64,6 +74,8 @@ class BatchRenderer:
         self._num_geoms = model.ngeom
         self._num_cameras = model.ncam
         self._scene = build_scene(model, self.cameras, height, width, geom_groups)
+        self._appearance = model_appearance(model)
+        self._looks = self._looks_of(self._appearance)
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
     def render(
@@ -73,6 +85,7 @@ class BatchRenderer:
         cam_xpos: NDArray[np.float64],
         cam_xmat: NDArray[np.float64],
         *,
+        appearance: Appearance | None = None,
         out: NDArray[np.uint8] | None = None,
         rows: slice = slice(None),
     ) -> NDArray[np.uint8]:
@@ -85,6 +98,7 @@ class BatchRenderer:
             geom_xmat: [B, ngeom, 9].
             cam_xpos: [B, ncam, 3].
             cam_xmat: [B, ncam, 9].
+            appearance: Colours and lights of the B worlds; None: those of the model.
             out: [B, cameras, H, W, 3] uint8, C-contiguous; None allocates it.
             rows: Worlds to draw, with step 1; the other rows of `out` are left as they are.
 
@@ -95,7 +109,15 @@ class BatchRenderer:
             SpecError: An array has the wrong shape or dtype.
         """
         poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
-        return self._draw(_render_frames, poses, out, rows, np.uint8, (3,))
+        looks = self._looks
+        if appearance is not None:
+            check_appearance(appearance, self._appearance, len(geom_xpos))
+            looks = self._looks_of(appearance)
+
+        def kernel(poses: Poses, start: int, stop: int, images: NDArray[np.uint8]) -> None:
+            _render_frames(self._scene, looks, poses, start, stop, images)
+
+        return self._draw(kernel, poses, out, rows, np.uint8, (3,))
 
     def segment(
         self,
@@ -113,7 +135,27 @@ class BatchRenderer:
             [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom.
         """
         poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
-        return self._draw(_segment_frames, poses, out, rows, np.int32, ())
+
+        def kernel(poses: Poses, start: int, stop: int, ids: NDArray[np.int32]) -> None:
+            _segment_frames(self._scene, poses, start, stop, ids)
+
+        return self._draw(kernel, poses, out, rows, np.int32, ())
+
+    def appearance(self, num_worlds: int) -> Appearance:
+        """Return the model's own appearance for some worlds, to be changed and drawn.
+
+        Example:
+            Halve the lights of world 3 and paint one of its geoms red::
+
+                appearance = renderer.appearance(num_worlds)
+                appearance.light_diffuse[3] *= 0.5
+                appearance.geom_rgb[3, model.geom("ball").id] = 1.0, 0.0, 0.0
+                images = renderer.render(*poses, appearance=appearance)
+        """
+        return Appearance._make(field.repeat(num_worlds, axis=0) for field in self._appearance)
+
+    def _looks_of(self, appearance: Appearance) -> LookArrays:
+        return look_arrays(appearance, self._scene.geoms, self._scene.lights)
 
     def _draw(
         self,
@@ -138,11 +180,11 @@ class BatchRenderer:
         if step != 1:
             raise SpecError(f"BatchRenderer: rows has step {step}; only step 1 can be drawn.")
         if self._pool is None:
-            kernel(self._scene, poses, start, stop, out)
+            kernel(poses, start, stop, out)
             return out
         bounds = np.linspace(start, max(start, stop), self.num_threads + 1).astype(int)
         blocks = itertools.pairwise(bounds)
-        jobs = [self._pool.submit(kernel, self._scene, poses, *block, out) for block in blocks]
+        jobs = [self._pool.submit(kernel, poses, *block, out) for block in blocks]
         for job in jobs:
             job.result()
         return out
@@ -165,16 +207,17 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
     """Build the two loops over worlds and cameras; `version` belongs to the key of their cache."""
 
     @entry_point
-    def render_frames(scene, poses, start, stop, images):
+    def render_frames(scene, looks, poses, start, stop, images):
         _ = version  # see entry_point
         frame = new_frame(
             scene.geoms.model_id.size, scene.lights.is_spot.size, images.shape[2], images.shape[3]
         )
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
+            look = look_of(looks, world)
             for camera in range(images.shape[1]):
                 find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
-                shade(scene, camera, pose, frame, images[world, camera])
+                shade(scene, look, camera, pose, frame, images[world, camera])
 
     @entry_point
     def segment_frames(scene, poses, start, stop, ids):

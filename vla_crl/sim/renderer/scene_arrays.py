@@ -44,7 +44,7 @@ class GeomArrays(NamedTuple):
     primitive: NDArray[np.int32]  # [G]
     size: NDArray[np.float64]  # [G, 3] half sizes along the geom's axes, as mjvGeom has them
     reach: NDArray[np.float64]  # [G] greatest distance of a point from the centre
-    colour: NDArray[np.float32]  # [3, G + 1]; the last column is black and stands for "no geom"
+    texture_mean: NDArray[np.float32]  # [G, 3] factors on the colour; 1 where there is a pattern
     emission: NDArray[np.float32]  # [G]
     texture_scale: NDArray[np.float32]  # [G, 2] periods per half size; 0 without a texture
     texture_colour: NDArray[np.float32]  # [G, 5, 3] mean of each quadrant, then of the whole
@@ -53,16 +53,11 @@ class GeomArrays(NamedTuple):
 class LightArrays(NamedTuple):
     """L lights: the camera's headlight, suns (directional) and spots; those fixed to the world.
 
-    The last four fields say nothing about the first two kinds.
+    Positions and colours belong to the appearance; the last three fields are about spots only.
     """
 
-    ambient: NDArray[np.float32]  # [3] global plus that of every headlight and sun
-    is_headlight: NDArray[np.bool_]  # [L]
+    model_id: NDArray[np.int32]  # [L] index into mjModel's lights; -1: the headlight
     is_spot: NDArray[np.bool_]  # [L]
-    position: NDArray[np.float64]  # [L, 3] metres; of a sun: unit vector towards it
-    direction: NDArray[np.float64]  # [L, 3] unit vector, the way the light travels
-    diffuse: NDArray[np.float32]  # [L, 3]
-    spot_ambient: NDArray[np.float32]  # [L, 3]
     spot_attenuation: NDArray[np.float32]  # [L, 3] 1 / (a0 + a1 r + a2 r^2)
     spot_cos_cutoff: NDArray[np.float32]  # [L]
     spot_table: NDArray[np.float32]  # [L, SPOT_TABLE_SIZE] cos^exponent from cutoff to axis
@@ -102,39 +97,54 @@ def build_scene(
             raise unknown_name("BatchRenderer", "camera", name, known)
     if not cameras:
         raise SpecError("BatchRenderer: no camera was named; give at least one camera name.")
+    _check_lights(model)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    views = [_visual_scene(model, data, model.camera(name).id, groups) for name in cameras]
+    views = [visual_scene(model, data, groups, model.camera(name).id) for name in cameras]
     return Scene(
         geoms=_geom_arrays(model, views[0]),
-        lights=_light_arrays(model, views[0]),
+        lights=_light_arrays(views[0]),
         cameras=_camera_arrays(model, cameras, views, (height, width)),
         sky=_sky_table(model),
     )
 
 
-def _visual_scene(
-    model: mujoco.MjModel, data: mujoco.MjData, camera_id: int, groups: Sequence[int]
+def visual_scene(
+    model: mujoco.MjModel, data: mujoco.MjData, groups: Sequence[int], camera_id: int | None = None
 ) -> mujoco.MjvScene:
+    """Return what MuJoCo itself would draw.
+
+    Args:
+        model: Its poses are those in `data`.
+        data: After mj_forward.
+        groups: Geom groups that are drawn.
+        camera_id: Index into mjModel's cameras; None: a free camera.
+    """
     option = mujoco.MjvOption()
     option.geomgroup[:] = 0
     option.geomgroup[list(groups)] = 1
     option.sitegroup[:] = 0
     camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-    camera.fixedcamid = camera_id
+    if camera_id is not None:
+        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        camera.fixedcamid = camera_id
     scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 1000)
     categories = mujoco.mjtCatBit.mjCAT_STATIC | mujoco.mjtCatBit.mjCAT_DYNAMIC
     mujoco.mjv_updateScene(model, data, option, None, camera, categories, scene)
     return scene
 
 
-def _geom_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> GeomArrays:
-    drawn = [
+def visual_geoms(scene: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
+    """Return the visible ones that stand for geoms of the model."""
+    return [
         geom
-        for geom in view.geoms[: view.ngeom]
+        for geom in scene.geoms[: scene.ngeom]
         if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.rgba[3] > 0
     ]
+
+
+def _geom_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> GeomArrays:
+    drawn = visual_geoms(view)
     for geom in drawn:
         where = f"geom '{model.geom(geom.objid).name}' (id {geom.objid})"
         if geom.type not in _PRIMITIVE_OF_GEOM_TYPE:
@@ -151,12 +161,11 @@ def _geom_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> GeomArrays:
     count = len(drawn)
     size = np.zeros((count, 3))
     reach = np.zeros(count)
-    colour = np.zeros((3, count + 1), np.float32)
+    texture_mean = np.ones((count, 3), np.float32)
     texture_scale = np.zeros((count, 2), np.float32)
     texture_colour = np.ones((count, 5, 3), np.float32)
     for index, geom in enumerate(drawn):
         size[index] = geom.size
-        colour[:, index] = geom.rgba[:3]
         if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
             half = np.asarray(model.geom_size[geom.objid, :2])
             size[index] = (*np.where(half > 0, half, INFINITE_PLANE_SIZE), 1.0)
@@ -171,13 +180,13 @@ def _geom_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> GeomArrays:
             texture_scale[index] = _periods_per_half_size(model, geom, size[index, :2])
             texture_colour[index] = _quadrant_means(texture)
         else:
-            colour[:, index] *= texture.mean(axis=(0, 1))
+            texture_mean[index] = texture.mean(axis=(0, 1))
     return GeomArrays(
         model_id=np.array([geom.objid for geom in drawn], np.int32),
         primitive=np.array([_PRIMITIVE_OF_GEOM_TYPE[geom.type] for geom in drawn], np.int32),
         size=size,
         reach=reach,
-        colour=colour,
+        texture_mean=texture_mean,
         emission=np.array([geom.emission for geom in drawn], np.float32),
         texture_scale=texture_scale,
         texture_colour=texture_colour,
@@ -223,36 +232,24 @@ def _quadrant_means(texture: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([*means, texture.mean(axis=(0, 1))])
 
 
-def _light_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> LightArrays:
-    _check_lights(model)
+def _light_arrays(view: mujoco.MjvScene) -> LightArrays:
     lights = view.lights[: view.nlight]
-    is_spot = np.array([light.type == mujoco.mjtLightType.mjLIGHT_SPOT for light in lights], bool)
-    ambient = _rows([light.ambient for light in lights])
-    position = _rows([light.pos for light in lights])
-    direction = _rows([light.dir for light in lights])
     # At 180 degrees OpenGL has no cone at all, whatever the exponent.
     cutoff_deg = np.array([light.cutoff for light in lights])
     exponent = np.where(cutoff_deg < 180, [light.exponent for light in lights], 0.0)
     cosine = np.cos(np.radians(cutoff_deg))
     share = np.linspace(0.0, 1.0, SPOT_TABLE_SIZE)
     steps = cosine[:, None] + share * (1.0 - cosine[:, None])
+    attenuation = np.array([light.attenuation for light in lights], np.float32)
     return LightArrays(
-        # MuJoCo sets a global ambient light of 0.3 where there is no light at all.
-        ambient=(ambient[~is_spot].sum(axis=0) + (0.0 if lights else 0.3)).astype(np.float32),
-        is_headlight=np.array([light.headlight for light in lights], bool),
-        is_spot=is_spot,
-        position=np.where(is_spot[:, None], position, -direction),
-        direction=direction,
-        diffuse=_rows([light.diffuse for light in lights]).astype(np.float32),
-        spot_ambient=ambient.astype(np.float32),
-        spot_attenuation=_rows([light.attenuation for light in lights]).astype(np.float32),
+        model_id=np.array([-1 if light.headlight else light.id for light in lights], np.int32),
+        is_spot=np.array(
+            [light.type == mujoco.mjtLightType.mjLIGHT_SPOT for light in lights], bool
+        ),
+        spot_attenuation=attenuation.reshape(-1, 3),
         spot_cos_cutoff=cosine.astype(np.float32),
         spot_table=(np.maximum(steps, 0.0) ** exponent[:, None]).astype(np.float32),
     )
-
-
-def _rows(values: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    return np.array(values, np.float64).reshape(-1, 3)
 
 
 def _check_lights(model: mujoco.MjModel) -> None:

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from vla_crl.sim.renderer.appearance import LookArrays
 from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
 from vla_crl.sim.renderer.intersections import (
     box_gradient,
@@ -36,36 +37,39 @@ WHITE = np.float32(255.0)
 
 
 @compiled
-def shade(scene: Scene, camera: int, pose: tuple, frame: Frame, image: np.ndarray):
+def shade(
+    scene: Scene, look: LookArrays, camera: int, pose: tuple, frame: Frame, image: np.ndarray
+):
     """Write the frame's colours into an image.
 
     Args:
         scene: Constants of the model.
+        look: Colours and lights of one world, see `look_of`.
         camera: Index into the drawn cameras.
         pose: geom_xpos, geom_xmat, cam_xpos, cam_xmat of one world, as in mjData.
         frame: What `find_surfaces` left; the rest is written.
         image: [H, W, 3] uint8; written.
     """
-    num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.position.shape[0]
+    num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.is_spot.size
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
     _find_seen(frame)
-    _set_light(scene.lights.ambient, frame)
+    _set_light(look.ambient, frame)
     for index in range(num_lights):
-        light = _light_in_camera(scene.lights, index, model_id, pose)
+        light = _light_in_camera(scene.lights, look, index, model_id, pose)
         for geom in range(num_geoms):
             if frame.is_seen[geom]:
                 _find_facing(geoms.primitive[geom], geom, index, light, columns, rows, frame)
         if scene.lights.is_spot[index]:
-            axis = scene.lights.direction[index]
+            axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
-            _add_spot(scene.lights, index, light, axis_in_camera, columns, rows, frame)
+            _add_spot(scene.lights, look, index, light, axis_in_camera, columns, rows, frame)
         else:
-            _add_sun(scene.lights.diffuse, index, frame)
+            _add_sun(look.diffuse, index, frame)
     for geom in range(num_geoms):
         if frame.is_seen[geom] and geoms.emission[geom] > 0:
             _add_emission(geom, geoms.emission[geom], frame)
-    _write_bytes(geoms.colour, frame, image)
+    _write_bytes(look.colour, frame, image)
     for geom in range(num_geoms):
         if frame.is_seen[geom] and geoms.texture_scale[geom, 0] > 0:
             pixel = np.float32(abs(scene.cameras.grid[camera, 3]))
@@ -89,10 +93,10 @@ def _set_light(ambient, frame):
 
 
 @inlined
-def _light_in_camera(lights, index, camera, pose):
+def _light_in_camera(lights, look, index, camera, pose):
     """Return (x, y, z, w): position and 1 of a spot light, direction towards a sun and 0."""
-    position, eye, view = lights.position, pose[2], pose[3]
-    if lights.is_headlight[index]:  # shines along the view axis
+    position, eye, view = look.position, pose[2], pose[3]
+    if lights.model_id[index] < 0:  # shines along the view axis
         return ZERO, ZERO, ONE, ZERO
     w = 1.0 if lights.is_spot[index] else 0.0
     x, y, z = turn(
@@ -173,10 +177,10 @@ def _add_sun(diffuse, index, frame):
 
 
 @compiled
-def _add_spot(lights, index, position, axis, columns, rows, frame):
+def _add_spot(lights, look, index, position, axis, columns, rows, frame):
     sx, sy, sz, _ = position
     ax, ay, az = np.float32(axis[0]), np.float32(axis[1]), np.float32(axis[2])
-    diffuse, ambient = lights.diffuse[index], lights.spot_ambient[index]
+    diffuse, ambient = look.diffuse[index], look.spot_ambient[index]
     attenuation = lights.spot_attenuation[index]
     a0, a1, a2 = attenuation[0], attenuation[1], attenuation[2]
     cutoff, table = lights.spot_cos_cutoff[index], lights.spot_table[index]
