@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vla_crl.sim.layout import initial_states
+from vla_crl.sim.renderer import Appearance, BatchRenderer
 from vla_crl.sim.rotations import matrix_from_axis_angle
 from vla_crl.sim.stepping import RUNNING, Slots, World
 from vla_crl.sim.suite import Suite
@@ -53,6 +54,9 @@ class Episodes:
             ]
         )
         self.image_noise, self.state_noise = np.zeros((2, num_slots))
+        self._light_gain, self._light_turn = np.ones(num_slots), np.zeros((num_slots, 3, 3))
+        self._colour_shift = np.zeros((num_slots, 2, 3))
+        self._has_own_look = np.zeros(num_slots, dtype=bool)
         self.noise_key = np.zeros(num_slots, np.int64)
 
     def begin(self, rows: np.ndarray, tasks: np.ndarray, state_ids: np.ndarray) -> None:
@@ -84,6 +88,23 @@ class Episodes:
             for task, sentence in zip(self._slots.task[rows], self._sentence[rows], strict=True)
         )
 
+    def appearance(
+        self, renderer: BatchRenderer, scene: int, rows: np.ndarray
+    ) -> Appearance | None:
+        """Return the colours and lights of `rows`, all in one scene; None: those of the scene."""
+        if not self._has_own_look[rows].any():
+            return None
+        model, base = self._suite.scenes[scene].model, self._worlds[scene].base
+        look, roots = renderer.appearance(len(rows)), model.body_rootid[model.geom_bodyid]
+        for part, root in enumerate((base, 0)):  # the robot; table, floor, walls
+            shift = self._colour_shift[rows, part][:, None]
+            look.geom_rgb[:, roots == root] = np.clip(look.geom_rgb[:, roots == root] + shift, 0, 1)
+        gain = self._light_gain[rows].astype(np.float32)
+        for field in look[1:5]:  # ambient and diffuse, of the headlight and of the lights
+            field[:] *= gain.reshape(-1, *[1] * (field.ndim - 1))
+        look.light_dir[:] = np.einsum("bij,blj->bli", self._light_turn[rows], look.light_dir)
+        return look
+
     def _place(
         self, scene: int, rows: np.ndarray, tasks: np.ndarray, state_ids: np.ndarray
     ) -> None:
@@ -106,6 +127,8 @@ class Episodes:
         slots.base_shift[rows], slots.latency[rows] = 0.0, 0
         slots.mass_gain[rows], slots.friction_gain[rows] = 1.0, 1.0
         self.image_noise[rows], self.state_noise[rows] = 0.0, 0.0
+        self._has_own_look[rows], self._light_gain[rows] = False, 1.0
+        self._light_turn[rows], self._colour_shift[rows] = np.eye(3), 0.0
 
     def _vary(self, variation: VariationConfig, row: int, task: int, state_id: int) -> None:
         slots, scene = self._slots, self._suite.tasks[task].scene
@@ -118,6 +141,10 @@ class Episodes:
         slots.friction_gain[row] = drawn.friction_gain
         slots.latency[row] = drawn.latency
         self.image_noise[row], self.state_noise[row] = drawn.image_noise, drawn.state_noise
+        self._has_own_look[row] = True
+        self._light_gain[row] = drawn.light_gain
+        self._light_turn[row] = matrix_from_axis_angle(drawn.light_turn)
+        self._colour_shift[row] = drawn.colour_shift
         self.noise_key[row] = (variation.seed << 32) + state_id
         if drawn.paraphrase is not None:
             sentences = 1 + len(self._suite.tasks[task].paraphrases)

@@ -208,6 +208,7 @@ class VectorSim:
                 state.geom_mat[slots, : size.ngeom],
                 state.camera_pos[slots, : size.ncam],
                 state.camera_mat[slots, : size.ncam],
+                appearance=self._episodes.appearance(renderers[scene], scene, slots),
             )
 
         self._map(draw, np.arange(len(rows)), self._scenes_of(rows))
