@@ -51,7 +51,7 @@ def episodes(suite: Suite) -> Episodes:
 
 def things_of(suite: Suite, tasks: np.ndarray) -> np.ndarray:
     """Index of the thing that each of `tasks` moves."""
-    return np.array([suite.thing_index(goal.arguments[0]) for goal in suite.goals])[tasks]
+    return np.array([suite.thing_index(task.goal.arguments[0]) for task in suite.tasks])[tasks]
 
 
 def is_held(episodes: Episodes) -> np.ndarray:
@@ -69,7 +69,7 @@ def test_the_expert_succeeds_on_train_and_test_states(episodes: Episodes):
 
 
 def test_the_expert_leaves_a_learner_time(suite: Suite, episodes: Episodes):
-    assert np.median(episodes.num_steps) <= suite.config.horizon / 2
+    assert np.median(episodes.num_steps) <= suite.horizon / 2
 
 
 def test_a_held_thing_does_not_slip(episodes: Episodes):
@@ -83,16 +83,18 @@ def test_a_held_thing_does_not_slip(episodes: Episodes):
 
 
 def test_a_handled_thing_does_not_sink_into_the_table(suite: Suite, episodes: Episodes):
-    model, data = suite.model, mujoco.MjData(suite.model)
-    table, deepest = model.geom("table").id, 0.0
-    things = things_of(suite, episodes.sim.tasks)
-    geoms = model.body_geomadr[suite.thing_bodies[things]]
+    datas = [mujoco.MjData(scene.model) for scene in suite.scenes]
+    tasks, deepest = episodes.sim.tasks, 0.0
+    bodies = suite.thing_bodies[suite.scene_of_task[tasks], things_of(suite, tasks)]
     for step, states in enumerate(episodes.physics):
         for slot in np.flatnonzero(step < episodes.num_steps)[::2]:
-            mujoco.mj_setState(model, data, states[slot], STATE_SPEC)
+            scene = suite.scene_of_task[tasks[slot]]
+            model, data = suite.scenes[scene].model, datas[scene]
+            state = states[slot, : mujoco.mj_stateSize(model, STATE_SPEC)]
+            mujoco.mj_setState(model, data, state, STATE_SPEC)
             mujoco.mj_fwdPosition(model, data)
-            pairs = data.contact.geom
-            touches = np.any(pairs == table, axis=1) & np.any(pairs == geoms[slot], axis=1)
+            pairs = model.geom_bodyid[data.contact.geom]
+            touches = np.any(pairs == 0, axis=1) & np.any(pairs == bodies[slot], axis=1)
             deepest = min(deepest, data.contact.dist[touches].min(initial=0.0))
     assert deepest > -0.002
 
@@ -103,7 +105,11 @@ def test_a_released_thing_is_at_rest_after_one_and_a_half_seconds(suite: Suite, 
     last = {name: values[won] for name, values in episodes.sim.get_states().items()}
     things = things_of(suite, last["task"])
     last["outcome"][:], last["num_steps"][:] = RUNNING, 0
-    last["task"] = (last["task"] + 1) % 10  # another thing's task, so that the episode goes on
+    other = [  # a task of the same scene with another thing, so that the episode goes on
+        next(i for i, other in enumerate(suite.tasks) if i != k and other.scene == task.scene)
+        for k, task in enumerate(suite.tasks)
+    ]
+    last["task"] = np.array(other)[last["task"]]
     sim.set_states(last)
     idle = np.zeros((len(won), 14, ACTION_DIM))
     idle[:, :, 6] = -1.0
@@ -136,8 +142,9 @@ def test_the_expert_knows_what_each_task_is_about(suite: Suite):
     sim = VectorSim(suite, 10)
     sim.reset(range(10), tasks=range(10), state_ids=range(10))
     named = [
-        tuple(suite.config.things[thing].name for thing in pair)
+        tuple(suite.things[thing] for thing in pair)
         for pair in ScriptedExpert(sim).named(np.arange(10))
     ]
     sim.close()
-    assert named == [goal.arguments for goal in suite.goals]  # a region is called as its thing
+    goals = [task.goal.arguments for task in suite.tasks]
+    assert named == goals  # a region is called as its thing

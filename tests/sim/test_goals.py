@@ -24,6 +24,7 @@ SCENE = """
 <mujoco>
   <worldbody>
     <geom name="floor" type="box" size="2 2 .1" pos="0 0 -.1"/>
+    <geom name="zero" type="plane" size="2 2 .1" contype="0" conaffinity="0"/>
     <site name="grip" pos="0 0 1"/>
     <body name="cube"><freejoint/><geom type="box" size=".02 .02 .02"/></body>
     <body name="block" pos=".3 0 0"><freejoint/><geom type="box" size=".03 .03 .02"/></body>
@@ -141,8 +142,9 @@ def test_on_measures_from_the_lowest_point_of_a_turned_thing(
     rotation = Rotation.from_rotvec(turn)
     SHARED.put(thing, (0.0, -0.3, 0.5), rotation)
     model, data = SHARED.model, SHARED.data
-    geoms = [model.body_geomadr[SHARED.bodies[name]] for name in (thing, "bin")]
-    gap = mujoco.mj_geomDistance(model, data, geoms[0], geoms[1], 1.0, None)
+    geoms = int(model.body_geomadr[SHARED.bodies[thing]]), model.geom("zero").id
+    height = mujoco.mj_geomDistance(model, data, *geoms, 1.0, None)
+    gap = height - 0.11  # the top of the bin's floor
     for clearance, expected in [(0.003, True), (0.006, False)]:
         SHARED.put(thing, (0.0, -0.3, 0.5 - gap + clearance), rotation)
         assert SHARED.holds("on", thing, "bin") == expected

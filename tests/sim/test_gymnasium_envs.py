@@ -153,7 +153,7 @@ def test_a_suite_gives_its_tasks_to_the_robots_in_turn(suite: Suite):
 
 
 def test_chosen_tasks_are_given_in_turn():
-    tasks = ["purple_ball_in_tray", "red_cube_in_basket"]
+    tasks = ["purple_ball_in_basket", "red_cube_in_basket"]
     envs = gymnasium.make_vec(SUITE, num_envs=3, tasks=tasks, image_size=16)
     assert list(envs.reset()[1]["task"]) == [*tasks, tasks[0]]
     envs.close()

@@ -12,12 +12,12 @@ from vla_crl.sim.kinematics import (
     solve_positive_definite,
 )
 from vla_crl.sim.layout import GRIP_DOWN
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.scene import Scene
 
 
 @pytest.fixture(scope="module")
-def chain(suite: Suite) -> Chain:
-    return chain_of(suite.model, suite.config.arm)
+def chain(scene: Scene) -> Chain:
+    return chain_of(scene.model, scene.config.arm)
 
 
 def pose_of(chain: Chain, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -26,12 +26,12 @@ def pose_of(chain: Chain, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return position, rotation, jacobian
 
 
-def test_forward_agrees_with_mujoco_in_pose_and_jacobian(suite: Suite, chain: Chain):
-    model, data = suite.model, mujoco.MjData(suite.model)
-    names = suite.config.arm.joints
+def test_forward_agrees_with_mujoco_in_pose_and_jacobian(scene: Scene, chain: Chain):
+    model, data = scene.model, mujoco.MjData(scene.model)
+    names = scene.config.arm.joints
     qpos = [model.joint(name).qposadr[0] for name in names]
     dofs = [model.joint(name).dofadr[0] for name in names]
-    site = model.site(suite.config.arm.grip_site).id
+    site = model.site(scene.config.arm.grip_site).id
     linear, angular = np.empty((2, 3, model.nv))
     for joints in np.random.default_rng(0).uniform(chain.low_rad, chain.high_rad, (50, 7)):
         data.qpos[qpos] = joints
@@ -45,8 +45,8 @@ def test_forward_agrees_with_mujoco_in_pose_and_jacobian(suite: Suite, chain: Ch
         assert np.allclose(jacobian[3:], angular[:, dofs], atol=1e-12)
 
 
-def test_inverse_reaches_the_whole_workspace(suite: Suite, chain: Chain):
-    arm = suite.config.arm
+def test_inverse_reaches_the_whole_workspace(scene: Scene, chain: Chain):
+    arm = scene.config.arm
     targets = np.random.default_rng(1).uniform(arm.workspace_low_m, arm.workspace_high_m, (50, 3))
     for target in targets:
         joints = chain.rest_rad.copy()

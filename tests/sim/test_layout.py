@@ -9,14 +9,28 @@ import pytest
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.layout import initial_states
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.scene import Scene
+from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
+NewSim = Callable[..., VectorSim]
+HEIGHTS_M = {
+    "red cube": 0.02, "blue cylinder": 0.025, "purple ball": 0.022, "white mug": 0.024,
+    "cyan cross": 0.014, "green cube": 0.02, "yellow cylinder": 0.025, "orange brick": 0.015,
+    "black bottle": 0.022, "pink egg": 0.02,
+}  # fmt: skip
+"""Half heights, from the sizes in the scene file."""
 
-def places(suite: Suite) -> np.ndarray:
-    """Positions (m) of the five objects in every initial state, [ids, 5, 3]."""
-    model, qpos = suite.model, initial_states(suite).qpos
-    starts = [model.jnt_qposadr[model.body_jntadr[body]] for body in suite.thing_bodies[:5]]
+
+def objects(scene: Scene) -> list[str]:
+    return [name for name, body in scene.bodies.items() if scene.model.body_dofnum[body] == 6]
+
+
+def places(scene: Scene) -> np.ndarray:
+    """Positions (m) of the objects in every initial state, [ids, objects, 3]."""
+    model, qpos = scene.model, initial_states(scene).qpos
+    bodies = [scene.bodies[name] for name in objects(scene)]
+    starts = [model.jnt_qposadr[model.body_jntadr[body]] for body in bodies]
     return np.stack([qpos[:, start : start + 3] for start in starts], axis=1)
 
 
@@ -24,19 +38,21 @@ def test_train_and_test_states_are_disjoint_and_many(suite: Suite):
     assert len(suite.train_ids) >= 500
     assert len(suite.test_ids) >= 100
     assert not set(suite.train_ids) & set(suite.test_ids)
-    assert len(initial_states(suite).qpos) == len(suite.train_ids) + len(suite.test_ids)
+    for scene in suite.scenes:
+        assert len(initial_states(scene).qpos) == len(suite.train_ids) + len(suite.test_ids)
 
 
 def test_every_test_layout_differs_from_every_training_layout(suite: Suite):
-    flat = places(suite)[:, :, :2].reshape(suite.test_ids.stop, -1)
-    for layout in flat[suite.test_ids]:
-        apart = np.abs(flat[suite.train_ids] - layout).max(axis=1)
-        assert apart.min() > 0.002
+    for scene in suite.scenes:
+        flat = places(scene)[:, :, :2].reshape(suite.test_ids.stop, -1)
+        for layout in flat[suite.test_ids]:
+            apart = np.abs(flat[suite.train_ids] - layout).max(axis=1)
+            assert apart.min() > 0.002
 
 
-def test_states_keep_the_ranges_of_the_suite(suite: Suite):
-    layout, states = suite.config.layout, initial_states(suite)
-    xy = places(suite)[:, :, :2]
+def test_states_keep_the_ranges_of_the_suite(scene: Scene):
+    layout, states = scene.config.layout, initial_states(scene)
+    xy = places(scene)[:, :, :2]
     assert np.all((xy >= layout.free_low_m) & (xy <= layout.free_high_m))
     for one, other in itertools.combinations(range(5), 2):
         gap = np.linalg.norm(xy[:, one] - xy[:, other], axis=-1)
@@ -48,58 +64,73 @@ def test_states_keep_the_ranges_of_the_suite(suite: Suite):
     assert 0.45 < share_left < 0.55
 
 
+def test_a_thing_with_a_rectangle_of_its_own_starts_there():
+    scene = load_suite("tabletop_goal").scenes[0]
+    plate = objects(scene).index("plate")
+    xy = places(scene)[:, plate, :2]
+    low, high = scene.thing("plate").low_m, scene.thing("plate").high_m
+    assert low is not None
+    assert high is not None
+    assert np.all((xy >= low) & (xy <= high))
+    assert np.allclose([xy.min(axis=0), xy.max(axis=0)], [low, high], atol=1e-3)  # all of it
+
+
 def test_objects_stand_upright_on_the_table(suite: Suite):
-    heights = places(suite)[:, :, 2]
-    assert np.allclose(heights, [0.02, 0.02, 0.025, 0.025, 0.022], atol=1e-12)
+    for scene in suite.scenes:
+        expected = [HEIGHTS_M[name] for name in objects(scene)]
+        assert np.allclose(places(scene)[:, :, 2], expected, atol=1e-12)
 
 
 def test_nothing_overlaps_in_any_initial_state(suite: Suite):
-    model, states = suite.model, initial_states(suite)
-    data, table = mujoco.MjData(model), model.geom("table").id
-    for qpos, mocap_pos in zip(states.qpos, states.mocap_pos, strict=True):
-        data.qpos[:], data.mocap_pos[:] = qpos, mocap_pos
-        mujoco.mj_fwdPosition(model, data)
-        contact = data.contact
-        assert np.all(np.any(contact.geom == table, axis=1)), "two things touch"
-        assert np.all(contact.dist > -1e-9)
+    for scene in suite.scenes:
+        model, states = scene.model, initial_states(scene)
+        data, table = mujoco.MjData(model), model.geom("table").id
+        for qpos, mocap_pos in zip(states.qpos, states.mocap_pos, strict=True):
+            data.qpos[:], data.mocap_pos[:] = qpos, mocap_pos
+            mujoco.mj_fwdPosition(model, data)
+            contact = data.contact
+            assert np.all(np.any(contact.geom == table, axis=1)), "two things touch"
+            assert np.all(contact.dist > -1e-9)
 
 
-def test_everything_stands_still_while_the_robot_idles(
-    suite: Suite, new_sim: Callable[..., VectorSim]
-):
-    ids = [*suite.train_ids[::100], *suite.test_ids[::10]]
-    sim = new_sim(len(ids))
-    sim.reset(range(len(ids)), tasks=[0] * len(ids), state_ids=ids)
+def test_everything_stands_still_while_the_robot_idles(suite: Suite, new_sim: NewSim):
+    ids = np.repeat([*suite.train_ids[::100], *suite.test_ids[::10]], 2)
+    sim, slots = new_sim(len(ids)), np.arange(len(ids))
+    sim.reset(slots, tasks=slots % 2, state_ids=ids)  # a task of each scene
     things, grip = sim.thing_positions(), sim.grip_pose()[0]
     sim.step_chunk(np.zeros((len(ids), 20, ACTION_DIM)))
-    assert np.linalg.norm(sim.thing_positions() - things, axis=-1).max() < 0.002
+    assert np.nanmax(np.linalg.norm(sim.thing_positions() - things, axis=-1)) < 0.002
     assert np.linalg.norm(sim.grip_pose()[0] - grip, axis=-1).max() < 0.002
 
 
-def test_an_id_is_the_same_scene_for_every_task(suite: Suite, new_sim: Callable[..., VectorSim]):
+def test_an_id_is_the_same_picture_for_every_task_with_the_same_things(
+    suite: Suite, new_sim: NewSim
+):
     sim = new_sim(len(suite.tasks))
     slots = range(len(suite.tasks))
     sim.reset(slots, tasks=slots, state_ids=[7] * len(suite.tasks))
     observation = sim.observe()
+    pictures = {image.tobytes() for image in observation.images}
+    assert len(pictures) == len(suite.scenes) == 2
     for slot in slots:
-        assert np.array_equal(observation.images[slot], observation.images[0])
-        assert np.array_equal(observation.state[slot], observation.state[0])
+        first = list(suite.scene_of_task).index(suite.tasks[slot].scene)
+        assert np.array_equal(observation.images[slot], observation.images[first])
+        assert np.array_equal(observation.state[slot], observation.state[first])
     assert len(set(observation.instruction)) == len(suite.tasks)
 
 
-def test_the_commanded_pose_of_a_state_is_the_measured_one(
-    suite: Suite, new_sim: Callable[..., VectorSim]
-):
+def test_the_commanded_pose_of_a_state_is_the_measured_one(scene: Scene, new_sim: NewSim):
     sim = new_sim(64)
     sim.reset(range(64), tasks=[0] * 64, state_ids=range(64))
     position, rotation = sim.grip_pose()
-    commanded = initial_states(suite).controller[:64]
+    commanded = initial_states(scene).controller[:64]
     assert np.abs(position - commanded[:, :3]).max() < 5e-4
     assert np.abs(rotation.reshape(64, 9) - commanded[:, 3:12]).max() < 5e-3
 
 
-def test_a_layout_without_room_is_refused(suite: Suite):
-    layout = dataclasses.replace(suite.config.layout, free_distance_m=1.0)
-    crowded = Suite("crowded", dataclasses.replace(suite.config, layout=layout), suite.model)
-    with pytest.raises(ConfigError, match="'crowded': found no room for 5 objects at least 1.0 m"):
+def test_a_layout_without_room_is_refused(scene: Scene):
+    layout = dataclasses.replace(scene.config.layout, free_distance_m=1.0)
+    config = dataclasses.replace(scene.config, layout=layout)
+    crowded = dataclasses.replace(scene, config=config)
+    with pytest.raises(ConfigError, match="'scene.xml': found no room for 5 objects at least 1.0"):
         initial_states(crowded)

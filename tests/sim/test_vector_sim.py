@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import mujoco
@@ -9,6 +9,7 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.rotations import axis_angle_from_matrix
+from vla_crl.sim.scene import Scene
 from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim, make_sim
@@ -26,7 +27,7 @@ def random_actions(num_episodes: int, num_steps: int, seed: int = 0) -> np.ndarr
 
 def play(sim: VectorSim, order: np.ndarray) -> dict[int, tuple[np.ndarray, ...]]:
     """Play the same episodes in the last slots of `sim`, as many at a time as fit, in `order`."""
-    actions = random_actions(NUM_EPISODES, sim.suite.config.horizon)
+    actions = random_actions(NUM_EPISODES, sim.suite.horizon)
     ends = {}
     for batch in np.split(order, range(sim.num_slots, len(order), sim.num_slots)):
         slots = np.arange(sim.num_slots - len(batch), sim.num_slots)
@@ -113,11 +114,11 @@ def test_chunks_of_four_equal_single_steps(new_sim: NewSim):
         assert np.array_equal(states[0][name], states[1][name])
 
 
-def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(suite: Suite, new_sim: NewSim):
-    model, data = suite.model, mujoco.MjData(suite.model)
+def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(scene: Scene, new_sim: NewSim):
+    model, data = scene.model, mujoco.MjData(scene.model)
     sim, actions = new_sim(1), random_actions(1, 12, seed=5)
     sim.reset([0], tasks=[0], state_ids=[3])
-    arm = [model.actuator(name).id for name in suite.config.arm.joints]
+    arm = [model.actuator(name).id for name in scene.config.arm.joints]
     fingers = [model.actuator(name).id for name in ("finger1", "finger2")]
     mujoco.mj_setState(model, data, sim.get_states()["physics"][0], STATE_SPEC)
     physics = np.empty(mujoco.mj_stateSize(model, STATE_SPEC))
@@ -155,19 +156,25 @@ def test_named_slots_are_observed_in_their_order(new_sim: NewSim):
     assert np.array_equal(some.images, expected.images)
     assert np.array_equal(some.state, expected.state)
     assert some.instruction == expected.instruction
-    assert np.array_equal(sim.thing_positions([5, 0]), sim.thing_positions()[[5, 0]])
+    positions = sim.thing_positions()[[5, 0]]
+    assert np.array_equal(sim.thing_positions([5, 0]), positions, equal_nan=True)
     assert np.array_equal(sim.camera_poses([5])[0], sim.camera_poses()[0][[5]])
 
 
-def put(sim: VectorSim, body: str, positions: np.ndarray) -> None:
-    """Place a free body upright and at rest in every slot."""
-    model, states = sim.suite.model, sim.get_states()
-    joint = model.body(body).jntadr[0]
-    start = 1 + model.jnt_qposadr[joint]
-    velocity = 1 + model.nq + model.jnt_dofadr[joint]
-    states["physics"][:, start : start + 7] = [0, 0, 0, 1, 0, 0, 0]
-    states["physics"][:, start : start + 3] = positions
-    states["physics"][:, velocity : velocity + 6] = 0.0
+def model_of(sim: VectorSim, slot: int) -> mujoco.MjModel:
+    return sim.suite.scenes[sim.suite.scene_of_task[sim.tasks[slot]]].model
+
+
+def put(sim: VectorSim, body: str, positions: np.ndarray, slots: Iterable[int]) -> None:
+    """Place a free body upright and at rest in each of `slots`."""
+    states = sim.get_states()
+    for slot, position in zip(slots, positions, strict=True):
+        model = model_of(sim, slot)
+        joint = model.body(body).jntadr[0]
+        start = 1 + model.jnt_qposadr[joint]
+        velocity = 1 + model.nq + model.jnt_dofadr[joint]
+        states["physics"][slot, start : start + 7] = [*position, 1, 0, 0, 0]
+        states["physics"][slot, velocity : velocity + 6] = 0.0
     sim.set_states(states)
 
 
@@ -193,10 +200,13 @@ def test_a_task_succeeds_when_its_thing_is_in_its_region(
     sim = new_sim(10)
     sim.reset(range(10), tasks=range(10), state_ids=[0] * 10)
     fixture = sim.thing_positions()[:, suite.thing_index(region)]
-    put(sim, "red_cube", fixture + offset)
+    for scene, cube in enumerate(("red_cube", "green_cube")):
+        slots = np.flatnonzero(suite.scene_of_task == scene)
+        put(sim, cube, (fixture + offset)[slots], slots)
     result = sim.step_chunk(np.zeros((10, 1, ACTION_DIM)))
     expected = np.zeros(10, dtype=bool)
-    expected[suite.task_index(f"red_cube_in_{region}")] = is_inside
+    task = {"basket": "red_cube_in_basket", "tray": "green_cube_in_tray"}[region]
+    expected[suite.task_index(task)] = is_inside
     assert np.array_equal(result.success, expected)
     assert np.array_equal(result.terminated, expected)
     assert np.array_equal(result.reward, expected.astype(np.float32))
@@ -204,8 +214,9 @@ def test_a_task_succeeds_when_its_thing_is_in_its_region(
 
 def test_a_chunk_stops_at_success(suite: Suite, new_sim: NewSim):
     sim = new_sim(2)
-    sim.reset(range(2), tasks=[0, suite.task_index("red_cube_in_tray")], state_ids=[0, 0])
-    put(sim, "red_cube", sim.thing_positions()[:, suite.thing_index("basket")] + [0, 0, 0.15])
+    sim.reset(range(2), tasks=[0, suite.task_index("blue_cylinder_in_tray")], state_ids=[0, 0])
+    over_basket = sim.thing_positions()[:, suite.thing_index("basket")] + (0.0, 0.0, 0.15)
+    put(sim, "red_cube", over_basket, range(2))
     result = sim.step_chunk(np.zeros((2, 4, ACTION_DIM)))
     assert result.success.tolist() == [True, False]
     assert result.num_steps.tolist() == [2, 4]  # falls 5 cm in the first step, 15 in the second
@@ -225,7 +236,6 @@ def test_an_episode_is_truncated_at_the_horizon(suite: Suite, new_sim: NewSim):
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e6])
 @pytest.mark.parametrize("part", ["position", "velocity"])
 def test_diverged_physics_ends_only_its_own_slot(
-    suite: Suite,
     new_sim: NewSim,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -237,7 +247,7 @@ def test_diverged_physics_ends_only_its_own_slot(
     sims = [new_sim(12), new_sim(12)]
     for sim in sims:
         sim.reset(range(12), tasks=np.arange(12) % 10, state_ids=range(12))
-    states, model = sims[0].get_states(), suite.model
+    states, model = sims[0].get_states(), model_of(sims[0], 4)
     column = 1 + model.joint("joint3").qposadr[0]
     if part == "velocity":
         column = 1 + model.nq + model.joint("joint3").dofadr[0]
@@ -269,16 +279,17 @@ def test_a_divergence_is_diagnosed_saved_and_replayed(
     sim.reset(range(3), tasks=[2, 3, 4], state_ids=[7, 8, 9])
     sim.step_chunk(actions)
     states = sim.get_states()
-    states["physics"][1, 1 + suite.model.nq + suite.model.body("blue_cylinder").dofadr[0]] = 1e6
+    model = model_of(sim, 1)
+    states["physics"][1, 1 + model.nq + model.body("pink_egg").dofadr[0]] = 1e6
     sim.set_states(states)
     sim.step_chunk(actions)
     (divergence,) = sim.divergences
     assert (divergence.suite, divergence.task) == (suite.name, suite.tasks[3].name)
     assert (divergence.state_id, divergence.num_steps) == (8, 4)
-    assert divergence.joint == "blue_cylinder"
+    assert divergence.joint == "pink_egg"
     assert divergence.speed > 200.0
     assert np.array_equal(divergence.actions, actions[1])
-    for text in ("'yellow_cylinder_in_tray', initial state 8", "after 4 control", "blue_cylinder"):
+    for text in ("'black_bottle_in_basket', initial state 8", "after 4 control", "pink_egg"):
         assert text in str(divergence)
     loaded = Divergence.load(divergence.save(tmp_path / "new"))
     other = new_sim(1)
@@ -287,7 +298,7 @@ def test_a_divergence_is_diagnosed_saved_and_replayed(
 
 
 def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_path: Path):
-    numbers = np.zeros(3), np.zeros(3), np.zeros((1, 7))
+    numbers = np.zeros(3), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7))
     sim, task = new_sim(1), "red_cube_in_basket"
     with pytest.raises(ConfigError, match="'kitchen', but the simulation is of 'tabletop_object'"):
         replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)
@@ -299,13 +310,13 @@ def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_pat
 
 
 def test_a_slot_whose_physics_diverges_stays_finite(
-    suite: Suite, new_sim: NewSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, new_sim: NewSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     sim = new_sim(1)
     sim.reset([0], tasks=[0], state_ids=[0])
     states = sim.get_states()
-    states["physics"][0, 1 + suite.model.nq + suite.model.body("red_cube").dofadr[0]] = 1e9
+    states["physics"][0, 1 + scene.model.nq + scene.model.body("red_cube").dofadr[0]] = 1e9
     sim.set_states(states)
     before = sim.observe([0])
     assert sim.step_chunk(np.zeros((1, 4, ACTION_DIM))).diverged[0]

@@ -79,6 +79,10 @@ class Divergence:
 def replay(divergence: Divergence, sim: "VectorSim") -> bool:
     """Run the chunk again in slot 0, whose episode is lost.
 
+    Args:
+        divergence: What happened.
+        sim: Of the same suite, with the same `variation` as the one that blew up.
+
     Returns:
         Whether physics blew up again.
 

@@ -69,7 +69,7 @@ class Episodes:
         """
         slots = self._slots
         slots.task[rows], slots.num_steps[rows], slots.outcome[rows] = tasks, 0, RUNNING
-        slots.physics[rows], slots.pending[rows] = 0.0, 0.0
+        slots.physics[rows], slots.controller[rows], slots.pending[rows] = 0.0, 0.0, 0.0
         self.state_id[rows], self._sentence[rows] = state_ids, 0
         scenes = self._suite.scene_of_task[tasks]
         for scene in np.unique(scenes):
@@ -94,11 +94,13 @@ class Episodes:
         """Return the colours and lights of `rows`, all in one scene; None: those of the scene."""
         if not self._has_own_look[rows].any():
             return None
-        model, base = self._suite.scenes[scene].model, self._worlds[scene].base
+        model, bodies = self._suite.scenes[scene].model, self._suite.scenes[scene].bodies
         look, roots = renderer.appearance(len(rows)), model.body_rootid[model.geom_bodyid]
-        for part, root in enumerate((base, 0)):  # the robot; table, floor, walls
+        is_robot = roots == model.body_rootid[self._worlds[scene].base]
+        is_named = np.isin(roots, model.body_rootid[list(bodies.values())])
+        for part, geoms in enumerate((is_robot, ~is_robot & ~is_named)):
             shift = self._colour_shift[rows, part][:, None]
-            look.geom_rgb[:, roots == root] = np.clip(look.geom_rgb[:, roots == root] + shift, 0, 1)
+            look.geom_rgb[:, geoms] = np.clip(look.geom_rgb[:, geoms] + shift, 0.0, 1.0)
         gain = self._light_gain[rows].astype(np.float32)
         for field in look[1:5]:  # ambient and diffuse, of the headlight and of the lights
             field[:] *= gain.reshape(-1, *[1] * (field.ndim - 1))
@@ -114,7 +116,7 @@ class Episodes:
         start_qpos = np.array([self._suite.tasks[task].start_qpos for task in tasks])
         qpos = initial.qpos[state_ids]
         slots.physics[rows, 1 : 1 + model.nq] = np.where(np.isnan(start_qpos), qpos, start_qpos)
-        slots.controller[rows] = initial.controller[state_ids]
+        slots.controller[rows, : initial.controller.shape[1]] = initial.controller[state_ids]
         ctrl = np.empty((len(rows), model.nu))
         ctrl[:, world.arm_actuators] = initial.controller[state_ids, 12:-1]
         ctrl[:, world.finger_actuators] = initial.controller[state_ids, -1:]

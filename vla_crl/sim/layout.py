@@ -101,8 +101,8 @@ def layout_arrays(scene: Scene) -> LayoutArrays:
     free = [t for t in scene.things if model.body(t.body).dofnum[0] == 6]
     fixtures = [t for t in scene.things if model.body(t.body).mocapid[0] >= 0]
     return LayoutArrays(
-        np.array([thing.low_m or layout.free_low_m for thing in free]),
-        np.array([thing.high_m or layout.free_high_m for thing in free]),
+        np.array([thing.low_m or layout.free_low_m for thing in free]).reshape(-1, 2),
+        np.array([thing.high_m or layout.free_high_m for thing in free]).reshape(-1, 2),
         layout.free_distance_m,
         layout.max_yaw_rad,
         np.array([thing.low_m or layout.fixture_low_m for thing in fixtures]).reshape(-1, 2),

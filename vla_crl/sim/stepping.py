@@ -319,10 +319,11 @@ def _step_slot(world, scratch, slots, row, actions):
         site_pos[world.grip_site],
     )
     grip = slots.site_pos[row, world.grip_site].copy()
+    controller = slots.controller[row, : 13 + world.arm_actuators.shape[0]]
     _enter(world, scratch, slots, row)
     for action in actions:
         acting = _delayed(slots, row, action)
-        _control_step(world, scratch, slots.controller[row], acting, grip, slots.base_shift[row])
+        _control_step(world, scratch, controller, acting, grip, slots.base_shift[row])
         grip[:] = site_pos[world.grip_site]
         slots.num_steps[row] += 1
         if not _healthy(qvel):

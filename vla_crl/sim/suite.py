@@ -171,7 +171,7 @@ def load_suite(name: str) -> Suite:
     else:
         chosen = [(config, file, task) for task in config.tasks]
         suite = _assemble(folder.name, config.description, chosen)
-    _check_agreement(suite, file)
+    _check_tasks(suite, file)
     return suite
 
 
@@ -257,7 +257,9 @@ def _scene(file: Path, objects: tuple[str, ...]) -> Scene:
     return compile_scene(config, file, objects)
 
 
-def _check_agreement(suite: Suite, path: Path) -> None:
+def _check_tasks(suite: Suite, path: Path) -> None:
+    if not suite.tasks:
+        raise ConfigError(f"{path}: tasks is empty, expected at least one task")
     names = [task.name for task in suite.tasks]
     duplicates = {name for name in names if names.count(name) > 1}
     if duplicates:

@@ -20,6 +20,7 @@ Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 NOTHING: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 MAX_LATENCY = 8
 """Control steps."""
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +62,20 @@ class VariationConfig:
             if not isinstance(value, tuple):
                 continue
             low, high = np.asarray(value)
+            if not np.all(np.isfinite(value)):
+                raise ConfigError(f"variation: {entry.name} = {value}, expected finite numbers")
             if np.any(low > high):
                 raise ConfigError(f"variation: {entry.name} = {value}, expected low before high")
-            least = 0.0 if np.ndim(low) == 0 else -np.inf
-            if np.any(low < least) or not np.all(np.isfinite(value)):
-                raise ConfigError(f"variation: {entry.name} = {value}, expected at least {least:g}")
+            if np.ndim(low) == 0 and low < 0:
+                raise ConfigError(f"variation: {entry.name} = {value}, expected at least 0")
         if self.mass_gain[0] <= 0:
             raise ConfigError(f"variation: mass_gain = {self.mass_gain}, expected more than 0")
         if self.action_latency[1] > MAX_LATENCY:
             raise ConfigError(
                 f"variation: action_latency = {self.action_latency}, expected at most {MAX_LATENCY}"
             )
-        if self.seed < 0:
-            raise ConfigError(f"variation: seed = {self.seed}, expected at least 0")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"variation: seed = {self.seed}, expected 0 .. {MAX_SEED}")
 
 
 class Draw(NamedTuple):
@@ -118,7 +120,8 @@ def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
     """
     rng = np.random.default_rng([config.seed, state_id])
     # Everything is drawn, whether it varies or not: switching one thing on changes no other.
-    words = rng.random()
+    words, late = rng.random(2)
+    least, most = config.action_latency
     return Draw(
         camera_shift=rng.uniform(*config.camera_shift_m),
         camera_turn=rng.uniform(*config.camera_turn_rad),
@@ -127,7 +130,7 @@ def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
         colour_shift=rng.uniform(*config.colour_shift, size=(2, 3)),
         base_shift=rng.uniform(*config.base_shift_m),
         friction_gain=rng.uniform(*config.friction_gain),
-        latency=int(rng.integers(*config.action_latency, endpoint=True)),
+        latency=least + int(late * (most - least + 1)),
         image_noise=rng.uniform(*config.image_noise),
         state_noise=rng.uniform(*config.state_noise),
         paraphrase=words if config.paraphrase else None,

@@ -34,6 +34,11 @@ from vla_crl.sim.variation import VariationConfig
 
 BLOCK_SLOTS = 8
 """Slots a thread takes at a time: small enough to balance load, large enough to hide dispatch."""
+_POSES = {
+    "body_pos": "xpos", "site_pos": "site_xpos", "site_mat": "site_xmat", "geom_pos": "geom_xpos",
+    "geom_mat": "geom_xmat", "camera_pos": "cam_xpos", "camera_mat": "cam_xmat",
+}  # fmt: skip
+"""What the poses of `Slots` are called in MjData."""
 
 
 class VectorSim:
@@ -287,10 +292,16 @@ class VectorSim:
         return position[rows[:, None], cameras], chosen.reshape(*cameras.shape, 3, 3)
 
     def write_data(self, slot: int, data: mujoco.MjData) -> None:
-        """Put a slot's state into an MjData of its scene's model, poses included."""
+        """Put a slot's state into an MjData of its scene's model, poses included.
+
+        The poses are the slot's own, also where its robot's base or its cameras are displaced.
+        """
         model = self.suite.scenes[self._scenes_of(np.array([slot]))[0]].model
         mujoco.mj_setState(model, data, self._physics(slot), STATE_SPEC)
         mujoco.mj_forward(model, data)
+        for name, part in _POSES.items():
+            own = getattr(data, part)
+            own[:] = getattr(self._slots, name)[slot, : len(own)]
 
     def get_states(self) -> dict[str, np.ndarray]:
         """Copy everything that the future of the slots depends on."""
@@ -309,6 +320,7 @@ class VectorSim:
         """Continue from what `get_states` of a simulation with as many slots returned."""
         rows = np.flatnonzero(states["state_id"] >= 0)
         self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
+        self._episodes.state_id[:] = states["state_id"]
         for name in ("physics", "controller", "task", "num_steps", "outcome", "pending"):
             getattr(self._slots, name)[:] = states[name]
         self._run(refresh_slots, np.arange(self.num_slots))
