@@ -223,8 +223,8 @@ class BatchSampler:
         num = self._config.supervised.batch_size
         steps = rng.integers(len(data), size=num)
         is_question = rng.random(num) < self._config.question_fraction
-        num_things = data.object_uv.shape[2]
-        asked = rng.integers(num_things, size=num)
+        is_there = data.object_visible[steps].any(axis=1)  # [B, things]
+        asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
         question = np.stack([asked, np.full(num, NOTHING)], axis=1)
         named = np.where(is_question[:, None], question, data.named[steps])
         sentence = torch.from_numpy(
