@@ -19,8 +19,9 @@ from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
 from vla_crl.models.policy import StochasticStep
 from vla_crl.progress import console, track
+from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
-from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.suite import Suite, load_suite
@@ -282,17 +283,16 @@ class Trainer:
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
-        cells = []
+        cells, seed = [], _stage_seed(self.config.seed, stage)
+        agent = policy_agent(self.policy, deterministic=deterministic, seed=seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]):
-                results = evaluate_policy(
-                    self.policy,
+                results = evaluate(
+                    agent,
                     self.suite.name,
                     tasks,
                     num_episodes=num_episodes,
-                    deterministic=deterministic,
                     num_envs=self.config.evaluation.num_envs,
-                    seed=_stage_seed(self.config.seed, stage),
                 )
             cells += [
                 Cell(
