@@ -232,6 +232,7 @@ class Trainer:
             return collector.storage
 
         self.method.after_task(self.policy, task, collect_fresh)
+        collector.close()
         sim.close()
 
     def _record(
@@ -259,6 +260,7 @@ class Trainer:
             "collect_s": statistics.wall_s,
             "render_s": statistics.render_s,
             "policy_s": statistics.policy_s,
+            "wait_s": statistics.wait_s,
             "physics_s": statistics.physics_s,
             "update_s": update_s,
             "wall_s": self._wall_s,
@@ -349,13 +351,13 @@ def _drop_later_stages(path: Path, stage: int) -> None:
 
 def _iteration_line(row: Mapping[str, Any]) -> str:
     total = row["collect_s"] + row["update_s"]
-    parts = ("render", "policy", "physics", "update")
+    parts = ("render", "policy", "wait", "update")
     shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
         f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
         f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
-        f"(%: {shares})"
+        f"(%: {shares}; physics {100 * row['physics_s'] / total:.0f} beside them)"
     )
 
 
