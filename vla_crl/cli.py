@@ -136,7 +136,21 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     command = add("bench", commands.bench)
     command.add_argument("what", choices=tuple(commands.BENCHES))
-    command.add_argument("--suite", default="tabletop_object", help="for render and sim")
+    command.add_argument("--suite", default="tabletop_object", help="for all but update")
+    command.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="PEER",
+        help="run beside what people use (default: all that are named here); "
+        "sim: AsyncVectorEnv SubprocVecEnv one_thread; render: egl osmesa warp",
+    )
+    command.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_positive,
+        metavar="N",
+        help="render: heights in pixels; scale: numbers of environments",
+    )
     _add_json(command)
 
 

@@ -24,8 +24,13 @@ EXPERT = "expert"
 """What --policy takes instead of a policy: the scripted expert."""
 BENCHES = {
     "render": "vla_crl.bench.render:bench_render",
+    "scale": "vla_crl.bench.scale:bench_scale",
     "sim": "vla_crl.bench.sim:bench_sim",
     "update": "vla_crl.bench.update:bench_update",
+}
+PEER_BENCHES = {
+    "render": "vla_crl.bench.render_peers:bench_render_peers",
+    "sim": "vla_crl.bench.sim_peers:bench_sim_peers",
 }
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
@@ -213,10 +218,18 @@ def bench(options: Options) -> Rows | None:
     catalog.suite_path(options.suite)
     from vla_crl.bench.record import print_table
 
+    benches = BENCHES if options.peers is None else PEER_BENCHES
+    if options.what not in benches:
+        raise ConfigError(f"bench {options.what}: has no --peers; {', '.join(benches)} have")
+    if options.sizes and options.what not in {"render", "scale"}:
+        raise ConfigError(f"bench {options.what}: has no --sizes; render and scale have")
     run_bench = cast(
-        Callable[..., list[Any]], catalog.load_attribute(BENCHES[options.what], "bench")
+        Callable[..., list[Any]], catalog.load_attribute(benches[options.what], "bench")
     )
-    records = run_bench() if options.what == "update" else run_bench(options.suite)
+    arguments = [] if options.what == "update" else [options.suite]
+    if options.peers is not None:
+        arguments.append(options.peers)
+    records = run_bench(*arguments, **({"sizes": options.sizes} if options.sizes else {}))
     if options.json:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)
