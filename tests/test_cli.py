@@ -201,6 +201,9 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("pretrain demoo", "unknown recipe 'demoo'. Did you mean 'demo'?"),
         ("collect --suite kitchn --episodes 1 --output a", "Did you mean 'kitchen'?"),
         ("bench sim --suite kitchn", "Did you mean 'kitchen'?"),
+        ("bench update --suite kitchen --peers", "bench update: has no --peers; render, sim have"),
+        ("bench sim --suite kitchen --sizes 4", "bench sim: has no --sizes; render and scale have"),
+        ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number above 0"),
         ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
@@ -456,7 +459,13 @@ def test_metrics_gives_one_row_a_metric(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("what", "arguments"), [("render", ("kitchen",)), ("sim", ("kitchen",)), ("update", ())]
+    ("what", "arguments"),
+    [
+        ("render", ("kitchen",)),
+        ("scale", ("kitchen",)),
+        ("sim", ("kitchen",)),
+        ("update", ()),
+    ],
 )
 def test_bench_prints_its_records(
     world: Path,
@@ -473,6 +482,38 @@ def test_bench_prints_its_records(
     assert calls == [(arguments, {})]
     _, out, _ = run(capsys, "bench", what, "--suite", "kitchen")
     assert "speed" in out
+
+
+@pytest.mark.parametrize(
+    ("what", "flags", "arguments", "keywords"),
+    [
+        ("sim", "--peers", ("kitchen", []), {}),
+        ("sim", "--peers SubprocVecEnv", ("kitchen", ["SubprocVecEnv"]), {}),
+        ("render", "--peers egl --sizes 64 224", ("kitchen", ["egl"]), {"sizes": [64, 224]}),
+    ],
+)
+def test_bench_with_peers_passes_their_names(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    what: str,
+    flags: str,
+    arguments: tuple[Any, ...],
+    keywords: dict[str, Any],
+) -> None:
+    calls = Calls([against_peer("speed", 6.0, "steps/s", "mj_step", 8.0)])
+    install(f"vla_crl.bench.{what}_peers", **{f"bench_{what}_peers": calls})
+    code, _, _ = run(capsys, "bench", what, "--suite", "kitchen", *flags.split(), "--json")
+    assert (code, calls) == (0, [(arguments, keywords)])
+
+
+def test_bench_passes_sizes(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([against_peer("speed", 6.0, "us/step", "64", 8.0)])
+    install("vla_crl.bench.scale", bench_scale=calls)
+    run(capsys, "bench", "scale", "--suite", "kitchen", "--sizes", "64", "256")
+    assert calls == [(("kitchen",), {"sizes": [64, 256]})]
 
 
 def test_doctor_ends_with_1_when_something_fails(

@@ -90,7 +90,7 @@ def test_every_dependency_is_in_the_tested_set() -> None:
     wanted = {re.split(r"[^\w-]", entry)[0] for entries in lists for entry in entries}
     lines = (CHECKOUT / "constraints.txt").read_text().splitlines()
     tested = {line.split("==")[0] for line in lines if not line.startswith("#")}
-    assert wanted <= tested
+    assert wanted - {"vla-crl"} <= tested  # "dev" takes extras of the project itself
 
 
 def test_no_text_names_a_machine() -> None:

@@ -5,6 +5,7 @@ wheel.
 """
 
 import importlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +51,26 @@ def suite_path(name: str) -> Path:
     if name not in list_suites():
         raise unknown_name("catalog", "suite", name, list_suites())
     return catalog_dir("envs") / name
+
+
+def expert_success(name: str) -> dict[str, float]:
+    """Return how often the scripted expert succeeds in each task of a suite, where it was measured.
+
+    The suite's expert.json is what `vla-crl evaluate --policy expert --output` writes.
+
+    Raises:
+        ConfigError: There is no such suite, or the file has other content.
+    """
+    path = suite_path(name) / "expert.json"
+    if not path.exists():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {row["task"]: row["successes"] / row["episodes"] for row in rows}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: expected what 'vla-crl evaluate --output' writes ({error!r})"
+        ) from error
 
 
 def policy_path(name: str) -> Path:

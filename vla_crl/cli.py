@@ -94,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
     )
+    command.add_argument(
+        "--states",
+        choices=("test", "train"),
+        default="test",
+        help="initial states (default: test)",
+    )
     command.add_argument("--num-envs", type=_positive, default=128, help="robots at a time")
     command.add_argument("--output", type=Path, help="also write the rows to this new file, JSON")
     _add_json(command)
@@ -130,7 +136,21 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 
     command = add("bench", commands.bench)
     command.add_argument("what", choices=tuple(commands.BENCHES))
-    command.add_argument("--suite", default="tabletop_object", help="for render and sim")
+    command.add_argument("--suite", default="tabletop_object", help="for all but update")
+    command.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="PEER",
+        help="run beside what people use (default: all that are named here); "
+        "sim: AsyncVectorEnv SubprocVecEnv one_thread; render: egl osmesa warp",
+    )
+    command.add_argument(
+        "--sizes",
+        nargs="+",
+        type=_positive,
+        metavar="N",
+        help="render: heights in pixels; scale: numbers of environments",
+    )
     _add_json(command)
 
 
@@ -148,7 +168,9 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes: int) -> None:
-    command.add_argument("--policy", required=True, help="a preset, or a checkpoint's path")
+    command.add_argument(
+        "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
+    )
     command.add_argument("--suite", required=True)
     command.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the suite")
     command.add_argument(

@@ -20,10 +20,17 @@ from vla_crl.errors import ConfigError
 Options = argparse.Namespace
 Rows = list[dict[str, Any]]
 
+EXPERT = "expert"
+"""What --policy takes instead of a policy: the scripted expert."""
 BENCHES = {
     "render": "vla_crl.bench.render:bench_render",
+    "scale": "vla_crl.bench.scale:bench_scale",
     "sim": "vla_crl.bench.sim:bench_sim",
     "update": "vla_crl.bench.update:bench_update",
+}
+PEER_BENCHES = {
+    "render": "vla_crl.bench.render_peers:bench_render_peers",
+    "sim": "vla_crl.bench.sim_peers:bench_sim_peers",
 }
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
@@ -103,6 +110,7 @@ def train(options: Options) -> None:
     from vla_crl.report.film import film_run
     from vla_crl.report.page import write_report
     from vla_crl.report.tables import print_results
+    from vla_crl.rollout.agents import policy_agent
     from vla_crl.run_directory import RunDirectory
 
     trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
@@ -113,7 +121,10 @@ def train(options: Options) -> None:
     trainer.train(resume=options.resume)
     if config.video_episodes:
         film_run(
-            {"before training": load_policy(config.policy), "after training": trainer.policy},
+            {
+                "before training": policy_agent(load_policy(config.policy), deterministic=True),
+                "after training": policy_agent(trainer.policy, deterministic=True),
+            },
             config.suite,
             trainer.stream.train_tasks,
             num_episodes=config.video_episodes,
@@ -124,20 +135,19 @@ def train(options: Options) -> None:
 
 
 def evaluate(options: Options) -> Rows:
-    """Measure the success of a policy on the fixed test states of a suite."""
+    """Measure the success of a policy on the fixed initial states of a suite."""
     catalog.suite_path(options.suite)
     if options.output:
         _require_new(options.output, "--output")
     from vla_crl.continual.statistics import wilson_interval
-    from vla_crl.models.checkpoint import load_policy
-    from vla_crl.rollout.evaluate import evaluate_policy
+    from vla_crl.rollout.evaluate import evaluate as evaluate_agent
 
-    results = evaluate_policy(
-        load_policy(options.policy),
+    results = evaluate_agent(
+        _agent(options.policy, deterministic=not options.sampled),
         options.suite,
         options.tasks,
         num_episodes=options.episodes,
-        deterministic=not options.sampled,
+        states=options.states,
         num_envs=options.num_envs,
     )
     rows: Rows = []
@@ -153,11 +163,10 @@ def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
     _require_new(options.output, "--output")
-    from vla_crl.models.checkpoint import load_policy
     from vla_crl.report.film import record_rollouts
 
     record_rollouts(
-        load_policy(options.policy),
+        _agent(options.policy, deterministic=True),
         options.suite,
         options.tasks,
         num_episodes=options.episodes,
@@ -209,10 +218,18 @@ def bench(options: Options) -> Rows | None:
     catalog.suite_path(options.suite)
     from vla_crl.bench.record import print_table
 
+    benches = BENCHES if options.peers is None else PEER_BENCHES
+    if options.what not in benches:
+        raise ConfigError(f"bench {options.what}: has no --peers; {', '.join(benches)} have")
+    if options.sizes and options.what not in {"render", "scale"}:
+        raise ConfigError(f"bench {options.what}: has no --sizes; render and scale have")
     run_bench = cast(
-        Callable[..., list[Any]], catalog.load_attribute(BENCHES[options.what], "bench")
+        Callable[..., list[Any]], catalog.load_attribute(benches[options.what], "bench")
     )
-    records = run_bench() if options.what == "update" else run_bench(options.suite)
+    arguments = [] if options.what == "update" else [options.suite]
+    if options.peers is not None:
+        arguments.append(options.peers)
+    records = run_bench(*arguments, **({"sizes": options.sizes} if options.sizes else {}))
     if options.json:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)
@@ -224,12 +241,26 @@ def doctor(options: Options) -> Rows:
     return [dataclasses.asdict(check) for check in check_all()]
 
 
+def _agent(policy: str, *, deterministic: bool) -> Any:
+    """Return who acts: the scripted expert or a policy."""
+    from vla_crl.models.checkpoint import load_policy
+    from vla_crl.rollout.agents import expert_agent, policy_agent
+
+    if policy == EXPERT:
+        return expert_agent
+    return policy_agent(load_policy(policy), deterministic=deterministic)
+
+
 def _describe_suite(name: str) -> dict[str, Any]:
     from vla_crl.sim.suite import load_suite
 
     suite, fields = load_suite(name), ("name", "instruction", "split")
+    success = catalog.expert_success(name)
     tasks = [
-        {"suite": name} | {field: getattr(task, field) for field in fields} for task in suite.tasks
+        {"suite": name}
+        | {field: getattr(task, field) for field in fields}
+        | {"expert_success": success.get(task.name)}
+        for task in suite.tasks
     ]
     return {"name": name, "description": suite.description, "tasks": tasks}
 

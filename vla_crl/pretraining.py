@@ -19,12 +19,13 @@ from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.token_heads import SupervisedBatch
 from vla_crl.progress import track
+from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
     PerturbationConfig,
     collect_demonstrations,
 )
-from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.experts.skill import NOTHING
 from vla_crl.sim.suite import Suite, load_suite
 
@@ -104,7 +105,8 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, suite, config)
     trained = perf_counter()
-    rows = evaluate_policy(policy, suite.name, num_episodes=config.num_eval_episodes)
+    agent = policy_agent(policy, deterministic=True)
+    rows = evaluate(agent, suite.name, num_episodes=config.num_eval_episodes)
     success = {row.task: row.successes / row.episodes for row in rows}
     card = {
         "suite": suite.name,
@@ -190,9 +192,8 @@ def train_supervised(
 
 def _success_on_training_states(policy: VLAPolicy, config: PretrainConfig) -> float:
     policy.eval()
-    rows = evaluate_policy(
-        policy, config.suite, num_episodes=config.num_check_episodes, states="train"
-    )
+    agent = policy_agent(policy, deterministic=True)
+    rows = evaluate(agent, config.suite, num_episodes=config.num_check_episodes, states="train")
     policy.train()
     return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 
@@ -223,8 +224,8 @@ class BatchSampler:
         num = self._config.supervised.batch_size
         steps = rng.integers(len(data), size=num)
         is_question = rng.random(num) < self._config.question_fraction
-        num_things = data.object_uv.shape[2]
-        asked = rng.integers(num_things, size=num)
+        is_there = data.object_visible[steps].any(axis=1)  # [B, things]
+        asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
         question = np.stack([asked, np.full(num, NOTHING)], axis=1)
         named = np.where(is_question[:, None], question, data.named[steps])
         sentence = torch.from_numpy(

@@ -125,7 +125,7 @@ def test_the_next_rollout_is_written_over_the_last_in_the_same_memory():
     add(storage, 0, context=context, chunk=chunk)
     assert storage.values[0].tolist() == [70, 80]
     assert storage.values.data_ptr() == address
-    with pytest.raises(SpecError, match="1 of 3 steps were added"):
+    with pytest.raises(SpecError, match="2 of 6 chunks were added"):
         storage.finish(np.zeros((3, 2)))
 
 
@@ -154,7 +154,7 @@ def test_step_beyond_the_end_is_rejected():
 
 
 def test_step_out_of_order_is_rejected():
-    with pytest.raises(SpecError, match="got step 1, expected 0 or 0"):
+    with pytest.raises(SpecError, match="got step 1 from slot 0, expected step 0 from slot 0"):
         add(empty_storage(), 1)
 
 

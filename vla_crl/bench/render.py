@@ -1,7 +1,8 @@
 """How fast the project's renderer draws a suite, beside MuJoCo's own renderer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 import mujoco
@@ -20,6 +21,8 @@ LEFT_OUT = (
     mujoco.mjtRndFlag.mjRND_HAZE,
 )
 """What MuJoCo is told not to draw either, so that both make the same picture."""
+RENDER_GOAL = 30.0
+"""Wanted speed-up over MuJoCo's renderer in software."""
 
 
 def bench_render(
@@ -45,57 +48,81 @@ def bench_render(
         One record per size.
     """
     loaded = load_suite(suite)
-    num_worlds = max(1, num_frames // len(loaded.cameras))
-    states = _settled_states(loaded, num_worlds)
-    return [_bench_size(loaded, states, size, num_peer_frames, num_repeats) for size in sizes]
+    states = settled_states(loaded, num_frames)
+    return [
+        _bench_size(loaded, states, size, num_frames, num_peer_frames, num_repeats)
+        for size in sizes
+    ]
 
 
-def _settled_states(suite: Suite, num_worlds: int) -> list[mujoco.MjData]:
-    """Return the suite's initial states with all poses computed, at most 64 different ones."""
+def settled_states(suite: Suite, num_states: int) -> list[mujoco.MjData]:
+    """Return a suite's first initial states, at most 64, with all poses computed (first scene)."""
     initial, model = initial_states(suite.scenes[0]), suite.scenes[0].model
     states = []
-    for state_id in range(min(64, num_worlds, len(initial.qpos))):
+    for state_id in range(min(64, num_states, len(initial.qpos))):
         data = mujoco.MjData(model)
         data.qpos[:] = initial.qpos[state_id]
         data.mocap_pos[:] = initial.mocap_pos[state_id]
         mujoco.mj_forward(model, data)
         states.append(data)
-    return [states[world % len(states)] for world in range(num_worlds)]
+    return states
+
+
+def stacked_poses(states: list[mujoco.MjData]) -> tuple[NDArray[np.float64], ...]:
+    """Return geom_xpos, geom_xmat, cam_xpos and cam_xmat, each [states, ...]."""
+    fields = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat")
+    return tuple(np.stack([getattr(data, field) for data in states]) for field in fields)
+
+
+@contextmanager
+def own_turn(
+    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int
+) -> Iterator[Callable[[], float]]:
+    """Give what draws with the batch renderer on all cores and returns frames per second."""
+    num_worlds, model = max(1, num_frames // len(suite.cameras)), suite.scenes[0].model
+    renderer = BatchRenderer(model, suite.cameras, size, size, num_threads=num_cores())
+    poses = stacked_poses([states[world % len(states)] for world in range(num_worlds)])
+    images = renderer.render(*poses)  # also compiles, or loads from the disk
+
+    def turn() -> float:
+        start = time.perf_counter()
+        renderer.render(*poses, out=images)
+        return images.shape[0] * images.shape[1] / (time.perf_counter() - start)
+
+    yield turn
+
+
+@contextmanager
+def gl_turn(
+    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int
+) -> Iterator[Callable[[], float]]:
+    """Give what draws with MuJoCo's renderer frame by frame and returns frames per second."""
+    cameras, frame = suite.cameras, np.empty((size, size, 3), np.uint8)
+    with mujoco.Renderer(suite.scenes[0].model, size, size) as renderer:
+
+        def turn() -> float:
+            start = time.perf_counter()
+            for index in range(num_frames):
+                data = states[index // len(cameras) % len(states)]
+                renderer.update_scene(data, cameras[index % len(cameras)])
+                for flag in LEFT_OUT:
+                    renderer.scene.flags[flag] = 0
+                renderer.render(out=frame)
+            return num_frames / (time.perf_counter() - start)
+
+        yield turn
 
 
 def _bench_size(
-    suite: Suite, states: list[mujoco.MjData], size: int, num_peer_frames: int, num_repeats: int
-) -> BenchRecord:
-    cameras, model = suite.cameras, suite.scenes[0].model
-    renderer = BatchRenderer(model, cameras, size, size, num_threads=num_cores())
-    poses = _stacked_poses(states)
-    images = renderer.render(*poses)  # also compiles, or loads from the disk
-    num_frames = images.shape[0] * images.shape[1]
-
-    def rate() -> float:
-        start = time.perf_counter()
-        renderer.render(*poses, out=images)
-        return num_frames / (time.perf_counter() - start)
-
-    with mujoco.Renderer(model, size, size) as peer:
-        frame = np.empty((size, size, 3), np.uint8)
-
-        def peer_rate() -> float:
-            start = time.perf_counter()
-            for index in range(num_peer_frames):
-                peer.update_scene(states[index % len(states)], cameras[index % len(cameras)])
-                for flag in LEFT_OUT:
-                    peer.scene.flags[flag] = 0
-                peer.render(out=frame)
-            return num_peer_frames / (time.perf_counter() - start)
-
-        peer_rate()
-        pairs = [(rate(), peer_rate()) for _ in range(num_repeats)]
+    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int, num_peer_frames: int,
+    num_repeats: int,
+) -> BenchRecord:  # fmt: skip
+    with (
+        own_turn(suite, states, size, num_frames) as turn,
+        gl_turn(suite, states, size, num_peer_frames) as peer_turn,
+    ):
+        peer_turn()
+        pairs = [(turn(), peer_turn()) for _ in range(num_repeats)]
     value, peer_value = (median(rates) for rates in zip(*pairs, strict=True))
     name = f"render.{suite.name}.{size}x{size}"
-    return against_peer(name, value, "frames/s", "mujoco.Renderer", peer_value, goal=30.0)
-
-
-def _stacked_poses(states: list[mujoco.MjData]) -> tuple[NDArray[np.float64], ...]:
-    fields = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat")
-    return tuple(np.stack([getattr(data, field) for data in states]) for field in fields)
+    return against_peer(name, value, "frames/s", "mujoco.Renderer", peer_value, goal=RENDER_GOAL)

@@ -9,6 +9,7 @@ import mujoco.rollout
 import numpy as np
 
 from vla_crl.bench.record import BenchRecord, against_peer
+from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.hardware import num_cores
 from vla_crl.sim.experts import ScriptedExpert
@@ -16,9 +17,6 @@ from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
-CHUNK_STEPS = 4
-"""Control steps between two observations."""
-IMAGE_SIZE = 64
 START_SPEC = int(
     mujoco.mjtState.mjSTATE_TIME
     | mujoco.mjtState.mjSTATE_QPOS
@@ -58,10 +56,10 @@ def bench_sim(
     """
     loaded, num_threads = load_suite(suite), num_cores()
     sim = VectorSim(loaded, num_slots, num_threads=num_threads, image_size=IMAGE_SIZE)
-    actions, initial, states = _record_expert(sim, num_chunks * CHUNK_STEPS)
+    actions, initial, states = record_expert(sim, num_chunks * CHUNK_STEPS)
 
     def play(*, is_observed: bool) -> int:
-        _start(sim)
+        start_episodes(sim)
         running, num_steps = np.arange(num_slots), 0
         for start in range(0, actions.shape[1], CHUNK_STEPS):
             if is_observed:
@@ -118,26 +116,28 @@ def _replay(
 
 
 def _part(model: mujoco.MjModel, states: np.ndarray, spec: int) -> np.ndarray:
-    """Extract one part of packed physics states [N, ...]."""
+    """Extract one part of packed physics states [N, ...], which may be wider than the model's."""
+    size = mujoco.mj_stateSize(model, STATE_SPEC)
     part = np.empty((len(states), mujoco.mj_stateSize(model, spec)))
     for source, target in zip(states, part, strict=True):
-        mujoco.mj_extractState(model, source, STATE_SPEC, target, spec)
+        mujoco.mj_extractState(model, source[:size], STATE_SPEC, target, spec)
     return part
 
 
-def _start(sim: VectorSim) -> None:
+def start_episodes(sim: VectorSim) -> None:
+    """Begin an episode in every slot: the first scene's tasks in turn, training states in order."""
     slots = np.arange(sim.num_slots)
     ids = np.resize(sim.suite.train_ids, sim.num_slots)
     tasks = np.flatnonzero(sim.suite.scene_of_task == 0)  # one model, as the peer has
     sim.reset(slots, tasks=np.resize(tasks, sim.num_slots), state_ids=ids)
 
 
-def _record_expert(sim: VectorSim, num_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def record_expert(sim: VectorSim, num_steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return actions [N, T, 7] and physics before [N, state] and after each step [T, N, state].
 
     What has ended keeps its state.
     """
-    _start(sim)
+    start_episodes(sim)
     expert, running = ScriptedExpert(sim), np.arange(sim.num_slots)
     actions = np.zeros((sim.num_slots, num_steps, ACTION_DIM))
     initial, states = sim.get_states()["physics"], []

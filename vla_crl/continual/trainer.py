@@ -19,8 +19,9 @@ from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
 from vla_crl.models.policy import StochasticStep
 from vla_crl.progress import console, track
+from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
-from vla_crl.rollout.evaluate import evaluate_policy
+from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.suite import Suite, load_suite
@@ -231,6 +232,7 @@ class Trainer:
             return collector.storage
 
         self.method.after_task(self.policy, task, collect_fresh)
+        collector.close()
         sim.close()
 
     def _record(
@@ -258,6 +260,7 @@ class Trainer:
             "collect_s": statistics.wall_s,
             "render_s": statistics.render_s,
             "policy_s": statistics.policy_s,
+            "wait_s": statistics.wait_s,
             "physics_s": statistics.physics_s,
             "update_s": update_s,
             "wall_s": self._wall_s,
@@ -282,17 +285,16 @@ class Trainer:
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
-        cells = []
+        cells, seed = [], _stage_seed(self.config.seed, stage)
+        agent = policy_agent(self.policy, deterministic=deterministic, seed=seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]):
-                results = evaluate_policy(
-                    self.policy,
+                results = evaluate(
+                    agent,
                     self.suite.name,
                     tasks,
                     num_episodes=num_episodes,
-                    deterministic=deterministic,
                     num_envs=self.config.evaluation.num_envs,
-                    seed=_stage_seed(self.config.seed, stage),
                 )
             cells += [
                 Cell(
@@ -349,13 +351,13 @@ def _drop_later_stages(path: Path, stage: int) -> None:
 
 def _iteration_line(row: Mapping[str, Any]) -> str:
     total = row["collect_s"] + row["update_s"]
-    parts = ("render", "policy", "physics", "update")
+    parts = ("render", "policy", "wait", "update")
     shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
         f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
         f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
-        f"(%: {shares})"
+        f"(%: {shares}; physics {100 * row['physics_s'] / total:.0f} beside them)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Film a policy at work: episodes beside each other, from the policy's own decisions."""
+"""Film a policy or the expert at work: episodes beside each other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,10 @@ from typing import Literal
 
 import mujoco
 import numpy as np
-import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.policy import VLAPolicy
 from vla_crl.report.video import GridVideo
+from vla_crl.rollout.agents import Agent
 from vla_crl.sim.suite import load_suite
 from vla_crl.sim.vector_sim import VectorSim, make_renderers
 
@@ -20,7 +19,7 @@ PIXELS = 256
 
 
 def record_rollouts(
-    policy: VLAPolicy,
+    agent: Agent,
     suite_name: str,
     tasks: Sequence[str] | None = None,
     *,
@@ -32,7 +31,7 @@ def record_rollouts(
     """Write an mp4 of deterministic episodes, one tile each, tasks one after another.
 
     Args:
-        policy: The policy.
+        agent: Who acts.
         suite_name: Suite of the catalogue.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, on the first test states.
@@ -59,24 +58,21 @@ def record_rollouts(
     sim.reset(
         slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
     )
-    draw = _DRAWERS[renderer](sim)
+    act, draw = agent(sim), _DRAWERS[renderer](sim)
     outcomes: list[bool | None] = [None] * sim.num_slots
     captions = sim.instructions()
     running = slots
-    with (
-        torch.no_grad(),
-        GridVideo(
-            output,
-            captions,
-            title=title,
-            num_columns=_num_columns(len(captions)),
-            fps=round(suite.control_hz),
-        ) as video,
-    ):
+    with GridVideo(
+        output,
+        captions,
+        title=title,
+        num_columns=_num_columns(len(captions)),
+        fps=round(suite.control_hz),
+    ) as video:
         while len(running):
-            chunk = policy.act(policy.encode(sim.observe(running)), deterministic=True)
-            planned = dict(zip(running.tolist(), chunk.actions.numpy(), strict=True))
-            for step in range(policy.config.execution_horizon):
+            chunk = act(running)
+            planned = dict(zip(running.tolist(), chunk, strict=True))
+            for step in range(chunk.shape[1]):
                 video.write(draw(), outcomes)
                 actions = np.stack([planned[slot][step : step + 1] for slot in running.tolist()])
                 result = sim.step_chunk(actions, running)
@@ -128,26 +124,26 @@ _DRAWERS = {"own": _own_drawer, "mujoco": _mujoco_drawer}
 
 
 def film_run(
-    policies: Mapping[str, VLAPolicy],
+    agents: Mapping[str, Agent],
     suite_name: str,
     tasks: Sequence[str],
     *,
     num_episodes: int,
     folder: Path,
 ) -> None:
-    """Film the same test episodes with several policies, one file of `folder` each.
+    """Film the same test episodes with several agents, one file of `folder` each.
 
     Args:
-        policies: By name, e.g. "before training"; the name becomes the title and, behind the
-            policy's number, the file's name.
+        agents: By name, e.g. "before training"; the name becomes the title and, behind the
+            agent's number, the file's name.
         suite_name: Suite of the catalogue.
         tasks: Task names.
         num_episodes: Episodes a task.
         folder: Where the mp4 files go.
     """
-    for number, (name, policy) in enumerate(policies.items()):
+    for number, (name, agent) in enumerate(agents.items()):
         record_rollouts(
-            policy,
+            agent,
             suite_name,
             tasks,
             num_episodes=num_episodes,

@@ -1,15 +1,14 @@
-"""Success of a policy on the fixed test states of a suite."""
+"""Success of a policy, or of the scripted expert, on the fixed test states of a suite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.policy import VLAPolicy
 from vla_crl.progress import track
+from vla_crl.rollout.agents import Agent
 from vla_crl.sim.suite import Split, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -24,16 +23,14 @@ class TaskResult:
     episodes: int
 
 
-def evaluate_policy(
-    policy: VLAPolicy,
+def evaluate(
+    agent: Agent,
     suite_name: str,
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int = 100,
     states: Literal["test", "train"] = "test",
-    deterministic: bool = True,
     num_envs: int = 128,
-    seed: int = 0,
 ) -> list[TaskResult]:
     """Run one episode on each of the first test (or training) states of each task.
 
@@ -41,14 +38,12 @@ def evaluate_policy(
     however the slots are refilled. All tasks share one batch.
 
     Args:
-        policy: The policy.
+        agent: Who acts.
         suite_name: Suite of the catalogue.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
-        deterministic: Follow the flow's ODE; otherwise sample as in training.
         num_envs: Environments stepped together.
-        seed: Seed of sampling; without effect on deterministic runs.
 
     Returns:
         One result a task, in the order asked for.
@@ -69,17 +64,14 @@ def evaluate_policy(
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
     sim = VectorSim(suite, min(num_envs, len(queue_tasks)))
-    generator = torch.Generator().manual_seed(seed)
+    act = agent(sim)
     success = np.zeros(len(queue_tasks), dtype=bool)
     episode = np.arange(sim.num_slots)
     running, started = np.arange(sim.num_slots), sim.num_slots
     sim.reset(running, tasks=queue_tasks[episode], state_ids=queue_ids[episode])
-    with track("evaluation", len(queue_tasks)) as progress, torch.no_grad():
+    with track("evaluation", len(queue_tasks)) as progress:
         while len(running):
-            context = policy.encode(sim.observe(running))
-            chunk = policy.act(context, deterministic=deterministic, generator=generator)
-            actions = chunk.actions[:, : policy.config.execution_horizon].numpy()
-            result = sim.step_chunk(actions, running)
+            result = sim.step_chunk(act(running), running)
             success[episode[running]] = result.success
             is_over = result.terminated | result.truncated
             refill = running[is_over][: len(queue_tasks) - started]

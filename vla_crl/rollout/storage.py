@@ -93,16 +93,18 @@ class RolloutStorage:
         reward: ArrayLike | Tensor,
         terminated: ArrayLike | Tensor,
         truncated: ArrayLike | Tensor,
+        slots: slice | None = None,
     ) -> None:
-        """Store what all slots saw, chose and got in chunk `step`.
+        """Store what some neighbouring slots saw, chose and got in chunk `step`.
 
         Args:
             step: 0 begins a new rollout, the others follow in order.
-            context: [N] what the chunk was chosen from.
-            chunk: [N].
-            reward: [N] sum over the steps of the chunk.
-            terminated: [N] bool.
-            truncated: [N] bool.
+            context: [B] what the chunk was chosen from.
+            chunk: [B].
+            reward: [B] sum over the steps of the chunk.
+            terminated: [B] bool.
+            truncated: [B] bool.
+            slots: Which; within a step they follow in order. All N by default.
 
         Raises:
             SpecError: A step out of order or beyond T, a shape that does not fit, or a number
@@ -113,8 +115,14 @@ class RolloutStorage:
                 f"RolloutStorage: step {step} does not fit, it holds {self.num_steps} steps; "
                 "call finish and begin again with step 0"
             )
-        if step not in (0, self._num_added):
-            raise SpecError(f"RolloutStorage: got step {step}, expected {self._num_added} or 0")
+        slots = slots or slice(0, self.num_slots)
+        here = slice(step * self.num_slots + slots.start, step * self.num_slots + slots.stop)
+        if here.start not in (0, self._num_added):
+            expected, slot = divmod(self._num_added, self.num_slots)
+            raise SpecError(
+                f"RolloutStorage: got step {step} from slot {slots.start}, expected step "
+                f"{expected} from slot {slot}, or step 0 from slot 0"
+            )
         columns = (
             ("log_prob", self.log_probs, chunk.log_prob),
             ("value", self.values, chunk.value),
@@ -122,15 +130,14 @@ class RolloutStorage:
             ("terminated", self.terminated, terminated),
             ("truncated", self.truncated, truncated),
         )
-        here = slice(step * self.num_slots, (step + 1) * self.num_slots)
         self._check_rows("context", context, self._rows.context[here])
         self._check_rows("trace", chunk.trace, self._rows.trace[here])
-        checked = [(buffer, self._column(name, buffer[step], x)) for name, buffer, x in columns]
+        checked = [(b, self._column(name, b[step, slots], x)) for name, b, x in columns]
         context.copy_into(self._rows.context, here)
         chunk.trace.copy_into(self._rows.trace, here)
         for buffer, column in checked:
-            buffer[step] = column
-        self._num_added = step + 1
+            buffer[step, slots] = column
+        self._num_added = here.stop
         self._finished = False
 
     def finish(self, next_values: ArrayLike | Tensor) -> None:
@@ -144,9 +151,10 @@ class RolloutStorage:
         Raises:
             SpecError: Steps are missing, or `next_values` has the wrong shape or is not finite.
         """
-        if self._num_added != self.num_steps:
+        if self._num_added != self.num_steps * self.num_slots:
             raise SpecError(
-                f"RolloutStorage.finish: {self._num_added} of {self.num_steps} steps were added"
+                f"RolloutStorage.finish: {self._num_added} of "
+                f"{self.num_steps * self.num_slots} chunks were added"
             )
         self.next_values[:] = self._column("next_values", self.next_values, next_values)
         self._finished = True

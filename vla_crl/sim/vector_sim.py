@@ -47,7 +47,7 @@ class VectorSim:
     A slot is a row of plain arrays (physics state, controller, poses); the few MjData in use belong
     to threads. So an episode depends only on (task, initial state id, actions): not on the slot,
     the number of slots or the number of threads. Slots may hold different tasks, also such of
-    different scenes.
+    different scenes. One thread may step some slots while another observes others.
 
         sim = VectorSim(load_suite("tabletop_object"), num_slots=64)
         sim.reset(range(64), tasks=[0] * 64, state_ids=range(64))
@@ -88,6 +88,7 @@ class VectorSim:
         self._episodes = Episodes(suite, self._worlds, self._slots, variation)
         self._renderers = make_renderers(suite, suite.cameras, image_size)
         self._pool = ThreadPoolExecutor(num_threads)
+        self._drawing_pool = ThreadPoolExecutor(num_threads)  # need not queue behind physics
         self._scratch: list[SimpleQueue[Scratch]] = []
         self._memory: list[tuple[mujoco.MjModel, mujoco.MjData]] = []
         for scene in suite.scenes:
@@ -105,6 +106,7 @@ class VectorSim:
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown()
+        self._drawing_pool.shutdown()
 
     @property
     def tasks(self) -> np.ndarray:
@@ -216,7 +218,7 @@ class VectorSim:
                 appearance=self._episodes.appearance(renderers[scene], scene, slots),
             )
 
-        self._map(draw, np.arange(len(rows)), self._scenes_of(rows))
+        self._map(self._drawing_pool, draw, np.arange(len(rows)), self._scenes_of(rows))
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world): for labels and experts, not for policies.
@@ -355,19 +357,23 @@ class VectorSim:
             finally:
                 self._scratch[scene].put(scratch)
 
-        self._map(work, rows, self._scenes_of(rows))
+        self._map(self._pool, work, rows, self._scenes_of(rows))
 
     def _map(
-        self, work: Callable[[int, np.ndarray], None], rows: np.ndarray, scenes: np.ndarray
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[int, np.ndarray], None],
+        rows: np.ndarray,
+        scenes: np.ndarray,
     ) -> None:
-        """Call `work` with blocks of rows that are in one scene, on the thread pool."""
+        """Call `work` with blocks of rows that are in one scene, on a thread pool."""
         blocks = [
             (int(scene), part[start : start + BLOCK_SLOTS])
             for scene in np.unique(scenes)
             if len(part := rows[scenes == scene])
             for start in range(0, len(part), BLOCK_SLOTS)
         ]
-        list(self._pool.map(lambda block: work(*block), blocks))
+        list(pool.map(lambda block: work(*block), blocks))
 
     def _diagnose(self, row: int, before: dict[str, np.ndarray], actions: np.ndarray) -> Divergence:
         """Run the chunk again in one MjData, to see what moves too fast in the end."""

@@ -1,0 +1,44 @@
+"""Who may act in a simulation: a policy, or the scripted expert."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.sim.experts import ScriptedExpert
+from vla_crl.sim.vector_sim import VectorSim
+
+Act = Callable[[np.ndarray], np.ndarray]
+"""From slots [B] to their next actions [B, K, 7]."""
+Agent = Callable[[VectorSim], Act]
+"""Takes its place in a simulation."""
+
+
+def policy_agent(policy: VLAPolicy, *, deterministic: bool, seed: int = 0) -> Agent:
+    """Let a policy act.
+
+    Args:
+        policy: The policy.
+        deterministic: Follow the flow's ODE; otherwise sample as in training.
+        seed: Seed of sampling; without effect on deterministic actions.
+    """
+
+    def start(sim: VectorSim) -> Act:
+        generator = torch.Generator().manual_seed(seed)
+
+        @torch.no_grad()
+        def act(slots: np.ndarray) -> np.ndarray:
+            context = policy.encode(sim.observe(slots))
+            chunk = policy.act(context, deterministic=deterministic, generator=generator)
+            return chunk.actions[:, : policy.config.execution_horizon].numpy()
+
+        return act
+
+    return start
+
+
+def expert_agent(sim: VectorSim) -> Act:
+    """Let the scripted expert act, one control step at a time."""
+    expert = ScriptedExpert(sim)
+    return lambda slots: expert.act(slots)[:, None]
