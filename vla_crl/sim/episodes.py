@@ -117,7 +117,7 @@ class Episodes:
         qpos = initial.qpos[state_ids]
         slots.physics[rows, 1 : 1 + model.nq] = np.where(np.isnan(start_qpos), qpos, start_qpos)
         slots.controller[rows, : initial.controller.shape[1]] = initial.controller[state_ids]
-        ctrl = np.empty((len(rows), model.nu))
+        ctrl = np.zeros((len(rows), model.nu))
         ctrl[:, world.arm_actuators] = initial.controller[state_ids, 12:-1]
         ctrl[:, world.finger_actuators] = initial.controller[state_ids, -1:]
         mocap_pos = initial.mocap_pos[state_ids].reshape(len(rows), 3 * model.nmocap)
