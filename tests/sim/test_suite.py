@@ -28,19 +28,31 @@ def load_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
 
 
 @pytest.mark.parametrize("name", list_suites())
-def test_every_suite_has_ten_tasks_in_two_splits(name: str):
+def test_every_suite_splits_tasks_that_differ(name: str):
     suite = load_suite(name)
-    assert len(suite.tasks) == 10
     train, heldout = suite.tasks_of("train"), suite.tasks_of("heldout")
-    assert (len(train), len(heldout)) == (5, 5)
-    assert {task.name for task in train}.isdisjoint(task.name for task in heldout)
-    assert len({task.instruction for task in suite.tasks}) == 10
+    expected = (30, 10) if name == "tabletop_30" else (5, 5)
+    assert (len(train), len(heldout)) == expected
+    assert len(suite.tasks) == sum(expected)
+    differences = {(task.instruction, task.scene, task.variation) for task in suite.tasks}
+    assert len(differences) == len(suite.tasks)
 
 
 def test_every_instruction_names_the_thing_and_the_region_of_its_goal(suite: Suite):
-    for task, goal in zip(suite.tasks, suite.goals, strict=True):
-        thing, region = goal.arguments
+    for task in suite.tasks:
+        thing, region = task.goal.arguments
         assert task.instruction == f"pick up the {thing} and place it in the {region}"
+        assert len({task.instruction, *task.paraphrases}) == 3
+        for sentence in task.paraphrases:
+            assert f"the {thing}" in sentence
+            assert f"the {region}" in sentence
+
+
+def test_every_picture_fits_five_tasks(suite: Suite):
+    for index, scene in enumerate(suite.scenes):
+        moved = {task.goal.arguments[0] for task in suite.tasks if task.scene == index}
+        assert moved | {"basket", "tray"} == set(scene.bodies)
+        assert len(moved) == 5
 
 
 @pytest.mark.parametrize("name", list_suites())
@@ -50,26 +62,31 @@ def test_the_task_card_says_what_the_suite_file_says(name: str):
     for task in suite.tasks:
         split = "held out" if task.split == "heldout" else task.split
         assert f"| `{task.name}` | {task.instruction} | {split} |" in card
-    config, words = suite.config, " ".join(card.split())
-    assert f"at most {config.horizon} control steps" in words
-    assert f"draws from the first {config.num_train_states:,}" in words
-    assert f"{config.num_test_states} after them" in words
+    words = " ".join(card.split())
+    assert f"at most {suite.horizon} control steps" in words
+    assert f"draws from the first {len(suite.train_ids):,}" in words
+    assert f"{len(suite.test_ids)} after them" in words
 
 
 def test_the_card_of_the_robot_says_what_the_suite_file_says(suite: Suite):
+    arm = suite.scenes[0].config.arm
     card = (catalog_dir("envs") / suite.name / "README.md").read_text(encoding="utf-8")
-    assert f"(1 = {suite.config.arm.max_step_m:g} m)" in card
-    assert f"(1 = {suite.config.arm.max_step_rad:g} rad)" in card
+    assert f"(1 = {arm.max_step_m:g} m)" in card
+    assert f"(1 = {arm.max_step_rad:g} rad)" in card
 
 
 def test_a_control_step_is_twenty_physics_steps(suite: Suite):
-    assert suite.num_substeps == 20  # 0.1 s of 0.005 s each
+    assert [scene.num_substeps for scene in suite.scenes] == [20, 20]  # 0.1 s of 0.005 s each
 
 
 def test_indices_are_positions_in_the_file(suite: Suite):
     assert suite.task_index("green_cube_in_tray") == 1
-    assert suite.thing_index("purple ball") == 4
-    assert suite.model.body(suite.thing_bodies[4]).name == "purple_ball"
+    assert suite.thing_index("purple ball") == 2  # the first scene's come first
+    for scene, compiled in enumerate(suite.scenes):
+        for name, body in zip(suite.things, suite.thing_bodies[scene], strict=True):
+            is_there = name in compiled.bodies
+            assert (body >= 0) == is_there
+            assert not is_there or compiled.model.body(body).name == name.replace(" ", "_")
 
 
 def test_an_unknown_suite_names_the_nearest_one():
@@ -120,7 +137,15 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ("2.2267522, ", "", "arm.rest_joints_rad has 6 numbers, expected 7, one per joint"),
         ("control_hz = 10.0", "control_hz = 7.0", "0.142857 s is no multiple of the scene's time"),
         ("horizon = 48", "horizonn = 48", "unknown key 'horizonn'"),
-        ('["in", "red cube", "tray"]', '["inn", "red cube"]', "unknown predicate 'inn'. Did you"),
+        ('["in", "red cube", "basket"]', '["inn", "red cube"]', "unknown predicate 'inn'. Did"),
+        ('["red cube", "blue', '["red cub", "blue', "unknown thing 'red cub'. Did you mean 'red c"),
+        ('["red cube", "blue', '["blue', "'red_cube_in_basket': 'in': unknown thing 'red cube'"),
+        ('["in", "red cube"', '["in", "cup"', "unknown thing 'cup'.*Known: basket, blue cylinder"),
+        (
+            'goal = ["in", "red cube"',
+            'start = { tray = 0.1 }\ngoal = ["in", "red cube"',
+            "task 'red_cube_in_basket': start: unknown joint 'tray'",
+        ),
         ('scene = "scene.xml"', 'scene = "scen.xml"', "scen.xml: MuJoCo cannot compile it"),
     ],
 )
@@ -132,3 +157,11 @@ def test_a_faulty_suite_file_is_refused(load_changed: Loader, old: str, new: str
 def test_a_faulty_scene_is_refused(load_changed: Loader):
     with pytest.raises(ConfigError, match="scene.xml: MuJoCo cannot compile it: .*colour"):
         load_changed('fovy="32"', 'colour="32"', file="scene.xml")
+
+
+def test_a_suite_without_tasks_is_refused(load_changed: Loader):
+    text = (catalog_dir("envs") / "tabletop_object" / "suite.toml").read_text(encoding="utf-8")
+    first = text.index("[[tasks]]")
+    head = text[: text.index("[arm]")]
+    with pytest.raises(ConfigError, match="suite.toml: tasks is empty, expected at least one task"):
+        load_changed(text, f"{head}tasks = []\n{text[len(head) : first]}")
