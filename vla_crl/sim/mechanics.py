@@ -17,6 +17,7 @@ class Mechanics(NamedTuple):
         body_inertia: [bodies, 3] kg m^2.
         body_invweight0: [bodies, 2] mean inverse weight, by which MuJoCo scales constraints.
         dof_invweight0: [nv] likewise.
+        dof_M0: [nv] diagonal of the inertia matrix in the initial posture, used likewise.
         geom_friction: [geoms, 3].
     """
 
@@ -26,6 +27,7 @@ class Mechanics(NamedTuple):
     body_inertia: np.ndarray
     body_invweight0: np.ndarray
     dof_invweight0: np.ndarray
+    dof_M0: np.ndarray  # noqa: N815 - as MuJoCo calls it
     geom_friction: np.ndarray
 
 
@@ -74,6 +76,7 @@ def vary(nominal, mechanics, objects, base, base_shift, mass_gain, friction_gain
             mechanics.body_invweight0[body, i] = nominal.body_invweight0[body, i] / gain
         for i in range(6):
             mechanics.dof_invweight0[dof + i] = nominal.dof_invweight0[dof + i] / gain
+            mechanics.dof_M0[dof + i] = gain * nominal.dof_M0[dof + i]
     for geom in range(nominal.geom_friction.shape[0]):
         for i in range(3):
             mechanics.geom_friction[geom, i] = friction_gain * nominal.geom_friction[geom, i]
