@@ -1,0 +1,158 @@
+"""What an episode draws; `test_variation_effects` shows what the draws do."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vla_crl.config import from_mapping
+from vla_crl.errors import ConfigError
+from vla_crl.sim.variation import MAX_LATENCY, Draw, VariationConfig, draw
+
+NUM_OBJECTS = 5
+BOX = ((-0.1, -0.2, -0.3), (0.3, 0.2, 0.1))
+WIDE: dict[str, Any] = {
+    "camera_shift_m": BOX,
+    "camera_turn_rad": BOX,
+    "light_gain": (0.5, 1.5),
+    "light_turn_rad": BOX,
+    "colour_shift": BOX,
+    "base_shift_m": BOX,
+    "mass_gain": (0.5, 2.0),
+    "friction_gain": (0.3, 1.2),
+    "action_latency": (1, 4),
+    "image_noise": (0.0, 0.1),
+    "state_noise": (0.0, 0.01),
+    "paraphrase": True,
+}
+"""A range for every field but the seed."""
+DRAWN = dict(zip(WIDE, (
+    "camera_shift", "camera_turn", "light_gain", "light_turn", "colour_shift", "base_shift",
+    "mass_gain", "friction_gain", "latency", "image_noise", "state_noise", "paraphrase",
+), strict=True))  # fmt: skip
+"""What the fields are called in a draw."""
+
+
+def values(drawn: Draw) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in drawn._asdict().items()}
+
+
+def draws(config: VariationConfig, num: int) -> dict[str, np.ndarray]:
+    rows = [draw(config, state_id, NUM_OBJECTS) for state_id in range(num)]
+    return {name: np.array([getattr(row, name) for row in rows]) for name in Draw._fields}
+
+
+def test_every_field_is_drawn():
+    assert [*WIDE, "seed"] == [field.name for field in fields(VariationConfig)]
+    assert set(DRAWN.values()) == set(Draw._fields)
+
+
+def test_by_default_nothing_varies():
+    for state_id in (0, 7):
+        drawn = draw(VariationConfig(), state_id, NUM_OBJECTS)
+        for name in ("camera_shift", "camera_turn", "light_turn", "colour_shift", "base_shift"):
+            assert not getattr(drawn, name).any()
+        assert drawn.mass_gain.tolist() == [1.0] * NUM_OBJECTS
+        assert (drawn.light_gain, drawn.friction_gain) == (1.0, 1.0)
+        assert (drawn.latency, drawn.image_noise, drawn.state_noise) == (0, 0.0, 0.0)
+        assert drawn.paraphrase is None
+
+
+def test_the_same_seed_and_state_give_the_same_draw():
+    config = VariationConfig(**WIDE)
+    one, again = draw(config, 3, NUM_OBJECTS), draw(VariationConfig(**WIDE), 3, NUM_OBJECTS)
+    for name, value in values(one).items():
+        assert np.array_equal(value, values(again)[name])
+
+
+@pytest.mark.parametrize(("seed", "state_id"), [(1, 3), (0, 4), (3, 0)])
+def test_another_seed_or_state_gives_another_draw(seed: int, state_id: int):
+    one = values(draw(VariationConfig(**WIDE), 3, NUM_OBJECTS))
+    other = values(draw(VariationConfig(**WIDE, seed=seed), state_id, NUM_OBJECTS))
+    for name in set(one) - {"latency"}:  # of which there are only four
+        assert not np.any(one[name] == other[name]), name
+
+
+@pytest.mark.parametrize("field", WIDE)
+def test_the_draw_of_one_field_does_not_change_anothers(field: str):
+    everything = VariationConfig(**WIDE)
+    others = VariationConfig(**{name: value for name, value in WIDE.items() if name != field})
+    for state_id in range(20):
+        one = values(draw(everything, state_id, NUM_OBJECTS))
+        other = values(draw(others, state_id, NUM_OBJECTS))
+        for name in set(one) - {DRAWN[field]}:
+            assert np.array_equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("field", [name for name in WIDE if name != "paraphrase"])
+def test_draws_fill_their_range_evenly(field: str):
+    drawn = draws(VariationConfig(**WIDE), 2000)[DRAWN[field]]
+    low, high = np.asarray(WIDE[field], float)
+    assert np.all((drawn >= low) & (drawn <= high))
+    if field == "action_latency":
+        shares = [np.mean(drawn == steps) for steps in (1, 2, 3, 4)]
+        assert np.allclose(shares, 0.25, atol=0.04)  # four standard deviations of 2000 draws
+        return
+    part = (drawn - low) / (high - low)
+    assert np.allclose(part.mean(axis=0), 0.5, atol=0.03)  # sqrt(1 / 12 / 2000) = 0.0065
+    assert np.allclose(part.std(axis=0), 12**-0.5, atol=0.015)
+
+
+def test_objects_and_parts_of_the_picture_draw_apart():
+    drawn = draw(VariationConfig(**WIDE), 0, NUM_OBJECTS)
+    assert len(set(drawn.mass_gain)) == NUM_OBJECTS
+    assert drawn.colour_shift.shape == (2, 3)
+    assert len(set(drawn.colour_shift.ravel())) == 6
+
+
+def test_a_fixed_range_is_its_value():
+    config = VariationConfig(
+        light_gain=(0.7, 0.7), action_latency=(3, 3), base_shift_m=((0.1, 0, 0), (0.1, 0, 0))
+    )
+    drawn = draw(config, 9, NUM_OBJECTS)
+    assert (drawn.light_gain, drawn.latency) == (0.7, 3)
+    assert drawn.base_shift.tolist() == [0.1, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"light_gain": (1.0, 0.5)}, r"light_gain = \(1.0, 0.5\), expected low before high"),
+        (
+            {"camera_shift_m": ((0.0, 0.1, 0.0), (0.0, 0.0, 0.0))},
+            "camera_shift_m = .*, expected low before high",
+        ),
+        ({"friction_gain": (-0.5, 1.0)}, r"friction_gain = \(-0.5, 1.0\), expected at least 0"),
+        ({"image_noise": (-0.1, 0.1)}, "image_noise = .*, expected at least 0"),
+        ({"action_latency": (-1, 0)}, "action_latency = .*, expected at least 0"),
+        ({"action_latency": (0, MAX_LATENCY + 1)}, r"\(0, 9\), expected at most 8"),
+        ({"mass_gain": (0.0, 1.0)}, r"mass_gain = \(0.0, 1.0\), expected more than 0"),
+        ({"state_noise": (0.0, float("inf"))}, "state_noise = .*, expected finite numbers"),
+        ({"light_gain": (float("nan"), 1.0)}, "light_gain = .*, expected finite numbers"),
+        (
+            {"light_turn_rad": ((0.0, 0.0, 0.0), (0.0, 0.0, float("inf")))},
+            "light_turn_rad = .*, expected finite numbers",
+        ),
+        ({"seed": -1}, "seed = -1, expected 0 .. 2147483647"),
+        ({"seed": 2**31}, "seed = 2147483648, expected 0 .. 2147483647"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(setting: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=f"variation: .*{message}"):
+        VariationConfig(**setting)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"light_gain": [1.0]}, "file: light_gain has 1 entries, expected 2"),
+        ({"light_gain": 1.0}, "file: light_gain = 1.0 .float., expected"),
+        ({"action_latency": [0.5, 1]}, "file: action_latency"),
+        ({"camera_shift_m": [[0.0, 0.0], [0.0, 0.0]]}, "file: camera_shift_m"),
+        ({"latency": [0, 1]}, "file: unknown key 'latency' .* Did you mean 'action_latency'"),
+    ],
+)
+def test_a_range_of_another_shape_is_refused(content: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(VariationConfig, content, "file")
