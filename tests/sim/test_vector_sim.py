@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mujoco
@@ -396,3 +397,23 @@ def test_a_simulation_can_be_made_from_a_suites_name():
     sim = make_sim("tabletop_object", 2, num_threads=1, image_size=16)
     assert (sim.suite.name, sim.num_slots) == ("tabletop_object", 2)
     sim.close()
+
+
+def test_some_slots_may_be_stepped_while_others_are_observed(new_sim: NewSim):
+    actions, halves = random_actions(12, 24), (np.arange(6), np.arange(6, 12))
+    sims = [new_sim(12, num_threads=threads) for threads in (1, 4)]
+    for sim in sims:
+        sim.reset(range(12), tasks=np.arange(12) % 10, state_ids=range(12))
+    with ThreadPoolExecutor(2) as pool:
+        for start in range(0, 24, 4):
+            chunk = actions[:, start : start + 4]
+            for moving, seen in (halves, halves[::-1]):
+                expected = sims[0].observe(seen)
+                sims[0].step_chunk(chunk[moving], moving)
+                stepped = pool.submit(sims[1].step_chunk, chunk[moving], moving)
+                observed = pool.submit(sims[1].observe, seen).result()
+                stepped.result()
+                assert np.array_equal(observed.images, expected.images)
+                assert np.array_equal(observed.state, expected.state)
+    for name, values in sims[0].get_states().items():
+        assert np.array_equal(values, sims[1].get_states()[name]), name
