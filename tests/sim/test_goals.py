@@ -1,5 +1,6 @@
 """Goals: parsing, predicates against MuJoCo or hand-made scenes, compositions by brute force."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -149,6 +150,77 @@ def test_on_measures_from_the_lowest_point_of_a_turned_thing(
         SHARED.put(thing, (0.0, -0.3, 0.5 - gap + clearance), rotation)
         assert SHARED.holds("on", thing, "bin") == expected
     SHARED.put(thing, (0.0, 0.3, 0.02))
+
+
+def corners(half_size: tuple[float, float, float], position: Any, turn: Rotation) -> np.ndarray:
+    """The corners of a turned box, [8, 3] m."""
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))
+    return np.asarray(position) + turn.apply(signs * half_size)
+
+
+CUBE, BLOCK = (0.02, 0.02, 0.02), (0.03, 0.03, 0.02)
+TURNS = st.tuples(*[st.floats(-3.1, 3.1)] * 3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    offset=st.tuples(st.floats(-0.05, 0.05), st.floats(-0.05, 0.05), st.floats(0.0, 0.08)),
+    turn=TURNS,
+    below=TURNS,
+)
+def test_on_is_the_gap_of_heights_and_the_distance_of_origins(
+    offset: tuple[float, float, float],
+    turn: tuple[float, float, float],
+    below: tuple[float, float, float],
+) -> None:
+    upper, lower = Rotation.from_rotvec(turn), Rotation.from_rotvec(below)
+    base = np.array([0.5, 0.5, 0.3])
+    SHARED.put("block", base, lower)
+    SHARED.put("cube", base + offset, upper)
+    gap = corners(CUBE, base + offset, upper)[:, 2].min() - corners(BLOCK, base, lower)[:, 2].max()
+    apart = np.hypot(*offset[:2])
+    expected = -0.025 <= gap <= 0.004 and apart <= 0.03
+    if min(abs(gap + 0.025), abs(gap - 0.004), abs(apart - 0.03)) > 1e-9:
+        assert SHARED.holds("on", "cube", "block") == expected
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    offset=st.tuples(st.floats(-0.15, 0.15), st.floats(-0.15, 0.15), st.floats(-0.03, 0.03)),
+    turn=TURNS,
+    direction=st.sampled_from(["left_of", "right_of", "in_front_of", "behind"]),
+)
+def test_beside_is_a_box_in_that_direction(
+    offset: tuple[float, float, float], turn: tuple[float, float, float], direction: str
+) -> None:
+    rotation, base = Rotation.from_rotvec(turn), np.array([0.5, 0.5, 0.3])
+    SHARED.put("block", base)
+    SHARED.put("cube", base + offset, rotation)
+    x, y, _ = offset
+    along, across = {
+        "left_of": (-y, x), "right_of": (y, x), "in_front_of": (x, y), "behind": (-x, y),
+    }[direction]  # fmt: skip
+    level = corners(CUBE, base + offset, rotation)[:, 2].min() - (base[2] - BLOCK[2])
+    expected = 0.035 <= along <= 0.13 and abs(across) <= 0.04 and abs(level) <= 0.015
+    margins = along - 0.035, along - 0.13, abs(across) - 0.04, abs(level) - 0.015
+    if np.abs(margins).min() > 1e-9:
+        assert SHARED.holds(direction, "cube", "block") == expected
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    place=st.tuples(st.floats(-0.05, 0.25), st.floats(-0.1, 0.1)),
+    heading=st.floats(-3.1, 3.1),
+)
+def test_between_is_a_box_about_the_middle_of_the_line(
+    place: tuple[float, float], heading: float
+) -> None:
+    turn = Rotation.from_euler("z", heading)
+    for name, point in (("block", (0.0, 0.0)), ("ball", (0.2, 0.0)), ("cube", place)):
+        SHARED.put(name, turn.apply((*point, 0.02)))
+    expected = abs(place[0] - 0.1) <= 0.05 and abs(place[1]) <= 0.04
+    if min(abs(abs(place[0] - 0.1) - 0.05), abs(abs(place[1]) - 0.04)) > 1e-9:
+        assert SHARED.holds("between", "cube", "block", "ball") == expected
 
 
 def test_on_is_what_a_thing_does_that_fell_on_another(bench: Bench) -> None:
