@@ -217,12 +217,17 @@ class BatchSampler:
         questions = [f"where is the {thing}" for thing in suite.things]
         self._num_commands = len(commands)
         self._token_ids, self._word_mask = policy.tokenizer.encode(commands + questions)
+        self._by_task = np.argsort(demonstrations.task, kind="stable")
+        self._num_steps = np.bincount(demonstrations.task, minlength=len(commands))
+        self._tasks = np.flatnonzero(self._num_steps)
 
     def draw(self) -> SupervisedBatch:
-        """Return the next batch."""
+        """Return the next batch: tasks evenly, however long their episodes, then their steps."""
         data, rng = self._data, self._rng
         num = self._config.supervised.batch_size
-        steps = rng.integers(len(data), size=num)
+        tasks = rng.choice(self._tasks, size=num)
+        first = np.cumsum(self._num_steps)[tasks] - self._num_steps[tasks]
+        steps = self._by_task[first + rng.integers(self._num_steps[tasks])]
         is_question = rng.random(num) < self._config.question_fraction
         is_there = data.object_visible[steps].any(axis=1)  # [B, things]
         asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)

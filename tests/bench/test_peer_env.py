@@ -59,7 +59,7 @@ def test_a_chunk_is_as_many_single_steps_and_stops_at_the_end():
     np.testing.assert_array_equal(observation["state"], expected[-1]["state"])
     *_, truncated, _ = chunked.step(np.tile(actions, (20, 1)))
     assert truncated
-    assert chunked.num_control_steps == load_suite(SUITE).config.horizon
+    assert chunked.num_control_steps == load_suite(SUITE).horizon
 
 
 def test_gymnasiums_checker_accepts_it():

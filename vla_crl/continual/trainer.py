@@ -25,6 +25,7 @@ from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
 METHOD_FILE = "method.safetensors"
@@ -102,6 +103,9 @@ class TrainConfig:
     """Adapters."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Noise while collecting."""
+    variation: VariationConfig = field(default_factory=VariationConfig)
+    """Domain randomisation: what training episodes vary, in tasks without a variation of their own.
+    Evaluation does not."""
     collector: CollectorConfig = field(default_factory=CollectorConfig)
     """Size of an iteration."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -204,7 +208,10 @@ class Trainer:
         seed = _stage_seed(config.seed, stage)
         self.method.before_task(self.policy, task)
         sim = VectorSim(
-            self.suite, config.collector.num_envs, num_threads=config.collector.num_threads
+            self.suite,
+            config.collector.num_envs,
+            num_threads=config.collector.num_threads,
+            variation=config.variation if config.variation.varies else None,
         )
         collector = Collector(self.policy, sim, task, config=config.collector, seed=seed)
         ppo = PPO(self.policy, config.ppo)

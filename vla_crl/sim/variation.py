@@ -55,6 +55,11 @@ class VariationConfig:
     seed: int = 0
     """Another seed draws other episodes."""
 
+    @property
+    def varies(self) -> bool:
+        """Whether anything differs from the scene as it is."""
+        return self != VariationConfig(seed=self.seed)
+
     def __post_init__(self) -> None:
         """Check the ranges."""
         for entry in fields(self):
