@@ -19,9 +19,10 @@ from vla_crl.sim.renderer.appearance import (
     model_appearance,
 )
 from vla_crl.sim.renderer.compilation import entry_point
-from vla_crl.sim.renderer.rasterizer import find_surfaces, new_frame
+from vla_crl.sim.renderer.frame import new_frame
+from vla_crl.sim.renderer.rasterizer import clear, find_surfaces
 from vla_crl.sim.renderer.scene_arrays import build_scene
-from vla_crl.sim.renderer.shading import shade
+from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
 from vla_crl.sim.source_version import source_version
 
 Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -45,6 +46,7 @@ class BatchRenderer:
         height: In pixels.
         width: In pixels.
         geom_groups: mjModel geom groups that are drawn.
+        level_of_detail: Whether meshes that look small are drawn with fewer triangles.
         num_threads: Threads a call is spread over.
 
     Raises:
@@ -60,6 +62,7 @@ class BatchRenderer:
         width: int,
         *,
         geom_groups: Sequence[int] = (0, 1, 2),
+        level_of_detail: bool = True,
         num_threads: int = 1,
     ) -> None:
         if min(height, width, num_threads) < 1:
@@ -73,7 +76,9 @@ class BatchRenderer:
         self.num_threads = num_threads
         self._num_geoms = model.ngeom
         self._num_cameras = model.ncam
-        self._scene = build_scene(model, self.cameras, height, width, geom_groups)
+        self._scene = build_scene(
+            model, self.cameras, (height, width), geom_groups, level_of_detail=level_of_detail
+        )
         self._appearance = model_appearance(model)
         self._looks = self._looks_of(self._appearance)
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
@@ -209,27 +214,42 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
     @entry_point
     def render_frames(scene, looks, poses, start, stop, images):
         _ = version  # see entry_point
-        frame = new_frame(
-            scene.geoms.model_id.size, scene.lights.is_spot.size, images.shape[2], images.shape[3]
-        )
+        num_geoms, num_opaque = scene.geoms.model_id.size, scene.geoms.num_opaque
+        height, width = images.shape[2], images.shape[3]
+        num_lights, num_vertices = scene.lights.is_spot.size, scene.meshes.max_vertices
+        frame = new_frame(num_geoms, num_lights, height, width, num_vertices)
+        layer = np.zeros((height, width, 3), np.uint8)
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             look = look_of(looks, world)
             for camera in range(images.shape[1]):
-                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
-                shade(scene, look, camera, pose, frame, images[world, camera])
+                image = images[world, camera]
+                clear(scene.cameras, camera, frame)
+                find_surfaces(scene, camera, pose, frame, 0, num_opaque)
+                find_seen(frame)
+                shade(scene, look, camera, pose, frame, image)
+                if frame.is_seen[num_geoms]:
+                    draw_sky(scene, camera, pose, frame, image)
+                if num_opaque < num_geoms:
+                    frame.geom[:] = num_geoms
+                    find_surfaces(scene, camera, pose, frame, num_opaque, num_geoms)
+                    find_seen(frame)
+                    if frame.is_seen[num_opaque:num_geoms].any():
+                        shade(scene, look, camera, pose, frame, layer)
+                        blend(scene.geoms.alpha, layer, frame, image)
 
     @entry_point
     def segment_frames(scene, poses, start, stop, ids):
         _ = version  # see entry_point
         num_geoms = scene.geoms.model_id.size
-        frame = new_frame(num_geoms, 0, ids.shape[2], ids.shape[3])
+        frame = new_frame(num_geoms, 0, ids.shape[2], ids.shape[3], scene.meshes.max_vertices)
         names = np.full(num_geoms + 1, -1, np.int32)
         names[:num_geoms] = scene.geoms.model_id
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             for camera in range(ids.shape[1]):
-                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
+                clear(scene.cameras, camera, frame)
+                find_surfaces(scene, camera, pose, frame, 0, num_geoms)
                 for y in range(ids.shape[2]):
                     for x in range(ids.shape[3]):
                         ids[world, camera, y, x] = names[frame.geom[y, x]]
