@@ -32,13 +32,17 @@ class BatchRenderer:
     """Draw the geoms of B worlds as seen by some cameras of their model.
 
     Worlds differ in poses and, if `render` is told so, in colours and lights; shapes, textures and
-    lenses are read from the model once.
-    What is drawn follows MuJoCo's own renderer: primitives with exact outlines (no tessellation and
-    no antialiasing), Lambert shading of ambient and diffuse light, 2D textures on planes reduced to
-    2 x 2 colours, other textures to their mean, the skybox by elevation. Sites, tendons, meshes,
-    transparency, shadows, specular light and reflections are not drawn; planes are invisible from
-    behind. The same poses and appearance give the same bytes for every batch, thread count and
-    order.
+    lenses are read from the model once. What is drawn follows MuJoCo's own renderer: primitives
+    with exact outlines (no tessellation), triangle meshes, Lambert shading of ambient and diffuse
+    light, 2D and cube textures with smaller copies for far surfaces, the skybox by elevation. The
+    same poses and appearance give the same bytes for every batch, thread count and order.
+
+    Deviations: Edges are not smoothed. A checker on a plane has exactly its 2 x 2 colours. Meshes
+    that look small are drawn from coarser copies, kept in the user's cache folder, whose surface is
+    off by less than about half a pixel. Of the transparent geoms (alpha < 1) only the nearest is
+    seen at a pixel, blended over the opaque ones; alpha counts as in the model for all worlds.
+    Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
+    fog and reflections are not drawn.
 
     Args:
         model: Not kept; later changes to it are not seen.
@@ -46,7 +50,7 @@ class BatchRenderer:
         height: In pixels.
         width: In pixels.
         geom_groups: mjModel geom groups that are drawn.
-        level_of_detail: Whether meshes that look small are drawn with fewer triangles.
+        level_of_detail: Whether meshes that look small are drawn from coarser copies.
         num_threads: Threads a call is spread over.
 
     Raises:
@@ -137,7 +141,8 @@ class BatchRenderer:
         """Draw geom ids instead of colours; arguments as in `render`.
 
         Returns:
-            [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom.
+            [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom. Transparent
+            geoms count like opaque ones.
         """
         poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
 

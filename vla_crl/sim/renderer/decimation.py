@@ -13,13 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
-NUM_LEVELS = 5
-REDUCTION = 4
-"""Each level has this many times fewer triangles than the one before: twice their edge length."""
+NUM_LEVELS = 6
+REDUCTION = 3
+"""Each level has this many times fewer triangles than the one before, if that can be reached."""
 
-MIN_FACES = 48
-"""No level has fewer triangles, unless the mesh itself has."""
+MIN_FACES = 64
+"""No level has fewer triangles."""
+
+SMALL_MESH = 500
+"""Triangles below which a mesh is left as it is: such models have no detail to spare."""
+
+LEAST_GAIN = 0.7
+"""A level with more than this part of the triangles of the one before is not worth having."""
+
+LEAST_COSINE = 0.5
+"""Between normals of a level's triangle and of its corner; below, the corner gets the former."""
+
+NUM_SAMPLES = 8000
+"""Points per surface for measuring how far two of them are apart."""
+
+QUANTILE = 0.98
+"""Part of a surface that must be near the other one; the rest may be a screw or a spike."""
+
+NORMAL_WEIGHT = 0.03
+"""Of a difference between unit normals, in extents of the mesh.
+
+So that one side of a thin wall does not stand for the other.
+"""
 
 FORMAT = 1
 """Part of the key of what lies on the disk; goes up with every change of what is computed here."""
@@ -34,6 +56,7 @@ class Level(NamedTuple):
     faces: NDArray[np.int32]  # [F, 3] index into vertices
     normals: NDArray[np.float32]  # [F, 3, 3] unit vector of each corner
     texcoords: NDArray[np.float32]  # [F, 3, 2] of each corner; [0, 3, 2] without a texture
+    deviation: float = 0.0  # metres from the mesh itself, for QUANTILE of both surfaces
 
 
 def levels_of_detail(mesh: Level) -> list[Level]:
@@ -46,7 +69,7 @@ def levels_of_detail(mesh: Level) -> list[Level]:
         NUM_LEVELS levels, the finest first; a mesh that is too small for so many repeats the last.
     """
     coarse: list[Level] = []
-    if len(mesh.faces) >= REDUCTION * MIN_FACES:
+    if len(mesh.faces) >= SMALL_MESH:
         file = cache_folder() / f"{_content_hash(mesh)}.npz"
         coarse = _read(file) or _decimate(mesh)
         if not file.exists():
@@ -88,9 +111,26 @@ def _decimate(mesh: Level) -> list[Level]:
         merged_points, _, merged = fast_simplification.replay_simplification(
             points, triangles, collapses
         )
-        vertices = (merged_points * scale).astype(np.float32)
-        levels.append(_survivors(mesh, positions, triangles, vertices, merged))
+        vertices = _nearest_members(merged_points * scale, positions, merged)
+        copy = _survivors(mesh, positions, triangles, vertices, merged)
+        if len(copy.faces) > LEAST_GAIN * len((levels or [mesh])[-1].faces):
+            break
+        levels.append(copy)
     return levels
+
+
+def _nearest_members(
+    vertices: NDArray[np.float64], positions: NDArray[np.float32], merged: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Move each vertex to the nearest of the positions that it replaces.
+
+    The quadric error has its least value far away where the merged faces are almost parallel.
+    """
+    order = np.lexsort((np.linalg.norm(positions - vertices[merged], axis=1), merged))
+    replaced, first = np.unique(merged[order], return_index=True)
+    moved = vertices.astype(np.float32)
+    moved[replaced] = positions[order[first]]
+    return moved
 
 
 def _survivors(
@@ -118,12 +158,17 @@ def _survivors(
     if len(texcoords):
         nearest = _best_corner(_pieces(triangles, texcoords), keys, offset)
         texcoords = texcoords.reshape(-1, 2)[nearest]
-    area = np.linalg.norm(_area_vectors(positions[triangles]), axis=1)
+    faces = corners[survives].astype(np.int32)
+    normals = _mean_normals(_pieces(triangles, mesh.normals), keys, mesh.normals, positions)
+    # Both sides of a thin wall may be one smooth piece; their mean is of no use.
+    flat = unit_normals(vertices[faces])[:, None]
+    is_right = (normals * flat).sum(axis=-1, keepdims=True) >= LEAST_COSINE
     return Level(
         vertices=vertices,
-        faces=corners[survives].astype(np.int32),
-        normals=_mean_normals(_pieces(triangles, mesh.normals), keys, mesh.normals, area),
+        faces=faces,
+        normals=np.where(is_right, normals, flat).astype(np.float32),
         texcoords=np.ascontiguousarray(texcoords, np.float32),
+        deviation=_deviation(positions[triangles], vertices[faces]),
     )
 
 
@@ -164,33 +209,88 @@ def _mean_normals(
     piece: NDArray[np.int64],
     keys: tuple[NDArray, ...],
     normals: NDArray[np.float32],
-    area: NDArray[np.float64],
-) -> NDArray[np.float32]:
+    positions: NDArray[np.float32],
+) -> NDArray[np.float64]:
     """Return [S, 3, 3] the mean over the merged corners of a piece, weighted by area."""
-    _, corners, survives = keys
+    triangles, corners, survives = keys
     group = _groups(piece, corners)
+    area = np.linalg.norm(area_vectors(positions[triangles]), axis=1)
     weighted = (normals * area[:, None, None]).reshape(-1, 3)
     total = np.stack([np.bincount(group, weighted[:, axis]) for axis in range(3)], axis=1)
     total = total[group.reshape(-1, 3)[survives]]
-    length = np.linalg.norm(total, axis=-1, keepdims=True)
-    # Opposite normals cancel, on a thin sheet for example: then the corner keeps its own.
-    mean = np.where(
-        length > 1e-9 * area.max(), total / np.maximum(length, 1e-30), normals[survives]
+    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-30)
+
+
+def _deviation(original: NDArray[np.float32], copy: NDArray[np.float32]) -> float:
+    """Return the distance in metres below which QUANTILE of either surface is from the other.
+
+    Args:
+        original: [F, 3, 3] corners of triangles.
+        copy: [F', 3, 3] corners of triangles.
+    """
+    per_normal = NORMAL_WEIGHT * float(np.ptp(original.reshape(-1, 3), axis=0).max())
+    first, second = _samples(original), _samples(copy)
+    return max(_distance(first, second, per_normal), _distance(second, first, per_normal))
+
+
+def _samples(corners: NDArray[np.float32]) -> tuple[NDArray[np.float64], ...]:
+    """Return evenly spread points [N, 3] of a surface, unit normals there, and their spacing."""
+    edges = np.cumsum(np.linalg.norm(area_vectors(corners), axis=1))
+    number = np.arange(NUM_SAMPLES)
+    triangle = np.searchsorted(edges, (number + 0.5) / NUM_SAMPLES * edges[-1])
+    # The R2 sequence, folded into a triangle: a plane is covered more evenly than by chance.
+    second, third = (
+        (0.5 + number * step) % 1.0 for step in (0.7548776662466927, 0.5698402909980532)
     )
-    return np.ascontiguousarray(mean, np.float32)
+    folded = second + third > 1.0
+    second, third = np.where(folded, 1.0 - second, second), np.where(folded, 1.0 - third, third)
+    a, b, c = corners[triangle].astype(np.float64).transpose(1, 0, 2)
+    points = a + second[:, None] * (b - a) + third[:, None] * (c - a)
+    return points, unit_normals(corners)[triangle], np.sqrt(0.5 * edges[-1:] / NUM_SAMPLES)
 
 
-def _area_vectors(corners: NDArray[np.float32]) -> NDArray[np.float64]:
+def _distance(
+    first: tuple[NDArray[np.float64], ...],
+    second: tuple[NDArray[np.float64], ...],
+    per_normal: float,
+) -> float:
+    """Return how far QUANTILE of the first surface's samples are at most from the second.
+
+    Args:
+        first: Samples.
+        second: Samples.
+        per_normal: Metres that one unit of difference between normals counts.
+    """
+    (points, normals, _), (others, their_normals, spacing) = first, second
+    tree = KDTree(np.hstack([others, per_normal * their_normals]))
+    _, nearest = tree.query(np.hstack([points, per_normal * normals]))
+    offset = points - others[nearest]
+    distance = np.linalg.norm(offset, axis=1)
+    # Samples of one surface are apart, too: nearby, only the distance from the plane counts.
+    from_plane = np.abs((offset * their_normals[nearest]).sum(axis=1))
+    distance = np.where(distance > 3 * spacing, distance, from_plane)
+    turned = per_normal * np.linalg.norm(normals - their_normals[nearest], axis=1)
+    return float(np.quantile(np.hypot(distance, turned), QUANTILE))
+
+
+def area_vectors(corners: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return [F, 3] normals of the triangles [F, 3, 3], as long as twice their area."""
     a, b, c = corners.astype(np.float64).transpose(1, 0, 2)
     return np.cross(b - a, c - a)
 
 
+def unit_normals(corners: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return [F, 3] unit normals of the triangles [F, 3, 3]; of one without area: zeros."""
+    vectors = area_vectors(corners)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
+
+
 def _content_hash(mesh: Level) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    settings = (FORMAT, NUM_LEVELS, REDUCTION, MIN_FACES, fast_simplification.__version__)
-    digest.update(repr(settings).encode())
-    for array in mesh:
+    settings = (FORMAT, NUM_LEVELS, REDUCTION, MIN_FACES, SMALL_MESH, LEAST_GAIN)
+    settings += (LEAST_COSINE, NUM_SAMPLES, QUANTILE, NORMAL_WEIGHT)
+    digest.update(repr((settings, fast_simplification.__version__)).encode())
+    for array in mesh[:-1]:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
@@ -201,7 +301,10 @@ def _read(file: Path) -> list[Level] | None:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             levels = [
-                Level._make(arrays[f"{name}{level}"] for name in Level._fields)
+                Level(
+                    *(arrays[f"{name}{level}"] for name in Level._fields[:-1]),
+                    deviation=float(arrays[f"deviation{level}"]),
+                )
                 for level in range(int(arrays["num_levels"]))
             ]
     except FileNotFoundError:
@@ -215,15 +318,15 @@ def _read(file: Path) -> list[Level] | None:
 
 def _write(file: Path, levels: list[Level]) -> None:
     """Write through a temporary file, so that no reader ever sees half of it."""
-    arrays = {
-        f"{name}{index}": array
+    arrays = {"num_levels": np.array(len(levels))} | {
+        f"{name}{index}": np.asarray(array)
         for index, level in enumerate(levels)
         for name, array in level._asdict().items()
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as temporary:
-            np.savez(temporary, num_levels=np.array(len(levels)), **arrays)
+            np.savez(temporary, allow_pickle=False, **arrays)
         Path(temporary.name).replace(file)
     except OSError as error:
         logger.warning(

@@ -24,7 +24,8 @@ class Frame(NamedTuple):
     facing: NDArray[np.float32]  # [L, H, W] max(0, n.l): the share of a light that a surface gets
     light: NDArray[np.float32]  # [3, H, W] red, green, blue
     face: NDArray[np.int32]  # [H, W] where a mesh is seen: index into MeshArrays.faces
-    normal: NDArray[np.float32]  # [3, H, W] where a mesh is seen: unit vector, camera frame
+    weight: NDArray[np.float32]  # [3, H, W] where a mesh is seen: of the face's second and third
+    # corner; then, times the squared depth, a pixel's share of twice the face's area
     vertices: NDArray[np.float32]  # [V, 5] of one mesh: camera frame in metres, pixel column, row
 
 

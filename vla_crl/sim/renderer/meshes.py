@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.sim.renderer.compilation import inlined
-from vla_crl.sim.renderer.decimation import NUM_LEVELS, Level, levels_of_detail
+from vla_crl.sim.renderer.decimation import NUM_LEVELS, Level, levels_of_detail, unit_normals
 
-FACES_PER_SQUARE_RADIUS = 3.0
-"""Triangles that a mesh needs per square of its radius in pixels.
+MAX_DEVIATION = 0.5
+"""Pixels by which almost all of a coarser copy's surface may be off."""
 
-Half of them face the camera and share about 3 r^2 pixels: two pixels each.
-"""
+SMOOTH_COSINE = 0.8
+"""Between the normals of a triangle and its corner: least at which MuJoCo keeps the corner's."""
 
 
 class MeshArrays(NamedTuple):
     """M meshes; all their levels lie one after another. Normals have the length one."""
 
     levels: NDArray[np.int64]  # [M, NUM_LEVELS, 4] first and last + 1 vertex, then face
+    deviation: NDArray[np.float64]  # [M, NUM_LEVELS] metres from the mesh itself
     vertices: NDArray[np.float32]  # [V, 3] metres in the geom's frame
     faces: NDArray[np.int32]  # [F, 3] index into vertices
     normals: NDArray[np.float32]  # [F, 3, 3] of each corner
@@ -39,12 +40,14 @@ def mesh_arrays(
         level_of_detail: Whether coarser copies are made; else all levels are the mesh itself.
     """
     levels = np.zeros((len(mesh_ids), NUM_LEVELS, 4), np.int64)
+    deviation = np.zeros((len(mesh_ids), NUM_LEVELS))
     parts: list[Level] = []
     num_vertices = num_faces = 0
     for index, mesh_id in enumerate(mesh_ids):
         mesh = _read_mesh(model, mesh_id)
         copies = levels_of_detail(mesh) if level_of_detail else [mesh] * NUM_LEVELS
         for number, copy in enumerate(copies):
+            deviation[index, number] = copy.deviation
             if number and copy is copies[number - 1]:
                 levels[index, number] = levels[index, number - 1]
                 continue
@@ -58,6 +61,7 @@ def mesh_arrays(
     ]
     return MeshArrays(
         levels=levels,
+        deviation=deviation,
         vertices=_joined([part.vertices for part in parts], np.float32, 3),
         faces=_joined([part.faces for part in parts], np.int32, 3),
         normals=_joined([part.normals for part in parts], np.float32, 3, 3),
@@ -78,25 +82,29 @@ def _read_mesh(model: mujoco.MjModel, mesh_id: int) -> Level:
     def faces(array: NDArray) -> NDArray:
         return rows(array, model.mesh_faceadr, model.mesh_facenum)
 
-    normals = rows(model.mesh_normal, model.mesh_normaladr, model.mesh_normalnum)
+    vertices, triangles = (
+        rows(model.mesh_vert, model.mesh_vertadr, model.mesh_vertnum),
+        faces(model.mesh_face),
+    )
+    pool = rows(model.mesh_normal, model.mesh_normaladr, model.mesh_normalnum)
+    normals = pool[faces(model.mesh_facenormal)]
     texcoords = np.zeros((0, 3, 2), np.float32)
     if model.mesh_texcoordadr[mesh_id] >= 0:
         pool = rows(model.mesh_texcoord, model.mesh_texcoordadr, model.mesh_texcoordnum)
         texcoords = pool[faces(model.mesh_facetexcoord)]
-    return Level(
-        vertices=rows(model.mesh_vert, model.mesh_vertadr, model.mesh_vertnum),
-        faces=faces(model.mesh_face),
-        normals=normals[faces(model.mesh_facenormal)],
-        texcoords=texcoords,
-    )
+    else:
+        # Like MuJoCo, which draws edges sharp where a mesh's own normals would round them.
+        flat = unit_normals(vertices[triangles])[:, None]
+        is_smooth = (normals * flat).sum(axis=-1, keepdims=True) >= SMOOTH_COSINE
+        normals = np.where(is_smooth, normals, flat).astype(np.float32)
+    return Level(vertices, triangles, normals, texcoords)
 
 
 @inlined
-def level_for(meshes, mesh, radius):
-    """Return the coarsest level with enough triangles for a radius in pixels."""
-    wanted = FACES_PER_SQUARE_RADIUS * radius * radius
+def level_for(meshes, mesh, pixels_per_metre):
+    """Return the coarsest level that looks like the mesh itself."""
     chosen = 0
     for level in range(1, NUM_LEVELS):
-        if meshes.levels[mesh, level, 3] - meshes.levels[mesh, level, 2] >= wanted:
+        if meshes.deviation[mesh, level] * pixels_per_metre <= MAX_DEVIATION:
             chosen = level
     return chosen

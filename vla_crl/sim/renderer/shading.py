@@ -1,7 +1,7 @@
 """The colour of each pixel once the geom and the depth are known.
 
-OpenGL's fixed pipeline as MuJoCo uses it, per pixel instead of per vertex: with n the normal, l the
-direction to a light and a its attenuation and cone,
+OpenGL's fixed pipeline as MuJoCo uses it, but per pixel instead of per vertex (meshes keep to their
+vertices): with n the normal, l the direction to a light and a its attenuation and cone,
 colour = min(1, rgba (emission + sum over lights a (ambient + diffuse max(0, n.l)))) * texture.
 Specular light, shadows, reflections, fog and haze are left out.
 """
@@ -28,11 +28,11 @@ from vla_crl.sim.renderer.intersections import (
     ellipsoid_gradient,
     plane_gradient,
 )
-from vla_crl.sim.renderer.outlines import CAPSULE, CYLINDER, ELLIPSOID, MESH, PLANE
+from vla_crl.sim.renderer.outlines import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE
 from vla_crl.sim.renderer.scene_arrays import SPOT_TABLE_SIZE, Scene
 from vla_crl.sim.renderer.textures import SKY_TABLE_SIZE
 from vla_crl.sim.renderer.texturing import NO_TEXTURE, apply_texture
-from vla_crl.sim.renderer.triangles import find_mesh_facing, find_normals
+from vla_crl.sim.renderer.triangles import find_mesh_facing, find_weights
 
 LAST_SPOT = np.float32(SPOT_TABLE_SIZE - 1)
 LAST_SKY = np.float32(SKY_TABLE_SIZE - 1)
@@ -56,15 +56,13 @@ def shade(
     num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.is_spot.size
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
-    for geom in range(num_geoms):
-        if frame.is_seen[geom] and geoms.primitive[geom] == MESH:
-            find_normals(scene, geom, columns, rows, frame)
+    find_weights(scene, camera, frame)
     _set_light(look.ambient, frame)
     for index in range(num_lights):
         light = _light_in_camera(scene.lights, look, index, model_id, pose)
         for geom in range(num_geoms):
             if frame.is_seen[geom]:
-                _find_facing(geoms.primitive[geom], geom, index, light, columns, rows, frame)
+                _find_facing(scene, geom, index, light, (columns, rows), frame)
         if scene.lights.is_spot[index]:
             axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
@@ -113,7 +111,8 @@ def _light_in_camera(lights, look, index, camera, pose):
 
 
 @compiled
-def _find_facing(kind, geom, index, light, columns, rows, frame):
+def _find_facing(scene, geom, index, light, rays, frame):
+    kind, (columns, rows) = scene.geoms.primitive[geom], rays
     if kind == PLANE:
         _find_plane_facing(geom, index, light, columns, rows, frame)
     elif kind == ELLIPSOID:
@@ -122,10 +121,10 @@ def _find_facing(kind, geom, index, light, columns, rows, frame):
         _find_capsule_facing(geom, index, light, columns, rows, frame)
     elif kind == CYLINDER:
         _find_cylinder_facing(geom, index, light, columns, rows, frame)
-    elif kind == MESH:
-        find_mesh_facing(geom, index, light, columns, rows, frame)
-    else:
+    elif kind == BOX:
         _find_box_facing(geom, index, light, columns, rows, frame)
+    else:
+        find_mesh_facing(scene.meshes, geom, index, light, frame)
 
 
 def _facing(gradient):

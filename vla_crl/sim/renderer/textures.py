@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
+from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, inlined
 
 MAX_COPIES = 16
 """Of one texture in its pyramid: enough for 32768 x 32768 texels."""
@@ -152,14 +152,14 @@ def _pyramid(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return copies
 
 
-@compiled
+@inlined
 def look_up(textures, texture, face, s, t, footprint, wraps):
     """Return red, green, blue in [0, 1] at texture coordinates (s, t), t downwards.
 
     Linear between texels, and between the two copies whose texels are nearest to a pixel's size.
 
     Args:
-        textures: The pyramids.
+        textures: A TextureArrays.
         texture: Index of one.
         face: Of a cube; else 0.
         s: 0 to 1 is the width.
@@ -171,40 +171,41 @@ def look_up(textures, texture, face, s, t, footprint, wraps):
     level = min(max(np.float32(math.log2(max(footprint, TINY))), ZERO), last)
     fine = np.int64(level)
     part = level - np.float32(fine)
-    red, green, blue = _between_texels(textures, texture, face, fine, s, t, wraps)
-    if part > ZERO:
-        r, g, b = _between_texels(textures, texture, face, fine + 1, s, t, wraps)
-        red += part * (r - red)
-        green += part * (g - green)
-        blue += part * (b - blue)
-    scale = ONE / np.float32(255)
-    return red * scale, green * scale, blue * scale
-
-
-@compiled
-def _between_texels(textures, texture, face, copy, s, t, wraps):
-    start, height, width = textures.copies[texture, face, copy]
-    x, y = s * np.float32(width) - HALF, t * np.float32(height) - HALF
-    left, top = math.floor(x), math.floor(y)
-    dx, dy = np.float32(x - left), np.float32(y - top)
-    x0, x1 = _texel(left, width, wraps), _texel(left + 1, width, wraps)
-    y0, y1 = _texel(top, height, wraps), _texel(top + 1, height, wraps)
-    a, b = (ONE - dx) * (ONE - dy), dx * (ONE - dy)
-    c, d = (ONE - dx) * dy, dx * dy
-    texels = textures.texels
-    i, j = start + width * y0 + x0, start + width * y0 + x1
-    k, m = start + width * y1 + x0, start + width * y1 + x1
-    return (
-        a * texels[i, 0] + b * texels[j, 0] + c * texels[k, 0] + d * texels[m, 0],
-        a * texels[i, 1] + b * texels[j, 1] + c * texels[k, 1] + d * texels[m, 1],
-        a * texels[i, 2] + b * texels[j, 2] + c * texels[k, 2] + d * texels[m, 2],
-    )
+    s = s - np.float32(math.floor(s)) if wraps else min(max(s, ZERO), ONE)
+    t = t - np.float32(math.floor(t)) if wraps else min(max(t, ZERO), ONE)
+    red, green, blue = ZERO, ZERO, ZERO
+    for copy in range(fine, fine + (2 if part > ZERO else 1)):
+        share = (part if copy > fine else ONE - part) / np.float32(255)
+        start = textures.copies[texture, face, copy, 0]
+        height = textures.copies[texture, face, copy, 1]
+        width = textures.copies[texture, face, copy, 2]
+        x0, x1, dx = _neighbours(s, width, wraps)
+        y0, y1, dy = _neighbours(t, height, wraps)
+        for y, x, weight in (
+            (y0, x0, (ONE - dx) * (ONE - dy)),
+            (y0, x1, dx * (ONE - dy)),
+            (y1, x0, (ONE - dx) * dy),
+            (y1, x1, dx * dy),
+        ):
+            texel = start + width * y + x
+            red += share * weight * np.float32(textures.texels[texel, 0])
+            green += share * weight * np.float32(textures.texels[texel, 1])
+            blue += share * weight * np.float32(textures.texels[texel, 2])
+    return red, green, blue
 
 
 @inlined
-def _texel(index, count, wraps):
-    whole = np.int64(index)
-    return whole % count if wraps else min(max(whole, 0), count - 1)
+def _neighbours(place, count, wraps):
+    """Return the texels before and after a place in [0, 1] and how near the latter is."""
+    along = place * np.float32(count) - HALF
+    low = math.floor(along)
+    before = np.int64(low)
+    after = before + 1
+    if before < 0:
+        before = count - 1 if wraps else 0
+    if after >= count:
+        after = 0 if wraps else count - 1
+    return before, after, along - np.float32(low)
 
 
 @inlined

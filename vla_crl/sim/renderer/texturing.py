@@ -8,11 +8,11 @@ from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, in
 from vla_crl.sim.renderer.frame import Frame, eye_in_geom, ray, row_ramp, row_start, window_of
 from vla_crl.sim.renderer.scene_arrays import Scene
 from vla_crl.sim.renderer.textures import Mapping, cube_coordinates, look_up
-from vla_crl.sim.renderer.triangles import corner_weights
 
 NO_TEXTURE = int(Mapping.NONE)
 CHECKER = int(Mapping.CHECKER)
 FLAT = int(Mapping.FLAT)
+CUBE = int(Mapping.CUBE)
 TEXCOORDS = int(Mapping.TEXCOORDS)
 
 
@@ -24,7 +24,7 @@ def apply_texture(scene: Scene, geom: int, camera: int, frame: Frame, image: np.
         scene: Constants of the model.
         geom: Index into the drawn geoms; has a texture.
         camera: Index into the drawn cameras.
-        frame: What `find_surfaces` left.
+        frame: What `find_surfaces` left; of a mesh, with weights.
         image: [H, W, 3] uint8; written.
     """
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
@@ -32,79 +32,83 @@ def apply_texture(scene: Scene, geom: int, camera: int, frame: Frame, image: np.
     if scene.geoms.mapping[geom] == CHECKER:
         _apply_checker(scene.geoms, geom, pixel, columns, rows, frame, image)
     else:
-        _apply_picture(scene, geom, pixel, columns, rows, frame, image)
+        _apply_picture(scene, geom, pixel, (columns, rows), frame, image)
 
 
 @compiled
-def _apply_picture(scene, geom, pixel, columns, rows, frame, image):
+def _apply_picture(scene, geom, pixel, rays, frame, image):
+    mapping, texture = scene.geoms.mapping[geom], scene.geoms.texture[geom]
+    textures, texcoords, factors = scene.textures, scene.meshes.texcoords, scene.geoms.texture_map
+    factor = (factors[geom, 0], factors[geom, 1], factors[geom, 2])
+    height = np.float32(textures.copies[texture, 0, 0, 1])
+    width = np.float32(textures.copies[texture, 0, 0, 2])
     left, right, top, bottom = window_of(frame, geom)
     for y in range(np.int64(top), np.int64(bottom)):
         for x in range(np.int64(left), np.int64(right)):
             if frame.geom[y, x] != geom:
                 continue
-            if scene.geoms.mapping[geom] == TEXCOORDS:
-                red, green, blue = _by_corners(scene, geom, y, x, pixel, columns, rows, frame)
+            if mapping == TEXCOORDS:
+                face = 0
+                s, t, area = _by_corners(texcoords, y, x, frame)
+                footprint = pixel * math.sqrt(area * height * width)
+            elif mapping == FLAT:
+                face = 0
+                s, t, footprint = _by_position(geom, y, x, factor, (width, height), rays, frame)
             else:
-                red, green, blue = _by_position(scene, geom, y, x, columns, rows, frame)
+                face, s, t, footprint = _by_direction(geom, y, x, factor, width, rays, frame)
+            red, green, blue = look_up(textures, texture, face, s, t, footprint, mapping != CUBE)
             image[y, x, 0] = np.uint8(image[y, x, 0] * red + HALF)
             image[y, x, 1] = np.uint8(image[y, x, 1] * green + HALF)
             image[y, x, 2] = np.uint8(image[y, x, 2] * blue + HALF)
 
 
-@compiled
-def _by_corners(scene, geom, y, x, pixel, columns, rows, frame):
-    """Interpolate the corners' coordinates; how fine: from a pixel's area on the triangle."""
+@inlined
+def _by_corners(uv, y, x, frame):
+    """Interpolate between the corners; return s, t and the area, in s and t, of a unit pixel."""
     face, depth = frame.face[y, x], frame.depth[y, x]
-    direction = ray(row_ramp(frame, geom), row_start(frame, geom, rows[y]), columns[x])
-    second, third, ratio = corner_weights(scene, frame, geom, face, direction)
-    uv, texture = scene.meshes.texcoords, scene.geoms.texture[geom]
+    second, third, ratio = frame.weight[0, y, x], frame.weight[1, y, x], frame.weight[2, y, x]
     es, et = uv[face, 1, 0] - uv[face, 0, 0], uv[face, 1, 1] - uv[face, 0, 1]
     fs, ft = uv[face, 2, 0] - uv[face, 0, 0], uv[face, 2, 1] - uv[face, 0, 1]
     s, t = uv[face, 0, 0] + second * es + third * fs, uv[face, 0, 1] + second * et + third * ft
-    _, height, width = scene.textures.copies[texture, 0, 0]
-    texels = abs(es * ft - et * fs) * np.float32(height * width)
-    footprint = depth * pixel * math.sqrt(texels * ratio)
-    return look_up(scene.textures, texture, 0, s, t, footprint, True)
-
-
-@compiled
-def _by_position(scene, geom, y, x, columns, rows, frame):
-    """Derive coordinates from the point, like MuJoCo; how fine: from the points at the next pixels.
-
-    With p the point in the geom's scaled frame, times the geom's factors: flat s = p_x - 1/2 and
-    t = -p_y - 1/2; in a cube where the ray from its middle through p ends.
-    """
-    factors, texture = scene.geoms.texture_map[geom], scene.geoms.texture[geom]
-    _, height, width = scene.textures.copies[texture, 0, 0]
-    px, py, pz = _point(factors, geom, y, x, columns, rows, frame)
-    y1, x1 = _next(geom, y, x, 0, 1, frame)
-    y2, x2 = _next(geom, y, x, 1, 0, frame)
-    qx, qy, qz = _point(factors, geom, y1, x1, columns, rows, frame)
-    rx, ry, rz = _point(factors, geom, y2, x2, columns, rows, frame)
-    if scene.geoms.mapping[geom] == FLAT:
-        w, h = np.float32(width), np.float32(height)
-        right, down = (
-            math.hypot(w * (qx - px), h * (qy - py)),
-            math.hypot(w * (rx - px), h * (ry - py)),
-        )
-        s, t, footprint = px - HALF, -py - HALF, max(right, down)
-        return look_up(scene.textures, texture, 0, s, t, footprint, True)
-    face, s, t, axis = cube_coordinates(px, py, pz)
-    right = (qx - px) ** 2 + (qy - py) ** 2 + (qz - pz) ** 2
-    down = (rx - px) ** 2 + (ry - py) ** 2 + (rz - pz) ** 2
-    footprint = HALF * np.float32(width) * math.sqrt(max(right, down)) / axis
-    return look_up(scene.textures, texture, face, s, t, footprint, False)
+    return s, t, abs(es * ft - et * fs) * ratio * depth * depth
 
 
 @inlined
-def _point(factors, geom, y, x, columns, rows, frame):
+def _by_position(geom, y, x, factor, size, rays, frame):
+    """Project along the geom's z axis, like MuJoCo: s = x - 1/2 and t = -y - 1/2, scaled."""
+    p = _point(geom, y, x, factor, rays, frame)
+    y1, x1 = _next(geom, y, x, 0, 1, frame)
+    y2, x2 = _next(geom, y, x, 1, 0, frame)
+    q = _point(geom, y1, x1, factor, rays, frame)
+    r = _point(geom, y2, x2, factor, rays, frame)
+    right = (size[0] * (q[0] - p[0])) ** 2 + (size[1] * (q[1] - p[1])) ** 2
+    down = (size[0] * (r[0] - p[0])) ** 2 + (size[1] * (r[1] - p[1])) ** 2
+    return p[0] - HALF, -p[1] - HALF, math.sqrt(max(right, down))
+
+
+@inlined
+def _by_direction(geom, y, x, factor, size, rays, frame):
+    """Look from the middle of a cube through the point, scaled, at its faces, like MuJoCo."""
+    p = _point(geom, y, x, factor, rays, frame)
+    y1, x1 = _next(geom, y, x, 0, 1, frame)
+    y2, x2 = _next(geom, y, x, 1, 0, frame)
+    q = _point(geom, y1, x1, factor, rays, frame)
+    r = _point(geom, y2, x2, factor, rays, frame)
+    right = (q[0] - p[0]) ** 2 + (q[1] - p[1]) ** 2 + (q[2] - p[2]) ** 2
+    down = (r[0] - p[0]) ** 2 + (r[1] - p[1]) ** 2 + (r[2] - p[2]) ** 2
+    face, s, t, axis = cube_coordinates(p[0], p[1], p[2])
+    return face, s, t, HALF * size * math.sqrt(max(right, down)) / axis
+
+
+@inlined
+def _point(geom, y, x, factor, rays, frame):
     """Return the point seen at a pixel, in the geom's scaled frame, times the factors."""
     o, t = eye_in_geom(frame, geom), frame.depth[y, x]
-    d = ray(row_ramp(frame, geom), row_start(frame, geom, rows[y]), columns[x])
+    d = ray(row_ramp(frame, geom), row_start(frame, geom, rays[1][y]), rays[0][x])
     return (
-        factors[0] * (o[0] + t * d[0]),
-        factors[1] * (o[1] + t * d[1]),
-        factors[2] * (o[2] + t * d[2]),
+        factor[0] * (o[0] + t * d[0]),
+        factor[1] * (o[1] + t * d[1]),
+        factor[2] * (o[2] + t * d[2]),
     )
 
 

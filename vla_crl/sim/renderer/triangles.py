@@ -1,4 +1,4 @@
-"""Triangle meshes in the z-buffer, and what is seen of them: corners' weights and normals.
+"""Triangle meshes in the z-buffer, and how they face the lights.
 
 With a, b, c the corners of a triangle in the camera frame and d a ray from the eye, t d = p lies in
 the triangle's plane where p = alpha a + beta b + gamma c. Divided by t, the weights are linear in
@@ -14,9 +14,11 @@ import numpy as np
 
 from vla_crl.sim.renderer.compilation import ONE, TINY, ZERO, compiled, inlined
 from vla_crl.sim.renderer.frame import Frame, eye_in_geom, ray, row_ramp, row_start, window_of
-from vla_crl.sim.renderer.meshes import level_for
+from vla_crl.sim.renderer.meshes import MeshArrays, level_for
 from vla_crl.sim.renderer.outlines import PIXEL_SLACK
 from vla_crl.sim.renderer.scene_arrays import Scene
+
+SLACK = np.float32(PIXEL_SLACK)
 
 
 @compiled
@@ -33,18 +35,35 @@ def draw_mesh(scene: Scene, index: int, camera: int, centre: tuple, axes: tuple,
     """
     meshes, mesh = scene.meshes, scene.geoms.mesh[index]
     grid, depth_range = scene.cameras.grid[camera], scene.cameras.depth_range[camera]
-    radius = scene.geoms.reach[index] / (max(-centre[2], depth_range[0]) * abs(grid[3]))
-    level = meshes.levels[mesh, level_for(meshes, mesh, radius)]
+    depth = max(-centre[2], depth_range[0])
+    level = meshes.levels[mesh, level_for(meshes, mesh, 1.0 / (depth * abs(grid[3])))]
     _project(meshes.vertices[level[0] : level[1]], centre, axes, grid, frame.vertices)
-    near, first = np.float32(depth_range[0]), level[0]
-    lens = (scene.cameras.columns[camera], scene.cameras.rows[camera], grid[1], grid[3], near)
-    for face in range(level[2], level[3]):
-        a, b, c = meshes.faces[face, 0], meshes.faces[face, 1], meshes.faces[face, 2]
-        a, b, c = a - first, b - first, c - first
-        left, right, top, bottom = _bounds(a, b, c, near, index, frame)
-        if left < right and top < bottom:
-            bounds = (left, right, top, bottom)
-            _draw_triangle(index, face, (a, b, c), bounds, lens, frame)
+    lens = (scene.cameras.columns[camera], scene.cameras.rows[camera], grid[1], grid[3])
+    _draw_faces(index, meshes.faces, level, np.float32(depth_range[0]), lens, frame)
+
+
+@compiled
+def _draw_faces(index, faces, level, near, lens, frame):
+    v, first = frame.vertices, level[0]
+    left, right, top, bottom = window_of(frame, index)
+    low_x, high_x = np.float32(left), np.float32(right) - ONE
+    low_y, high_y = np.float32(top), np.float32(bottom) - ONE
+    for face in range(np.uint64(level[2]), np.uint64(level[3])):
+        a = np.uint64(faces[face, 0] - first)
+        b = np.uint64(faces[face, 1] - first)
+        c = np.uint64(faces[face, 2] - first)
+        x0, x1, y0, y1 = low_x, high_x, low_y, high_y
+        nearest, farthest = min(-v[a, 2], -v[b, 2], -v[c, 2]), max(-v[a, 2], -v[b, 2], -v[c, 2])
+        if nearest >= near:
+            x0 = max(x0, min(v[a, 3], v[b, 3], v[c, 3]) - SLACK)
+            x1 = min(x1, max(v[a, 3], v[b, 3], v[c, 3]) + SLACK)
+            y0 = max(y0, min(v[a, 4], v[b, 4], v[c, 4]) - SLACK)
+            y1 = min(y1, max(v[a, 4], v[b, 4], v[c, 4]) + SLACK)
+        x0, x1, y0, y1 = math.ceil(x0), math.floor(x1), math.ceil(y0), math.floor(y1)
+        if x0 <= x1 and y0 <= y1 and farthest >= near:
+            bounds = (np.int64(x0), np.int64(x1) + 1, np.int64(y0), np.int64(y1) + 1)
+            depths = (near, max(nearest, ZERO), farthest)
+            _draw_triangle(index, face, (a, b, c), bounds, depths, lens, frame)
 
 
 @compiled
@@ -67,32 +86,15 @@ def _project(points, centre, axes, grid, vertices):
         vertices[i, 4] = (y * closeness - v0) * per_row
 
 
-@inlined
-def _bounds(a, b, c, near, index, frame):
-    """Return first and last + 1 column, first and last + 1 row that a triangle may cover."""
-    v = frame.vertices
-    left, right, top, bottom = window_of(frame, index)
-    if min(-v[a, 2], -v[b, 2], -v[c, 2]) < near:
-        return left, right, top, bottom
-    slack = np.float32(PIXEL_SLACK)
-    x0, x1 = min(v[a, 3], v[b, 3], v[c, 3]) - slack, max(v[a, 3], v[b, 3], v[c, 3]) + slack
-    y0, y1 = min(v[a, 4], v[b, 4], v[c, 4]) - slack, max(v[a, 4], v[b, 4], v[c, 4]) + slack
-    # As numbers that fit: columns and rows of the window, from its first to its last + 1.
-    x0, x1 = max(x0, np.float32(left)), min(x1, np.float32(right) - ONE)
-    y0, y1 = max(y0, np.float32(top)), min(y1, np.float32(bottom) - ONE)
-    if x0 > x1 or y0 > y1:
-        return left, left, top, top
-    return (
-        np.uint64(math.ceil(x0)),
-        np.uint64(math.floor(x1) + ONE),
-        np.uint64(math.ceil(y0)),
-        np.uint64(math.floor(y1) + ONE),
-    )
-
-
 @compiled
-def _draw_triangle(index, face, corners, bounds, lens, frame):
-    columns, rows, column_step, row_step, near = lens
+def _draw_triangle(index, face, corners, bounds, depths, lens, frame):
+    """Fill the covered pixels.
+
+    Rounding must not move an almost edge-on triangle out of its own range of depths, the last two
+    of `depths`; the first is the near plane.
+    """
+    columns, rows, column_step, row_step = lens
+    near, nearest, farthest = depths
     a, b, c = _corner(frame, corners[0]), _corner(frame, corners[1]), _corner(frame, corners[2])
     normal = _cross(_minus(b, a), _minus(c, a))
     det = normal[0] * a[0] + normal[1] * a[1] + normal[2] * a[2]
@@ -106,16 +108,13 @@ def _draw_triangle(index, face, corners, bounds, lens, frame):
         np.float32(normal[1] / det),
         np.float32(normal[2] / det),
     )
-    # Rounding must not move an almost edge-on triangle out of its own range of depths.
-    nearest = np.float32(max(min(-a[2], -b[2], -c[2]), 0.0))
-    farthest = np.float32(max(-a[2], -b[2], -c[2]))
     drawn, drawn_face = np.int32(index), np.int32(face)
     depth, geom, faces = frame.depth, frame.geom, frame.face
     left, right, top, bottom = bounds
-    for y in range(top, bottom):
+    for y in range(np.uint64(top), np.uint64(bottom)):
         row = rows[y]
         a0, b0, c0, w0 = ay * row + az, by * row + bz, cy * row + cz, wy * row - wz
-        for x in range(left, right):
+        for x in range(np.uint64(left), np.uint64(right)):
             column = columns[x]
             least = min(ax * column + a0, bx * column + b0, cx * column + c0)
             t = min(max(ONE / (wx * column + w0), nearest), farthest)
@@ -153,21 +152,38 @@ def _weight(p, q, det, column_step, row_step):
     return np.float32(x), np.float32(y), np.float32(slack - z)
 
 
-@inlined
-def corner_weights(scene, frame, geom, face, direction):
-    """Return where a ray meets a triangle: weights of its second and third corner, area ratio.
-
-    The ratio, times t^2 and a pixel's area at depth 1, is the pixel's area on the triangle in units
-    of twice the triangle's.
+@compiled
+def find_weights(scene: Scene, camera: int, frame: Frame):
+    """Write the corners' weights wherever a mesh is seen.
 
     Args:
         scene: Constants of the model.
-        frame: With the geom's ray map.
-        geom: Index into the drawn geoms.
-        face: Index into MeshArrays.faces.
-        direction: Of the ray, in the geom's frame.
+        camera: Index into the drawn cameras.
+        frame: What `find_surfaces` and `find_seen` left; `weight` is written.
     """
-    v, faces, origin = scene.meshes.vertices, scene.meshes.faces, eye_in_geom(frame, geom)
+    for geom in range(scene.geoms.mesh.size):
+        if frame.is_seen[geom] and scene.geoms.mesh[geom] >= 0:
+            _find_weights_of(scene.meshes, geom, scene.cameras, camera, frame)
+
+
+@compiled
+def _find_weights_of(meshes, geom, cameras, camera, frame):
+    columns, rows, ramp = cameras.columns[camera], cameras.rows[camera], row_ramp(frame, geom)
+    left, right, top, bottom = window_of(frame, geom)
+    for y in range(top, bottom):
+        start = row_start(frame, geom, rows[y])
+        for x in range(left, right):
+            if frame.geom[y, x] == geom:
+                d = ray(ramp, start, columns[x])
+                second, third, ratio = _meet(meshes, frame, geom, frame.face[y, x], d)
+                frame.weight[0, y, x], frame.weight[1, y, x] = second, third
+                frame.weight[2, y, x] = ratio
+
+
+@inlined
+def _meet(meshes, frame, geom, face, direction):
+    """Return where a ray meets a triangle, see Frame.weight."""
+    v, faces, origin = meshes.vertices, meshes.faces, eye_in_geom(frame, geom)
     a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
     e = v[b, 0] - v[a, 0], v[b, 1] - v[a, 1], v[b, 2] - v[a, 2]
     f = v[c, 0] - v[a, 0], v[c, 1] - v[a, 1], v[c, 2] - v[a, 2]
@@ -183,52 +199,41 @@ def corner_weights(scene, frame, geom, face, direction):
 
 
 @compiled
-def find_normals(scene: Scene, geom: int, columns: np.ndarray, rows: np.ndarray, frame: Frame):
-    """Write the normals of a mesh where it is seen, interpolated between the corners'.
+def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, frame: Frame):
+    """Write max(0, n.l) of the corners, interpolated, where a mesh is seen.
+
+    Per corner and not per pixel, like OpenGL: the normals of a model's meshes are made for that.
 
     Args:
-        scene: Constants of the model.
+        meshes: Those of the scene.
         geom: Index into the drawn geoms.
-        columns: [W] of the camera.
-        rows: [H] of the camera.
-        frame: What `find_surfaces` left; `normal` is written.
+        index: Of the light.
+        light: Position and 1, or direction and 0, in the camera frame.
+        frame: With weights; `facing` is written.
     """
-    n, axes, normal = scene.meshes.normals, frame.axes[geom], frame.normal
-    ramp = row_ramp(frame, geom)
-    left, right, top, bottom = window_of(frame, geom)
-    for y in range(top, bottom):
-        start = row_start(frame, geom, rows[y])
-        for x in range(left, right):
-            if frame.geom[y, x] != geom:
-                continue
-            face = frame.face[y, x]
-            d = ray(ramp, start, columns[x])
-            second, third, _ = corner_weights(scene, frame, geom, face, d)
-            first = ONE - second - third
-            gx = first * n[face, 0, 0] + second * n[face, 1, 0] + third * n[face, 2, 0]
-            gy = first * n[face, 0, 1] + second * n[face, 1, 1] + third * n[face, 2, 1]
-            gz = first * n[face, 0, 2] + second * n[face, 1, 2] + third * n[face, 2, 2]
-            scale = ONE / max(math.sqrt(gx * gx + gy * gy + gz * gz), TINY)
-            normal[0, y, x] = scale * (axes[0] * gx + axes[3] * gy + axes[6] * gz)
-            normal[1, y, x] = scale * (axes[1] * gx + axes[4] * gy + axes[7] * gz)
-            normal[2, y, x] = scale * (axes[2] * gx + axes[5] * gy + axes[8] * gz)
-
-
-@compiled
-def find_mesh_facing(
-    geom: int, index: int, light: tuple, columns: np.ndarray, rows: np.ndarray, frame: Frame
-):
-    """Write max(0, n.l) where a mesh is seen; arguments as for primitives in `shading`."""
-    light_x, light_y, light_z, w = light
-    normal, facing, depth = frame.normal, frame.facing, frame.depth
+    axes, w = frame.axes[geom], light[3]
+    ox, oy, oz = eye_in_geom(frame, geom)
+    # The light in the geom's frame.
+    lx = w * ox + axes[0] * light[0] + axes[1] * light[1] + axes[2] * light[2]
+    ly = w * oy + axes[3] * light[0] + axes[4] * light[1] + axes[5] * light[2]
+    lz = w * oz + axes[6] * light[0] + axes[7] * light[1] + axes[8] * light[2]
+    in_geom = (lx, ly, lz, w)
     left, right, top, bottom = window_of(frame, geom)
     for y in range(top, bottom):
         for x in range(left, right):
-            t = depth[y, x]
-            lx = light_x - w * t * columns[x]
-            ly = light_y - w * t * rows[y]
-            lz = light_z + w * t
-            dot = normal[0, y, x] * lx + normal[1, y, x] * ly + normal[2, y, x] * lz
-            share = max(dot / math.sqrt(lx * lx + ly * ly + lz * lz), ZERO)
-            is_seen = frame.geom[y, x] == geom
-            facing[index, y, x] = share if is_seen else facing[index, y, x]
+            if frame.geom[y, x] == geom:
+                face, second, third = frame.face[y, x], frame.weight[0, y, x], frame.weight[1, y, x]
+                share = (ONE - second - third) * _corner_facing(meshes, face, 0, in_geom)
+                share += second * _corner_facing(meshes, face, 1, in_geom)
+                share += third * _corner_facing(meshes, face, 2, in_geom)
+                frame.facing[index, y, x] = share
+
+
+@inlined
+def _corner_facing(meshes, face, corner, light):
+    n, v, vertex = meshes.normals, meshes.vertices, meshes.faces[face, corner]
+    x = light[0] - light[3] * v[vertex, 0]
+    y = light[1] - light[3] * v[vertex, 1]
+    z = light[2] - light[3] * v[vertex, 2]
+    dot = n[face, corner, 0] * x + n[face, corner, 1] * y + n[face, corner, 2] * z
+    return max(dot, ZERO) / max(math.sqrt(x * x + y * y + z * z), TINY)
