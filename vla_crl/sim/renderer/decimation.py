@@ -43,7 +43,7 @@ NORMAL_WEIGHT = 0.03
 So that one side of a thin wall does not stand for the other.
 """
 
-FORMAT = 1
+FORMAT = 2
 """Part of the key of what lies on the disk; goes up with every change of what is computed here."""
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,9 @@ def levels_of_detail(mesh: Level) -> list[Level]:
     coarse: list[Level] = []
     if len(mesh.faces) >= SMALL_MESH:
         file = cache_folder() / f"{_content_hash(mesh)}.npz"
-        coarse = _read(file) or _decimate(mesh)
-        if not file.exists():
+        kept = _read(file)
+        coarse = _decimate(mesh) if kept is None else kept
+        if kept is None:
             _write(file, coarse)
     levels = [mesh, *coarse]
     return levels + levels[-1:] * (NUM_LEVELS - len(levels))
@@ -90,9 +91,9 @@ def cache_folder() -> Path:
 def _decimate(mesh: Level) -> list[Level]:
     """Collapse edges by quadric error; corners inherit from the vertices that were merged.
 
-    A triangle that survives is one of the original's, grown. Its corners take their texture
-    coordinates from the same chart (piece of the surface without a seam), so that no seam is
-    smeared, and their normals from the same smooth piece, so that no edge is rounded.
+    A triangle that survives is one of the original's, grown. Its corners take texture coordinates
+    only from merged corners on their side of a seam, so that no seam is smeared, and normals only
+    from those on their side of a sharp edge, so that no edge is rounded.
     """
     # Vertices are doubled along seams; decimating them apart would tear the surface open.
     positions, welded = np.unique(mesh.vertices, axis=0, return_inverse=True)
@@ -150,16 +151,17 @@ def _survivors(
         merged: [P] which of them each position went to.
     """
     corners = merged[triangles]
-    a, b, c = corners.T
-    survives = (a != b) & (b != c) & (a != c)
-    keys = (triangles, corners, survives)
-    offset = np.linalg.norm(positions - vertices[merged], axis=1)[triangles]
+    area = np.linalg.norm(area_vectors(vertices[corners]), axis=1)
+    survives = area > 0
     texcoords = mesh.texcoords
     if len(texcoords):
-        nearest = _best_corner(_pieces(triangles, texcoords), keys, offset)
-        texcoords = texcoords.reshape(-1, 2)[nearest]
+        moved = np.linalg.norm(positions - vertices[merged], axis=1)[triangles]
+        nearest = _least_moved(_clusters(triangles, corners, texcoords), moved)
+        texcoords = texcoords.reshape(-1, 2)[nearest][survives]
     faces = corners[survives].astype(np.int32)
-    normals = _mean_normals(_pieces(triangles, mesh.normals), keys, mesh.normals, positions)
+    weight = np.linalg.norm(area_vectors(positions[triangles]), axis=1)
+    normals = _mean_normals(_clusters(triangles, corners, mesh.normals), mesh.normals, weight)
+    normals = normals[survives]
     # Both sides of a thin wall may be one smooth piece; their mean is of no use.
     flat = unit_normals(vertices[faces])[:, None]
     is_right = (normals * flat).sum(axis=-1, keepdims=True) >= LEAST_COSINE
@@ -172,53 +174,45 @@ def _survivors(
     )
 
 
-def _pieces(triangles: NDArray[np.int32], attribute: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return [F] the connected piece of each triangle; corners connect if their attribute agrees.
+def _clusters(
+    triangles: NDArray[np.int32], corners: NDArray[np.int64], attribute: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Sort the corners by the vertex that they went to and by their side of a seam or edge.
 
     Args:
         triangles: [F, 3] index into positions.
-        attribute: [F, 3, K] of the corners.
+        corners: [F, 3] the vertex that each corner went to.
+        attribute: [F, 3, K] of the corners; a seam is where it differs at the same position.
+
+    Returns:
+        [F, 3] number of a cluster: corners with one vertex, linked by triangles that vanished.
     """
     rows = attribute.reshape(-1, attribute.shape[-1]).astype(np.float64)
     keyed = np.column_stack([triangles.reshape(-1), rows])
     wedges, wedge = np.unique(keyed, axis=0, return_inverse=True)
     wedge = wedge.reshape(-1, 3)
-    start, stop = wedge[:, [0, 1]].reshape(-1), wedge[:, [1, 2]].reshape(-1)
+    # Each edge of each triangle whose two ends went to the same vertex.
+    together = corners == np.roll(corners, -1, axis=1)
+    start, stop = wedge[together], np.roll(wedge, -1, axis=1)[together]
     graph = coo_array((np.ones(len(start), bool), (start, stop)), (len(wedges), len(wedges)))
-    return connected_components(graph, directed=False)[1][wedge[:, 0]].astype(np.int64)
+    return connected_components(graph, directed=False)[1][wedge]
 
 
-def _groups(piece: NDArray[np.int64], corners: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the pairs of a piece and a level's vertex; [F * 3] the number of each corner."""
-    pair = piece[:, None] * (corners.max() + 1) + corners
-    return np.unique(pair.reshape(-1), return_inverse=True)[1].reshape(-1)
-
-
-def _best_corner(
-    piece: NDArray[np.int64], keys: tuple[NDArray, ...], offset: NDArray[np.float32]
-) -> NDArray[np.int64]:
-    """Return [S, 3] for each surviving corner the original corner of its piece that moved least."""
-    _, corners, survives = keys
-    group = _groups(piece, corners)
-    order = np.lexsort((np.arange(group.size), offset.reshape(-1), group))
-    _, first = np.unique(group[order], return_index=True)
-    return order[first][group.reshape(-1, 3)[survives]]
+def _least_moved(cluster: NDArray[np.int64], moved: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return [F, 3] for each corner that corner of its cluster that moved least."""
+    order = np.lexsort((moved.reshape(-1), cluster.reshape(-1)))
+    _, first = np.unique(cluster.reshape(-1)[order], return_index=True)
+    return order[first][cluster]
 
 
 def _mean_normals(
-    piece: NDArray[np.int64],
-    keys: tuple[NDArray, ...],
-    normals: NDArray[np.float32],
-    positions: NDArray[np.float32],
+    cluster: NDArray[np.int64], normals: NDArray[np.float32], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return [S, 3, 3] the mean over the merged corners of a piece, weighted by area."""
-    triangles, corners, survives = keys
-    group = _groups(piece, corners)
-    area = np.linalg.norm(area_vectors(positions[triangles]), axis=1)
-    weighted = (normals * area[:, None, None]).reshape(-1, 3)
-    total = np.stack([np.bincount(group, weighted[:, axis]) for axis in range(3)], axis=1)
-    total = total[group.reshape(-1, 3)[survives]]
-    return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-30)
+    """Return [F, 3, 3] the unit mean over the corners of a cluster, weighted by area."""
+    weighted = (normals * weight[:, None, None]).reshape(-1, 3)
+    total = [np.bincount(cluster.reshape(-1), weighted[:, axis]) for axis in range(3)]
+    mean = np.stack(total, axis=1)[cluster]
+    return mean / np.maximum(np.linalg.norm(mean, axis=-1, keepdims=True), 1e-30)
 
 
 def _deviation(original: NDArray[np.float32], copy: NDArray[np.float32]) -> float:
@@ -297,23 +291,21 @@ def _content_hash(mesh: Level) -> str:
 
 
 def _read(file: Path) -> list[Level] | None:
-    """Return the levels in a file, None if it does not exist or is broken (then it is removed)."""
+    """Return the levels in a file, None if it does not exist or is broken."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            levels = [
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return [
                 Level(
                     *(arrays[f"{name}{level}"] for name in Level._fields[:-1]),
                     deviation=float(arrays[f"deviation{level}"]),
                 )
                 for level in range(int(arrays["num_levels"]))
             ]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s: broken cache file (%s); it is written anew.", file, error)
-        file.unlink(missing_ok=True)
         return None
-    return levels
 
 
 def _write(file: Path, levels: list[Level]) -> None:
