@@ -28,7 +28,7 @@ from vla_crl.sim.renderer.intersections import (
     ellipsoid_gradient,
     plane_gradient,
 )
-from vla_crl.sim.renderer.outlines import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE
+from vla_crl.sim.renderer.outlines import CAPSULE, CYLINDER, ELLIPSOID, PLANE
 from vla_crl.sim.renderer.scene_arrays import SPOT_TABLE_SIZE, Scene
 from vla_crl.sim.renderer.textures import SKY_TABLE_SIZE
 from vla_crl.sim.renderer.texturing import NO_TEXTURE, apply_texture
@@ -56,13 +56,12 @@ def shade(
     num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.is_spot.size
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
-    find_weights(scene, camera, frame)
+    if scene.meshes.max_vertices:
+        find_weights(scene, camera, frame)
     _set_light(look.ambient, frame)
     for index in range(num_lights):
         light = _light_in_camera(scene.lights, look, index, model_id, pose)
-        for geom in range(num_geoms):
-            if frame.is_seen[geom]:
-                _find_facing(scene, geom, index, light, (columns, rows), frame)
+        _find_facing(geoms, scene.meshes, index, light, columns, rows, frame)
         if scene.lights.is_spot[index]:
             axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
@@ -111,8 +110,18 @@ def _light_in_camera(lights, look, index, camera, pose):
 
 
 @compiled
-def _find_facing(scene, geom, index, light, rays, frame):
-    kind, (columns, rows) = scene.geoms.primitive[geom], rays
+def _find_facing(geoms, meshes, index, light, columns, rows, frame):
+    for geom in range(geoms.primitive.size):
+        if frame.is_seen[geom]:
+            if geoms.mesh[geom] >= 0:
+                find_mesh_facing(meshes, geom, index, light, frame)
+            else:
+                kind = geoms.primitive[geom]
+                _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
+
+
+@compiled
+def _find_primitive_facing(kind, geom, index, light, columns, rows, frame):
     if kind == PLANE:
         _find_plane_facing(geom, index, light, columns, rows, frame)
     elif kind == ELLIPSOID:
@@ -121,10 +130,8 @@ def _find_facing(scene, geom, index, light, rays, frame):
         _find_capsule_facing(geom, index, light, columns, rows, frame)
     elif kind == CYLINDER:
         _find_cylinder_facing(geom, index, light, columns, rows, frame)
-    elif kind == BOX:
-        _find_box_facing(geom, index, light, columns, rows, frame)
     else:
-        find_mesh_facing(scene.meshes, geom, index, light, frame)
+        _find_box_facing(geom, index, light, columns, rows, frame)
 
 
 def _facing(gradient):
