@@ -19,7 +19,7 @@ from vla_crl.sim.renderer.appearance import (
     model_appearance,
 )
 from vla_crl.sim.renderer.compilation import entry_point
-from vla_crl.sim.renderer.frame import new_frame
+from vla_crl.sim.renderer.frame import new_workspace
 from vla_crl.sim.renderer.rasterizer import clear, find_surfaces
 from vla_crl.sim.renderer.scene_arrays import build_scene
 from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
@@ -40,7 +40,8 @@ class BatchRenderer:
     Deviations: Edges are not smoothed. A checker on a plane has exactly its 2 x 2 colours. Meshes
     that look small are drawn from coarser copies, kept in the user's cache folder, whose surface is
     off by less than about half a pixel. Of the transparent geoms (alpha < 1) only the nearest is
-    seen at a pixel, blended over the opaque ones; alpha counts as in the model for all worlds.
+    seen at a pixel, blended over the opaque ones like one that MuJoCo draws (twice, so with the
+    opacity 1 - (1 - alpha)^2); alpha is the model's in all worlds.
     Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
     fog and reflections are not drawn.
 
@@ -222,7 +223,8 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
         num_geoms, num_opaque = scene.geoms.model_id.size, scene.geoms.num_opaque
         height, width = images.shape[2], images.shape[3]
         num_lights, num_vertices = scene.lights.is_spot.size, scene.meshes.max_vertices
-        frame = new_frame(num_geoms, num_lights, height, width, num_vertices)
+        workspace = new_workspace(num_geoms, num_lights, height, width, num_vertices)
+        frame = workspace.frame
         layer = np.zeros((height, width, 3), np.uint8)
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
@@ -230,33 +232,35 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
             for camera in range(images.shape[1]):
                 image = images[world, camera]
                 clear(scene.cameras, camera, frame)
-                find_surfaces(scene, camera, pose, frame, 0, num_opaque)
+                find_surfaces(scene, camera, pose, workspace, 0, num_opaque)
                 find_seen(frame)
-                shade(scene, look, camera, pose, frame, image)
+                shade(scene, look, camera, pose, workspace, image)
                 if frame.is_seen[num_geoms]:
                     draw_sky(scene, camera, pose, frame, image)
                 if num_opaque < num_geoms:
                     frame.geom[:] = num_geoms
-                    find_surfaces(scene, camera, pose, frame, num_opaque, num_geoms)
+                    find_surfaces(scene, camera, pose, workspace, num_opaque, num_geoms)
                     find_seen(frame)
                     if frame.is_seen[num_opaque:num_geoms].any():
-                        shade(scene, look, camera, pose, frame, layer)
-                        blend(scene.geoms.alpha, layer, frame, image)
+                        shade(scene, look, camera, pose, workspace, layer)
+                        blend(scene.geoms.opacity, layer, frame, image)
 
     @entry_point
     def segment_frames(scene, poses, start, stop, ids):
         _ = version  # see entry_point
         num_geoms = scene.geoms.model_id.size
-        frame = new_frame(num_geoms, 0, ids.shape[2], ids.shape[3], scene.meshes.max_vertices)
+        height, width, num_vertices = ids.shape[2], ids.shape[3], scene.meshes.max_vertices
+        workspace = new_workspace(num_geoms, 0, height, width, num_vertices)
+        frame = workspace.frame
         names = np.full(num_geoms + 1, -1, np.int32)
         names[:num_geoms] = scene.geoms.model_id
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             for camera in range(ids.shape[1]):
                 clear(scene.cameras, camera, frame)
-                find_surfaces(scene, camera, pose, frame, 0, num_geoms)
-                for y in range(ids.shape[2]):
-                    for x in range(ids.shape[3]):
+                find_surfaces(scene, camera, pose, workspace, 0, num_geoms)
+                for y in range(height):
+                    for x in range(width):
                         ids[world, camera, y, x] = names[frame.geom[y, x]]
 
     return render_frames, segment_frames

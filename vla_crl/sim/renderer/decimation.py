@@ -100,7 +100,7 @@ def _decimate(mesh: Level) -> list[Level]:
     triangles = welded.reshape(-1)[mesh.faces].astype(np.int32)
     # Relative to the size: the library compares areas with fixed numbers.
     scale = max(float(np.ptp(positions, axis=0).max()), 1e-12)
-    points = (positions / scale).astype(np.float64)
+    points = (positions / scale).astype(np.float32)
     levels = []
     for level in range(1, NUM_LEVELS):
         count = len(mesh.faces) // REDUCTION**level
@@ -112,7 +112,7 @@ def _decimate(mesh: Level) -> list[Level]:
         merged_points, _, merged = fast_simplification.replay_simplification(
             points, triangles, collapses
         )
-        vertices = _nearest_members(merged_points * scale, positions, merged)
+        vertices = _nearest_members((merged_points * scale).astype(np.float32), positions, merged)
         copy = _survivors(mesh, positions, triangles, vertices, merged)
         if len(copy.faces) > LEAST_GAIN * len((levels or [mesh])[-1].faces):
             break
@@ -121,7 +121,7 @@ def _decimate(mesh: Level) -> list[Level]:
 
 
 def _nearest_members(
-    vertices: NDArray[np.float64], positions: NDArray[np.float32], merged: NDArray[np.int64]
+    vertices: NDArray[np.float32], positions: NDArray[np.float32], merged: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Move each vertex to the nearest of the positions that it replaces.
 
@@ -129,7 +129,7 @@ def _nearest_members(
     """
     order = np.lexsort((np.linalg.norm(positions - vertices[merged], axis=1), merged))
     replaced, first = np.unique(merged[order], return_index=True)
-    moved = vertices.astype(np.float32)
+    moved = vertices.copy()
     moved[replaced] = positions[order[first]]
     return moved
 

@@ -9,10 +9,7 @@ from vla_crl.sim.renderer.compilation import compiled, inlined
 
 
 class Frame(NamedTuple):
-    """Working memory; G geoms, L lights, H rows, W columns, V vertices of the largest mesh.
-
-    The arrays of meshes have no rows and no columns where no mesh is drawn.
-    """
+    """Working memory; G geoms, L lights, H rows, W columns."""
 
     origin: NDArray[np.float32]  # [G, 3] the eye in the geom's scaled frame
     axes: NDArray[np.float32]  # [G, 9] row-major; row k: the geom's axis k over its half size
@@ -23,17 +20,25 @@ class Frame(NamedTuple):
     geom: NDArray[np.int32]  # [H, W] index into the drawn geoms; G where there is none
     facing: NDArray[np.float32]  # [L, H, W] max(0, n.l): the share of a light that a surface gets
     light: NDArray[np.float32]  # [3, H, W] red, green, blue
-    face: NDArray[np.int32]  # [H, W] where a mesh is seen: index into MeshArrays.faces
-    weight: NDArray[np.float32]  # [3, H, W] where a mesh is seen: of the face's second and third
-    # corner; then, times the squared depth, a pixel's share of twice the face's area
+
+
+class Workspace(NamedTuple):
+    """A frame and what only meshes need; V vertices of the largest, no pixels if there is none.
+
+    The loops over primitives get the frame alone: the fewer arrays a call passes, the faster.
+    """
+
+    frame: Frame
     vertices: NDArray[np.float32]  # [V, 5] of one mesh: camera frame in metres, pixel column, row
+    face: NDArray[np.int32]  # [H, W] where a mesh is seen: index into MeshArrays.faces
+    weight: NDArray[np.float32]  # [3, H, W] there: of the face's second and third corner; then,
+    # times the squared depth, a pixel's share of twice the face's area
 
 
 @compiled
-def new_frame(num_geoms, num_lights, height, width, num_vertices):
+def new_workspace(num_geoms, num_lights, height, width, num_vertices):
     """Allocate the working memory; zeroed, so that unused pixels hold numbers."""
-    mesh_height, mesh_width = (height, width) if num_vertices else (0, 0)
-    return Frame(
+    frame = Frame(
         np.zeros((num_geoms, 3), np.float32),
         np.zeros((num_geoms, 9), np.float32),
         np.zeros(num_geoms, np.float32),
@@ -43,9 +48,13 @@ def new_frame(num_geoms, num_lights, height, width, num_vertices):
         np.zeros((height, width), np.int32),
         np.zeros((num_lights, height, width), np.float32),
         np.zeros((3, height, width), np.float32),
+    )
+    mesh_height, mesh_width = (height, width) if num_vertices else (0, 0)
+    return Workspace(
+        frame,
+        np.zeros((num_vertices, 5), np.float32),
         np.zeros((mesh_height, mesh_width), np.int32),
         np.zeros((3, mesh_height, mesh_width), np.float32),
-        np.zeros((num_vertices, 5), np.float32),
     )
 
 

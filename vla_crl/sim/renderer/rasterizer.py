@@ -9,6 +9,7 @@ import numpy as np
 from vla_crl.sim.renderer.compilation import compiled, inlined
 from vla_crl.sim.renderer.frame import (
     Frame,
+    Workspace,
     eye_in_geom,
     ray,
     row_ramp,
@@ -44,18 +45,20 @@ def clear(cameras: CameraArrays, camera: int, frame: Frame):
 
 
 @compiled
-def find_surfaces(scene: Scene, camera: int, pose: tuple, frame: Frame, first: int, last: int):
+def find_surfaces(
+    scene: Scene, camera: int, pose: tuple, workspace: Workspace, first: int, last: int
+):
     """Draw some geoms into the frame's depth and geom, from the poses of one world.
 
     Args:
         scene: Constants of the model.
         camera: Index into the drawn cameras.
         pose: geom_xpos [G', 3], geom_xmat [G', 9], cam_xpos [C', 3], cam_xmat [C', 9] of mjData.
-        frame: Working memory; written.
+        workspace: Written.
         first: Index into the drawn geoms.
         last: Index after the last one.
     """
-    geoms, cameras = scene.geoms, scene.cameras
+    geoms, cameras, frame = scene.geoms, scene.cameras, workspace.frame
     columns, rows = cameras.columns[camera], cameras.rows[camera]
     near = cameras.depth_range[camera, 0]
     for index in range(first, last):
@@ -64,7 +67,7 @@ def find_surfaces(scene: Scene, camera: int, pose: tuple, frame: Frame, first: i
         if frame.window[index, 0] < frame.window[index, 1]:
             _write_ray_map(geoms, index, centre, axes, frame)
             if geoms.primitive[index] == MESH:
-                draw_mesh(scene, index, camera, centre, axes, frame)
+                draw_mesh(scene, index, camera, centre, axes, workspace)
             else:
                 _draw(geoms.primitive[index], index, columns, rows, np.float32(near), frame)
 

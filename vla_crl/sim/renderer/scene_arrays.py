@@ -56,7 +56,7 @@ class GeomArrays(NamedTuple):
     reach: NDArray[np.float64]  # [G] greatest distance of a point from the centre
     mesh: NDArray[np.int32]  # [G] index into the meshes; -1: none
     num_opaque: int
-    alpha: NDArray[np.float32]  # [G] opacity in (0, 1]
+    opacity: NDArray[np.float32]  # [G] in (0, 1]
     emission: NDArray[np.float32]  # [G]
     mapping: NDArray[np.int32]  # [G] a Mapping
     texture: NDArray[np.int32]  # [G] index into the textures; -1: none
@@ -233,7 +233,8 @@ def _geom_arrays(
         reach=reach,
         mesh=np.array(mesh, np.int32),
         num_opaque=sum(geom.rgba[3] >= OPAQUE for geom in drawn),
-        alpha=np.array([geom.rgba[3] for geom in drawn], np.float32),
+        # MuJoCo draws transparent geoms twice, from front to back and from back to front.
+        opacity=np.array([1.0 - (1.0 - geom.rgba[3]) ** 2 for geom in drawn], np.float32),
         emission=np.array([geom.emission for geom in drawn], np.float32),
         mapping=np.array([surface.mapping for surface in surfaces], np.int32),
         texture=np.array(texture, np.int32),

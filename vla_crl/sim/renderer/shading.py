@@ -14,6 +14,7 @@ from vla_crl.sim.renderer.appearance import LookArrays
 from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
 from vla_crl.sim.renderer.frame import (
     Frame,
+    Workspace,
     eye_in_geom,
     ray,
     row_ramp,
@@ -41,7 +42,12 @@ WHITE = np.float32(255.0)
 
 @compiled
 def shade(
-    scene: Scene, look: LookArrays, camera: int, pose: tuple, frame: Frame, image: np.ndarray
+    scene: Scene,
+    look: LookArrays,
+    camera: int,
+    pose: tuple,
+    workspace: Workspace,
+    image: np.ndarray,
 ):
     """Write the frame's colours into an image.
 
@@ -50,18 +56,19 @@ def shade(
         look: Colours and lights of one world, see `look_of`.
         camera: Index into the drawn cameras.
         pose: geom_xpos, geom_xmat, cam_xpos, cam_xmat of one world, as in mjData.
-        frame: What `find_surfaces` and `find_seen` left; the rest is written.
+        workspace: What `find_surfaces` and `find_seen` left; the rest is written.
         image: [H, W, 3] uint8; written, black where there is no geom.
     """
     num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.is_spot.size
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
+    frame = workspace.frame
     if scene.meshes.max_vertices:
-        find_weights(scene, camera, frame)
+        find_weights(scene, camera, workspace)
     _set_light(look.ambient, frame)
     for index in range(num_lights):
         light = _light_in_camera(scene.lights, look, index, model_id, pose)
-        _find_facing(geoms, scene.meshes, index, light, columns, rows, frame)
+        _find_facing(geoms, scene.meshes, index, light, columns, rows, workspace)
         if scene.lights.is_spot[index]:
             axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
@@ -74,7 +81,7 @@ def shade(
     _write_bytes(look.colour, frame, image)
     for geom in range(num_geoms):
         if frame.is_seen[geom] and geoms.mapping[geom] != NO_TEXTURE:
-            apply_texture(scene, geom, camera, frame, image)
+            apply_texture(scene, geom, camera, workspace, image)
 
 
 @compiled
@@ -110,11 +117,12 @@ def _light_in_camera(lights, look, index, camera, pose):
 
 
 @compiled
-def _find_facing(geoms, meshes, index, light, columns, rows, frame):
+def _find_facing(geoms, meshes, index, light, columns, rows, workspace):
+    frame = workspace.frame
     for geom in range(geoms.primitive.size):
         if frame.is_seen[geom]:
             if geoms.mesh[geom] >= 0:
-                find_mesh_facing(meshes, geom, index, light, frame)
+                find_mesh_facing(meshes, geom, index, light, workspace)
             else:
                 kind = geoms.primitive[geom]
                 _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
@@ -252,11 +260,11 @@ def draw_sky(scene: Scene, camera: int, pose: tuple, frame: Frame, image: np.nda
 
 
 @compiled
-def blend(alpha: np.ndarray, layer: np.ndarray, frame: Frame, image: np.ndarray):
+def blend(opacity: np.ndarray, layer: np.ndarray, frame: Frame, image: np.ndarray):
     """Lay the geoms of the frame over an image.
 
     Args:
-        alpha: [G] of the drawn geoms.
+        opacity: [G] of the drawn geoms.
         layer: [H, W, 3] uint8, their colours.
         frame: What `find_surfaces` left.
         image: [H, W, 3] uint8; written.
@@ -267,7 +275,7 @@ def blend(alpha: np.ndarray, layer: np.ndarray, frame: Frame, image: np.ndarray)
             geom = frame.geom[y, x]
             if geom == empty:
                 continue
-            share = alpha[geom]
+            share = opacity[geom]
             for channel in range(3):
                 below, above = np.float32(image[y, x, channel]), np.float32(layer[y, x, channel])
                 image[y, x, channel] = np.uint8(below + share * (above - below) + HALF)

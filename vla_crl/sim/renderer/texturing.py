@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
-from vla_crl.sim.renderer.frame import Frame, eye_in_geom, ray, row_ramp, row_start, window_of
+from vla_crl.sim.renderer.frame import Workspace, eye_in_geom, ray, row_ramp, row_start, window_of
 from vla_crl.sim.renderer.scene_arrays import Scene
 from vla_crl.sim.renderer.textures import Mapping, cube_coordinates, look_up
 
@@ -17,26 +17,27 @@ TEXCOORDS = int(Mapping.TEXCOORDS)
 
 
 @compiled
-def apply_texture(scene: Scene, geom: int, camera: int, frame: Frame, image: np.ndarray):
+def apply_texture(scene: Scene, geom: int, camera: int, workspace: Workspace, image: np.ndarray):
     """Multiply the colours of a geom by its texture.
 
     Args:
         scene: Constants of the model.
         geom: Index into the drawn geoms; has a texture.
         camera: Index into the drawn cameras.
-        frame: What `find_surfaces` left; of a mesh, with weights.
+        workspace: What `find_surfaces` left; of a mesh, with weights.
         image: [H, W, 3] uint8; written.
     """
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
     pixel = np.float32(abs(scene.cameras.grid[camera, 3]))  # its size at depth 1
     if scene.geoms.mapping[geom] == CHECKER:
-        _apply_checker(scene.geoms, geom, pixel, columns, rows, frame, image)
+        _apply_checker(scene.geoms, geom, pixel, columns, rows, workspace.frame, image)
     else:
-        _apply_picture(scene, geom, pixel, (columns, rows), frame, image)
+        _apply_picture(scene, geom, pixel, (columns, rows), workspace, image)
 
 
 @compiled
-def _apply_picture(scene, geom, pixel, rays, frame, image):
+def _apply_picture(scene, geom, pixel, rays, workspace, image):
+    frame = workspace.frame
     mapping, texture = scene.geoms.mapping[geom], scene.geoms.texture[geom]
     textures, texcoords, factors = scene.textures, scene.meshes.texcoords, scene.geoms.texture_map
     factor = (factors[geom, 0], factors[geom, 1], factors[geom, 2])
@@ -49,7 +50,7 @@ def _apply_picture(scene, geom, pixel, rays, frame, image):
                 continue
             if mapping == TEXCOORDS:
                 face = 0
-                s, t, area = _by_corners(texcoords, y, x, frame)
+                s, t, area = _by_corners(texcoords, y, x, workspace)
                 footprint = pixel * math.sqrt(area * height * width)
             elif mapping == FLAT:
                 face = 0
@@ -63,10 +64,10 @@ def _apply_picture(scene, geom, pixel, rays, frame, image):
 
 
 @inlined
-def _by_corners(uv, y, x, frame):
+def _by_corners(uv, y, x, workspace):
     """Interpolate between the corners; return s, t and the area, in s and t, of a unit pixel."""
-    face, depth = frame.face[y, x], frame.depth[y, x]
-    second, third, ratio = frame.weight[0, y, x], frame.weight[1, y, x], frame.weight[2, y, x]
+    face, depth, weight = workspace.face[y, x], workspace.frame.depth[y, x], workspace.weight
+    second, third, ratio = weight[0, y, x], weight[1, y, x], weight[2, y, x]
     es, et = uv[face, 1, 0] - uv[face, 0, 0], uv[face, 1, 1] - uv[face, 0, 1]
     fs, ft = uv[face, 2, 0] - uv[face, 0, 0], uv[face, 2, 1] - uv[face, 0, 1]
     s, t = uv[face, 0, 0] + second * es + third * fs, uv[face, 0, 1] + second * et + third * ft

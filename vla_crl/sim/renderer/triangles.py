@@ -13,7 +13,14 @@ import math
 import numpy as np
 
 from vla_crl.sim.renderer.compilation import ONE, TINY, ZERO, compiled, inlined
-from vla_crl.sim.renderer.frame import Frame, eye_in_geom, ray, row_ramp, row_start, window_of
+from vla_crl.sim.renderer.frame import (
+    Workspace,
+    eye_in_geom,
+    ray,
+    row_ramp,
+    row_start,
+    window_of,
+)
 from vla_crl.sim.renderer.meshes import MeshArrays, level_for
 from vla_crl.sim.renderer.outlines import PIXEL_SLACK
 from vla_crl.sim.renderer.scene_arrays import Scene
@@ -22,8 +29,10 @@ SLACK = np.float32(PIXEL_SLACK)
 
 
 @compiled
-def draw_mesh(scene: Scene, index: int, camera: int, centre: tuple, axes: tuple, frame: Frame):
-    """Draw a mesh into the frame's depth, geom and face.
+def draw_mesh(
+    scene: Scene, index: int, camera: int, centre: tuple, axes: tuple, workspace: Workspace
+):
+    """Draw a mesh into depth, geom and face.
 
     Args:
         scene: Constants of the model.
@@ -31,20 +40,20 @@ def draw_mesh(scene: Scene, index: int, camera: int, centre: tuple, axes: tuple,
         camera: Index into the drawn cameras.
         centre: Three numbers in the camera frame, which looks along -z.
         axes: Nine numbers, row-major; column k is the geom's axis k in the camera frame.
-        frame: Working memory; written.
+        workspace: Written.
     """
     meshes, mesh = scene.meshes, scene.geoms.mesh[index]
     grid, depth_range = scene.cameras.grid[camera], scene.cameras.depth_range[camera]
     depth = max(-centre[2], depth_range[0])
     level = meshes.levels[mesh, level_for(meshes, mesh, 1.0 / (depth * abs(grid[3])))]
-    _project(meshes.vertices[level[0] : level[1]], centre, axes, grid, frame.vertices)
+    _project(meshes.vertices[level[0] : level[1]], centre, axes, grid, workspace.vertices)
     lens = (scene.cameras.columns[camera], scene.cameras.rows[camera], grid[1], grid[3])
-    _draw_faces(index, meshes.faces, level, np.float32(depth_range[0]), lens, frame)
+    _draw_faces(index, meshes.faces, level, np.float32(depth_range[0]), lens, workspace)
 
 
 @compiled
-def _draw_faces(index, faces, level, near, lens, frame):
-    v, first = frame.vertices, level[0]
+def _draw_faces(index, faces, level, near, lens, workspace):
+    v, first, frame = workspace.vertices, level[0], workspace.frame
     left, right, top, bottom = window_of(frame, index)
     low_x, high_x = np.float32(left), np.float32(right) - ONE
     low_y, high_y = np.float32(top), np.float32(bottom) - ONE
@@ -63,7 +72,7 @@ def _draw_faces(index, faces, level, near, lens, frame):
         if x0 <= x1 and y0 <= y1 and farthest >= near:
             bounds = (np.int64(x0), np.int64(x1) + 1, np.int64(y0), np.int64(y1) + 1)
             depths = (near, max(nearest, ZERO), farthest)
-            _draw_triangle(index, face, (a, b, c), bounds, depths, lens, frame)
+            _draw_triangle(index, face, (a, b, c), bounds, depths, lens, workspace)
 
 
 @compiled
@@ -87,7 +96,7 @@ def _project(points, centre, axes, grid, vertices):
 
 
 @compiled
-def _draw_triangle(index, face, corners, bounds, depths, lens, frame):
+def _draw_triangle(index, face, corners, bounds, depths, lens, workspace):
     """Fill the covered pixels.
 
     Rounding must not move an almost edge-on triangle out of its own range of depths, the last two
@@ -95,7 +104,8 @@ def _draw_triangle(index, face, corners, bounds, depths, lens, frame):
     """
     columns, rows, column_step, row_step = lens
     near, nearest, farthest = depths
-    a, b, c = _corner(frame, corners[0]), _corner(frame, corners[1]), _corner(frame, corners[2])
+    v, frame = workspace.vertices, workspace.frame
+    a, b, c = _corner(v, corners[0]), _corner(v, corners[1]), _corner(v, corners[2])
     normal = _cross(_minus(b, a), _minus(c, a))
     det = normal[0] * a[0] + normal[1] * a[1] + normal[2] * a[2]
     if det >= 0.0:
@@ -109,7 +119,7 @@ def _draw_triangle(index, face, corners, bounds, depths, lens, frame):
         np.float32(normal[2] / det),
     )
     drawn, drawn_face = np.int32(index), np.int32(face)
-    depth, geom, faces = frame.depth, frame.geom, frame.face
+    depth, geom, faces = frame.depth, frame.geom, workspace.face
     left, right, top, bottom = bounds
     for y in range(np.uint64(top), np.uint64(bottom)):
         row = rows[y]
@@ -125,8 +135,7 @@ def _draw_triangle(index, face, corners, bounds, depths, lens, frame):
 
 
 @inlined
-def _corner(frame, i):
-    v = frame.vertices
+def _corner(v, i):
     return np.float64(v[i, 0]), np.float64(v[i, 1]), np.float64(v[i, 2])
 
 
@@ -153,21 +162,22 @@ def _weight(p, q, det, column_step, row_step):
 
 
 @compiled
-def find_weights(scene: Scene, camera: int, frame: Frame):
+def find_weights(scene: Scene, camera: int, workspace: Workspace):
     """Write the corners' weights wherever a mesh is seen.
 
     Args:
         scene: Constants of the model.
         camera: Index into the drawn cameras.
-        frame: What `find_surfaces` and `find_seen` left; `weight` is written.
+        workspace: What `find_surfaces` and `find_seen` left; `weight` is written.
     """
     for geom in range(scene.geoms.mesh.size):
-        if frame.is_seen[geom] and scene.geoms.mesh[geom] >= 0:
-            _find_weights_of(scene.meshes, geom, scene.cameras, camera, frame)
+        if workspace.frame.is_seen[geom] and scene.geoms.mesh[geom] >= 0:
+            _find_weights_of(scene.meshes, geom, scene.cameras, camera, workspace)
 
 
 @compiled
-def _find_weights_of(meshes, geom, cameras, camera, frame):
+def _find_weights_of(meshes, geom, cameras, camera, workspace):
+    frame, weight = workspace.frame, workspace.weight
     columns, rows, ramp = cameras.columns[camera], cameras.rows[camera], row_ramp(frame, geom)
     left, right, top, bottom = window_of(frame, geom)
     for y in range(top, bottom):
@@ -175,14 +185,13 @@ def _find_weights_of(meshes, geom, cameras, camera, frame):
         for x in range(left, right):
             if frame.geom[y, x] == geom:
                 d = ray(ramp, start, columns[x])
-                second, third, ratio = _meet(meshes, frame, geom, frame.face[y, x], d)
-                frame.weight[0, y, x], frame.weight[1, y, x] = second, third
-                frame.weight[2, y, x] = ratio
+                second, third, ratio = _meet(meshes, frame, geom, workspace.face[y, x], d)
+                weight[0, y, x], weight[1, y, x], weight[2, y, x] = second, third, ratio
 
 
 @inlined
 def _meet(meshes, frame, geom, face, direction):
-    """Return where a ray meets a triangle, see Frame.weight."""
+    """Return where a ray meets a triangle, see Workspace.weight."""
     v, faces, origin = meshes.vertices, meshes.faces, eye_in_geom(frame, geom)
     a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
     e = v[b, 0] - v[a, 0], v[b, 1] - v[a, 1], v[b, 2] - v[a, 2]
@@ -199,7 +208,7 @@ def _meet(meshes, frame, geom, face, direction):
 
 
 @compiled
-def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, frame: Frame):
+def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, workspace: Workspace):
     """Write max(0, n.l) of the corners, interpolated, where a mesh is seen.
 
     Per corner and not per pixel, like OpenGL: the normals of a model's meshes are made for that.
@@ -209,8 +218,9 @@ def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, fr
         geom: Index into the drawn geoms.
         index: Of the light.
         light: Position and 1, or direction and 0, in the camera frame.
-        frame: With weights; `facing` is written.
+        workspace: With weights; `facing` is written.
     """
+    frame, weight = workspace.frame, workspace.weight
     axes, w = frame.axes[geom], light[3]
     ox, oy, oz = eye_in_geom(frame, geom)
     # The light in the geom's frame.
@@ -222,7 +232,7 @@ def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, fr
     for y in range(top, bottom):
         for x in range(left, right):
             if frame.geom[y, x] == geom:
-                face, second, third = frame.face[y, x], frame.weight[0, y, x], frame.weight[1, y, x]
+                face, second, third = workspace.face[y, x], weight[0, y, x], weight[1, y, x]
                 share = (ONE - second - third) * _corner_facing(meshes, face, 0, in_geom)
                 share += second * _corner_facing(meshes, face, 1, in_geom)
                 share += third * _corner_facing(meshes, face, 2, in_geom)
