@@ -85,6 +85,43 @@ SPOT = """
 </mujoco>
 """
 
+MESHES = """
+<mujoco>
+  <visual><headlight ambient=".2 .2 .2" diffuse=".3 .3 .3" specular="0 0 0"/></visual>
+  <asset>
+    <texture name="stripes" type="2d" builtin="gradient" mark="cross" rgb1=".9 .7 .2"
+             rgb2=".1 .2 .6" markrgb="1 1 1" width="64" height="64"/>
+    <texture name="faces" type="cube" builtin="gradient" mark="edge" rgb1=".8 .3 .2"
+             rgb2=".1 .5 .2" markrgb="1 1 1" width="64" height="384"/>
+    <material name="matt" specular="0" rgba=".3 .6 .8 1"/>
+    <material name="flat" texture="stripes" texrepeat="2 1" specular="0"/>
+    <material name="uniform" texture="stripes" texrepeat="3 3" texuniform="true" specular="0"/>
+    <material name="cube" texture="faces" specular="0"/>
+    <mesh name="ball" builtin="sphere" params="4" scale=".25 .25 .25"/>
+    <mesh name="cone" builtin="cone" params="30 .4" scale=".2 .2 .3"/>
+    <mesh name="torus" builtin="supertorus" params="40 .4 1 1" scale=".2 .2 .2"/>
+    <mesh name="tetra" vertex="0 0 0 .5 0 0 0 .5 0 0 0 .5"/>
+  </asset>
+  <default><geom material="matt"/></default>
+  <worldbody>
+    <light directional="true" dir="1 1 -1" diffuse=".4 .3 .2" specular="0 0 0"/>
+    <light pos="0 -1 3" dir="0 .3 -1" diffuse=".2 .2 .2" cutoff="70" exponent="0"
+           specular="0 0 0"/>
+    <geom type="plane" size="2 2 .1" material="uniform"/>
+    <geom type="mesh" mesh="ball" pos="-.6 0 .4" material="flat"/>
+    <geom type="mesh" mesh="cone" pos="0 .1 .3" euler="20 30 0" material="cube"/>
+    <geom type="mesh" mesh="torus" pos=".6 0 .4" euler="30 0 20"/>
+    <geom type="mesh" mesh="tetra" pos="-.3 -.6 .1" rgba=".9 .3 .3 1"/>
+    <geom type="box" size=".2 .15 .1" pos=".3 -.5 .1" euler="0 0 30" material="flat"/>
+    <geom type="box" size=".1 .1 .1" pos=".8 -.6 .2" euler="40 20 30" material="cube"/>
+    <geom type="sphere" size=".15" pos="-.8 -.6 .2" material="cube"/>
+    <geom type="cylinder" size=".1 .3" pos="-.1 .7 .4" rgba=".2 .8 .2 .4"/>
+    <camera name="front" pos="0 -2 1.4" xyaxes="1 0 0 0 .5 1" fovy="50"/>
+    <camera name="close" pos="-.1 -.45 .5" xyaxes="1 -.2 0 0 .5 1" fovy="90"/>
+  </worldbody>
+</mujoco>
+"""
+
 VIEWS = [
     (TABLE, "front", 4.5),
     (TABLE, "above", 4.5),
@@ -94,6 +131,8 @@ VIEWS = [
     (BESIDE_THE_EYE, "ahead", 1.5),
     (BESIDE_THE_EYE, "tilted", 1.5),
     (SPOT, "front", 1.5),
+    (MESHES, "front", 1.0),
+    (MESHES, "close", 1.0),
 ]
 """Scene, camera and the greatest mean absolute difference of colours, of 255.
 
@@ -118,7 +157,7 @@ def reference(model, camera):
 def test_image_agrees_with_mujocos_renderer(xml, camera, tolerance, poses_of):
     model = mujoco.MjModel.from_xml_string(xml)
     expected_image, expected_ids = reference(model, camera)
-    renderer = BatchRenderer(model, [camera], SIZE, SIZE)
+    renderer = BatchRenderer(model, [camera], SIZE, SIZE, level_of_detail=False)
     ids = renderer.segment(*poses_of(model))[0, 0]
     image = renderer.render(*poses_of(model))[0, 0]
 

@@ -1,4 +1,4 @@
-"""Draw batches of MuJoCo frames on the CPU by casting rays at geometric primitives."""
+"""Draw batches of MuJoCo frames on the CPU: rays cast at primitives, triangles of meshes."""
 
 from vla_crl.sim.renderer.appearance import Appearance
 from vla_crl.sim.renderer.batch_renderer import BatchRenderer

@@ -96,8 +96,7 @@ def look_arrays(appearance: Appearance, geoms: GeomArrays, lights: LightArrays) 
     """
     num_worlds = len(appearance.geom_rgb)
     colour = np.zeros((num_worlds, 3, len(geoms.model_id) + 1), np.float32)
-    rgb = appearance.geom_rgb[:, geoms.model_id] * geoms.texture_mean
-    colour[:, :, :-1] = rgb.transpose(0, 2, 1)
+    colour[:, :, :-1] = appearance.geom_rgb[:, geoms.model_id].transpose(0, 2, 1)
     ambient = _pick(lights, appearance.headlight_ambient, appearance.light_ambient)
     # As mjvLight has them: unit vectors, in float32.
     inverse_length = 1.0 / np.maximum(np.linalg.norm(appearance.light_dir, axis=-1), 1e-15)

@@ -19,9 +19,10 @@ from vla_crl.sim.renderer.appearance import (
     model_appearance,
 )
 from vla_crl.sim.renderer.compilation import entry_point
-from vla_crl.sim.renderer.rasterizer import find_surfaces, new_frame
+from vla_crl.sim.renderer.frame import new_workspace
+from vla_crl.sim.renderer.rasterizer import clear, find_surfaces
 from vla_crl.sim.renderer.scene_arrays import build_scene
-from vla_crl.sim.renderer.shading import shade
+from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
 from vla_crl.sim.source_version import source_version
 
 Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -31,13 +32,18 @@ class BatchRenderer:
     """Draw the geoms of B worlds as seen by some cameras of their model.
 
     Worlds differ in poses and, if `render` is told so, in colours and lights; shapes, textures and
-    lenses are read from the model once.
-    What is drawn follows MuJoCo's own renderer: primitives with exact outlines (no tessellation and
-    no antialiasing), Lambert shading of ambient and diffuse light, 2D textures on planes reduced to
-    2 x 2 colours, other textures to their mean, the skybox by elevation. Sites, tendons, meshes,
-    transparency, shadows, specular light and reflections are not drawn; planes are invisible from
-    behind. The same poses and appearance give the same bytes for every batch, thread count and
-    order.
+    lenses are read from the model once. What is drawn follows MuJoCo's own renderer: primitives
+    with exact outlines (no tessellation), triangle meshes, Lambert shading of ambient and diffuse
+    light, 2D and cube textures with smaller copies for far surfaces, the skybox by elevation. The
+    same poses and appearance give the same bytes for every batch, thread count and order.
+
+    Deviations: Edges are not smoothed. A checker on a plane has exactly its 2 x 2 colours. Meshes
+    that look small are drawn from coarser copies, kept in the user's cache folder, whose surface is
+    off by less than about half a pixel. Of the transparent geoms (alpha < 1) only the nearest is
+    seen at a pixel, blended over the opaque ones like one that MuJoCo draws (twice, so with the
+    opacity 1 - (1 - alpha)^2); alpha is the model's in all worlds.
+    Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
+    fog and reflections are not drawn.
 
     Args:
         model: Not kept; later changes to it are not seen.
@@ -45,6 +51,7 @@ class BatchRenderer:
         height: In pixels.
         width: In pixels.
         geom_groups: mjModel geom groups that are drawn.
+        level_of_detail: Whether meshes that look small are drawn from coarser copies.
         num_threads: Threads a call is spread over.
 
     Raises:
@@ -60,6 +67,7 @@ class BatchRenderer:
         width: int,
         *,
         geom_groups: Sequence[int] = (0, 1, 2),
+        level_of_detail: bool = True,
         num_threads: int = 1,
     ) -> None:
         if min(height, width, num_threads) < 1:
@@ -73,7 +81,9 @@ class BatchRenderer:
         self.num_threads = num_threads
         self._num_geoms = model.ngeom
         self._num_cameras = model.ncam
-        self._scene = build_scene(model, self.cameras, height, width, geom_groups)
+        self._scene = build_scene(
+            model, self.cameras, (height, width), geom_groups, level_of_detail=level_of_detail
+        )
         self._appearance = model_appearance(model)
         self._looks = self._looks_of(self._appearance)
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
@@ -132,7 +142,8 @@ class BatchRenderer:
         """Draw geom ids instead of colours; arguments as in `render`.
 
         Returns:
-            [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom.
+            [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom. Transparent
+            geoms count like opaque ones.
         """
         poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
 
@@ -209,29 +220,47 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
     @entry_point
     def render_frames(scene, looks, poses, start, stop, images):
         _ = version  # see entry_point
-        frame = new_frame(
-            scene.geoms.model_id.size, scene.lights.is_spot.size, images.shape[2], images.shape[3]
-        )
+        num_geoms, num_opaque = scene.geoms.model_id.size, scene.geoms.num_opaque
+        height, width = images.shape[2], images.shape[3]
+        num_lights, num_vertices = scene.lights.is_spot.size, scene.meshes.max_vertices
+        workspace = new_workspace(num_geoms, num_lights, height, width, num_vertices)
+        frame = workspace.frame
+        layer = np.zeros((height, width, 3), np.uint8)
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             look = look_of(looks, world)
             for camera in range(images.shape[1]):
-                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
-                shade(scene, look, camera, pose, frame, images[world, camera])
+                image = images[world, camera]
+                clear(scene.cameras, camera, frame)
+                find_surfaces(scene, camera, pose, workspace, 0, num_opaque)
+                find_seen(frame)
+                shade(scene, look, camera, pose, workspace, image)
+                if frame.is_seen[num_geoms]:
+                    draw_sky(scene, camera, pose, frame, image)
+                if num_opaque < num_geoms:
+                    frame.geom[:] = num_geoms
+                    find_surfaces(scene, camera, pose, workspace, num_opaque, num_geoms)
+                    find_seen(frame)
+                    if frame.is_seen[num_opaque:num_geoms].any():
+                        shade(scene, look, camera, pose, workspace, layer)
+                        blend(scene.geoms.opacity, layer, frame, image)
 
     @entry_point
     def segment_frames(scene, poses, start, stop, ids):
         _ = version  # see entry_point
         num_geoms = scene.geoms.model_id.size
-        frame = new_frame(num_geoms, 0, ids.shape[2], ids.shape[3])
+        height, width, num_vertices = ids.shape[2], ids.shape[3], scene.meshes.max_vertices
+        workspace = new_workspace(num_geoms, 0, height, width, num_vertices)
+        frame = workspace.frame
         names = np.full(num_geoms + 1, -1, np.int32)
         names[:num_geoms] = scene.geoms.model_id
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             for camera in range(ids.shape[1]):
-                find_surfaces(scene.geoms, scene.cameras, camera, pose, frame)
-                for y in range(ids.shape[2]):
-                    for x in range(ids.shape[3]):
+                clear(scene.cameras, camera, frame)
+                find_surfaces(scene, camera, pose, workspace, 0, num_geoms)
+                for y in range(height):
+                    for x in range(width):
                         ids[world, camera, y, x] = names[frame.geom[y, x]]
 
     return render_frames, segment_frames

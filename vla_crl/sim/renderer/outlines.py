@@ -12,6 +12,7 @@ ELLIPSOID = int(Primitive.ELLIPSOID)
 CAPSULE = int(Primitive.CAPSULE)
 CYLINDER = int(Primitive.CYLINDER)
 BOX = int(Primitive.BOX)
+MESH = int(Primitive.MESH)
 
 PIXEL_SLACK = 1e-3
 """Pixels by which outlines are widened against rounding."""
@@ -25,7 +26,8 @@ def outline_bounds(kind, size, centre, axes, near):
     """Bound a primitive's screen coordinates x / depth and y / depth.
 
     The outline of a convex hull lies within the outlines of its parts: a capsule is the hull of two
-    spheres, a cylinder of two discs, boxes and planes of their corners. A part that the near plane
+    spheres, a cylinder of two discs, boxes and planes of their corners; a mesh is
+    bounded by a box. A part that the near plane
     cuts has no such outline; then the enclosing box is taken, clipped by that plane.
 
     Args:
@@ -38,7 +40,7 @@ def outline_bounds(kind, size, centre, axes, near):
     Returns:
         Four numbers like NOWHERE.
     """
-    if kind in (PLANE, BOX):
+    if kind in (PLANE, BOX, MESH):
         return _corner_bounds(kind, size, centre, axes, near)
     # A part is the ellipsoid {c + p : p^T S^-1 p <= 1}; a disc has a singular S.
     if kind == ELLIPSOID:

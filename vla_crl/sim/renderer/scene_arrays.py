@@ -9,12 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError, unknown_name
+from vla_crl.sim.renderer.meshes import MeshArrays, mesh_arrays
+from vla_crl.sim.renderer.textures import (
+    INFINITE_PLANE_SIZE,
+    GeomTexture,
+    TextureArrays,
+    geom_texture,
+    sky_table,
+    texture_arrays,
+)
 
-INFINITE_PLANE_SIZE = 1e6
-"""Half size in metres of a plane that MuJoCo calls infinite; the far plane cuts it anyway."""
+OPAQUE = 0.995
+"""Alpha from which MuJoCo takes a geom for opaque."""
 
 SPOT_TABLE_SIZE = 1024
-SKY_TABLE_SIZE = 512
 
 
 class Primitive(enum.IntEnum):
@@ -25,6 +33,7 @@ class Primitive(enum.IntEnum):
     CAPSULE = 2
     CYLINDER = 3
     BOX = 4
+    MESH = 5
 
 
 _PRIMITIVE_OF_GEOM_TYPE = {
@@ -34,20 +43,25 @@ _PRIMITIVE_OF_GEOM_TYPE = {
     mujoco.mjtGeom.mjGEOM_CAPSULE: Primitive.CAPSULE,
     mujoco.mjtGeom.mjGEOM_CYLINDER: Primitive.CYLINDER,
     mujoco.mjtGeom.mjGEOM_BOX: Primitive.BOX,
+    mujoco.mjtGeom.mjGEOM_MESH: Primitive.MESH,
 }
 
 
 class GeomArrays(NamedTuple):
-    """The G drawn geoms; lengths in metres, colours in [0, 1]."""
+    """The G drawn geoms, the opaque ones first; lengths in metres."""
 
     model_id: NDArray[np.int32]  # [G] index into mjModel's geoms
     primitive: NDArray[np.int32]  # [G]
     size: NDArray[np.float64]  # [G, 3] half sizes along the geom's axes, as mjvGeom has them
     reach: NDArray[np.float64]  # [G] greatest distance of a point from the centre
-    texture_mean: NDArray[np.float32]  # [G, 3] factors on the colour; 1 where there is a pattern
+    mesh: NDArray[np.int32]  # [G] index into the meshes; -1: none
+    num_opaque: int
+    opacity: NDArray[np.float32]  # [G] in (0, 1]
     emission: NDArray[np.float32]  # [G]
-    texture_scale: NDArray[np.float32]  # [G, 2] periods per half size; 0 without a texture
-    texture_colour: NDArray[np.float32]  # [G, 5, 3] mean of each quadrant, then of the whole
+    mapping: NDArray[np.int32]  # [G] a Mapping
+    texture: NDArray[np.int32]  # [G] index into the textures; -1: none
+    texture_map: NDArray[np.float32]  # [G, 3] GeomTexture.factors
+    texture_colour: NDArray[np.float32]  # [G, 5, 3] GeomTexture.checker
 
 
 class LightArrays(NamedTuple):
@@ -79,13 +93,27 @@ class Scene(NamedTuple):
     geoms: GeomArrays
     lights: LightArrays
     cameras: CameraArrays
-    sky: NDArray[np.uint8]  # [SKY_TABLE_SIZE, 3] over sin(elevation) from -1 to 1
+    meshes: MeshArrays
+    textures: TextureArrays
+    sky: NDArray[np.uint8]  # [S, 3] over sin(elevation) from -1 to 1
 
 
 def build_scene(
-    model: mujoco.MjModel, cameras: Sequence[str], height: int, width: int, groups: Sequence[int]
+    model: mujoco.MjModel,
+    cameras: Sequence[str],
+    resolution: tuple[int, int],
+    groups: Sequence[int],
+    *,
+    level_of_detail: bool,
 ) -> Scene:
     """Read what MuJoCo itself would draw of a model, without needing OpenGL.
+
+    Args:
+        model: Not kept.
+        cameras: Names.
+        resolution: Height and width in pixels.
+        groups: Geom groups that are drawn.
+        level_of_detail: Whether meshes get coarser copies.
 
     Raises:
         ConfigError: A camera name does not exist.
@@ -101,11 +129,17 @@ def build_scene(
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     views = [visual_scene(model, data, groups, model.camera(name).id) for name in cameras]
+    drawn = _drawn_geoms(model, views[0])
+    meshes = sorted({mesh for geom in drawn if (mesh := _mesh_id(model, geom)) >= 0})
+    surfaces = [geom_texture(model, geom, _half_size(model, geom)) for geom in drawn]
+    textures = sorted({surface.texture for surface in surfaces if surface.texture >= 0})
     return Scene(
-        geoms=_geom_arrays(model, views[0]),
+        geoms=_geom_arrays(model, drawn, meshes, surfaces, textures),
         lights=_light_arrays(views[0]),
-        cameras=_camera_arrays(model, cameras, views, (height, width)),
-        sky=_sky_table(model),
+        cameras=_camera_arrays(model, cameras, views, resolution),
+        meshes=mesh_arrays(model, meshes, level_of_detail=level_of_detail),
+        textures=texture_arrays(model, textures),
+        sky=sky_table(model),
     )
 
 
@@ -143,93 +177,70 @@ def visual_geoms(scene: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
     ]
 
 
-def _geom_arrays(model: mujoco.MjModel, view: mujoco.MjvScene) -> GeomArrays:
-    drawn = visual_geoms(view)
-    for geom in drawn:
-        where = f"geom '{model.geom(geom.objid).name}' (id {geom.objid})"
+def _drawn_geoms(model: mujoco.MjModel, view: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
+    """Return the visual geoms, the opaque ones first."""
+    geoms = visual_geoms(view)
+    for geom in geoms:
         if geom.type not in _PRIMITIVE_OF_GEOM_TYPE:
             kind = mujoco.mjtGeom(geom.type).name.removeprefix("mjGEOM_").lower()
             raise SpecError(
-                f"BatchRenderer: {where} is a {kind}; only plane, sphere, capsule, ellipsoid, "
-                "cylinder and box are drawn. Give it a primitive shape or another geom group."
+                f"BatchRenderer: geom '{model.geom(geom.objid).name}' (id {geom.objid}) is of type "
+                f"{kind}; only plane, sphere, capsule, ellipsoid, cylinder, box and mesh are "
+                "drawn. Give it another shape or another geom group."
             )
-        if geom.rgba[3] < 0.995:  # MuJoCo's own limit
-            raise SpecError(
-                f"BatchRenderer: {where} has alpha {geom.rgba[3]:.3g}; transparency is not drawn. "
-                "Make it opaque (1), invisible (0) or put it into another geom group."
-            )
+    return sorted(geoms, key=lambda geom: geom.rgba[3] < OPAQUE)
+
+
+def _mesh_id(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> int:
+    is_mesh = geom.type == mujoco.mjtGeom.mjGEOM_MESH
+    return int(model.geom_dataid[geom.objid]) if is_mesh else -1
+
+
+def _half_size(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> NDArray[np.float64]:
+    """Return the half sizes of a primitive, or of a box around the origin that holds the mesh."""
+    mesh = _mesh_id(model, geom)
+    if mesh >= 0:
+        start, count = int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh])
+        return np.abs(model.mesh_vert[start : start + count]).max(axis=0).astype(np.float64)
+    if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
+        half = np.asarray(model.geom_size[geom.objid, :2])
+        return np.array((*np.where(half > 0, half, INFINITE_PLANE_SIZE), 1.0))
+    return np.array(geom.size, np.float64)
+
+
+def _geom_arrays(
+    model: mujoco.MjModel,
+    drawn: Sequence[mujoco.MjvGeom],
+    meshes: Sequence[int],
+    surfaces: Sequence[GeomTexture],
+    textures: Sequence[int],
+) -> GeomArrays:
     count = len(drawn)
-    size = np.zeros((count, 3))
-    reach = np.zeros(count)
-    texture_mean = np.ones((count, 3), np.float32)
-    texture_scale = np.zeros((count, 2), np.float32)
-    texture_colour = np.ones((count, 5, 3), np.float32)
-    for index, geom in enumerate(drawn):
-        size[index] = geom.size
-        if geom.type == mujoco.mjtGeom.mjGEOM_PLANE:
-            half = np.asarray(model.geom_size[geom.objid, :2])
-            size[index] = (*np.where(half > 0, half, INFINITE_PLANE_SIZE), 1.0)
-        # No tighter than the enclosing box; of a capsule that adds the caps.
-        is_capsule = geom.type == mujoco.mjtGeom.mjGEOM_CAPSULE
-        reach[index] = np.linalg.norm(size[index]) + is_capsule * size[index, 0]
-        texture = _texture(model, geom.matid)
-        if texture is None:
-            continue
-        is_flat = model.tex_type[_texture_id(model, geom.matid)] == mujoco.mjtTexture.mjTEXTURE_2D
-        if geom.type == mujoco.mjtGeom.mjGEOM_PLANE and is_flat:
-            texture_scale[index] = _periods_per_half_size(model, geom, size[index, :2])
-            texture_colour[index] = _quadrant_means(texture)
-        else:
-            texture_mean[index] = texture.mean(axis=(0, 1))
+    size = np.array([_half_size(model, geom) for geom in drawn]).reshape(count, 3)
+    primitive = np.array([_PRIMITIVE_OF_GEOM_TYPE[geom.type] for geom in drawn], np.int32)
+    # No tighter than the enclosing box; of a capsule that adds the caps.
+    reach = np.linalg.norm(size, axis=1) + (primitive == Primitive.CAPSULE) * size[:, 0]
+    index_of_mesh = {mesh: index for index, mesh in enumerate(meshes)}
+    index_of_texture = {texture: index for index, texture in enumerate(textures)}
+    mesh = [index_of_mesh.get(_mesh_id(model, geom), -1) for geom in drawn]
+    texture = [index_of_texture.get(surface.texture, -1) for surface in surfaces]
+    factors = np.array([surface.factors for surface in surfaces], np.float32)
+    colours = np.array([surface.checker for surface in surfaces], np.float32)
     return GeomArrays(
         model_id=np.array([geom.objid for geom in drawn], np.int32),
-        primitive=np.array([_PRIMITIVE_OF_GEOM_TYPE[geom.type] for geom in drawn], np.int32),
+        primitive=primitive,
         size=size,
         reach=reach,
-        texture_mean=texture_mean,
+        mesh=np.array(mesh, np.int32),
+        num_opaque=sum(geom.rgba[3] >= OPAQUE for geom in drawn),
+        # MuJoCo draws transparent geoms twice, from front to back and from back to front.
+        opacity=np.array([1.0 - (1.0 - geom.rgba[3]) ** 2 for geom in drawn], np.float32),
         emission=np.array([geom.emission for geom in drawn], np.float32),
-        texture_scale=texture_scale,
-        texture_colour=texture_colour,
+        mapping=np.array([surface.mapping for surface in surfaces], np.int32),
+        texture=np.array(texture, np.int32),
+        texture_map=factors.reshape(count, 3),
+        texture_colour=colours.reshape(count, 5, 3),
     )
-
-
-def _texture_id(model: mujoco.MjModel, material_id: int) -> int:
-    if material_id < 0:
-        return -1
-    return int(model.mat_texid[material_id, mujoco.mjtTextureRole.mjTEXROLE_RGB])
-
-
-def _texture(model: mujoco.MjModel, material_id: int) -> NDArray[np.float32] | None:
-    texture_id = _texture_id(model, material_id)
-    return None if texture_id < 0 else _pixels(model, texture_id)
-
-
-def _pixels(model: mujoco.MjModel, texture_id: int) -> NDArray[np.float32]:
-    shape = tuple(
-        int(field[texture_id]) for field in (model.tex_height, model.tex_width, model.tex_nchannel)
-    )
-    start = int(model.tex_adr[texture_id])
-    pixels = np.asarray(model.tex_data[start : start + int(np.prod(shape))]).reshape(shape)
-    rgb = pixels[..., :3] if shape[2] >= 3 else pixels[..., :1].repeat(3, axis=-1)
-    return rgb.astype(np.float32) / np.float32(255)
-
-
-def _periods_per_half_size(
-    model: mujoco.MjModel, geom: mujoco.MjvGeom, half_size: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Follow MuJoCo: repeats count per object, or per metre if uniform or the plane is infinite."""
-    repeat = np.asarray(model.mat_texrepeat[geom.matid])
-    per_metre = bool(model.mat_texuniform[geom.matid]) | (half_size >= INFINITE_PLANE_SIZE)
-    return 0.5 * repeat * np.where(per_metre, half_size, 1.0)
-
-
-def _quadrant_means(texture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Reduce a texture to 2 x 2 mean colours (exact for a checker) and their mean."""
-    rows, columns = (texture.shape[0] + 1) // 2, (texture.shape[1] + 1) // 2
-    parts = [texture[:rows, :columns], texture[:rows, columns:]]
-    parts += [texture[rows:, :columns], texture[rows:, columns:]]
-    means = [(part if part.size else texture).mean(axis=(0, 1)) for part in parts]
-    return np.stack([*means, texture.mean(axis=(0, 1))])
 
 
 def _light_arrays(view: mujoco.MjvScene) -> LightArrays:
@@ -301,23 +312,3 @@ def _camera_arrays(
         grid=grid,
         depth_range=depth_range,
     )
-
-
-def _sky_table(model: mujoco.MjModel) -> NDArray[np.uint8]:
-    """Sample the first skybox over the elevation; it is drawn as the same all around."""
-    table = np.zeros((SKY_TABLE_SIZE, 3), np.uint8)
-    skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
-    if not skyboxes.size:
-        return table
-    texture = _pixels(model, int(skyboxes[0]))
-    size = texture.shape[1]
-    faces = texture.reshape(-1, size, size, 3)  # right, left, up, down, front, back; or one for all
-    right, up, down = faces[0], faces[2 % len(faces)], faces[3 % len(faces)]
-    for index, sine in enumerate(np.linspace(-1.0, 1.0, SKY_TABLE_SIZE)):
-        cosine = np.sqrt(max(0.0, 1.0 - sine * sine))
-        if abs(sine) <= cosine:  # the side of the cube: row from the top
-            face, along = right[:, size // 2], 0.5 - 0.5 * sine / max(cosine, 1e-9)
-        else:  # its top or bottom: from the middle of the face outwards
-            face, along = (up if sine > 0 else down)[size // 2], 0.5 + 0.5 * cosine / abs(sine)
-        table[index] = np.rint(255 * face[min(size - 1, int(along * size))])
-    return table

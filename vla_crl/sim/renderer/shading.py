@@ -1,7 +1,7 @@
 """The colour of each pixel once the geom and the depth are known.
 
-OpenGL's fixed pipeline as MuJoCo uses it, per pixel instead of per vertex: with n the normal, l the
-direction to a light and a its attenuation and cone,
+OpenGL's fixed pipeline as MuJoCo uses it, but per pixel instead of per vertex (meshes keep to their
+vertices): with n the normal, l the direction to a light and a its attenuation and cone,
 colour = min(1, rgba (emission + sum over lights a (ambient + diffuse max(0, n.l)))) * texture.
 Specular light, shadows, reflections, fog and haze are left out.
 """
@@ -12,6 +12,16 @@ import numpy as np
 
 from vla_crl.sim.renderer.appearance import LookArrays
 from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
+from vla_crl.sim.renderer.frame import (
+    Frame,
+    Workspace,
+    eye_in_geom,
+    ray,
+    row_ramp,
+    row_start,
+    turn,
+    window_of,
+)
 from vla_crl.sim.renderer.intersections import (
     box_gradient,
     capsule_gradient,
@@ -20,16 +30,10 @@ from vla_crl.sim.renderer.intersections import (
     plane_gradient,
 )
 from vla_crl.sim.renderer.outlines import CAPSULE, CYLINDER, ELLIPSOID, PLANE
-from vla_crl.sim.renderer.rasterizer import (
-    Frame,
-    eye_in_geom,
-    ray,
-    row_ramp,
-    row_start,
-    turn,
-    window_of,
-)
-from vla_crl.sim.renderer.scene_arrays import SKY_TABLE_SIZE, SPOT_TABLE_SIZE, Scene
+from vla_crl.sim.renderer.scene_arrays import SPOT_TABLE_SIZE, Scene
+from vla_crl.sim.renderer.textures import SKY_TABLE_SIZE
+from vla_crl.sim.renderer.texturing import NO_TEXTURE, apply_texture
+from vla_crl.sim.renderer.triangles import find_mesh_facing, find_weights
 
 LAST_SPOT = np.float32(SPOT_TABLE_SIZE - 1)
 LAST_SKY = np.float32(SKY_TABLE_SIZE - 1)
@@ -38,7 +42,12 @@ WHITE = np.float32(255.0)
 
 @compiled
 def shade(
-    scene: Scene, look: LookArrays, camera: int, pose: tuple, frame: Frame, image: np.ndarray
+    scene: Scene,
+    look: LookArrays,
+    camera: int,
+    pose: tuple,
+    workspace: Workspace,
+    image: np.ndarray,
 ):
     """Write the frame's colours into an image.
 
@@ -47,19 +56,19 @@ def shade(
         look: Colours and lights of one world, see `look_of`.
         camera: Index into the drawn cameras.
         pose: geom_xpos, geom_xmat, cam_xpos, cam_xmat of one world, as in mjData.
-        frame: What `find_surfaces` left; the rest is written.
-        image: [H, W, 3] uint8; written.
+        workspace: What `find_surfaces` and `find_seen` left; the rest is written.
+        image: [H, W, 3] uint8; written, black where there is no geom.
     """
     num_geoms, num_lights = scene.geoms.model_id.size, scene.lights.is_spot.size
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
-    _find_seen(frame)
+    frame = workspace.frame
+    if scene.meshes.max_vertices:
+        find_weights(scene, camera, workspace)
     _set_light(look.ambient, frame)
     for index in range(num_lights):
         light = _light_in_camera(scene.lights, look, index, model_id, pose)
-        for geom in range(num_geoms):
-            if frame.is_seen[geom]:
-                _find_facing(geoms.primitive[geom], geom, index, light, columns, rows, frame)
+        _find_facing(geoms, scene.meshes, index, light, columns, rows, workspace)
         if scene.lights.is_spot[index]:
             axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
@@ -71,15 +80,13 @@ def shade(
             _add_emission(geom, geoms.emission[geom], frame)
     _write_bytes(look.colour, frame, image)
     for geom in range(num_geoms):
-        if frame.is_seen[geom] and geoms.texture_scale[geom, 0] > 0:
-            pixel = np.float32(abs(scene.cameras.grid[camera, 3]))
-            _apply_texture(geoms, geom, pixel, columns, rows, frame, image)
-    if frame.is_seen[num_geoms]:
-        _draw_sky(scene.sky, view[model_id], columns, rows, num_geoms, frame, image)
+        if frame.is_seen[geom] and geoms.mapping[geom] != NO_TEXTURE:
+            apply_texture(scene, geom, camera, workspace, image)
 
 
 @compiled
-def _find_seen(frame):
+def find_seen(frame: Frame):
+    """Write which geoms the frame shows."""
     frame.is_seen[:] = False
     geom, is_seen = frame.geom.reshape(-1), frame.is_seen
     for i in range(geom.size):
@@ -110,7 +117,19 @@ def _light_in_camera(lights, look, index, camera, pose):
 
 
 @compiled
-def _find_facing(kind, geom, index, light, columns, rows, frame):
+def _find_facing(geoms, meshes, index, light, columns, rows, workspace):
+    frame = workspace.frame
+    for geom in range(geoms.primitive.size):
+        if frame.is_seen[geom]:
+            if geoms.mesh[geom] >= 0:
+                find_mesh_facing(meshes, geom, index, light, workspace)
+            else:
+                kind = geoms.primitive[geom]
+                _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
+
+
+@compiled
+def _find_primitive_facing(kind, geom, index, light, columns, rows, frame):
     if kind == PLANE:
         _find_plane_facing(geom, index, light, columns, rows, frame)
     elif kind == ELLIPSOID:
@@ -223,43 +242,10 @@ def _write_bytes(colour, frame, image):
 
 
 @compiled
-def _apply_texture(geoms, geom, pixel, columns, rows, frame, image):
-    """Modulate a plane by the quadrants of its texture, fading to their mean where it is fine.
-
-    Texture coordinates follow MuJoCo: s = x' texture_scale - 1/2 with x' in half sizes, t likewise
-    with -y'. The fade stands for mipmaps: from a quarter period per pixel to three quarters.
-    """
-    scale_s, scale_t = geoms.texture_scale[geom, 0], geoms.texture_scale[geom, 1]
-    texture, axes = geoms.texture_colour[geom], frame.axes[geom]
-    origin, ramp = eye_in_geom(frame, geom), row_ramp(frame, geom)
-    finest = max(scale_s * _length(axes[0:3]), scale_t * _length(axes[3:6]))
-    fineness = pixel * finest
-    left, right, top, bottom = window_of(frame, geom)
-    for y in range(top, bottom):
-        start = row_start(frame, geom, rows[y])
-        for x in range(left, right):
-            if frame.geom[y, x] != geom:
-                continue
-            d, depth = ray(ramp, start, columns[x]), frame.depth[y, x]
-            s = (origin[0] + depth * d[0]) * scale_s - HALF
-            t = -(origin[1] + depth * d[1]) * scale_t - HALF
-            quadrant = 2 * (t - math.floor(t) >= HALF) + (s - math.floor(s) >= HALF)
-            periods = fineness * depth / max(abs(d[2]), TINY)
-            fade = max(min(periods + periods - HALF, ONE), ZERO)
-            for channel in range(3):
-                fine, mean = texture[quadrant, channel], texture[4, channel]
-                shaded = image[y, x, channel] * (fine + fade * (mean - fine))
-                image[y, x, channel] = np.uint8(shaded + HALF)
-
-
-@inlined
-def _length(v):
-    return math.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
-
-
-@compiled
-def _draw_sky(sky, view, columns, rows, empty, frame, image):
+def draw_sky(scene: Scene, camera: int, pose: tuple, frame: Frame, image: np.ndarray):
     """Colour the pixels without a geom by the elevation of their ray above the world's horizon."""
+    sky, view, empty = scene.sky, pose[3][scene.cameras.model_id[camera]], frame.half_length.size
+    columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
     up_x, up_y, up_z = np.float32(view[6]), np.float32(view[7]), np.float32(view[8])
     for y in range(np.uint64(rows.size)):
         v = rows[y]
@@ -271,3 +257,25 @@ def _draw_sky(sky, view, columns, rows, empty, frame, image):
             step = np.uint32(max(min((sine * HALF + HALF) * LAST_SKY + HALF, LAST_SKY), ZERO))
             for channel in range(3):
                 image[y, x, channel] = sky[step, channel]
+
+
+@compiled
+def blend(opacity: np.ndarray, layer: np.ndarray, frame: Frame, image: np.ndarray):
+    """Lay the geoms of the frame over an image.
+
+    Args:
+        opacity: [G] of the drawn geoms.
+        layer: [H, W, 3] uint8, their colours.
+        frame: What `find_surfaces` left.
+        image: [H, W, 3] uint8; written.
+    """
+    empty = frame.half_length.size
+    for y in range(np.uint64(image.shape[0])):
+        for x in range(np.uint64(image.shape[1])):
+            geom = frame.geom[y, x]
+            if geom == empty:
+                continue
+            share = opacity[geom]
+            for channel in range(3):
+                below, above = np.float32(image[y, x, channel]), np.float32(layer[y, x, channel])
+                image[y, x, channel] = np.uint8(below + share * (above - below) + HALF)

@@ -1,0 +1,246 @@
+"""Textures as pyramids of ever smaller copies, and how a texel is looked up in them."""
+
+import enum
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, inlined
+
+MAX_COPIES = 16
+"""Of one texture in its pyramid: enough for 32768 x 32768 texels."""
+
+CUBE_FACES = 6
+
+
+INFINITE_PLANE_SIZE = 1e6
+"""Half size in metres of a plane that MuJoCo calls infinite; the far plane cuts it anyway."""
+
+SKY_TABLE_SIZE = 512
+
+
+class Mapping(enum.IntEnum):
+    """How points of a geom get their texture coordinates; CHECKER is FLAT with 2 x 2 colours."""
+
+    NONE = 0
+    CHECKER = 1
+    FLAT = 2
+    CUBE = 3
+    TEXCOORDS = 4
+
+
+class GeomTexture(NamedTuple):
+    """The texture of one geom."""
+
+    mapping: Mapping
+    texture: int  # index into mjModel's textures; -1: none, or a checker
+    factors: NDArray[np.float64]  # [3] from the point in the geom's scaled frame to coordinates
+    checker: NDArray[np.float32]  # [5, 3] mean of each quadrant, then of the whole
+
+
+class TextureArrays(NamedTuple):
+    """K textures, each a pyramid of copies; a cube has one per face, a flat one only the first.
+
+    Faces come in the order right, left, up, down, front, back.
+    """
+
+    texels: NDArray[np.uint8]  # [T, 3] of all copies of all textures, row by row
+    copies: NDArray[np.int64]  # [K, CUBE_FACES, MAX_COPIES, 3] first texel, height, width
+    num_copies: NDArray[np.int64]  # [K]
+
+
+def geom_texture(
+    model: mujoco.MjModel, geom: mujoco.MjvGeom, size: NDArray[np.float64]
+) -> GeomTexture:
+    """Follow MuJoCo: repeats count per object, or per metre if uniform or a plane is infinite.
+
+    Args:
+        model: Not kept.
+        geom: A visual geom of it.
+        size: [3] half sizes of a primitive.
+    """
+    texture, factors, checker = (
+        _texture_id(model, geom.matid),
+        np.zeros(3),
+        np.ones((5, 3), np.float32),
+    )
+    if texture < 0:
+        return GeomTexture(Mapping.NONE, -1, factors, checker)
+    if geom.texcoord:
+        return GeomTexture(Mapping.TEXCOORDS, texture, factors, checker)
+    is_mesh = geom.type == mujoco.mjtGeom.mjGEOM_MESH
+    is_uniform = bool(model.mat_texuniform[geom.matid])
+    if model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D:
+        factors[:] = geom.size if is_uniform else 1.0
+        return GeomTexture(Mapping.CUBE, texture, factors, checker)
+    # Points of a mesh are in metres already, those of a primitive in half sizes.
+    if is_mesh:
+        scale = 1.0 if is_uniform else 1.0 / np.asarray(geom.size[:2])
+    else:
+        scale = np.where(is_uniform | (size[:2] >= INFINITE_PLANE_SIZE), size[:2], 1.0)
+    factors[:2] = 0.5 * np.asarray(model.mat_texrepeat[geom.matid]) * scale
+    pixels = _pixels(model, texture)
+    is_plane = geom.type == mujoco.mjtGeom.mjGEOM_PLANE
+    if is_plane and all((part == part[:1, :1]).all() for part in _quadrants(pixels)):
+        return GeomTexture(Mapping.CHECKER, -1, factors, _quadrant_means(pixels))
+    return GeomTexture(Mapping.FLAT, texture, factors, checker)
+
+
+def _texture_id(model: mujoco.MjModel, material_id: int) -> int:
+    if material_id < 0:
+        return -1
+    return int(model.mat_texid[material_id, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+
+
+def _pixels(model: mujoco.MjModel, texture: int) -> NDArray[np.uint8]:
+    """Return [H, W, 3]; H = 6 W if a cube has six different faces."""
+    shape = tuple(
+        int(field[texture]) for field in (model.tex_height, model.tex_width, model.tex_nchannel)
+    )
+    start = int(model.tex_adr[texture])
+    pixels = np.asarray(model.tex_data[start : start + int(np.prod(shape))]).reshape(shape)
+    return pixels[..., :3] if shape[2] >= 3 else pixels[..., :1].repeat(3, axis=-1)
+
+
+def _quadrants(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    rows, columns = (pixels.shape[0] + 1) // 2, (pixels.shape[1] + 1) // 2
+    parts = [pixels[:rows, :columns], pixels[:rows, columns:]]
+    parts += [pixels[rows:, :columns], pixels[rows:, columns:]]
+    return [part if part.size else pixels for part in parts]
+
+
+def _quadrant_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scaled = [part.astype(np.float32) / np.float32(255) for part in [*_quadrants(pixels), pixels]]
+    return np.stack([part.mean(axis=(0, 1)) for part in scaled])
+
+
+def texture_arrays(model: mujoco.MjModel, textures: Sequence[int]) -> TextureArrays:
+    """Build the pyramids of some textures of a model."""
+    copies = np.zeros((len(textures), CUBE_FACES, MAX_COPIES, 3), np.int64)
+    num_copies = np.zeros(len(textures), np.int64)
+    texels = [np.zeros((0, 3), np.uint8)]
+    count = 0
+    for index, texture in enumerate(textures):
+        pixels = _pixels(model, texture)
+        faces = [pixels]
+        if model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D:
+            squares = pixels.reshape(-1, pixels.shape[1], pixels.shape[1], 3)
+            faces = [squares[face % len(squares)] for face in range(CUBE_FACES)]
+        for face, picture in enumerate(faces):
+            pyramid = _pyramid(picture)
+            num_copies[index] = len(pyramid)
+            for number, copy in enumerate(pyramid):
+                copies[index, face, number] = count, *copy.shape[:2]
+                texels.append(copy.reshape(-1, 3))
+                count += len(texels[-1])
+    return TextureArrays(np.concatenate(texels), copies, num_copies)
+
+
+def _pyramid(picture: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """Halve a picture down to one texel, each the mean of 2 x 2; an odd last line counts twice."""
+    copies = [np.ascontiguousarray(picture)]
+    while max(picture.shape[:2]) > 1:
+        odd_rows, odd_columns = picture.shape[0] % 2, picture.shape[1] % 2
+        even = np.pad(picture, ((0, odd_rows), (0, odd_columns), (0, 0)), "edge").astype(np.uint16)
+        rows = even[0::2] + even[1::2]
+        picture = ((rows[:, 0::2] + rows[:, 1::2] + 2) // 4).astype(np.uint8)
+        copies.append(picture)
+    return copies
+
+
+@inlined
+def look_up(textures, texture, face, s, t, footprint, wraps):
+    """Return red, green, blue in [0, 1] at texture coordinates (s, t), t downwards.
+
+    Linear between texels, and between the two copies whose texels are nearest to a pixel's size.
+
+    Args:
+        textures: A TextureArrays.
+        texture: Index of one.
+        face: Of a cube; else 0.
+        s: 0 to 1 is the width.
+        t: 0 to 1 is the height.
+        footprint: Size of a pixel in texels of the first copy.
+        wraps: Whether the picture repeats; else its border continues.
+    """
+    last = np.float32(textures.num_copies[texture] - 1)
+    level = min(max(np.float32(math.log2(max(footprint, TINY))), ZERO), last)
+    fine = np.int64(level)
+    part = level - np.float32(fine)
+    s = s - np.float32(math.floor(s)) if wraps else min(max(s, ZERO), ONE)
+    t = t - np.float32(math.floor(t)) if wraps else min(max(t, ZERO), ONE)
+    red, green, blue = ZERO, ZERO, ZERO
+    for copy in range(fine, fine + (2 if part > ZERO else 1)):
+        share = (part if copy > fine else ONE - part) / np.float32(255)
+        start = textures.copies[texture, face, copy, 0]
+        height = textures.copies[texture, face, copy, 1]
+        width = textures.copies[texture, face, copy, 2]
+        x0, x1, dx = _neighbours(s, width, wraps)
+        y0, y1, dy = _neighbours(t, height, wraps)
+        for y, x, weight in (
+            (y0, x0, (ONE - dx) * (ONE - dy)),
+            (y0, x1, dx * (ONE - dy)),
+            (y1, x0, (ONE - dx) * dy),
+            (y1, x1, dx * dy),
+        ):
+            texel = start + width * y + x
+            red += share * weight * np.float32(textures.texels[texel, 0])
+            green += share * weight * np.float32(textures.texels[texel, 1])
+            blue += share * weight * np.float32(textures.texels[texel, 2])
+    return red, green, blue
+
+
+@inlined
+def _neighbours(place, count, wraps):
+    """Return the texels before and after a place in [0, 1] and how near the latter is."""
+    along = place * np.float32(count) - HALF
+    low = math.floor(along)
+    before = np.int64(low)
+    after = before + 1
+    if before < 0:
+        before = count - 1 if wraps else 0
+    if after >= count:
+        after = 0 if wraps else count - 1
+    return before, after, along - np.float32(low)
+
+
+@inlined
+def cube_coordinates(x, y, z):
+    """Return which face of a cube the direction (x, y, z) meets and where: face, s, t, |axis|."""
+    ax, ay, az = abs(x), abs(y), abs(z)
+    if ax >= ay and ax >= az:
+        face, s, t, axis = (0, -z, -y, ax) if x > ZERO else (1, z, -y, ax)
+    elif ay >= az:
+        face, s, t, axis = (2, x, z, ay) if y > ZERO else (3, x, -z, ay)
+    else:
+        face, s, t, axis = (4, x, -y, az) if z > ZERO else (5, -x, -y, az)
+    axis = max(axis, TINY)
+    return face, HALF + HALF * s / axis, HALF + HALF * t / axis, axis
+
+
+def sky_table(model: mujoco.MjModel) -> NDArray[np.uint8]:
+    """Sample the first skybox over the elevation; it is drawn as the same all around.
+
+    Returns:
+        [SKY_TABLE_SIZE, 3] over sin(elevation) from -1 to 1; black without a skybox.
+    """
+    table = np.zeros((SKY_TABLE_SIZE, 3), np.uint8)
+    skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+    if not skyboxes.size:
+        return table
+    pixels = _pixels(model, int(skyboxes[0]))
+    size = pixels.shape[1]
+    faces = pixels.reshape(-1, size, size, 3)  # one for all, or six
+    right, up, down = faces[0], faces[2 % len(faces)], faces[3 % len(faces)]
+    for index, sine in enumerate(np.linspace(-1.0, 1.0, SKY_TABLE_SIZE)):
+        cosine = np.sqrt(max(0.0, 1.0 - sine * sine))
+        if abs(sine) <= cosine:  # the side of the cube: row from the top
+            face, along = right[:, size // 2], 0.5 - 0.5 * sine / max(cosine, 1e-9)
+        else:  # its top or bottom: from the middle of the face outwards
+            face, along = (up if sine > 0 else down)[size // 2], 0.5 + 0.5 * cosine / abs(sine)
+        table[index] = face[min(size - 1, int(along * size))]
+    return table
