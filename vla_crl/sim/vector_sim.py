@@ -1,8 +1,6 @@
 """Many environments of one suite, stepped by action chunks and rendered only when observed."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 
 import mujoco
 import numpy as np
@@ -25,15 +23,13 @@ from vla_crl.sim.stepping import (
     allocate_slots,
     evaluate_goals,
     refresh_slots,
-    scratch_of,
     step_slots,
     world_of,
 )
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.workers import Workers
 
-BLOCK_SLOTS = 8
-"""Slots a thread takes at a time: small enough to balance load, large enough to hide dispatch."""
 _POSES = {
     "body_pos": "xpos", "site_pos": "site_xpos", "site_mat": "site_xmat", "geom_pos": "geom_xpos",
     "geom_mat": "geom_xmat", "camera_pos": "cam_xpos", "camera_mat": "cam_xmat",
@@ -87,16 +83,7 @@ class VectorSim:
         self._slots = allocate_slots(suite, self._worlds, num_slots)
         self._episodes = Episodes(suite, self._worlds, self._slots, variation)
         self._renderers = make_renderers(suite, suite.cameras, image_size)
-        self._pool = ThreadPoolExecutor(num_threads)
-        self._drawing_pool = ThreadPoolExecutor(num_threads)  # need not queue behind physics
-        self._scratch: list[SimpleQueue[Scratch]] = []
-        self._memory: list[tuple[mujoco.MjModel, mujoco.MjData]] = []
-        for scene in suite.scenes:
-            self._scratch.append(SimpleQueue())
-            for _ in range(num_threads):
-                scratch, model, data = scratch_of(scene.model)
-                self._scratch[-1].put(scratch)
-                self._memory.append((model, data))
+        self._workers = Workers([scene.model for scene in suite.scenes], num_threads)
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._images = np.empty(
@@ -105,8 +92,7 @@ class VectorSim:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._pool.shutdown()
-        self._drawing_pool.shutdown()
+        self._workers.close()
 
     @property
     def tasks(self) -> np.ndarray:
@@ -218,7 +204,7 @@ class VectorSim:
                 appearance=self._episodes.appearance(renderers[scene], scene, slots),
             )
 
-        self._map(self._drawing_pool, draw, np.arange(len(rows)), self._scenes_of(rows))
+        self._workers.draw(draw, np.arange(len(rows)), self._scenes_of(rows))
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world): for labels and experts, not for policies.
@@ -348,32 +334,12 @@ class VectorSim:
         return self._slots.physics[row, : mujoco.mj_stateSize(model, STATE_SPEC)]
 
     def _run(self, kernel: Callable[..., None], rows: np.ndarray, *arguments: np.ndarray) -> None:
-        """Run a kernel over blocks of rows on the thread pool, each with a free MjData."""
+        """Run a kernel over blocks of rows on all threads."""
 
-        def work(scene: int, block: np.ndarray) -> None:
-            scratch = self._scratch[scene].get()
-            try:
-                kernel(self._worlds[scene], scratch, self._slots, block, *arguments)
-            finally:
-                self._scratch[scene].put(scratch)
+        def work(scene: int, scratch: Scratch, block: np.ndarray) -> None:
+            kernel(self._worlds[scene], scratch, self._slots, block, *arguments)
 
-        self._map(self._pool, work, rows, self._scenes_of(rows))
-
-    def _map(
-        self,
-        pool: ThreadPoolExecutor,
-        work: Callable[[int, np.ndarray], None],
-        rows: np.ndarray,
-        scenes: np.ndarray,
-    ) -> None:
-        """Call `work` with blocks of rows that are in one scene, on a thread pool."""
-        blocks = [
-            (int(scene), part[start : start + BLOCK_SLOTS])
-            for scene in np.unique(scenes)
-            if len(part := rows[scenes == scene])
-            for start in range(0, len(part), BLOCK_SLOTS)
-        ]
-        list(pool.map(lambda block: work(*block), blocks))
+        self._workers.step(work, rows, self._scenes_of(rows))
 
     def _diagnose(self, row: int, before: dict[str, np.ndarray], actions: np.ndarray) -> Divergence:
         """Run the chunk again in one MjData, to see what moves too fast in the end."""
@@ -383,14 +349,11 @@ class VectorSim:
         slots.outcome[row] = RUNNING
         by_slot = np.zeros((self.num_slots, *actions.shape))
         by_slot[row] = actions
-        scratch = self._scratch[scene].get()
-        try:
-            step_slots(self._worlds[scene], scratch, slots, np.array([row]), by_slot)
-            model, data = next(m for m in self._memory if m[1]._address == scratch.data)
-            speed = np.abs(data.qvel)
-        finally:
-            self._scratch[scene].put(scratch)
+        with self._workers.bench(scene) as bench:
+            step_slots(self._worlds[scene], bench.scratch, slots, np.array([row]), by_slot)
+            speed = np.abs(bench.data.qvel)
         dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
+        model = bench.model
         return Divergence(
             suite=self.suite.name,
             task=self.suite.tasks[slots.task[row]].name,
