@@ -120,10 +120,15 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
         types.SimpleNamespace(name="lift", instruction="lift the pot", split="train"),
         types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
     )
-    suite = types.SimpleNamespace(name="kitchen", tasks=tasks)
+    suite = types.SimpleNamespace(name="kitchen", description="Two pots.", tasks=tasks)
     install("vla_crl.sim.suite", load_suite=lambda name: suite)
     install("vla_crl.models.checkpoint", load_policy=catalog.policy_path)
+    install("vla_crl.rollout.agents", policy_agent=policy_agent, expert_agent="the expert")
     return tmp_path
+
+
+def policy_agent(policy: Any, *, deterministic: bool) -> tuple[Any, str]:
+    return policy, "deterministic" if deterministic else "sampled"
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -155,9 +160,12 @@ def test_list_and_show_print_one_json_document(
         assert code == 0
         return json.loads(out)
 
+    rows = [{"task": "lift", "successes": 3, "episodes": 4}]
+    (world / "envs/kitchen/expert.json").write_text(json.dumps(rows))
     lift, push = (
-        {"suite": "kitchen", "name": "lift", "instruction": "lift the pot", "split": "train"},
-        {"suite": "kitchen", "name": "push", "instruction": "push the pot", "split": "heldout"},
+        {"suite": "kitchen", "name": name, "instruction": f"{name} the pot"}
+        | {"split": split, "expert_success": success}
+        for name, split, success in (("lift", "train", 0.75), ("push", "heldout", None))
     )
     assert document("list", "suites") == [{"name": "kitchen", "description": "Two pots."}]
     assert document("list", "policies") == [{"name": "tiny", "description": ""}]
@@ -225,7 +233,7 @@ def test_a_mistake_is_one_line_with_code_2(
     install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
     install("vla_crl.report.page", write_report=Calls())
     install("vla_crl.report.film", record_rollouts=Calls(), film_run=Calls())
-    install("vla_crl.rollout.evaluate", evaluate_policy=Calls())
+    install("vla_crl.rollout.evaluate", evaluate=Calls())
     code, out, err = run(capsys, *arguments.split())
     assert (code, out) == (2, "")
     assert err.startswith("vla-crl: error: ")
@@ -271,7 +279,7 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls([TaskResult()])
-    install("vla_crl.rollout.evaluate", evaluate_policy=calls)
+    install("vla_crl.rollout.evaluate", evaluate=calls)
     flags = ("--episodes", "4", "--tasks", "lift", "--json", "--output", "rows.json")
     code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
     assert code == 0
@@ -288,20 +296,40 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     ]
     assert json.loads((world / "rows.json").read_text()) == json.loads(out)
     assert "a print of a library" in err
-    policy = world / "policies/tiny.toml"
-    expected = {"num_episodes": 4, "deterministic": True, "num_envs": 128}
-    assert calls == [((policy, "kitchen", ["lift"]), expected)]
+    agent = world / "policies/tiny.toml", "deterministic"
+    expected = {"num_episodes": 4, "states": "test", "num_envs": 128}
+    assert calls == [((agent, "kitchen", ["lift"]), expected)]
 
 
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls([TaskResult()])
-    install("vla_crl.rollout.evaluate", evaluate_policy=calls)
+    install("vla_crl.rollout.evaluate", evaluate=calls)
     run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--sampled")
+    ((arguments, _),) = calls
+    assert arguments == ((world / "policies/tiny.toml", "sampled"), "kitchen", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "name"),
+    [("evaluate", "rollout.evaluate", "evaluate"), ("rollout", "report.film", "record_rollouts")],
+)
+def test_the_expert_may_act_in_place_of_a_policy(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    module: str,
+    name: str,
+) -> None:
+    calls = Calls([TaskResult()])
+    install(f"vla_crl.{module}", **{name: calls})
+    flags = ["--states", "train"] if command == "evaluate" else ["--output", "a.mp4"]
+    run(capsys, command, "--policy", "expert", "--suite", "kitchen", *flags)
     ((arguments, keywords),) = calls
-    assert arguments[2] is None
-    assert keywords["deterministic"] is False
+    assert arguments == ("the expert", "kitchen", None)
+    assert keywords.get("states", "train") == "train"
 
 
 @pytest.mark.parametrize(
@@ -342,7 +370,7 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     code, _, _ = run(capsys, "rollout", *flags)
     assert code == 0
     ((arguments, keywords),) = calls
-    assert arguments == (world / "policies/tiny.toml", "kitchen", None)
+    assert arguments == ((world / "policies/tiny.toml", "deterministic"), "kitchen", None)
     assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4"), "renderer": "own"}
     assert (world / "videos").is_dir()
 
@@ -392,7 +420,10 @@ def test_train_makes_a_run_and_its_report(
     (trainer,) = Trainer.made
     assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
     assert write_report == [((Path("runs/demo"),), {})]
-    policies = {"before training": catalog.policy_path("tiny"), "after training": "trained"}
+    policies = {
+        "before training": (catalog.policy_path("tiny"), "deterministic"),
+        "after training": ("trained", "deterministic"),
+    }
     keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos")}
     assert film_run == [((policies, "kitchen", ("lift",)), keywords)]
     assert directory.read_config()["ppo"] == {"learning_rate": 1e-4}
@@ -531,7 +562,7 @@ def test_doctor_ends_with_1_when_something_fails(
 def test_a_checkpoint_error_is_a_users_error(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("vla_crl.rollout.evaluate", evaluate_policy=Calls(CheckpointError("a: cut off")))
+    install("vla_crl.rollout.evaluate", evaluate=Calls(CheckpointError("a: cut off")))
     code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--json")
     assert (code, out) == (2, "")
     assert err.endswith("vla-crl: error: a: cut off\n")
@@ -540,7 +571,7 @@ def test_a_checkpoint_error_is_a_users_error(
 def test_an_interrupted_command_ends_with_130(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("vla_crl.rollout.evaluate", evaluate_policy=Calls(KeyboardInterrupt()))
+    install("vla_crl.rollout.evaluate", evaluate=Calls(KeyboardInterrupt()))
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 130
     assert err.endswith("vla-crl: interrupted\n")

@@ -24,7 +24,7 @@ from vla_crl.run_directory import RunDirectory
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")
 WALL_CLOCK = {"steps_per_s", "wall_s"} | {
-    f"{part}_s" for part in ("collect", "render", "policy", "physics", "update")
+    f"{part}_s" for part in ("collect", "render", "policy", "wait", "physics", "update")
 }
 
 
@@ -39,7 +39,7 @@ def config(tmp_path_factory, make_untrained_policy) -> TrainConfig:
         suite="tabletop_object",
         policy=str(folder),
         tasks=TASKS,
-        heldout_tasks=("red_cube_in_tray",),
+        heldout_tasks=("white_mug_in_tray",),
         episodes_per_task=4,
         num_torch_threads=1,
         ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
@@ -71,7 +71,7 @@ def test_every_task_is_evaluated_before_and_after_every_stage(finished):
     for file in (finished.matrix_file, finished.sampled_matrix_file):
         matrix = SuccessMatrix.read(file)
         assert matrix.train_tasks == TASKS
-        assert matrix.heldout_tasks == ("red_cube_in_tray",)
+        assert matrix.heldout_tasks == ("white_mug_in_tray",)
         assert (matrix.episodes == 2).all()
         assert matrix.episodes.shape == (3, 3)
 
@@ -82,8 +82,9 @@ def test_every_stage_spends_its_budget_and_only_that(finished):
     assert all(4 <= episodes <= 8 for episodes in last.values())
 
 
-def test_the_ratio_is_exactly_one_before_the_first_update(finished):
-    assert {row["ratio_error"] for row in finished.read_metrics()} == {0.0}
+def test_the_ratio_is_one_before_the_first_update(finished):
+    # But for rounding: minibatches have other sizes than the batches that acted.
+    assert max(row["ratio_error"] for row in finished.read_metrics()) < 5e-5
 
 
 def test_the_adapter_of_every_stage_is_kept_and_training_changes_it(finished, config):

@@ -19,6 +19,16 @@ def test_a_contact_sheet_shows_one_picture_per_task(tmp_path: Path):
     assert min(quarters) > 0.05  # no panel is empty
 
 
+def test_every_task_of_a_collection_has_its_picture(tmp_path: Path):
+    write_contact_sheet("tabletop_perturbed", tmp_path / "tasks.png")
+    pixels = imread(tmp_path / "tasks.png")
+    assert pixels.shape[:2] == (660, 1300)  # 2 rows of 5 panels with three lines of text
+    panels = [part for half in np.array_split(pixels, 2) for part in np.array_split(half, 5, 1)]
+    assert min(np.std(panel) for panel in panels) > 0.05
+    light, nominal = (np.mean(panels[index][100:300]) for index in (1, 5))
+    assert light < 0.8 * nominal
+
+
 def test_an_unknown_suite_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean"):
         write_contact_sheet("tabletop", tmp_path / "tasks.png")

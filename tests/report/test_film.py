@@ -3,14 +3,21 @@ import pytest
 from vla_crl.errors import ConfigError
 from vla_crl.report.film import film_run, record_rollouts
 from vla_crl.report.video import read_notes
+from vla_crl.rollout.agents import expert_agent, policy_agent
+from vla_crl.sim.suite import load_suite
 
-TASKS = ("red_cube_in_basket", "purple_ball_in_tray")
+TASKS = ("red_cube_in_basket", "purple_ball_in_basket")
 
 
-def test_every_tile_shows_its_instruction_and_its_outcome(untrained_policy, tmp_path):
+@pytest.fixture
+def agent(untrained_policy):
+    return policy_agent(untrained_policy, deterministic=True)
+
+
+def test_every_tile_shows_its_instruction_and_its_outcome(agent, tmp_path):
     output = tmp_path / "film.mp4"
     outcomes = record_rollouts(
-        untrained_policy, "tabletop_object", TASKS, num_episodes=1, output=output, title="Test"
+        agent, "tabletop_object", TASKS, num_episodes=1, output=output, title="Test"
     )
     notes = read_notes(output)
     assert outcomes == [False, False]
@@ -19,17 +26,17 @@ def test_every_tile_shows_its_instruction_and_its_outcome(untrained_policy, tmp_
     assert "failure" in notes.captions[1]
 
 
-def test_a_run_is_filmed_once_per_policy(untrained_policy, tmp_path):
-    policies = {"before training": untrained_policy}
+def test_a_run_is_filmed_once_per_policy(agent, tmp_path):
+    policies = {"before training": agent}
     film_run(policies, "tabletop_object", TASKS[:1], num_episodes=1, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0_before_training.mp4"]
     assert read_notes(tmp_path / "0_before_training.mp4").title == "Before training"
 
 
-def test_more_episodes_than_test_states_are_refused(untrained_policy, tmp_path):
+def test_more_episodes_than_test_states_are_refused(agent, tmp_path):
     with pytest.raises(ConfigError, match="rollout: 0 episodes a task, expected 1 to"):
         record_rollouts(
-            untrained_policy,
+            agent,
             "tabletop_object",
             TASKS,
             num_episodes=0,
@@ -38,14 +45,28 @@ def test_more_episodes_than_test_states_are_refused(untrained_policy, tmp_path):
 
 
 @pytest.mark.render
-def test_mujocos_own_renderer_films_the_same_episodes(untrained_policy, tmp_path):
+def test_mujocos_own_renderer_films_episodes_of_all_scenes(tmp_path):
+    tasks = ("red_cube_in_basket", "pink_egg_in_tray")
     outcomes = record_rollouts(
-        untrained_policy,
+        expert_agent,
         "tabletop_object",
-        TASKS[:1],
+        tasks,
         num_episodes=1,
         output=tmp_path / "film.mp4",
         renderer="mujoco",
     )
-    assert outcomes == [False]
+    assert outcomes == [True, True]
     assert (tmp_path / "film.mp4").stat().st_size > 10_000
+
+
+def test_a_perturbed_episode_is_filmed_in_its_own_words(tmp_path):
+    output, tasks = tmp_path / "film.mp4", ("paraphrase", "robot_base")
+    outcomes = record_rollouts(
+        expert_agent, "tabletop_perturbed", tasks, num_episodes=3, output=output
+    )
+    assert outcomes == [True] * 6
+    suite = load_suite("tabletop_perturbed")
+    task = suite.tasks[suite.task_index("paraphrase")]
+    sentences = {caption.rsplit(":", 1)[0] for caption in read_notes(output).captions[:3]}
+    assert len(sentences) > 1
+    assert sentences <= {task.instruction, *task.paraphrases}

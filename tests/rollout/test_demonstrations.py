@@ -40,8 +40,8 @@ def test_shapes_and_types_are_as_documented(demonstrations: Demonstrations):
         "images": ((steps, 2, 64, 64, 3), np.uint8),
         "state": ((steps, 8), np.float32),
         "label": ((steps, 7), np.float32),
-        "object_uv": ((steps, 2, 7, 2), np.float32),
-        "object_visible": ((steps, 2, 7), np.bool_),
+        "object_uv": ((steps, 2, 12, 2), np.float32),
+        "object_visible": ((steps, 2, 12), np.bool_),
         "episode_success": ((NUM_EPISODES,), np.bool_),
     }
     for name, (shape, dtype) in expected.items():

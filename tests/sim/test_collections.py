@@ -1,6 +1,8 @@
 """Suites that collect tasks of others: files, errors, subsets of objects, one batch of all."""
 
+import re
 import shutil
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +12,19 @@ import numpy as np
 import pytest
 
 from vla_crl import catalog
+from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
+from vla_crl.sim.scene import TaskConfig
 from vla_crl.sim.stepping import STATE_SPEC
 from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite, task_names
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
 COLLECTIONS = ("tabletop_30", "tabletop_perturbed")
+README = (catalog.catalog_dir("envs") / "README.md").read_text(encoding="utf-8")
+README_EXAMPLES = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
 Collect = Callable[..., Suite]
 
 
@@ -317,3 +323,15 @@ def test_robots_with_other_arms_share_a_batch(folder: Path, collect: Collect):
             assert np.array_equal(sim.get_states()[name][slot, : len(values)], values)
         other.close()
     sim.close()
+
+
+def test_the_examples_of_the_readme_work(collect: Collect):
+    task, collection = README_EXAMPLES
+    written = from_mapping(TaskConfig, tomllib.loads(task)["tasks"][0], "README.md")
+    assert written.variation == VariationConfig(friction_gain=(0.5, 1.0), paraphrase=True)
+    assert written.things == ("red cube", "blue cylinder", "purple ball")
+    suite = collect(text=collection.replace("description", "# description"))
+    names = [(task.name, task.split) for task in suite.tasks]
+    assert names == [
+        ("in_the_dark", "train"), ("alone", "heldout"), ("tabletop_goal.open_drawer", "heldout"),
+    ]  # fmt: skip

@@ -1,11 +1,13 @@
 """What an episode draws; `test_variation_effects` shows what the draws do."""
 
+import re
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vla_crl.catalog import catalog_dir
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
 from vla_crl.sim.variation import MAX_LATENCY, Draw, VariationConfig, draw
@@ -48,6 +50,12 @@ def test_every_field_is_drawn():
     assert set(DRAWN.values()) == set(Draw._fields)
 
 
+def test_the_readme_explains_every_field():
+    text = (catalog_dir("envs") / "README.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `(\w+)` \| .* \| .*\|$", text[text.index("## Variations") :], re.M)
+    assert explained == [field.name for field in fields(VariationConfig)]
+
+
 def test_by_default_nothing_varies():
     for state_id in (0, 7):
         drawn = draw(VariationConfig(), state_id, NUM_OBJECTS)
@@ -57,6 +65,8 @@ def test_by_default_nothing_varies():
         assert (drawn.light_gain, drawn.friction_gain) == (1.0, 1.0)
         assert (drawn.latency, drawn.image_noise, drawn.state_noise) == (0, 0.0, 0.0)
         assert drawn.paraphrase is None
+    assert not VariationConfig(seed=3).varies
+    assert all(VariationConfig(**{name: value}).varies for name, value in WIDE.items())
 
 
 def test_the_same_seed_and_state_give_the_same_draw():

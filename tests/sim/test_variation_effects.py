@@ -21,17 +21,24 @@ from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.stepping import STATE_SPEC, scratch_of, world_of
 from vla_crl.sim.suite import Suite, load_suite
-from vla_crl.sim.variation import VariationConfig, draw
+from vla_crl.sim.variation import Box, VariationConfig, draw
 from vla_crl.sim.vector_sim import VectorSim
 
 NewSim = Callable[..., VectorSim]
 SHIFT, TURN = (0.03, -0.02, 0.01), (0.05, -0.1, 0.15)
+
+
+def up_to(limit: float) -> Box:
+    """Return the box of numbers between -limit and limit."""
+    return (-limit, -limit, -limit), (limit, limit, limit)
+
+
 EVERYTHING = VariationConfig(
-    camera_shift_m=((-0.02,) * 3, (0.02,) * 3),
-    camera_turn_rad=((-0.05,) * 3, (0.05,) * 3),
+    camera_shift_m=up_to(0.02),
+    camera_turn_rad=up_to(0.05),
     light_gain=(0.6, 1.2),
-    light_turn_rad=((-0.3,) * 3, (0.3,) * 3),
-    colour_shift=((-0.2,) * 3, (0.2,) * 3),
+    light_turn_rad=up_to(0.3),
+    colour_shift=up_to(0.2),
     base_shift_m=((-0.03, -0.03, 0.0), (0.03, 0.03, 0.01)),
     mass_gain=(0.5, 2.0),
     friction_gain=(0.5, 1.2),
@@ -44,7 +51,8 @@ EVERYTHING = VariationConfig(
 
 def fixed(**settings: Any) -> VariationConfig:
     """Return a variation of one value instead of a range for each of `settings`."""
-    return VariationConfig(**{name: (value, value) for name, value in settings.items()})
+    ranges: dict[str, Any] = {name: (value, value) for name, value in settings.items()}
+    return VariationConfig(**ranges)
 
 
 def started(new_sim: NewSim, num_slots: int = 3, **settings: Any) -> VectorSim:
@@ -160,7 +168,7 @@ def test_pictures_are_as_bright_as_the_light(
 
 
 def test_colours_are_those_of_a_model_with_such_colours(scene: Scene, new_sim: NewSim):
-    config = VariationConfig(colour_shift=((-0.3,) * 3, (0.3,) * 3), seed=2)
+    config = VariationConfig(colour_shift=up_to(0.3), seed=2)
     images = started(new_sim, variation=config).observe().images
     for slot in range(3):
         robot, rest = draw(config, slot, 5).colour_shift
@@ -177,7 +185,7 @@ def test_colours_are_those_of_a_model_with_such_colours(scene: Scene, new_sim: N
 
 
 def test_what_instructions_name_keeps_its_colour(scene: Scene, new_sim: NewSim):
-    config = VariationConfig(colour_shift=((-0.3,) * 3, (0.3,) * 3), seed=2)
+    config = VariationConfig(colour_shift=up_to(0.3), seed=2)
     varied, nominal = started(new_sim, variation=config), started(new_sim)
     images, expected = varied.observe().images, nominal.observe().images
     data = mujoco.MjData(scene.model)

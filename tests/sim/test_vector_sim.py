@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -388,7 +389,7 @@ def test_no_slots_are_a_valid_batch(new_sim: NewSim):
 
 @pytest.mark.parametrize("setting", ["num_slots", "num_threads", "image_size"])
 def test_counts_must_be_positive(suite: Suite, setting: str):
-    settings = {"num_slots": 1, "num_threads": 1, "image_size": 8} | {setting: 0}
+    settings: dict[str, Any] = {"num_slots": 1, "num_threads": 1, "image_size": 8} | {setting: 0}
     with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected at least 1"):
         VectorSim(suite, **settings)
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim, make_renderers
+from vla_crl.sim.vector_sim import VectorSim
 
 PIXELS = 256
 """Height and width of a picture."""
@@ -26,21 +26,26 @@ def write_contact_sheet(suite_name: str, path: Path) -> None:
     """
     suite = load_suite(suite_name)
     num_tasks = len(suite.tasks)
-    sim = VectorSim(suite, num_tasks)
+    sim = VectorSim(suite, num_tasks, image_size=PIXELS)
     slots = np.arange(num_tasks)
     sim.reset(slots, tasks=slots, state_ids=np.resize(suite.test_ids, num_tasks))
-    images = np.empty((num_tasks, 1, PIXELS, PIXELS, 3), np.uint8)
-    sim.render(make_renderers(suite, suite.cameras[:1], PIXELS), slots, images)
+    seen = sim.observe()
     sim.close()
+    titles = ["\n".join(textwrap.wrap(said, 28)) for said in seen.instruction]
+    if len({task.instruction for task in suite.tasks}) < num_tasks:  # names tell the difference
+        titles = [f"{task.name}\n{t}" for task, t in zip(suite.tasks, titles, strict=True)]
+    num_lines = max(2, *(title.count("\n") + 1 for title in titles))
     num_columns = min(NUM_COLUMNS, num_tasks)
     num_rows = -(-num_tasks // num_columns)
-    figure = Figure(figsize=(2.6 * num_columns, 3.1 * num_rows), layout="constrained")
+    figure = Figure(
+        figsize=(2.6 * num_columns, (2.7 + 0.2 * num_lines) * num_rows), layout="constrained"
+    )
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for panel in panels:
         panel.set_axis_off()
-    for panel, task, image in zip(panels, suite.tasks, images[:, 0], strict=False):
-        panel.imshow(image)
-        panel.set_title("\n".join(textwrap.wrap(task.instruction, 28)), fontsize=9)
+    for panel, task, title, image in zip(panels, suite.tasks, titles, seen.images, strict=False):
+        panel.imshow(image[0])
+        panel.set_title(title, fontsize=9)
         panel.text(
             6, 14, "held out" if task.split == "heldout" else task.split, fontsize=8, va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},
