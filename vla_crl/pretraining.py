@@ -129,7 +129,12 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
     """Tell in words what the card of a checkpoint says."""
-    rows = [f"| `{t}` | {100 * s:.0f} % |" for t, s in card["success_on_test_ids"].items()]
+    success = card["success_on_test_ids"]
+    rows = [f"| `{task}` | {100 * rate:.0f} % |" for task, rate in success.items()]
+    sources = dict.fromkeys(task.rpartition(".")[0] for task in success)
+    for source in sources if len(sources) > 1 else ():
+        rates = [rate for task, rate in success.items() if task.rpartition(".")[0] == source]
+        rows.append(f"| all of `{source}` | {100 * np.mean(rates):.0f} % |")
     lines = [
         f"# Base policy for `{card['suite']}`",
         "",
