@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_crl.catalog import catalog_dir, policy_path
-from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.catalog import policy_path
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import expert_agent, policy_agent
@@ -99,15 +98,3 @@ def test_a_task_named_twice_is_refused(untrained_policy):
     tasks = ["red_cube_in_basket"] * 2
     with pytest.raises(ConfigError, match="a task is named twice: red_cube_in_basket, red_"):
         evaluate_policy(untrained_policy, tasks, num_episodes=1)
-
-
-@pytest.mark.parametrize("recipe", ["demo", "sequential_2k", "sequential_10k"])
-def test_committed_results_begin_with_the_shipped_policy(recipe):
-    """Contacts are chaotic and float sums depend on threads, so cells move by a point or two."""
-    stated = read_card(policy_path("tiny").with_suffix(""))["success_on_test_ids"]
-    folder = catalog_dir("experiments") / "results" / recipe
-    for file in folder.glob("matrix_seed*.csv"):
-        cells = [cell for cell in SuccessMatrix.read(file).cells() if cell.stage == 0]
-        assert [cell.successes / cell.episodes for cell in cells] == pytest.approx(
-            [stated[cell.task] for cell in cells], abs=0.05
-        )
