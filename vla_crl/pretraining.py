@@ -101,7 +101,6 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     demonstrations = collect_demonstrations(
         config.suite, config.num_episodes, seed=config.seed, perturbation=config.perturbation
     )
-    collected = perf_counter()
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, suite, config)
     trained = perf_counter()
@@ -115,8 +114,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         "episodes_per_task": config.num_eval_episodes,
         "demonstrations": config.num_episodes,
         "samples": num_updates * config.supervised.batch_size,
-        "collect_s": round(collected - started, 1),
-        "train_s": round(trained - collected, 1),
+        "wall_s": round(trained - started, 1),
         "num_parameters": sum(p.numel() for p in policy.parameters()),
         "seed": config.seed,
         "hardware": hardware_name(),
@@ -140,8 +138,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "",
         f"{card['num_parameters']:,} parameters, trained on {card['samples']:,} samples of "
         f"{card['demonstrations']:,} perturbed scripted demonstrations "
-        f"({card['collect_s']:.0f} s to collect, {card['train_s']:.0f} s to train on "
-        f"{card['hardware']}).",
+        f"(together {card['wall_s'] / 60:.0f} minutes on {card['hardware']}).",
         "",
         f"Success on the first {card['episodes_per_task']} test states of each task, deterministic "
         f"actions; {100 * card['mean_success']:.0f} % on average:",
@@ -222,17 +219,12 @@ class BatchSampler:
         questions = [f"where is the {thing}" for thing in suite.things]
         self._num_commands = len(commands)
         self._token_ids, self._word_mask = policy.tokenizer.encode(commands + questions)
-        self._by_task = np.argsort(demonstrations.task, kind="stable")
-        self._num_steps = np.bincount(demonstrations.task, minlength=len(commands))
-        self._tasks = np.flatnonzero(self._num_steps)
 
     def draw(self) -> SupervisedBatch:
-        """Return the next batch: tasks evenly, however long their episodes, then their steps."""
+        """Return the next batch."""
         data, rng = self._data, self._rng
         num = self._config.supervised.batch_size
-        tasks = rng.choice(self._tasks, size=num)
-        first = np.cumsum(self._num_steps)[tasks] - self._num_steps[tasks]
-        steps = self._by_task[first + rng.integers(self._num_steps[tasks])]
+        steps = rng.integers(len(data), size=num)
         is_question = rng.random(num) < self._config.question_fraction
         is_there = data.object_visible[steps].any(axis=1)  # [B, things]
         asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
