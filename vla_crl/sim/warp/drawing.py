@@ -6,36 +6,8 @@ from typing import Any
 import mujoco_warp
 import warp as wp
 
+from vla_crl.sim.warp.kernels.pictures import unpack
 from vla_crl.sim.warp.worlds import Worlds
-
-wp.set_module_options({"enable_backward": False})
-
-RED, GREEN = wp.constant(wp.uint32(16)), wp.constant(wp.uint32(8))
-
-
-@wp.kernel
-def unpack(
-    packed: wp.array2d(dtype=wp.uint32),
-    order: wp.array(dtype=int),
-    drawn: wp.array(dtype=int),
-    images: wp.array4d(dtype=wp.vec3ub),
-):
-    """Write the pictures of the worlds to draw into images [N, C, H, W].
-
-    Args:
-        packed: [N, C H W] 0xAARRGGBB, cameras in the model's order.
-        order: [C] for each image, which of those cameras.
-        drawn: [N] 1 where the world's picture is wanted.
-        images: Written.
-    """
-    world, camera, pixel = wp.tid()
-    if drawn[world] == 0:
-        return
-    height, width = images.shape[2], images.shape[3]
-    colour = packed[world, order[camera] * height * width + pixel]
-    images[world, camera, pixel // width, pixel % width] = wp.vec3ub(
-        wp.uint8(colour >> RED), wp.uint8(colour >> GREEN), wp.uint8(colour)
-    )
 
 
 class Drawing:
@@ -70,8 +42,8 @@ class Drawing:
             wp.capture_launch(self._graph)
             return
         self._launch(images)  # also compiles, or loads from the disk
-        if images.device.is_cuda:
-            with wp.ScopedCapture(images.device) as capture:
+        if wp.get_device().is_cuda:
+            with wp.ScopedCapture() as capture:
                 self._launch(images)
             self._graph = capture.graph
 

@@ -14,7 +14,7 @@ from vla_crl.sim.stepping import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT, allocat
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import check_range, joint_name
 from vla_crl.sim.warp.drawing import Drawing
-from vla_crl.sim.warp.senses import feel
+from vla_crl.sim.warp.kernels.senses import feel
 from vla_crl.sim.warp.worlds import Worlds
 
 NUM_CONTACTS = 64
@@ -61,16 +61,11 @@ class WarpSim:
         ]:
             if value < 1:
                 raise ConfigError(f"WarpSim: {name} is {value}, expected at least 1")
-        known = [str(known) for known in wp.get_devices()]
-        if device not in known:
-            raise ConfigError(
-                f"WarpSim: Warp finds no device '{device}' on this machine, only "
-                f"{', '.join(known)}; a GPU needs NVIDIA's driver"
-            )
         self.suite, self.num_slots = suite, num_slots
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
-        self._device, self._num_contacts = wp.get_device(device), num_contacts
+        self._device, self._num_contacts = _device(device), num_contacts
+        self._image_size = image_size
         self._constants = [world_of(suite, index) for index in range(len(suite.scenes))]
         self._slots = allocate_slots(suite, self._constants, num_slots)
         self._episodes = Episodes(suite, self._constants, self._slots, None)
@@ -213,10 +208,10 @@ class WarpSim:
         with self._lock, wp.ScopedDevice(self._device):
             for scene in np.unique(scenes):
                 part, worlds = rows[scenes == scene], self._worlds[int(scene)]
-                for target, values in (
-                    (physics, worlds.physics()), (controller, worlds.rows.numpy()),
-                ):  # fmt: skip
-                    target[part, : values.shape[1]] = values[part]
+                packed = worlds.physics()
+                controlled: np.ndarray = worlds.rows.numpy()
+                physics[part, : packed.shape[1]] = packed[part]
+                controller[part, : controlled.shape[1]] = controlled[part]
         return {
             "physics": physics,
             "controller": controller,
@@ -234,11 +229,12 @@ class WarpSim:
         before = state.num_steps[rows]
         for name in ("num_steps", "outcome"):
             getattr(state, name)[rows] = result[name][rows]
-        blown = np.flatnonzero(state.outcome[rows] == DIVERGED)
-        if len(blown):
-            physics, controller = worlds.physics(), worlds.rows_before.numpy()
+        blown, model = np.flatnonzero(state.outcome[rows] == DIVERGED), worlds.model
+        if not len(blown):
+            return
+        physics, controller = worlds.physics(), worlds.rows_before.numpy()
         for k in blown:
-            row, model = rows[k], worlds.model
+            row = rows[k]
             self.divergences.append(
                 Divergence(
                     suite=self.suite.name,
@@ -292,9 +288,8 @@ class WarpSim:
 
     def _drawing_of(self, scene: int) -> Drawing:
         if scene not in self._drawings:
-            size = self._images.shape[2]
             self._drawings[scene] = Drawing(
-                self._worlds[scene], self.suite.cameras, size, self.num_slots
+                self._worlds[scene], self.suite.cameras, self._image_size, self.num_slots
             )
         return self._drawings[scene]
 
@@ -310,3 +305,22 @@ class WarpSim:
         rows = np.asarray(list(slots), dtype=np.int64)
         check_range("WarpSim: slot", rows, self.num_slots)
         return rows
+
+
+def device_name(device: str) -> str:
+    """Return what the device is, e.g. "NVIDIA H100 80GB HBM3".
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    return _device(device).name
+
+
+def _device(name: str) -> wp.Device:
+    known = [str(device) for device in wp.get_devices()]
+    if name not in known:
+        raise ConfigError(
+            f"WarpSim: Warp finds no device '{name}' on this machine, only {', '.join(known)}; "
+            "a GPU needs NVIDIA's driver"
+        )
+    return wp.get_device(name)

@@ -12,9 +12,9 @@ from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.stepping import World
-from vla_crl.sim.warp.controller import command, put_controller, ramp
-from vla_crl.sim.warp.episodes import Physics, Progress, begin, judge, keep, watch
-from vla_crl.sim.warp.predicates import Poses, put_goals
+from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.warp.kernels.episodes import Physics, Progress, begin, judge, keep, watch
+from vla_crl.sim.warp.kernels.predicates import Poses, put_goals
 
 ROWS_PER_CONTACT = 6
 """Constraint rows of a contact with friction in all directions (condim 6, elliptic cone)."""
@@ -73,10 +73,8 @@ class Worlds:
         Raises:
             ConfigError: MuJoCo Warp does not support something in the scene.
         """
-        self.model, self._scene, self._world, self._device = (
-            warp_model(scene), scene, world, device,
-        )  # fmt: skip
-        self._num_worlds, self._num_contacts = num_worlds, num_contacts
+        self.model, self._scene, self._world = warp_model(scene), scene, world
+        self._num_worlds = num_worlds
         rest = mujoco.MjData(self.model)
         mujoco.mj_kinematics(self.model, rest)
         try:
@@ -167,9 +165,10 @@ class Worlds:
             getattr(progress, name).assign(value.astype(np.int32))
         progress.outcome.zero_()
         wp.copy(self.rows_before, self.rows)
+        size = self._action.size
         by_step = wp.array(np.ascontiguousarray(actions.swapaxes(0, 1)), dtype=wp.float64)
         for step in range(actions.shape[1]):
-            wp.copy(self._action, by_step[step])
+            wp.copy(self._action, by_step, src_offset=step * size, count=size)
             self._control_step()
         wp.launch(keep, self._num_worlds, [self._current, self._kept])
         self.refresh()
@@ -189,8 +188,8 @@ class Worlds:
             wp.capture_launch(self._graph)
             return
         self._launch()  # also compiles, or loads from the disk
-        if self._device.is_cuda:
-            with wp.ScopedCapture(self._device) as capture:
+        if wp.get_device().is_cuda:
+            with wp.ScopedCapture() as capture:
                 self._launch()
             self._graph = capture.graph
 

@@ -7,7 +7,7 @@ after every control step a world that does not act, or acts no longer, is put ba
 import warp as wp
 
 from vla_crl.sim import stepping
-from vla_crl.sim.warp.predicates import Goals, Poses, goal_reached
+from vla_crl.sim.warp.kernels.predicates import Goals, Poses, goal_reached
 
 wp.set_module_options({"enable_backward": False})
 
