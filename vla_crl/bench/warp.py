@@ -50,7 +50,8 @@ def bench_warp(
     with contextlib.redirect_stdout(sys.stderr):  # Warp says what it compiles
         from vla_crl.sim.warp.warp_sim import WarpSim, device_name
 
-        loaded, records = load_suite(suite), list[BenchRecord]()
+        chip, loaded = device_name(device), load_suite(suite)
+        records: list[BenchRecord] = []
         with closing(VectorSim(loaded, num_peer_slots, num_threads=num_cores())) as peer:
             peer_load = _record(peer, num_chunks)
             for size in sizes:
@@ -61,7 +62,6 @@ def bench_warp(
                         name = f"warp.{suite}.{seen}.{size}"
                         label = f"VectorSim, {num_cores()} threads"
                         records.append(against_peer(name, rates[0], "steps/s", label, rates[1]))
-        chip = device_name(device)
     return [dataclasses.replace(r, hardware=f"{chip}; {r.hardware}") for r in records]
 
 

@@ -5,21 +5,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-wp = pytest.importorskip("warp", reason="pip install 'vla-crl[warp]'")
 pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 
-from vla_crl.errors import ConfigError  # noqa: E402
-from vla_crl.sim import controller, predicates  # noqa: E402
-from vla_crl.sim.goals import DIRECTIONS, parse_goal  # noqa: E402
-from vla_crl.sim.kinematics import Chain  # noqa: E402
-from vla_crl.sim.layout import initial_states  # noqa: E402
-from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle  # noqa: E402
-from vla_crl.sim.stepping import World, world_of  # noqa: E402
-from vla_crl.sim.suite import Suite, load_suite  # noqa: E402
-from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp  # noqa: E402
-from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain  # noqa: E402
-from vla_crl.sim.warp.kernels.predicates import Poses, evaluate_goals, put_goals  # noqa: E402
-from vla_crl.sim.warp.kernels.senses import feel  # noqa: E402
+import warp as wp
+
+from vla_crl.errors import ConfigError
+from vla_crl.sim import controller, predicates
+from vla_crl.sim.goals import DIRECTIONS, parse_goal
+from vla_crl.sim.kinematics import Chain
+from vla_crl.sim.layout import initial_states
+from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
+from vla_crl.sim.stepping import World, world_of
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain
+from vla_crl.sim.warp.kernels.predicates import Poses, evaluate_goals, put_goals
+from vla_crl.sim.warp.kernels.senses import feel
 
 CPU = "cpu"
 NUM_WORLDS = 200

@@ -7,17 +7,18 @@ import mujoco
 import numpy as np
 import pytest
 
-wp = pytest.importorskip("warp", reason="pip install 'vla-crl[warp]'")
 pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 
-from vla_crl.errors import ConfigError, SpecError  # noqa: E402
-from vla_crl.sim.goals import Goal  # noqa: E402
-from vla_crl.sim.simulation import Simulation  # noqa: E402
-from vla_crl.sim.suite import Suite, load_suite  # noqa: E402
-from vla_crl.sim.variation import VariationConfig  # noqa: E402
-from vla_crl.sim.vector_sim import VectorSim  # noqa: E402
-from vla_crl.sim.warp.warp_sim import WarpSim  # noqa: E402
-from vla_crl.sim.warp.worlds import warp_model  # noqa: E402
+import warp as wp
+
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.goals import Goal
+from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.warp.warp_sim import WarpSim
+from vla_crl.sim.warp.worlds import warp_model
 
 AT_ONCE, VARIED, OTHER_SCENE = 2, 3, 1
 HORIZON = 3

@@ -38,6 +38,7 @@ class Drawing:
     def draw(self, drawn: Any, images: wp.array) -> None:
         """Draw the worlds where `drawn` [N] into images [N, C, H, W], always the same array."""
         self._drawn.assign(drawn)
+        mujoco_warp.refit_bvh(self._worlds.warp_model, self._worlds.data, self._context)
         if self._graph is not None:
             wp.capture_launch(self._graph)
             return
@@ -49,7 +50,6 @@ class Drawing:
 
     def _launch(self, images: wp.array) -> None:
         worlds, context = self._worlds, self._context
-        mujoco_warp.refit_bvh(worlds.warp_model, worlds.data, context)
         mujoco_warp.render(worlds.warp_model, worlds.data, context)
         num_worlds, num_cameras, height, width = images.shape
         wp.launch(

@@ -10,6 +10,8 @@ import warp as wp
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
+from vla_crl.sim.controller import JOINTS, row_size
+from vla_crl.sim.layout import initial_states
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.stepping import World
 from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
@@ -75,8 +77,6 @@ class Worlds:
         """
         self.model, self._scene, self._world = warp_model(scene), scene, world
         self._num_worlds = num_worlds
-        rest = mujoco.MjData(self.model)
-        mujoco.mj_kinematics(self.model, rest)
         try:
             self.warp_model = mujoco_warp.put_model(self.model)
         except NotImplementedError as error:
@@ -85,7 +85,7 @@ class Worlds:
                 "use VectorSim"
             ) from error
         self.data = data = mujoco_warp.put_data(
-            self.model, rest, nworld=num_worlds, nconmax=num_contacts,
+            self.model, self._first_state(), nworld=num_worlds, nconmax=num_contacts,
             njmax=ROWS_PER_CONTACT * num_contacts,
         )  # fmt: skip
         self._controller = put_controller(world, str(device))
@@ -103,8 +103,7 @@ class Worlds:
         for field in ("acting", "task", "num_steps", "outcome", "fastest"):
             setattr(self.progress, field, wp.zeros(num_worlds, dtype=int))
         self.progress.speed = wp.zeros(num_worlds, dtype=float)
-        num_rows = 3 + 9 + len(world.arm_actuators) + 1
-        self.rows = wp.zeros((num_worlds, num_rows), dtype=wp.float64)
+        self.rows = wp.zeros((num_worlds, row_size(world.controller.chain)), dtype=wp.float64)
         self.rows_before = wp.zeros_like(self.rows)
         self._previous = wp.zeros_like(self.rows)
         self._action = wp.zeros((num_worlds, ACTION_DIM), dtype=wp.float64)
@@ -181,6 +180,18 @@ class Worlds:
         """Return the states of all worlds, packed by `stepping.STATE_SPEC`."""
         parts = [getattr(self._current, field).numpy() for field in PHYSICS]
         return np.concatenate([part.reshape(self._num_worlds, -1) for part in parts], axis=1)
+
+    def _first_state(self) -> mujoco.MjData:
+        """Return the first initial state, in which worlds without an episode stand.
+
+        They are stepped and put back as well; in the model's own state all objects would overlap.
+        """
+        data, initial, world = mujoco.MjData(self.model), initial_states(self._scene), self._world
+        data.qpos[:], data.mocap_pos[:] = initial.qpos[0], initial.mocap_pos[0]
+        data.ctrl[world.arm_actuators] = initial.controller[0, JOINTS]
+        data.ctrl[world.finger_actuators] = initial.controller[0, -1]
+        mujoco.mj_kinematics(self.model, data)
+        return data
 
     def _control_step(self) -> None:
         """Launch the kernels of a control step, on a GPU as one graph."""
