@@ -1,5 +1,7 @@
 """The backend beside MuJoCo's C library and the project's renderer, on Warp's CPU device."""
 
+import copy
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,17 +13,20 @@ pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 
 import warp as wp
 
+import vla_crl.sim.warp
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.goals import Goal
 from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.stepping import world_of
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 from vla_crl.sim.warp.warp_sim import WarpSim
-from vla_crl.sim.warp.worlds import warp_model
+from vla_crl.sim.warp.worlds import Worlds, warp_model
 
 AT_ONCE, VARIED, OTHER_SCENE = 2, 3, 1
-HORIZON = 3
+HORIZON = 5
+CONTROL_HZ = 50.0  # four physics steps in a control step instead of twenty
 NUM_SLOTS = 4
 IMAGE_SIZE = 32
 
@@ -30,9 +35,8 @@ IMAGE_SIZE = 32
 def suite() -> Suite:
     """Two scenes, short episodes; a task that succeeds at once and one with a variation."""
     suite = load_suite("tabletop_object")
-    scenes = tuple(
-        replace(scene, config=replace(scene.config, horizon=HORIZON)) for scene in suite.scenes
-    )
+    changes = {"horizon": HORIZON, "control_hz": CONTROL_HZ}
+    scenes = tuple(replace(s, config=replace(s.config, **changes)) for s in suite.scenes)
     first, second = suite.tasks[:2]
     assert (first.scene, second.scene) == (0, 1)
     at_once = replace(first, name="at_once", goal=Goal("released", ("red cube",)))
@@ -66,7 +70,7 @@ def test_an_episode_resembles_that_of_mujoco(sims: tuple[VectorSim, WarpSim]):
     before, after = (sim.get_states() for sim in sims)
     for name, values in before.items():
         assert np.allclose(after[name], values, atol=1e-6), name
-    results = [sim.step_chunk(random_actions(NUM_SLOTS, 2)) for sim in sims]
+    results = [sim.step_chunk(random_actions(NUM_SLOTS, 4)) for sim in sims]
     for name in ("reward", "success", "terminated", "truncated", "num_steps", "diverged"):
         assert np.array_equal(getattr(results[0], name), getattr(results[1], name)), name
     expected, states = (sim.get_states() for sim in sims)
@@ -100,14 +104,15 @@ def test_a_slot_stops_when_its_episode_ends_and_the_others_go_on(
 ):
     begin(sims, [0, AT_ONCE, AT_ONCE, 0])
     before = sims[1].get_states()
-    results = [sim.step_chunk(random_actions(2, 2), [0, 1]) for sim in sims]
+    results = [sim.step_chunk(random_actions(2, 4), [0, 1]) for sim in sims]
     for result in results:
-        assert result.num_steps.tolist() == [2, 1]
+        assert result.num_steps.tolist() == [4, 1]
         assert result.success.tolist() == [False, True]
         assert result.reward.tolist() == [0.0, 1.0]
     expected, states = (sim.get_states() for sim in sims)
-    assert np.abs(states["physics"] - expected["physics"])[1].max() < 0.5  # it stopped as early
-    assert np.abs(states["physics"] - expected["physics"])[1, :45].max() < 5e-3
+    num_positions = 1 + sims[0].suite.scenes[0].model.nq
+    error = np.abs(states["physics"] - expected["physics"])[:2, :num_positions]
+    assert error.max() < 5e-3  # it stopped as early
     for name, values in before.items():  # who was not stepped
         assert np.array_equal(states[name][2:], values[2:]), name
     with pytest.raises(SpecError, match=r"WarpSim.step_chunk: slots \[1\] have no running episode"):
@@ -239,3 +244,19 @@ def test_a_scene_with_what_is_not_simulated_is_refused(suite: Suite):
     scene = replace(suite.scenes[0], model=spec.compile())
     with pytest.raises(ConfigError, match="scene 'scene.xml' has sensors, .* use VectorSim"):
         warp_model(scene)
+
+
+def test_a_scene_with_an_option_that_mujoco_warp_lacks_is_refused(suite: Suite):
+    model = copy.copy(suite.scenes[0].model)
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICIT
+    scene, device = replace(suite.scenes[0], model=model), wp.get_device("cpu")
+    with pytest.raises(ConfigError, match="does not support .* mjINT_IMPLICIT is unsupported"):
+        Worlds(scene, world_of(suite, 0), 1, device, 8)
+
+
+def test_a_missing_package_is_an_error_that_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"warp is missing: pip install 'vla-crl\[warp\]'"):
+        importlib.reload(vla_crl.sim.warp)
