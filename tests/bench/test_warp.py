@@ -13,11 +13,11 @@ def test_both_backends_play_the_same_actions(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(wp.config, "optimization_level", 0)
     records = bench_warp(
-        "tabletop_spatial", device="cpu", sizes=(2,), num_peer_slots=2, num_chunks=1, num_repeats=1
+        "tabletop_object", device="cpu", sizes=(2,), num_peer_slots=2, num_chunks=1, num_repeats=1
     )
     assert [record.name for record in records] == [
-        "warp.tabletop_spatial.pixels.2",
-        "warp.tabletop_spatial.state.2",
+        "warp.tabletop_object.pixels.2",
+        "warp.tabletop_object.state.2",
     ]
     for record in records:
         assert (record.unit, record.goal) == ("steps/s", None)
