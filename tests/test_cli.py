@@ -210,7 +210,9 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("collect --suite kitchn --episodes 1 --output a", "Did you mean 'kitchen'?"),
         ("bench sim --suite kitchn", "Did you mean 'kitchen'?"),
         ("bench update --suite kitchen --peers", "bench update: has no --peers; render, sim have"),
-        ("bench sim --suite kitchen --sizes 4", "bench sim: has no --sizes; render and scale have"),
+        ("bench sim --suite kitchen --sizes 4", "has no --sizes; render, scale and warp have"),
+        ("bench sim --suite kitchen --device cpu", "bench sim: has no --device; warp has"),
+        ("bench warp --suite kitchen", "bench warp: needs --device, e.g. --device cuda:0"),
         ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number above 0"),
         ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
@@ -545,6 +547,15 @@ def test_bench_passes_sizes(
     install("vla_crl.bench.scale", bench_scale=calls)
     run(capsys, "bench", "scale", "--suite", "kitchen", "--sizes", "64", "256")
     assert calls == [(("kitchen",), {"sizes": [64, 256]})]
+
+
+def test_bench_passes_the_device(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([against_peer("speed", 6.0, "steps/s", "VectorSim, 2 threads", 8.0)])
+    install("vla_crl.bench.warp", bench_warp=calls)
+    run(capsys, *["bench", "warp", "--suite", "kitchen", "--device", "cuda:0", "--sizes", "1024"])
+    assert calls == [(("kitchen",), {"sizes": [1024], "device": "cuda:0"})]
 
 
 def test_doctor_ends_with_1_when_something_fails(

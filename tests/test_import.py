@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,12 @@ LIGHT_MODULES = (
     "vla_crl.run_directory",
     "vla_crl.bench.record",
 )
+SIM_ON_WARP = Path(vla_crl.__file__).parent / "sim" / "warp"
 MODULES = sorted(
     ".".join(path.relative_to(Path(vla_crl.__file__).parent.parent).with_suffix("").parts)
     for path in Path(vla_crl.__file__).parent.rglob("*.py")
     if path.name != "__init__.py"
+    and (find_spec("mujoco_warp") or not path.is_relative_to(SIM_ON_WARP))
 )
 
 

@@ -14,7 +14,7 @@ from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.rollout.evaluate import TaskResult
 from vla_crl.sim.suite import load_suite
 
-SUITE = "tabletop_object"
+SUITE = "tabletop_30"
 CONFIG = PretrainConfig(
     suite=SUITE,
     policy="tiny",
@@ -41,7 +41,7 @@ def test_pretraining_leaves_a_checkpoint_whose_card_tells_how_it_was_made(tmp_pa
     assert card["samples"] == 32
     page = (tmp_path / "checkpoint" / "README.md").read_text()
     assert "vla-crl pretrain mine" in page
-    assert "| `red_cube_in_basket` | 0 % |" in page
+    assert "| `tabletop_object.red_cube_in_basket` | 0 % |" in page
     assert set(card["success_on_test_ids"]) == {task.name for task in load_suite(SUITE).tasks}
     assert not torch.equal(
         load_policy(tmp_path / "checkpoint").norm_stats.state_mean, torch.zeros(8)

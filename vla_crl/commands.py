@@ -27,6 +27,7 @@ BENCHES = {
     "scale": "vla_crl.bench.scale:bench_scale",
     "sim": "vla_crl.bench.sim:bench_sim",
     "update": "vla_crl.bench.update:bench_update",
+    "warp": "vla_crl.bench.warp:bench_warp",
 }
 PEER_BENCHES = {
     "render": "vla_crl.bench.render_peers:bench_render_peers",
@@ -221,15 +222,20 @@ def bench(options: Options) -> Rows | None:
     benches = BENCHES if options.peers is None else PEER_BENCHES
     if options.what not in benches:
         raise ConfigError(f"bench {options.what}: has no --peers; {', '.join(benches)} have")
-    if options.sizes and options.what not in {"render", "scale"}:
-        raise ConfigError(f"bench {options.what}: has no --sizes; render and scale have")
+    if options.sizes and options.what not in {"render", "scale", "warp"}:
+        raise ConfigError(f"bench {options.what}: has no --sizes; render, scale and warp have")
+    if options.device and options.what != "warp":
+        raise ConfigError(f"bench {options.what}: has no --device; warp has")
+    if options.what == "warp" and not options.device:
+        raise ConfigError("bench warp: needs --device, e.g. --device cuda:0")
     run_bench = cast(
         Callable[..., list[Any]], catalog.load_attribute(benches[options.what], "bench")
     )
     arguments = [] if options.what == "update" else [options.suite]
     if options.peers is not None:
         arguments.append(options.peers)
-    records = run_bench(*arguments, **({"sizes": options.sizes} if options.sizes else {}))
+    settings = {"sizes": options.sizes, "device": options.device}
+    records = run_bench(*arguments, **{name: value for name, value in settings.items() if value})
     if options.json:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)

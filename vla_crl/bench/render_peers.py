@@ -49,7 +49,7 @@ def bench_render_peers(
     chosen = choose_peers(WHERE, peers, RENDER_PEERS)
     for peer in chosen:
         if peer == "warp":
-            require_extra(WHERE, peer, "mujoco_warp", "mjx")
+            require_extra(WHERE, peer, "mujoco_warp", "warp")
         else:
             require_gl(WHERE, peer, peer)
     loaded = load_suite(suite)

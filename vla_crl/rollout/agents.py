@@ -7,6 +7,7 @@ import torch
 
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.sim.experts import ScriptedExpert
+from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.vector_sim import VectorSim
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -15,7 +16,9 @@ Agent = Callable[[VectorSim], Act]
 """Takes its place in a simulation."""
 
 
-def policy_agent(policy: VLAPolicy, *, deterministic: bool, seed: int = 0) -> Agent:
+def policy_agent(
+    policy: VLAPolicy, *, deterministic: bool, seed: int = 0
+) -> Callable[[Simulation], Act]:
     """Let a policy act.
 
     Args:
@@ -24,7 +27,7 @@ def policy_agent(policy: VLAPolicy, *, deterministic: bool, seed: int = 0) -> Ag
         seed: Seed of sampling; without effect on deterministic actions.
     """
 
-    def start(sim: VectorSim) -> Act:
+    def start(sim: Simulation) -> Act:
         generator = torch.Generator().manual_seed(seed)
 
         @torch.no_grad()

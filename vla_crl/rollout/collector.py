@@ -15,7 +15,7 @@ from vla_crl.models.context import Context
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.simulation import Simulation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Collector:
     """
 
     def __init__(
-        self, policy: VLAPolicy, sim: VectorSim, task: str, *, config: CollectorConfig, seed: int
+        self, policy: VLAPolicy, sim: Simulation, task: str, *, config: CollectorConfig, seed: int
     ) -> None:
         """Start an episode in every slot.
 

@@ -126,9 +126,9 @@ class VectorSim:
                 f"VectorSim.reset: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
                 "expected one task and one state id per slot"
             )
-        _check_range("VectorSim.reset: slot", rows, self.num_slots)
-        _check_range("VectorSim.reset: task", task, len(self.suite.tasks))
-        _check_range("VectorSim.reset: state id", ids, self.suite.test_ids.stop)
+        check_range("VectorSim.reset: slot", rows, self.num_slots)
+        check_range("VectorSim.reset: task", task, len(self.suite.tasks))
+        check_range("VectorSim.reset: state id", ids, self.suite.test_ids.stop)
         self._episodes.begin(rows, task, ids)
         self._run(refresh_slots, rows)
 
@@ -317,7 +317,7 @@ class VectorSim:
         if slots is None:
             return np.arange(self.num_slots)
         rows = np.asarray(list(slots), dtype=np.int64)
-        _check_range("VectorSim: slot", rows, self.num_slots)
+        check_range("VectorSim: slot", rows, self.num_slots)
         return rows
 
     def _proprioception(self, rows: np.ndarray) -> np.ndarray:
@@ -358,7 +358,7 @@ class VectorSim:
             suite=self.suite.name,
             task=self.suite.tasks[slots.task[row]].name,
             state_id=int(self._episodes.state_id[row]),
-            joint=_joint_name(model, int(model.dof_jntid[dof])),
+            joint=joint_name(model, int(model.dof_jntid[dof])),
             speed=float(speed[dof]),
             physics=self._physics(row).copy(),
             actions=actions.copy(),
@@ -368,12 +368,13 @@ class VectorSim:
         )
 
 
-def _joint_name(model: mujoco.MjModel, joint: int) -> str:
+def joint_name(model: mujoco.MjModel, joint: int) -> str:
     """Return a joint's name, or of a free joint that of its body."""
     return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name
 
 
-def _check_range(what: str, values: np.ndarray, stop: int) -> None:
+def check_range(what: str, values: np.ndarray, stop: int) -> None:
+    """Raise a SpecError that begins with `what` if a value is not in range(stop)."""
     bad = values[(values < 0) | (values >= stop)]
     if len(bad):
         raise SpecError(f"{what} {bad[0]} is out of range, expected 0 .. {stop - 1}")

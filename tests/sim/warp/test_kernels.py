@@ -1,0 +1,157 @@
+"""Warp's kernels beside the functions that numba compiles, on random inputs."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+
+import warp as wp
+
+from vla_crl.errors import ConfigError
+from vla_crl.sim import controller, predicates
+from vla_crl.sim.goals import DIRECTIONS, parse_goal
+from vla_crl.sim.kinematics import Chain
+from vla_crl.sim.layout import initial_states
+from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
+from vla_crl.sim.stepping import World, world_of
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain
+from vla_crl.sim.warp.kernels.predicates import Poses, evaluate_goals, put_goals
+from vla_crl.sim.warp.kernels.senses import feel
+
+CPU = "cpu"
+NUM_WORLDS = 200
+GOALS = (
+    ["in", "red cube", "drawer"],
+    ["on", "red cube", "plate"],
+    ["stacked", "red cube", "plate"],
+    ["released", "red cube"],
+    ["open", "drawer"],
+    ["closed", "drawer"],
+    ["turned_on", "knob"],
+    ["turned_off", "knob"],
+    *([direction, "red cube", "plate"] for direction in DIRECTIONS),
+    ["between", "red cube", "plate", "stove"],
+    ["and", ["released", "red cube"], ["open", "drawer"], ["not", ["turned_on", "knob"]]],
+    ["or", ["in", "red cube", "drawer"], ["not", ["open", "drawer"]]],
+)
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    return load_suite("tabletop_goal")
+
+
+@pytest.fixture(scope="module")
+def world(suite: Suite) -> World:
+    return world_of(suite, 0)
+
+
+def random_rotations(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    vectors = rng.normal(size=(int(np.prod(shape)), 3)) * rng.choice([0.01, 1.0])
+    turned = [matrix_from_axis_angle(vector) for vector in vectors]
+    return np.array(turned).reshape(*shape, 3, 3).astype(np.float32)
+
+
+def array(values: np.ndarray, dtype: type) -> Any:
+    return wp.array(values, dtype=dtype, device=CPU)
+
+
+def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: World):
+    rng = np.random.default_rng(0)
+    expected = initial_states(suite.scenes[0]).controller[:NUM_WORLDS].copy()
+    constants, acting = put_controller(world, CPU), np.ones(NUM_WORLDS)
+    acting[-20:] = 0
+    rows = array(expected, wp.float64)
+    previous, idle = wp.zeros_like(rows), expected[-20:].copy()
+    for _ in range(6):
+        actions = rng.uniform(-1.0, 1.0, (NUM_WORLDS, 7))
+        actions[::10, 6] = 0.0
+        sites = np.zeros((NUM_WORLDS, world.sizes.nsite, 3), np.float32)
+        sites[:, world.grip_site] = expected[:, :3] + rng.normal(0.0, 0.04, (NUM_WORLDS, 3))
+        inputs = [array(acting, int), array(actions, wp.float64), array(sites, wp.vec3)]
+        wp.launch(command, NUM_WORLDS, [constants, *inputs, rows, previous], device=CPU)
+        for row, action, site in zip(expected[:-20], actions, sites, strict=False):
+            measured = site[world.grip_site].astype(np.float64)
+            controller.command(world.controller, row, action, measured, np.zeros(3))
+    assert np.abs(rows.numpy() - expected).max() < 1e-11
+    assert np.array_equal(rows.numpy()[-20:], idle)
+
+
+def test_commands_move_linearly_from_the_row_before_to_the_row_now(world: World):
+    rng = np.random.default_rng(1)
+    before, now = rng.normal(size=(2, 3, controller.row_size(world.controller.chain)))
+    ctrl = wp.zeros((3, world.sizes.nu), dtype=float, device=CPU)
+    rows = [array(values, wp.float64) for values in (now, before)]
+    wp.launch(ramp, 3, [put_controller(world, CPU), 0.25, *rows, ctrl], device=CPU)
+    expected = before[:, 12:] + 0.25 * (now - before)[:, 12:]
+    assert np.allclose(ctrl.numpy()[:, world.arm_actuators], expected[:, :-1], atol=1e-6)
+    for finger in world.finger_actuators:
+        assert np.allclose(ctrl.numpy()[:, finger], expected[:, -1], atol=1e-6)
+
+
+def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: World):
+    scene, size = suite.scenes[0], world.sizes
+    goals = scene.compile([parse_goal(goal, "test", scene.known) for goal in GOALS])
+    rng, num_worlds = np.random.default_rng(2), 1000
+    low, high = [-0.06, -0.06, 0.0], [0.06, 0.06, 0.06]
+    places = {
+        name: rng.uniform(low, high, (num_worlds, count, 3)).astype(np.float32)
+        for name, count in (("body", size.nbody), ("site", size.nsite), ("geom", size.ngeom))
+    }
+    turns = {n: random_rotations(rng, num_worlds, places[n].shape[1]) for n in ("site", "geom")}
+    qpos = rng.uniform(-0.2, 2.0, (num_worlds, size.nq)).astype(np.float32)
+    poses = Poses()
+    for name, values in places.items():
+        setattr(poses, f"{name}_pos", array(values, wp.vec3))
+    for name, values in turns.items():
+        setattr(poses, f"{name}_mat", array(values, wp.mat33))
+    poses.qpos, poses.grip_site = array(qpos, float), world.grip_site
+    holds = wp.zeros(num_worlds, dtype=bool, device=CPU)
+    compiled = put_goals(goals, CPU)
+    for index, goal in enumerate(GOALS):
+        inputs = [compiled, array(np.full(num_worlds, index), int), poses, holds]
+        wp.launch(evaluate_goals, num_worlds, inputs, device=CPU)
+        expected = [
+            predicates.goal_reached(
+                goals, index,
+                predicates.Poses(
+                    body.astype(np.float64), site.astype(np.float64),
+                    site_turn.reshape(-1, 9).astype(np.float64), geom.astype(np.float64),
+                    geom_turn.reshape(-1, 9).astype(np.float64), joints.astype(np.float64),
+                    site[world.grip_site].astype(np.float64),
+                ),
+            )
+            for body, site, geom, site_turn, geom_turn, joints in zip(
+                *places.values(), *turns.values(), qpos, strict=True
+            )
+        ]  # fmt: skip
+        assert np.array_equal(holds.numpy(), expected), goal
+        assert 0 < np.sum(expected) < num_worlds, goal
+
+
+def test_the_state_is_position_axis_angle_and_fingers():
+    rng = np.random.default_rng(3)
+    position = rng.normal(size=(NUM_WORLDS, 2, 3)).astype(np.float32)
+    rotation, qpos = random_rotations(rng, NUM_WORLDS, 2), rng.normal(size=(NUM_WORLDS, 5))
+    felt = np.ones(NUM_WORLDS)
+    felt[0] = 0
+    state = wp.zeros((NUM_WORLDS, 8), dtype=float, device=CPU)
+    poses = [array(position, wp.vec3), array(rotation, wp.mat33), array(qpos, float)]
+    fingers = array(np.array([3, 4]), int)
+    wp.launch(feel, NUM_WORLDS, [array(felt, int), *poses, 1, fingers, state], device=CPU)
+    turn = axis_angle_from_matrix(rotation[:, 1].astype(np.float64))
+    expected = np.concatenate([position[:, 1], turn, qpos[:, 3:]], axis=1)
+    expected[0] = 0.0
+    assert np.abs(state.numpy() - expected).max() < 1e-5
+
+
+def test_an_arm_with_too_many_joints_is_refused():
+    num_joints = MAX_JOINTS + 1
+    frames = np.zeros((num_joints + 1, 3)), np.zeros((num_joints + 1, 3, 3))
+    chain = Chain(*frames, np.zeros((num_joints, 3)), *np.zeros((3, num_joints)))
+    with pytest.raises(ConfigError, match="the arm has 9 joints, expected at most 8; .* VectorSim"):
+        put_chain(chain, CPU)

@@ -1,0 +1,280 @@
+"""The backend beside MuJoCo's C library and the project's renderer, on Warp's CPU device."""
+
+import copy
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+
+import warp as wp
+
+import vla_crl.sim.warp
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.goals import Goal
+from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.stepping import world_of
+from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.warp.warp_sim import WarpSim
+from vla_crl.sim.warp.worlds import Worlds, warp_model
+
+AT_ONCE, VARIED, OTHER_SCENE = 2, 3, 1
+HORIZON = 5
+CONTROL_HZ = 50.0  # four physics steps in a control step instead of twenty
+NUM_SLOTS = 4
+IMAGE_SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    """Two scenes, short episodes; a task that succeeds at once and one with a variation."""
+    suite = load_suite("tabletop_object")
+    changes = {"horizon": HORIZON, "control_hz": CONTROL_HZ}
+    scenes = tuple(replace(s, config=replace(s.config, **changes)) for s in suite.scenes)
+    first, second = suite.tasks[:2]
+    assert (first.scene, second.scene) == (0, 1)
+    at_once = replace(first, name="at_once", goal=Goal("released", ("red cube",)))
+    varied = replace(first, name="varied", variation=VariationConfig(mass_gain=(1.0, 2.0)))
+    return replace(suite, scenes=scenes, tasks=(first, second, at_once, varied))
+
+
+@pytest.fixture(scope="module")
+def sims(suite: Suite) -> Iterator[tuple[VectorSim, WarpSim]]:
+    expected = VectorSim(suite, NUM_SLOTS, image_size=IMAGE_SIZE)
+    sim = WarpSim(suite, NUM_SLOTS, device="cpu", image_size=IMAGE_SIZE)
+    yield expected, sim
+    for each in (expected, sim):
+        each.close()
+
+
+def begin(sims: tuple[VectorSim, WarpSim], tasks: list[int]) -> None:
+    for sim in sims:
+        sim.divergences.clear()
+        sim.reset(range(NUM_SLOTS), tasks=tasks, state_ids=[0, 1, 2, 4001])
+
+
+def random_actions(num_slots: int, num_steps: int) -> np.ndarray:
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (num_slots, num_steps, 7))
+    actions[..., 3:6] *= 0.1
+    return actions
+
+
+def test_an_episode_resembles_that_of_mujoco(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0, 0, OTHER_SCENE, OTHER_SCENE])
+    before, after = (sim.get_states() for sim in sims)
+    for name, values in before.items():
+        assert np.allclose(after[name], values, atol=1e-6), name
+    results = [sim.step_chunk(random_actions(NUM_SLOTS, 4)) for sim in sims]
+    for name in ("reward", "success", "terminated", "truncated", "num_steps", "diverged"):
+        assert np.array_equal(getattr(results[0], name), getattr(results[1], name)), name
+    expected, states = (sim.get_states() for sim in sims)
+    for name in ("task", "num_steps", "outcome", "pending", "state_id"):
+        assert np.array_equal(states[name], expected[name]), name
+    assert np.abs(states["controller"] - expected["controller"]).max() < 1e-5
+    for scene, slots in ((0, [0, 1]), (1, [2, 3])):
+        model = sims[0].suite.scenes[scene].model
+        error = np.abs(states["physics"] - expected["physics"])[slots]
+        assert error[:, 0].max() < 1e-6  # s
+        position = error[:, 1 : 1 + model.nq]
+        robot = [model.jnt_qposadr[joint] for joint in range(model.njnt) if _is_robot(model, joint)]
+        assert position[:, robot].max() < 1e-5  # rad or m
+        assert position.max() < 2e-3  # m, or parts of a quaternion: round things settle
+    seen, felt = (sim.observe() for sim in sims)
+    assert np.abs(seen.state - felt.state).max() < 1e-5
+    assert seen.instruction == felt.instruction
+
+
+def _is_robot(model: mujoco.MjModel, joint: int) -> bool:
+    return model.jnt_type[joint] != mujoco.mjtJoint.mjJNT_FREE
+
+
+def test_each_can_stand_in_for_the_other(sims: tuple[VectorSim, WarpSim]):
+    backends: tuple[Simulation, ...] = sims
+    assert all(isinstance(backend, Simulation) for backend in backends)
+
+
+def test_a_slot_stops_when_its_episode_ends_and_the_others_go_on(
+    sims: tuple[VectorSim, WarpSim],
+):
+    begin(sims, [0, AT_ONCE, AT_ONCE, 0])
+    before = sims[1].get_states()
+    results = [sim.step_chunk(random_actions(2, 4), [0, 1]) for sim in sims]
+    for result in results:
+        assert result.num_steps.tolist() == [4, 1]
+        assert result.success.tolist() == [False, True]
+        assert result.reward.tolist() == [0.0, 1.0]
+    expected, states = (sim.get_states() for sim in sims)
+    num_positions = 1 + sims[0].suite.scenes[0].model.nq
+    error = np.abs(states["physics"] - expected["physics"])[:2, :num_positions]
+    assert error.max() < 5e-3  # it stopped as early
+    for name, values in before.items():  # who was not stepped
+        assert np.array_equal(states[name][2:], values[2:]), name
+    with pytest.raises(SpecError, match=r"WarpSim.step_chunk: slots \[1\] have no running episode"):
+        sims[1].step_chunk(random_actions(2, 1), [0, 1])
+    results = [sim.step_chunk(random_actions(1, 2), [0]) for sim in sims]
+    for result in results:
+        assert (result.num_steps.tolist(), result.truncated.tolist()) == ([1], [True])
+        assert not result.terminated.any()
+
+
+def test_physics_that_blows_up_ends_the_episode_and_is_recorded(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0] * NUM_SLOTS)
+    _, sim = sims
+    before = sim.get_states()["physics"]
+    qvel = sim._worlds[0].data.qvel
+    speeds = qvel.numpy().copy()
+    speeds[2, 7] = np.nan
+    qvel.assign(speeds)
+    result = sim.step_chunk(random_actions(NUM_SLOTS, 2))
+    assert result.diverged.tolist() == result.terminated.tolist() == [False, False, True, False]
+    assert result.num_steps.tolist() == [2, 2, 1, 2]
+    states = sim.get_states()["physics"]
+    assert np.array_equal(states[2], before[2])
+    assert np.isfinite(states).all()
+    (divergence,) = sim.divergences
+    assert (divergence.task, divergence.state_id, divergence.num_steps) == (
+        sim.suite.tasks[0].name, 2, 0,
+    )  # fmt: skip
+    assert np.array_equal(divergence.physics, before[2])
+    assert divergence.joint in {"red_cube", "joint1", "joint7", "finger_joint1"}
+    assert "blew up" in str(divergence)
+
+
+def test_pictures_show_the_same_things_in_the_same_places(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0, 0, OTHER_SCENE, OTHER_SCENE])
+    expected, seen = (sim.observe() for sim in sims)
+    assert seen.validate().images.shape == expected.images.shape
+    for theirs, ours in zip(seen.images, expected.images, strict=True):
+        for image, reference in zip(theirs, ours, strict=True):
+            agree = _is_table(image) == _is_table(reference)
+            assert np.mean(agree) > 0.995
+            assert 0.3 < np.mean(_is_table(reference)) < 0.98
+    # Shading differs, colours do not.
+    assert np.abs(seen.images.astype(float) - expected.images).mean() < 16.0
+
+
+def _is_table(image: np.ndarray) -> np.ndarray:
+    """Return which pixels have the hue of the table, whatever the light."""
+    colour = image.astype(float) + 1.0
+    ratio = colour / colour.sum(axis=-1, keepdims=True)
+    table = np.array([0.66, 0.56, 0.46]) / 1.68
+    return (np.abs(ratio - table).max(axis=-1) < 0.02) & (image.max(axis=-1) > 100)
+
+
+@pytest.mark.gpu
+def test_a_gpu_does_what_the_cpu_does(suite: Suite):
+    sims = (
+        VectorSim(suite, 2, image_size=IMAGE_SIZE),
+        WarpSim(suite, 2, device="cuda:0", image_size=IMAGE_SIZE),
+    )
+    for _ in range(2):  # the second time from recorded graphs
+        for sim in sims:
+            sim.reset([0, 1], tasks=[0, AT_ONCE], state_ids=[0, 1])
+            assert sim.step_chunk(random_actions(2, 3)).num_steps.tolist() == [3, 1]
+        expected, seen = (sim.observe() for sim in sims)
+        assert np.abs(seen.state - expected.state).max() < 1e-4
+        assert np.mean(_is_table(seen.images) == _is_table(expected.images)) > 0.99
+    for sim in sims:
+        sim.close()
+
+
+def test_some_slots_are_observed_as_all_are(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0, OTHER_SCENE, 0, OTHER_SCENE])
+    everything = sims[1].observe()
+    images, state = everything.images.copy(), everything.state.copy()
+    some = sims[1].observe([3, 0]).validate()
+    assert np.array_equal(some.images, images[[3, 0]])
+    assert np.array_equal(some.state, state[[3, 0]])
+    assert some.instruction == tuple(everything.instruction[k] for k in (3, 0))
+
+
+def test_torch_takes_observations_without_a_copy(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0, OTHER_SCENE, 0, OTHER_SCENE])
+    _, sim = sims
+    images, state = sim.images_on_device(), sim.state_on_device()
+    assert wp.to_torch(images).data_ptr() == images.ptr
+    assert wp.to_torch(state).data_ptr() == state.ptr
+    observation = sim.observe()
+    assert np.array_equal(wp.to_torch(images).numpy(), observation.images)
+    assert np.array_equal(wp.to_torch(state).numpy(), observation.state)
+
+
+def test_the_state_can_be_looked_at_from_a_vector_sim(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0] * NUM_SLOTS)
+    mirror, sim = sims
+    sim.step_chunk(random_actions(NUM_SLOTS, 1))
+    mirror.set_states(sim.get_states())
+    assert np.array_equal(mirror.tasks, sim.tasks)
+    assert np.array_equal(mirror.state_ids, sim.state_ids)
+    assert np.abs(mirror.observe().state - sim.observe().state).max() < 1e-5
+
+
+def test_what_does_not_fit_the_contract_is_refused(sims: tuple[VectorSim, WarpSim], suite: Suite):
+    begin(sims, [0] * NUM_SLOTS)
+    _, sim = sims
+    with pytest.raises(SpecError, match=r"got shape \(4, 2, 6\), expected \(4, steps, 7\)"):
+        sim.step_chunk(np.zeros((4, 2, 6)))
+    with pytest.raises(SpecError, match=r"actions\[1, 0, 3\] is nan"):
+        sim.step_chunk(np.where(np.arange(28).reshape(4, 1, 7) == 10, np.nan, 0.0))
+    with pytest.raises(SpecError, match="WarpSim: slot 4 is out of range, expected 0 .. 3"):
+        sim.step_chunk(np.zeros((1, 1, 7)), [4])
+    with pytest.raises(SpecError, match="WarpSim.reset: task 9 is out of range"):
+        sim.reset([0], tasks=[9], state_ids=[0])
+    with pytest.raises(SpecError, match="WarpSim.reset: 1 slots, 2 tasks, 1 state_ids"):
+        sim.reset([0], tasks=[0, 0], state_ids=[0])
+    with pytest.raises(ConfigError, match="task 'varied' has a variation, which .* use VectorSim"):
+        sim.reset([0], tasks=[VARIED], state_ids=[0])
+    fresh = WarpSim(suite, 1, device="cpu")
+    with pytest.raises(SpecError, match=r"slots \[0\] have no running episode; reset them first"):
+        fresh.step_chunk(np.zeros((1, 1, 7)))
+
+
+@pytest.mark.parametrize("setting", ["num_slots", "image_size", "num_contacts"])
+def test_counts_must_be_positive(suite: Suite, setting: str):
+    settings = {"num_slots": 1, "device": "cpu", setting: 0}
+    with pytest.raises(ConfigError, match=f"WarpSim: {setting} is 0, expected at least 1"):
+        WarpSim(suite, **settings)
+
+
+def test_an_unknown_device_is_an_error_that_names_those_there_are(suite: Suite):
+    with pytest.raises(ConfigError, match="Warp finds no device 'cuda:9' .* only cpu"):
+        WarpSim(suite, 1, device="cuda:9")
+
+
+def test_too_little_room_for_contacts_is_an_error(suite: Suite):
+    sim = WarpSim(suite, 1, device="cpu", num_contacts=4)
+    sim.reset([0], tasks=[0], state_ids=[0])
+    with pytest.raises(ConfigError, match="no room for .* contacts .* set num_contacts to"):
+        sim.step_chunk(np.zeros((1, 1, 7)))
+
+
+def test_a_scene_with_what_is_not_simulated_is_refused(suite: Suite):
+    spec = mujoco.MjSpec.from_string(
+        '<mujoco><worldbody><body name="ball"><joint name="swing"/><geom size="1"/></body>'
+        '</worldbody><sensor><jointpos joint="swing"/></sensor></mujoco>'
+    )
+    scene = replace(suite.scenes[0], model=spec.compile())
+    with pytest.raises(ConfigError, match="scene 'scene.xml' has sensors, .* use VectorSim"):
+        warp_model(scene)
+
+
+def test_a_scene_with_an_option_that_mujoco_warp_lacks_is_refused(suite: Suite):
+    model = copy.copy(suite.scenes[0].model)
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICIT
+    scene, device = replace(suite.scenes[0], model=model), wp.get_device("cpu")
+    with pytest.raises(ConfigError, match="does not support .* mjINT_IMPLICIT is unsupported"):
+        Worlds(scene, world_of(suite, 0), 1, device, 8)
+
+
+def test_a_missing_package_is_an_error_that_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"warp is missing: pip install 'vla-crl\[warp\]'"):
+        importlib.reload(vla_crl.sim.warp)

@@ -1,0 +1,1 @@
+"""Functions that Warp compiles: the counterparts of what numba compiles in `vla_crl.sim`."""

@@ -1,0 +1,121 @@
+"""`vla_crl.sim.controller` and the joint ramp of `vla_crl.sim.stepping` as Warp kernels."""
+
+import warp as wp
+
+from vla_crl.sim import controller
+from vla_crl.sim.stepping import World
+from vla_crl.sim.warp.kernels.kinematics import Chain, Joints, inverse, put_chain, rotation_about
+
+wp.set_module_options({"enable_backward": False, "max_unroll": 3})
+
+MAX_LEAD_M = wp.constant(wp.float64(controller.MAX_LEAD_M))
+MAX_JOINT_STEP_RAD = wp.constant(wp.float64(controller.MAX_JOINT_STEP_RAD))
+FINGER_STEP_M = wp.constant(wp.float64(controller.FINGER_STEP_M))
+FINGER_OPEN_M = wp.constant(wp.float64(controller.FINGER_OPEN_M))
+NOTHING = wp.constant(wp.float64(0.0))
+FIRST_JOINT = wp.constant(controller.JOINTS.start)
+POSE_ITERATIONS = wp.constant(2)
+
+
+@wp.struct
+class Controller:
+    """`controller.Controller`, and which actuators it drives."""
+
+    chain: Chain
+    max_step_m: wp.float64
+    max_step_rad: wp.float64
+    low_m: wp.vec3d
+    high_m: wp.vec3d
+    grip_site: int
+    arm_actuators: wp.array(dtype=int)
+    finger_actuators: wp.array(dtype=int)
+
+
+def put_controller(world: World, device: str) -> Controller:
+    """Copy the interface of a scene to a device."""
+    source, result = world.controller, Controller()
+    result.chain = put_chain(source.chain, device)
+    result.max_step_m, result.max_step_rad = source.max_step_m, source.max_step_rad
+    result.low_m, result.high_m = wp.vec3d(*source.low_m), wp.vec3d(*source.high_m)
+    result.grip_site = world.grip_site
+    result.arm_actuators = wp.array(world.arm_actuators, dtype=int, device=device)
+    result.finger_actuators = wp.array(world.finger_actuators, dtype=int, device=device)
+    return result
+
+
+@wp.kernel
+def command(
+    controller: Controller,
+    acting: wp.array(dtype=int),
+    actions: wp.array2d(dtype=wp.float64),
+    site_pos: wp.array2d(dtype=wp.vec3),
+    rows: wp.array2d(dtype=wp.float64),
+    previous: wp.array2d(dtype=wp.float64),
+):
+    """Advance the controller rows of the worlds that act; see `controller.command`.
+
+    Args:
+        controller: Constants.
+        acting: [N] 1 where the episode runs.
+        actions: [N, 7].
+        site_pos: [N, sites] as measured, m.
+        rows: [N, R] updated in place.
+        previous: [N, R] written: the rows before.
+    """
+    world = wp.tid()
+    for i in range(rows.shape[1]):
+        previous[world, i] = rows[world, i]
+    if acting[world] == 0:
+        return
+    measured = wp.vec3d(site_pos[world, controller.grip_site])
+    position, turn = wp.vec3d(), wp.vec3d()
+    for i in range(3):
+        lead = rows[world, i] + controller.max_step_m * actions[world, i]
+        lead = wp.min(wp.max(lead, measured[i] - MAX_LEAD_M), measured[i] + MAX_LEAD_M)
+        position[i] = wp.min(wp.max(lead, controller.low_m[i]), controller.high_m[i])
+        turn[i] = actions[world, 3 + i] * controller.max_step_rad
+    rotation = wp.mat33d()
+    for i in range(3):
+        for j in range(3):
+            rotation[i, j] = rows[world, 3 + 3 * i + j]
+    rotation = rotation_about(turn) @ rotation
+    joints, num_joints = Joints(), controller.chain.num_joints
+    for j in range(num_joints):
+        joints[j] = rows[world, FIRST_JOINT + j]
+    solved = inverse(controller.chain, joints, position, rotation, POSE_ITERATIONS)
+    for i in range(3):
+        rows[world, i] = position[i]
+        for j in range(3):
+            rows[world, 3 + 3 * i + j] = rotation[i, j]
+    for j in range(num_joints):
+        step = wp.clamp(solved[j] - joints[j], -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
+        rows[world, FIRST_JOINT + j] = joints[j] + step
+    finger, last = NOTHING, FIRST_JOINT + num_joints
+    if actions[world, 6] > NOTHING:
+        finger = rows[world, last] - FINGER_STEP_M
+    elif actions[world, 6] < NOTHING:
+        finger = rows[world, last] + FINGER_STEP_M
+    else:
+        finger = rows[world, last]
+    rows[world, last] = wp.min(wp.max(finger, NOTHING), FINGER_OPEN_M)
+
+
+@wp.kernel
+def ramp(
+    controller: Controller,
+    fraction: wp.float64,
+    rows: wp.array2d(dtype=wp.float64),
+    previous: wp.array2d(dtype=wp.float64),
+    ctrl: wp.array2d(dtype=float),
+):
+    """Move the actuator commands a fraction of the way; see `stepping._control_step`."""
+    world = wp.tid()
+    num_joints = controller.chain.num_joints
+    for j in range(num_joints):
+        start = previous[world, FIRST_JOINT + j]
+        change = rows[world, FIRST_JOINT + j] - start
+        ctrl[world, controller.arm_actuators[j]] = float(start + fraction * change)
+    start = previous[world, FIRST_JOINT + num_joints]
+    change = rows[world, FIRST_JOINT + num_joints] - start
+    for j in range(2):
+        ctrl[world, controller.finger_actuators[j]] = float(start + fraction * change)

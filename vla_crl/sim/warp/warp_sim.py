@@ -1,0 +1,326 @@
+"""Many environments of one suite on a GPU, with the contract of `VectorSim`."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import warp as wp
+
+from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, check_actions
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.divergence import Divergence
+from vla_crl.sim.episodes import Episodes
+from vla_crl.sim.stepping import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT, allocate_slots, world_of
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.vector_sim import check_range, joint_name
+from vla_crl.sim.warp.drawing import Drawing
+from vla_crl.sim.warp.kernels.senses import feel
+from vla_crl.sim.warp.worlds import Worlds
+
+NUM_CONTACTS = 64
+"""Room for contacts, per world."""
+
+
+class WarpSim:
+    """N slots of one suite on one device of Warp.
+
+    A scene that is in use has N worlds on the device, slot i being world i of its task's scene.
+    MuJoCo Warp steps all N at once, so a chunk for some slots costs as much as one for all; worlds
+    that are not stepped, or whose episode has ended, are put back after every control step. Physics
+    computes in 32 bits: an episode resembles that of `VectorSim`, it does not equal it. So does a
+    picture: same outlines, other shading. Variations are not supported.
+
+        sim = WarpSim(load_suite("tabletop_object"), num_slots=2048, device="cuda:0")
+        sim.reset(range(2048), tasks=[0] * 2048, state_ids=range(2048))
+        images = warp.to_torch(sim.images_on_device())    # [2048, cameras, H, W, 3], no copy
+        result = sim.step_chunk(actions)
+
+    Calls from several threads wait for each other.
+    """
+
+    def __init__(
+        self, suite: Suite, num_slots: int, *, device: str, image_size: int = 64,
+        num_contacts: int = NUM_CONTACTS,
+    ) -> None:  # fmt: skip
+        """Allocate the slots; they must be reset before use.
+
+        Args:
+            suite: What to simulate.
+            num_slots: N.
+            device: Warp's name of a device: "cuda:0", or "cpu".
+            image_size: Height and width of each camera image, pixels.
+            num_contacts: Room for contacts, per world.
+
+        Raises:
+            ConfigError: A count is not positive, or there is no such device.
+        """
+        for name, value in [
+            ("num_slots", num_slots),
+            ("image_size", image_size),
+            ("num_contacts", num_contacts),
+        ]:
+            if value < 1:
+                raise ConfigError(f"WarpSim: {name} is {value}, expected at least 1")
+        self.suite, self.num_slots = suite, num_slots
+        self.divergences: list[Divergence] = []
+        """Every chunk under which physics blew up; whoever reads it may clear it."""
+        self._device, self._num_contacts = _device(device), num_contacts
+        self._image_size = image_size
+        self._constants = [world_of(suite, index) for index in range(len(suite.scenes))]
+        self._slots = allocate_slots(suite, self._constants, num_slots)
+        self._episodes = Episodes(suite, self._constants, self._slots, None)
+        self._worlds: dict[int, Worlds] = {}
+        self._drawings: dict[int, Drawing] = {}
+        self._lock = threading.RLock()
+        with wp.ScopedDevice(self._device):
+            shape = (num_slots, len(suite.cameras), image_size, image_size)
+            self._images = wp.zeros(shape, dtype=wp.vec3ub)
+            self._state = wp.zeros((num_slots, STATE_DIM), dtype=float)
+            self._chosen = wp.zeros(num_slots, dtype=int)
+            self._fingers = [wp.array(pair, dtype=int) for pair in self._episodes.fingers]
+
+    def close(self) -> None:
+        """Let go of the worlds; the device's memory is free when no array of them is in use."""
+        self._worlds.clear()
+        self._drawings.clear()
+
+    @property
+    def tasks(self) -> np.ndarray:
+        """[N] task index of each slot."""
+        return self._slots.task.copy()
+
+    @property
+    def state_ids(self) -> np.ndarray:
+        """[N] initial state id of each slot's episode; -1 before the first reset."""
+        return self._episodes.state_id.copy()
+
+    def reset(
+        self, slots: Sequence[int] | np.ndarray, *, tasks: Sequence[int] | np.ndarray,
+        state_ids: Sequence[int] | np.ndarray,
+    ) -> None:  # fmt: skip
+        """Start a new episode in each of `slots`; see `VectorSim.reset`.
+
+        Raises:
+            SpecError: An index is out of range or the lengths differ.
+            ConfigError: A task has a variation, or MuJoCo Warp does not support its scene.
+        """
+        rows, task, ids = (
+            np.asarray(list(values), dtype=np.int64) for values in (slots, tasks, state_ids)
+        )
+        if not len(rows) == len(task) == len(ids):
+            raise SpecError(
+                f"WarpSim.reset: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
+                "expected one task and one state id per slot"
+            )
+        check_range("WarpSim.reset: slot", rows, self.num_slots)
+        check_range("WarpSim.reset: task", task, len(self.suite.tasks))
+        check_range("WarpSim.reset: state id", ids, self.suite.test_ids.stop)
+        for index in np.unique(task):
+            variation = self.suite.tasks[index].variation
+            if variation is not None and variation.varies:
+                raise ConfigError(
+                    f"WarpSim.reset: task '{self.suite.tasks[index].name}' has a variation, which "
+                    "this backend does not simulate; use VectorSim"
+                )
+        with self._lock, wp.ScopedDevice(self._device):
+            self._episodes.begin(rows, task, ids)
+            scenes = self.suite.scene_of_task[task]
+            for scene in np.unique(scenes):
+                part, slots_ = rows[scenes == scene], self._slots
+                worlds = self._worlds_of(int(scene))
+                worlds.begin(part, slots_.physics[part], slots_.controller[part])
+
+    def step_chunk(
+        self, actions: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
+    ) -> ChunkResult:
+        """Execute K actions in each slot; a slot stops early when its episode ends.
+
+        Args:
+            actions: [B, K, 7] in [-1, 1] (clipped), one chunk per stepped slot.
+            slots: [B] slot indices; all slots by default.
+
+        Raises:
+            SpecError: Wrong shape, a value that is not finite, or a slot whose episode is over.
+            ConfigError: There were more contacts than `num_contacts` allows.
+        """
+        rows = self._rows(slots)
+        checked = check_actions(actions, len(rows))
+        state = self._slots
+        over = rows[(state.outcome[rows] != RUNNING) | (self._episodes.state_id[rows] < 0)]
+        if len(over):
+            raise SpecError(
+                f"WarpSim.step_chunk: slots {over[:5].tolist()} have no running episode; "
+                "reset them first"
+            )
+        by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
+        by_slot[rows] = checked
+        before, scenes = state.num_steps[rows], self._scenes_of(rows)
+        with self._lock, wp.ScopedDevice(self._device):
+            for scene in np.unique(scenes):
+                self._step_scene(int(scene), rows[scenes == scene], by_slot)
+        outcome = state.outcome[rows]
+        success = outcome == SUCCESS
+        return ChunkResult(
+            reward=success.astype(np.float32),
+            success=success,
+            terminated=success | (outcome == DIVERGED),
+            truncated=outcome == TIME_LIMIT,
+            num_steps=state.num_steps[rows] - before,
+            diverged=outcome == DIVERGED,
+        )
+
+    def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
+        """Draw the cameras of `slots` (all by default) and copy what they see and feel to the host.
+
+        All worlds of their scenes are drawn, whichever are asked for. The images of all slots are
+        one buffer, which the next call overwrites.
+        """
+        rows = self._rows(slots)
+        with self._lock:
+            images, state = self._draw(rows).numpy(), self._feel(rows).numpy()
+            if slots is not None:
+                images = images[rows]
+            return Observation(images, state[rows], self._episodes.instructions(rows))
+
+    def images_on_device(self) -> wp.array:
+        """Draw all slots that have begun an episode; [N, cameras, H, W] of three bytes.
+
+        The array is always the same, overwritten by the next observation. `warp.to_torch` makes it
+        a tensor [N, cameras, H, W, 3] uint8 without a copy, and so does DLPack.
+        """
+        with self._lock:
+            return self._draw(self._begun())
+
+    def state_on_device(self) -> wp.array:
+        """Return [N, 8] float32, see `vla_crl.contracts.STATE_DIM`; as `images_on_device`."""
+        with self._lock:
+            return self._feel(self._begun())
+
+    def get_states(self) -> dict[str, np.ndarray]:
+        """Copy everything that the future of the slots depends on, as `VectorSim.get_states`.
+
+        `VectorSim.set_states` takes it: to look at the worlds from there.
+        """
+        state = self._slots
+        physics, controller = state.physics.copy(), state.controller.copy()
+        rows = self._begun()
+        scenes = self._scenes_of(rows)
+        with self._lock, wp.ScopedDevice(self._device):
+            for scene in np.unique(scenes):
+                part, worlds = rows[scenes == scene], self._worlds[int(scene)]
+                packed = worlds.physics()
+                controlled: np.ndarray = worlds.rows.numpy()
+                physics[part, : packed.shape[1]] = packed[part]
+                controller[part, : controlled.shape[1]] = controlled[part]
+        return {
+            "physics": physics,
+            "controller": controller,
+            "task": state.task.copy(),
+            "num_steps": state.num_steps.copy(),
+            "outcome": state.outcome.copy(),
+            "pending": state.pending.copy(),
+            "state_id": self._episodes.state_id.copy(),
+        }
+
+    def _step_scene(self, scene: int, rows: np.ndarray, actions: np.ndarray) -> None:
+        state, worlds = self._slots, self._worlds[scene]
+        acting = np.isin(np.arange(self.num_slots), rows)
+        result = worlds.step_chunk(actions, acting, state.task, state.num_steps)
+        before = state.num_steps[rows]
+        for name in ("num_steps", "outcome"):
+            getattr(state, name)[rows] = result[name][rows]
+        blown, model = np.flatnonzero(state.outcome[rows] == DIVERGED), worlds.model
+        if not len(blown):
+            return
+        physics, controller = worlds.physics(), worlds.rows_before.numpy()
+        for k in blown:
+            row = rows[k]
+            self.divergences.append(
+                Divergence(
+                    suite=self.suite.name,
+                    task=self.suite.tasks[state.task[row]].name,
+                    state_id=int(self._episodes.state_id[row]),
+                    joint=joint_name(model, int(model.dof_jntid[result["fastest"][row]])),
+                    speed=float(result["speed"][row]),
+                    physics=physics[row].astype(np.float64),
+                    actions=actions[row].copy(),
+                    num_steps=int(before[k]),
+                    controller=controller[row].copy(),
+                    pending=state.pending[row].copy(),
+                )
+            )
+
+    def _draw(self, rows: np.ndarray) -> wp.array:
+        scenes = self._scenes_of(rows)
+        with wp.ScopedDevice(self._device):
+            for scene in np.unique(scenes):
+                drawing = self._drawing_of(int(scene))
+                drawing.draw(self._mask(rows[scenes == scene]), self._images)
+        return self._images
+
+    def _feel(self, rows: np.ndarray) -> wp.array:
+        scenes = self._scenes_of(rows)
+        with wp.ScopedDevice(self._device):
+            for scene in np.unique(scenes):
+                self._chosen.assign(self._mask(rows[scenes == scene]))
+                data = self._worlds[int(scene)].data
+                wp.launch(
+                    feel, self.num_slots,
+                    [
+                        self._chosen, data.site_xpos, data.site_xmat, data.qpos,
+                        self._constants[scene].grip_site, self._fingers[scene], self._state,
+                    ],
+                )  # fmt: skip
+        return self._state
+
+    def _mask(self, rows: np.ndarray) -> np.ndarray:
+        mask = np.zeros(self.num_slots, np.int32)
+        mask[rows] = 1
+        return mask
+
+    def _worlds_of(self, scene: int) -> Worlds:
+        if scene not in self._worlds:
+            self._worlds[scene] = Worlds(
+                self.suite.scenes[scene], self._constants[scene], self.num_slots, self._device,
+                self._num_contacts,
+            )  # fmt: skip
+        return self._worlds[scene]
+
+    def _drawing_of(self, scene: int) -> Drawing:
+        if scene not in self._drawings:
+            self._drawings[scene] = Drawing(
+                self._worlds[scene], self.suite.cameras, self._image_size, self.num_slots
+            )
+        return self._drawings[scene]
+
+    def _scenes_of(self, rows: np.ndarray) -> np.ndarray:
+        return self.suite.scene_of_task[self._slots.task[rows]]
+
+    def _begun(self) -> np.ndarray:
+        return np.flatnonzero(self._episodes.state_id >= 0)
+
+    def _rows(self, slots: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        if slots is None:
+            return np.arange(self.num_slots)
+        rows = np.asarray(list(slots), dtype=np.int64)
+        check_range("WarpSim: slot", rows, self.num_slots)
+        return rows
+
+
+def device_name(device: str) -> str:
+    """Return what the device is, e.g. "NVIDIA H100 80GB HBM3".
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    return _device(device).name
+
+
+def _device(name: str) -> wp.Device:
+    known = [str(device) for device in wp.get_devices()]
+    if name not in known:
+        raise ConfigError(
+            f"WarpSim: Warp finds no device '{name}' on this machine, only {', '.join(known)}; "
+            "a GPU needs NVIDIA's driver"
+        )
+    return wp.get_device(name)

@@ -1,0 +1,242 @@
+"""One scene in N copies on a device: physics, control and goals of a control step."""
+
+import copy
+from typing import Any
+
+import mujoco
+import mujoco_warp
+import numpy as np
+import warp as wp
+
+from vla_crl.contracts import ACTION_DIM
+from vla_crl.errors import ConfigError
+from vla_crl.sim.controller import JOINTS, row_size
+from vla_crl.sim.layout import initial_states
+from vla_crl.sim.scene import Scene
+from vla_crl.sim.stepping import World
+from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.warp.kernels.episodes import Physics, Progress, begin, judge, keep, watch
+from vla_crl.sim.warp.kernels.predicates import Poses, put_goals
+
+ROWS_PER_CONTACT = 6
+"""Constraint rows of a contact with friction in all directions (condim 6, elliptic cone)."""
+PHYSICS = {
+    "time": "time", "qpos": "qpos", "qvel": "qvel", "warmstart": "qacc_warmstart", "ctrl": "ctrl",
+    "mocap_pos": "mocap_pos", "mocap_quat": "mocap_quat",
+}  # fmt: skip
+"""Fields of `Physics` by their names in MuJoCo Warp's data."""
+
+
+def warp_model(scene: Scene) -> mujoco.MjModel:
+    """Return a copy of a scene's model with the options that MuJoCo Warp knows.
+
+    It never resets a world by itself, which is what the option `autoreset="disable"` asks for, but
+    does not know the option. Its sensor kernels are left out, since no scene has a sensor.
+
+    Raises:
+        ConfigError: The scene has what the backend does not simulate.
+    """
+    model = copy.copy(scene.model)
+    for what, count in (("sensors", model.nsensor), ("actuator activations", model.na)):
+        if count:
+            raise ConfigError(
+                f"WarpSim: scene '{scene.config.scene}' has {what}, which this backend does not "
+                "simulate; use VectorSim"
+            )
+    model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+    return model
+
+
+class Worlds:
+    """N copies of one scene; every method expects to run within `wp.ScopedDevice`.
+
+    Attributes:
+        model: MuJoCo's model.
+        warp_model: MuJoCo Warp's.
+        data: MuJoCo Warp's data of all worlds.
+        rows: [N, R] controller rows.
+        rows_before: [N, R] the same before the last chunk.
+        progress: Where the episodes stand.
+    """
+
+    def __init__(
+        self, scene: Scene, world: World, num_worlds: int, device: wp.Device, num_contacts: int
+    ) -> None:
+        """Put N copies of the scene on the device; they must begin an episode before use.
+
+        Args:
+            scene: What to simulate.
+            world: Its constants.
+            num_worlds: N.
+            device: Where.
+            num_contacts: Contacts of a world at most.
+
+        Raises:
+            ConfigError: MuJoCo Warp does not support something in the scene.
+        """
+        self.model, self._scene, self._world = warp_model(scene), scene, world
+        self._num_worlds = num_worlds
+        try:
+            self.warp_model = mujoco_warp.put_model(self.model)
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"WarpSim: MuJoCo Warp does not support scene '{scene.config.scene}': {error}; "
+                "use VectorSim"
+            ) from error
+        self.data = data = mujoco_warp.put_data(
+            self.model, self._first_state(), nworld=num_worlds, nconmax=num_contacts,
+            njmax=ROWS_PER_CONTACT * num_contacts,
+        )  # fmt: skip
+        self._controller = put_controller(world, str(device))
+        self._goals = put_goals(world.goals, str(device))
+        self._poses = Poses()
+        names = ("xpos", "site_xpos", "site_xmat", "geom_xpos", "geom_xmat", "qpos")
+        fields = ("body_pos", "site_pos", "site_mat", "geom_pos", "geom_mat", "qpos")
+        for field, name in zip(fields, names, strict=True):
+            setattr(self._poses, field, getattr(data, name))
+        self._poses.grip_site = world.grip_site
+        self._current, self._kept, self.progress = Physics(), Physics(), Progress()
+        for field, name in PHYSICS.items():
+            setattr(self._current, field, getattr(data, name))
+            setattr(self._kept, field, wp.clone(getattr(data, name)))
+        for field in ("acting", "task", "num_steps", "outcome", "fastest"):
+            setattr(self.progress, field, wp.zeros(num_worlds, dtype=int))
+        self.progress.speed = wp.zeros(num_worlds, dtype=float)
+        self.rows = wp.zeros((num_worlds, row_size(world.controller.chain)), dtype=wp.float64)
+        self.rows_before = wp.zeros_like(self.rows)
+        self._previous = wp.zeros_like(self.rows)
+        self._action = wp.zeros((num_worlds, ACTION_DIM), dtype=wp.float64)
+        self._peaks = wp.zeros(2, dtype=int)
+        self._graph: Any = None
+
+    def begin(self, worlds: np.ndarray, physics: np.ndarray, rows: np.ndarray) -> None:
+        """Put `worlds` [B] into initial states.
+
+        Args:
+            worlds: [B] indices.
+            physics: [B, state] packed by `stepping.STATE_SPEC`, or wider.
+            rows: [B, R] controller rows, or wider.
+        """
+        model, initial = self.model, Physics()
+        sizes = (1, model.nq, model.nv, model.nv, model.nu, 3 * model.nmocap, 4 * model.nmocap)
+        ends = np.cumsum(sizes)
+        parts = np.split(physics[:, : ends[-1]], ends[:-1], axis=1)
+        shapes = {"time": (), "mocap_pos": (model.nmocap, 3), "mocap_quat": (model.nmocap, 4)}
+        for field, part in zip(PHYSICS, parts, strict=True):
+            shape = (len(worlds), *shapes.get(field, part.shape[1:]))
+            values = part.astype(np.float32).reshape(shape)
+            setattr(initial, field, wp.array(values, dtype=getattr(self._current, field).dtype))
+        wp.launch(
+            begin, len(worlds),
+            [
+                wp.array(worlds, dtype=int), initial,
+                wp.array(rows[:, : self.rows.shape[1]], dtype=wp.float64),
+                self._current, self._kept, self.rows,
+            ],
+        )  # fmt: skip
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Recompute all poses from the states."""
+        mujoco_warp.kinematics(self.warp_model, self.data)
+        mujoco_warp.camlight(self.warp_model, self.data)
+
+    def step_chunk(
+        self, actions: np.ndarray, acting: np.ndarray, task: np.ndarray, num_steps: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Run K control steps; worlds that do not act stay as they are.
+
+        Args:
+            actions: [N, K, 7] in [-1, 1].
+            acting: [N] bool.
+            task: [N] task indices.
+            num_steps: [N] control steps since the episodes began.
+
+        Returns:
+            Arrays of `Progress` by name.
+
+        Raises:
+            ConfigError: There were more contacts than there is room for.
+        """
+        progress = self.progress
+        for name, value in (("acting", acting), ("task", task), ("num_steps", num_steps)):
+            getattr(progress, name).assign(value.astype(np.int32))
+        progress.outcome.zero_()
+        wp.copy(self.rows_before, self.rows)
+        size = self._action.size
+        by_step = wp.array(np.ascontiguousarray(actions.swapaxes(0, 1)), dtype=wp.float64)
+        for step in range(actions.shape[1]):
+            wp.copy(self._action, by_step, src_offset=step * size, count=size)
+            self._control_step()
+        wp.launch(keep, self._num_worlds, [self._current, self._kept])
+        self.refresh()
+        names = ("num_steps", "outcome", "fastest", "speed")
+        result = {name: getattr(progress, name).numpy() for name in names}
+        self._check_room()
+        return result
+
+    def physics(self) -> np.ndarray:
+        """Return the states of all worlds, packed by `stepping.STATE_SPEC`."""
+        parts = [getattr(self._current, field).numpy() for field in PHYSICS]
+        return np.concatenate([part.reshape(self._num_worlds, -1) for part in parts], axis=1)
+
+    def _first_state(self) -> mujoco.MjData:
+        """Return the first initial state, in which worlds without an episode stand.
+
+        They are stepped and put back as well; in the model's own state all objects would overlap.
+        """
+        data, initial, world = mujoco.MjData(self.model), initial_states(self._scene), self._world
+        data.qpos[:], data.mocap_pos[:] = initial.qpos[0], initial.mocap_pos[0]
+        data.ctrl[world.arm_actuators] = initial.controller[0, JOINTS]
+        data.ctrl[world.finger_actuators] = initial.controller[0, -1]
+        mujoco.mj_kinematics(self.model, data)
+        return data
+
+    def _control_step(self) -> None:
+        """Launch the kernels of a control step, on a GPU as one graph."""
+        if self._graph is not None:
+            wp.capture_launch(self._graph)
+            return
+        self._launch()  # also compiles, or loads from the disk
+        if wp.get_device().is_cuda:
+            with wp.ScopedCapture() as capture:
+                self._launch()
+            self._graph = capture.graph
+
+    def _launch(self) -> None:
+        """Control, physics with joints moving linearly, goals; see `stepping._control_step`."""
+        data, num_worlds = self.data, self._num_worlds
+        wp.launch(
+            command, num_worlds,
+            [
+                self._controller, self.progress.acting, self._action, data.site_xpos, self.rows,
+                self._previous,
+            ],
+        )  # fmt: skip
+        for substep in range(self._scene.num_substeps):
+            fraction = (substep + 1) / self._scene.num_substeps
+            moved = [self._controller, fraction, self.rows, self._previous, data.ctrl]
+            wp.launch(ramp, num_worlds, moved)
+            mujoco_warp.step(self.warp_model, data)
+            counts = [data.nefc, data.nacon, data.ncollision, self._peaks]
+            wp.launch(watch, num_worlds, counts)
+        mujoco_warp.kinematics(self.warp_model, data)
+        wp.launch(
+            judge, num_worlds,
+            [
+                self._goals, self._world.horizon, self._poses, self._current, self._kept,
+                self.progress,
+            ],
+        )  # fmt: skip
+
+    def _check_room(self) -> None:
+        rows, contacts = (int(peak) for peak in self._peaks.numpy())
+        self._peaks.zero_()
+        if contacts > self.data.naconmax or rows > self.data.njmax:
+            needed = max(-(-contacts // self._num_worlds), -(-rows // ROWS_PER_CONTACT))
+            raise ConfigError(
+                f"WarpSim: no room for {contacts} contacts in {self._num_worlds} worlds and "
+                f"{rows} constraint rows in one of them, so some were left out; expected at most "
+                f"{self.data.naconmax} and {self.data.njmax}; set num_contacts to {needed} or more"
+            )
