@@ -86,10 +86,10 @@ def test_the_target_of_a_question_is_the_thing_it_names(sampler):
 def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
     from vla_crl.catalog import policy_path
 
-    text = policy_path("tiny").read_text().replace("num_objects = 7", "num_objects = 3")
+    text = policy_path("tiny").read_text().replace("num_objects = 22", "num_objects = 3")
     (tmp_path / "small.toml").write_text(text)
     wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "small.toml"))
-    with pytest.raises(ConfigError, match="num_objects = 3, but suite 'tabletop_object' has 7"):
+    with pytest.raises(ConfigError, match="num_objects = 3, but suite 'tabletop_30' has 22"):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
@@ -116,12 +116,12 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
 ):
     looks = []
 
-    def evaluate(policy, suite, **settings):
+    def evaluate(agent, suite, **settings):
         assert not policy.training
         looks.append(settings)
         return [TaskResult("lift", "train", [1, 3, 4][len(looks) - 1], 10)]
 
-    monkeypatch.setattr(pretraining, "evaluate_policy", evaluate)
+    monkeypatch.setattr(pretraining, "evaluate", evaluate)
     config = dataclasses.replace(
         CONFIG,
         target_success=0.3,
