@@ -17,7 +17,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.scene import TaskConfig
-from vla_crl.sim.stepping import STATE_SPEC
+from vla_crl.sim.slots import STATE_SPEC
 from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite, task_names
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim

@@ -7,7 +7,7 @@ import pytest
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.experts.place import HELD_M
-from vla_crl.sim.stepping import RUNNING, STATE_SPEC
+from vla_crl.sim.slots import RUNNING, STATE_SPEC
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim
 

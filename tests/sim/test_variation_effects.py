@@ -19,7 +19,7 @@ from vla_crl.sim.layout import GRIP_DOWN
 from vla_crl.sim.mechanics import Mechanics, vary
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene import Scene
-from vla_crl.sim.stepping import STATE_SPEC, scratch_of, world_of
+from vla_crl.sim.slots import STATE_SPEC, scratch_of, world_of
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import Box, VariationConfig, draw
 from vla_crl.sim.vector_sim import VectorSim

@@ -12,7 +12,7 @@ from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.scene import Scene
-from vla_crl.sim.stepping import STATE_SPEC
+from vla_crl.sim.slots import STATE_SPEC
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim, make_sim
 

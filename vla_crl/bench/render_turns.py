@@ -33,8 +33,9 @@ def warp_turn(
     cameras = [model.camera(i).name in suite.cameras for i in range(model.ncam)]
     num_worlds = max(1, num_frames // sum(cameras))
     model = copy.copy(model)
-    # A setting of the physics, which Warp does not know and rendering does not need.
+    # Settings of the physics, which Warp does not know and rendering does not need.
     model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
     with warp.ScopedDevice("cpu"):
         warp_model = mujoco_warp.put_model(model)
         data = mujoco_warp.put_data(model, states[0], nworld=num_worlds)

@@ -13,7 +13,7 @@ from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.hardware import num_cores
 from vla_crl.sim.experts import ScriptedExpert
-from vla_crl.sim.stepping import STATE_SPEC
+from vla_crl.sim.slots import STATE_SPEC
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 

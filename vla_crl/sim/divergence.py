@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.stepping import STATE_SPEC
+from vla_crl.sim.slots import STATE_SPEC
 
 if TYPE_CHECKING:
     from vla_crl.sim.vector_sim import VectorSim

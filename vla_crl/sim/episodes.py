@@ -7,7 +7,7 @@ import numpy as np
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance, BatchRenderer
 from vla_crl.sim.rotations import matrix_from_axis_angle
-from vla_crl.sim.stepping import RUNNING, Slots, World
+from vla_crl.sim.slots import RUNNING, Slots, World
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.variation import VariationConfig, draw
 

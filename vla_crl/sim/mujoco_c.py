@@ -25,6 +25,17 @@ mj_set_state = types.ExternalFunction(
 mj_get_state = types.ExternalFunction(
     "mj_getState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
 )
+mj_update_sleep = types.ExternalFunction("mj_updateSleep", types.void(_POINTER, _POINTER))
+
+
+@intrinsic
+def as_int_pointer(typing_context, address):
+    """Turn an integer address into an `int*` that `numba.carray` accepts."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int32)(types.uintp), codegen
 
 
 @intrinsic

@@ -13,7 +13,7 @@ from vla_crl.sim.predicates import Goals
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.senses import add_image_noise, add_state_noise
-from vla_crl.sim.stepping import (
+from vla_crl.sim.slots import (
     DIVERGED,
     RUNNING,
     STATE_SPEC,
@@ -21,11 +21,9 @@ from vla_crl.sim.stepping import (
     TIME_LIMIT,
     Scratch,
     allocate_slots,
-    evaluate_goals,
-    refresh_slots,
-    step_slots,
     world_of,
 )
+from vla_crl.sim.stepping import evaluate_goals, refresh_slots, step_slots
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.workers import Workers

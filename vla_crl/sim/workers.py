@@ -9,7 +9,7 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from vla_crl.sim.stepping import Scratch, scratch_of
+from vla_crl.sim.slots import Scratch, scratch_of
 
 BLOCK_SLOTS = 8
 """Slots a thread takes at a time: small enough to balance load, large enough to hide dispatch."""

@@ -15,7 +15,7 @@ from vla_crl.sim.goals import DIRECTIONS, parse_goal
 from vla_crl.sim.kinematics import Chain
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
-from vla_crl.sim.stepping import World, world_of
+from vla_crl.sim.slots import World, world_of
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
 from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain

@@ -17,7 +17,7 @@ import vla_crl.sim.warp
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.goals import Goal
 from vla_crl.sim.simulation import Simulation
-from vla_crl.sim.stepping import world_of
+from vla_crl.sim.slots import world_of
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim

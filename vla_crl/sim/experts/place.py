@@ -7,9 +7,11 @@ import numpy as np
 from vla_crl.sim.experts.skill import (
     NOTHING,
     OPEN_FINGER_M,
+    TOO_LOW_M,
     Command,
     above,
     horizontal_distance,
+    through_funnel,
 )
 from vla_crl.sim.goals import DIRECTIONS, Goal
 from vla_crl.sim.layout import rest_height
@@ -21,12 +23,12 @@ CARRY_HEIGHT_M = 0.13
 """Grip height above the table while carrying; a held object clears every wall."""
 DROP_HEIGHT_M = 0.017
 """Grip height above a region's box at which the object is let go into it."""
-ALIGNED_M = 0.012
-"""Horizontal error below which the grip may descend on an object."""
 OVER_GOAL_M = 0.02
 """Horizontal error below which the grip may descend with an object, and let it go."""
 HELD_M = 0.022
 """An object this close to the grip site, between closed fingers, counts as held."""
+EMPTY_FINGER_M = 0.01
+"""Finger position below which closed fingers hold nothing."""
 CLEARANCE_M = 0.004
 """Height over its rest at which an object is put down."""
 BESIDE_M = 0.075
@@ -53,32 +55,31 @@ class PickAndPlace:
         sim = self._sim
         thing, goal = sim.thing_positions(slots)[:, self._thing], self._places(slots)
         grip, _ = sim.grip_pose(slots)
-        is_open = sim.finger_positions(slots).mean(axis=1) > OPEN_FINGER_M
+        fingers = sim.finger_positions(slots).mean(axis=1)
+        is_open = fingers > OPEN_FINGER_M
         is_near = np.linalg.norm(thing - grip, axis=1) < HELD_M
         is_held = is_near & ~is_open
 
         # Reach: above the thing, then down around it, then close.
-        offset = horizontal_distance(thing, grip)
-        low = grip[:, 2] - thing[:, 2] < HOVER_HEIGHT_M / 2
-        descend = (offset < ALIGNED_M) | (low & (offset < 2 * ALIGNED_M))
-        hover = np.where(descend & (is_open | low), 0.0, HOVER_HEIGHT_M)
-        target, close = above(thing, thing[:, 2] + hover), is_near.copy()
-        leaves = low & (offset > 2 * ALIGNED_M)  # straight up, out of whatever it is in
-        target[leaves] = above(grip, thing[:, 2] + HOVER_HEIGHT_M)[leaves]
+        high = thing[:, 2] + HOVER_HEIGHT_M
+        target, close = through_funnel(grip, thing, high), is_near.copy()
+        opens = ~is_open & (grip[:, 2] > thing[:, 2] + HOVER_HEIGHT_M / 2)
+        target[opens] = above(target, high)[opens]
+        rises = target[:, 2] - grip[:, 2] > TOO_LOW_M
+        close |= (fingers < EMPTY_FINGER_M) & rises  # opened low, it gets caught in a handle
 
         # Carry: up, across, down, open. A drop is aimed with the grip, a placement with the thing.
         aim = grip if self._drops else thing
         gap = horizontal_distance(goal, aim)
-        is_over, lifted = gap < OVER_GOAL_M, grip[:, 2] > CARRY_HEIGHT_M - 0.03
+        is_over = gap < OVER_GOAL_M
         if self._drops:
             down = goal[:, 2] + DROP_HEIGHT_M
             is_down = is_over & (grip[:, 2] < down + 0.02)
         else:
             down = goal[:, 2] + self._rest_m + CLEARANCE_M + grip[:, 2] - thing[:, 2]
             is_down = is_over & (grip[:, 2] < down + CLEARANCE_M)
-        across = lifted | (gap < 2 * OVER_GOAL_M)
-        carry = np.where(across[:, None], grip + goal - aim, grip)
-        carry[:, 2] = np.where(is_over, down, np.maximum(CARRY_HEIGHT_M, down))
+        there = above(grip + goal - aim, down)
+        carry = through_funnel(grip, there, np.maximum(CARRY_HEIGHT_M, down), OVER_GOAL_M)
         target[is_held], close[is_held] = carry[is_held], ~is_down[is_held]
 
         # Move away from what stands in its place, straight up.

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import mujoco
 import numpy as np
 
-from vla_crl.sim.experts.skill import NOTHING, Command, above, horizontal_distance
+from vla_crl.sim.experts.skill import NOTHING, Command, above, ramp, through_funnel
 from vla_crl.sim.goals import Goal
 from vla_crl.sim.layout import rest_height
 from vla_crl.sim.vector_sim import VectorSim
@@ -14,12 +14,12 @@ START_M = 0.03
 """Distance from the contact point at which a push begins, on the side from which it pushes."""
 TRAVEL_HEIGHT_M = 0.09
 """Height over the contact point while moving to that side."""
-ALIGNED_M = 0.012
-"""Distance to the start's vertical below which the grip may descend."""
-OFF_LINE_M = 0.02
-"""A grip this close to the line, behind the contact point, pushes on."""
-TOO_HIGH_M = 0.005
-"""No push begins this far above the contact point."""
+RUN_UP_M = 0.07
+"""Distance behind the contact point up to which it is reached along the line."""
+ON_LINE_M, OFF_LINE_M = 0.01, 0.025
+"""Distances to the line at which the grip only pushes on, and only goes back to the start."""
+LOW_M, TOO_HIGH_M = 0.004, 0.012
+"""Heights over the contact point likewise; from higher up it would press down on the thing."""
 LIFT_M = 0.008
 """A thing is pushed this far above its origin at rest: the fingertips stay off the table."""
 PUSH_STEP_M = 0.03
@@ -45,17 +45,13 @@ class _Push(ABC):
         start = contact - START_M * direction
         along = np.einsum("bi,bi->b", grip - contact, direction)
         offset = grip - contact - along[:, None] * direction
-        across = np.linalg.norm(offset, axis=1)
-        pushes = (across < OFF_LINE_M) & (along < 0.0) & (along > -START_M - OFF_LINE_M)
-        pushes &= offset[:, 2] < TOO_HIGH_M  # else it presses down on what it pushes
-        is_above = horizontal_distance(grip, start) < ALIGNED_M
-        high = contact[:, 2] + TRAVEL_HEIGHT_M
-        is_high = grip[:, 2] > high - 0.02
-        target = np.where(is_high[:, None], above(start, high), above(grip, high))
-        target = np.where(is_above[:, None], start, target)
+        back = ramp(np.linalg.norm(offset, axis=1), ON_LINE_M, OFF_LINE_M)
+        back = np.maximum(back, ramp(offset[:, 2], LOW_M, TOO_HIGH_M))
+        back[(along > 0.0) | (along < -RUN_UP_M)] = 1.0
+        round_it = through_funnel(grip, start, contact[:, 2] + TRAVEL_HEIGHT_M)
         # On the line, not only parallel to it: what is pushed turns away otherwise.
         ahead = contact + (along[:, None] + PUSH_STEP_M) * direction
-        target = np.where(pushes[:, None], ahead, target)
+        target = ahead + back[:, None] * (round_it - ahead)
         return Command(target, np.ones(len(slots), dtype=bool))
 
 

@@ -8,6 +8,14 @@ OPEN_FINGER_M = 0.03
 """Finger position beyond which the gripper counts as open."""
 
 
+FUNNEL_TIP_M = 0.012
+"""Horizontal error that needs no correction before the grip is down."""
+FUNNEL_WIDTH_M = 0.025
+"""Horizontal distance over which the height rises to that of travel."""
+TOO_LOW_M = 0.03
+"""This far below its height the grip only rises."""
+
+
 class Command(NamedTuple):
     """Where to move the grip, straight, and what to do with the gripper.
 
@@ -46,6 +54,36 @@ def above(positions: np.ndarray, height_m: float | np.ndarray) -> np.ndarray:
     raised = positions.copy()
     raised[:, 2] = height_m
     return raised
+
+
+def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values [B] on a scale where `low` is 0 and `high` is 1, clipped."""
+    return np.clip((values - low) / (high - low), 0.0, 1.0)
+
+
+def through_funnel(
+    grip: np.ndarray,
+    goal: np.ndarray,
+    travel_height_m: float | np.ndarray,
+    tip_m: float = FUNNEL_TIP_M,
+) -> np.ndarray:
+    """Return [B, 3] where to move the grip so that it comes down on a goal from above.
+
+    The farther aside, the higher: the height rises continuously, from the goal's up to that of
+    travel. Who is too low moves up first. A gate ("descend once aligned, else go up") would ask for
+    opposite motions on its two sides, and a policy that cannot tell the sides apart would learn
+    their mean: to stand still.
+
+    Args:
+        grip: [B, 3] m, world.
+        goal: [B, 3] m, world.
+        travel_height_m: World height at which nothing is in the way.
+        tip_m: Horizontal distance within which the height is the goal's.
+    """
+    aside = ramp(horizontal_distance(grip, goal), tip_m, tip_m + FUNNEL_WIDTH_M)
+    height = goal[:, 2] + aside * (travel_height_m - goal[:, 2])
+    across = 1.0 - ramp(height - grip[:, 2], 0.0, TOO_LOW_M)
+    return above(grip + across[:, None] * (goal - grip), height)
 
 
 def horizontal_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:

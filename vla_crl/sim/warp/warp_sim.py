@@ -10,7 +10,7 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, c
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.episodes import Episodes
-from vla_crl.sim.stepping import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT, allocate_slots, world_of
+from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT, allocate_slots, world_of
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import check_range, joint_name
 from vla_crl.sim.warp.drawing import Drawing

@@ -13,7 +13,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import JOINTS, row_size
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.scene import Scene
-from vla_crl.sim.stepping import World
+from vla_crl.sim.slots import World
 from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
 from vla_crl.sim.warp.kernels.episodes import Physics, Progress, begin, judge, keep, watch
 from vla_crl.sim.warp.kernels.predicates import Poses, put_goals
@@ -31,7 +31,8 @@ def warp_model(scene: Scene) -> mujoco.MjModel:
     """Return a copy of a scene's model with the options that MuJoCo Warp knows.
 
     It never resets a world by itself, which is what the option `autoreset="disable"` asks for, but
-    does not know the option. Its sensor kernels are left out, since no scene has a sensor.
+    does not know the option. Nothing ever sleeps in it.
+    Its sensor kernels are left out, since no scene has a sensor.
 
     Raises:
         ConfigError: The scene has what the backend does not simulate.
@@ -44,6 +45,7 @@ def warp_model(scene: Scene) -> mujoco.MjModel:
                 "simulate; use VectorSim"
             )
     model.opt.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    model.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_SLEEP)
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
     return model
 

@@ -3,7 +3,7 @@
 import warp as wp
 
 from vla_crl.sim import controller
-from vla_crl.sim.stepping import World
+from vla_crl.sim.slots import World
 from vla_crl.sim.warp.kernels.kinematics import Chain, Joints, inverse, put_chain, rotation_about
 
 wp.set_module_options({"enable_backward": False, "max_unroll": 3})

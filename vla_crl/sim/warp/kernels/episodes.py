@@ -6,14 +6,14 @@ after every control step a world that does not act, or acts no longer, is put ba
 
 import warp as wp
 
-from vla_crl.sim import stepping
+from vla_crl.sim import slots
 from vla_crl.sim.warp.kernels.predicates import Goals, Poses, goal_reached
 
 wp.set_module_options({"enable_backward": False})
 
-RUNNING, SUCCESS = wp.constant(stepping.RUNNING), wp.constant(stepping.SUCCESS)
-TIME_LIMIT, DIVERGED = wp.constant(stepping.TIME_LIMIT), wp.constant(stepping.DIVERGED)
-MAX_SPEED = wp.constant(stepping.MAX_SPEED)
+RUNNING, SUCCESS = wp.constant(slots.RUNNING), wp.constant(slots.SUCCESS)
+TIME_LIMIT, DIVERGED = wp.constant(slots.TIME_LIMIT), wp.constant(slots.DIVERGED)
+MAX_SPEED = wp.constant(slots.MAX_SPEED)
 
 
 @wp.struct
