@@ -1,5 +1,7 @@
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence, replay
+from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.slots import STATE_SPEC
@@ -85,6 +88,31 @@ def test_an_episode_depends_on_neither_slots_nor_threads(
     for episode, end in ends.items():
         for value, expected in zip(end, reference[episode], strict=True):
             assert np.array_equal(value, expected)
+
+
+def test_things_end_where_they_would_if_none_ever_slept(suite: Suite, new_sim: NewSim):
+    def without_sleep(scene: Scene) -> Scene:
+        model = copy(scene.model)
+        assert model.opt.enableflags == mujoco.mjtEnableBit.mjENBL_SLEEP
+        model.opt.enableflags = 0
+        return replace(scene, model=model)
+
+    awake = replace(suite, scenes=tuple(map(without_sleep, suite.scenes)))
+    sims = [new_sim(10), new_sim(10, suite=awake)]
+    for sim in sims:
+        sim.reset(range(10), tasks=range(10), state_ids=range(10))
+    expert, running, start = ScriptedExpert(sims[0]), np.arange(10), sims[0].thing_positions()
+    while len(running):
+        actions = expert.act(running)[:, None]
+        result, expected = (sim.step_chunk(actions, running) for sim in sims)
+        assert np.array_equal(result.success, expected.success)
+        running = running[~(result.terminated | result.truncated)]
+    end, expected = (sim.thing_positions() for sim in sims)
+    error = np.linalg.norm(end - expected, axis=-1)
+    touched = np.linalg.norm(end - start, axis=-1) > 0.01
+    assert touched.any(axis=1).all()
+    assert error[~touched].max() < 1e-4
+    assert error[touched].max() < 0.01
 
 
 def test_a_saved_state_continues_bit_for_bit(new_sim: NewSim):
