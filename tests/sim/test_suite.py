@@ -117,7 +117,8 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ('cube", "tray"]', 'cube", "trai"]', "'in': unknown region 'trai'. Did you mean 'tray'"),
         ('"in", "red cube"', '"in", "red cub"', "unknown thing 'red cub'. Did you mean 'red"),
         ("green_cube_in_tray", "red_cube_in_basket", "task names must be unique.*red_cube_in_bas"),
-        ('body = "basket"', 'body = "arm_base"', "'arm_base' is fixed to the scene, expected a fr"),
+        ('body = "basket"', 'body = "hand"', "body 'hand' is fixed to the scene, expected a free"),
+        ('base = "arm_base"', 'base = "hand"', "arm.base: body 'hand' is fixed to the scene, ex"),
         ('cube", "tray"]', 'cube", "grip"]', "unknown region 'grip'.*Known: basket, tray"),
         (
             'body = "tray"',

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import mujoco
 import numpy as np
 
 from vla_crl.sim.layout import initial_states
@@ -123,7 +124,7 @@ class Episodes:
         mocap_pos = initial.mocap_pos[state_ids].reshape(len(rows), 3 * model.nmocap)
         mocap_quat = np.tile([1.0, 0.0, 0.0, 0.0], (len(rows), model.nmocap))
         rest = np.concatenate([ctrl, mocap_pos, mocap_quat], axis=1)
-        begin = 1 + model.nq + model.nv + model.na + model.nv
+        begin = _commands_at(model)
         slots.physics[rows, begin : begin + rest.shape[1]] = rest
         slots.camera_shift[rows], slots.camera_turn[rows] = 0.0, np.eye(3).ravel()
         slots.base_shift[rows], slots.latency[rows] = 0.0, 0
@@ -137,8 +138,7 @@ class Episodes:
         drawn = draw(variation, state_id, len(self._worlds[scene].objects.body))
         slots.camera_shift[row] = drawn.camera_shift
         slots.camera_turn[row] = matrix_from_axis_angle(drawn.camera_turn).ravel()
-        slots.base_shift[row] = drawn.base_shift
-        slots.controller[row, :3] += drawn.base_shift  # the gripper moves with the base
+        self._displace(row, scene, drawn.base_shift)
         slots.mass_gain[row, : len(drawn.mass_gain)] = drawn.mass_gain
         slots.friction_gain[row] = drawn.friction_gain
         slots.latency[row] = drawn.latency
@@ -151,3 +151,17 @@ class Episodes:
         if drawn.paraphrase is not None:
             sentences = 1 + len(self._suite.tasks[task].paraphrases)
             self._sentence[row] = int(drawn.paraphrase * sentences)
+
+    def _displace(self, row: int, scene: int, shift: np.ndarray) -> None:
+        """Put the robot elsewhere (m, world); its gripper moves with it."""
+        model, slots = self._suite.scenes[scene].model, self._slots
+        mocap = model.body_mocapid[self._worlds[scene].base]
+        place = _commands_at(model) + model.nu + 3 * mocap
+        slots.physics[row, place : place + 3] += shift
+        slots.controller[row, :3] += shift
+        slots.base_shift[row] = shift
+
+
+def _commands_at(model: mujoco.MjModel) -> int:
+    """Where the packed physics state's ctrl begins; the mocap positions follow it."""
+    return 1 + model.nq + model.nv + model.na + model.nv

@@ -67,10 +67,9 @@ def initial_states(scene: Scene) -> InitialStates:
         qpos[:, start + 2] = rest_height(model, int(body))
         qpos[:, start + 3] = np.cos(yaws[:, k] / 2)
         qpos[:, start + 6] = np.sin(yaws[:, k] / 2)
-    mocap_pos = np.zeros((num_states, model.nmocap, 3))
+    mocap_pos = np.tile(mujoco.MjData(model).mocap_pos, (num_states, 1, 1))
     for k, body in enumerate(mocap):
         mocap_pos[:, model.body_mocapid[body], :2] = fixtures[:, k]
-        mocap_pos[:, model.body_mocapid[body], 2] = model.body_pos[body, 2]
     controller = np.empty((num_states, row_size(chain)))
     controller[:, POSITION], controller[:, ROTATION] = grips, GRIP_DOWN.ravel()
     controller[:, JOINTS], controller[:, -1] = chain.rest_rad, FINGER_OPEN_M

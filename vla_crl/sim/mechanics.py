@@ -1,4 +1,4 @@
-"""What an episode may change of the model itself: where the robot stands, masses, friction."""
+"""What an episode may change of the model itself: masses and friction."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,6 @@ class Mechanics(NamedTuple):
     """Numbers of a model, or views of them that can be written.
 
     Attributes:
-        body_pos: [bodies, 3] m, in the parent.
         body_mass: [bodies] kg.
         body_subtreemass: [bodies] kg.
         body_inertia: [bodies, 3] kg m^2.
@@ -21,7 +20,6 @@ class Mechanics(NamedTuple):
         geom_friction: [geoms, 3].
     """
 
-    body_pos: np.ndarray
     body_mass: np.ndarray
     body_subtreemass: np.ndarray
     body_inertia: np.ndarray
@@ -49,7 +47,7 @@ class Objects(NamedTuple):
 
 
 @njit(nogil=True)
-def vary(nominal, mechanics, objects, base, base_shift, mass_gain, friction_gain):
+def vary(nominal, mechanics, objects, mass_gain, friction_gain):
     """Write what an episode drew into a thread's model.
 
     A free body alone in its tree has M = m diag(1, 1, 1, I/m), so its inverse weights are inversely
@@ -59,13 +57,9 @@ def vary(nominal, mechanics, objects, base, base_shift, mass_gain, friction_gain
         nominal: `Mechanics` as they are in the file.
         mechanics: `Mechanics`, written.
         objects: `Objects`.
-        base: Body that carries the arm.
-        base_shift: [3] m, world.
         mass_gain: [objects] or longer.
         friction_gain: Factor on every geom's friction.
     """
-    for i in range(3):
-        mechanics.body_pos[base, i] = nominal.body_pos[base, i] + base_shift[i]
     for k in range(objects.body.shape[0]):
         body, dof, gain = objects.body[k], objects.dof[k], mass_gain[k]
         mechanics.body_mass[body] = gain * nominal.body_mass[body]

@@ -256,6 +256,11 @@ def _check_mechanics(scene: Scene, path: Path) -> None:
                 f"{path}: thing '{thing.name}': body '{thing.body}' is fixed to the scene, "
                 "expected a free joint, a mocap body or a joint of its own"
             )
+    if model.body(config.arm.base).mocapid[0] < 0:
+        raise ConfigError(
+            f"{path}: arm.base: body '{config.arm.base}' is fixed to the scene, expected "
+            'mocap="true", so that an episode can displace the robot'
+        )
     if len(config.arm.rest_joints_rad) != len(config.arm.joints):
         raise ConfigError(
             f"{path}: arm.rest_joints_rad has {len(config.arm.rest_joints_rad)} numbers, "

@@ -20,8 +20,11 @@ from vla_crl.sim.predicates import Poses, goal_reached
 from vla_crl.sim.slots import DIVERGED, MAX_SPEED, RUNNING, STATE_SPEC, SUCCESS, TIME_LIMIT
 from vla_crl.sim.source_version import source_version
 
-AWAKE_FOR_ONE_STEP = -2
-"""Value of `tree_asleep`: MuJoCo counts up in slow steps and puts a tree to sleep at -1."""
+AWAKE_FOR_TWO_STEPS = -3
+"""Value of `tree_asleep`: MuJoCo counts up in slow steps and puts a tree to sleep at -1.
+
+It looks at the velocity before a step: after one step alone, what is about to fall would sleep.
+"""
 
 
 @njit(nogil=True)
@@ -33,8 +36,8 @@ def _view(address, shape):
 def _enter(world, scratch, slots, row):
     """Put a slot's mechanics and physics state into the thread's model and data."""
     vary(
-        world.mechanics, scratch.mechanics, world.objects, world.base,
-        slots.base_shift[row], slots.mass_gain[row], slots.friction_gain[row],
+        world.mechanics, scratch.mechanics, world.objects,
+        slots.mass_gain[row], slots.friction_gain[row],
     )  # fmt: skip
     mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
     _wake(world, scratch)
@@ -44,10 +47,10 @@ def _enter(world, scratch, slots, row):
 def _wake(world, scratch):
     """Wake all that sleeps, so that what comes depends on nothing but STATE_SPEC.
 
-    What rests in the first physics step of a control step is left out of the other steps.
+    What rests in the first two physics steps of a control step is left out of the others.
     """
     asleep = carray(as_int_pointer(scratch.arrays[10]), (world.sizes.ntree,))  # pyright: ignore[reportCallIssue]
-    asleep[:] = AWAKE_FOR_ONE_STEP
+    asleep[:] = AWAKE_FOR_TWO_STEPS
     mj_update_sleep(scratch.model, scratch.data)
 
 
