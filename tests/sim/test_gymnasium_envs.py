@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
 TASK = "vla_crl/tabletop_object.red_cube_in_basket-v0"
@@ -209,6 +209,27 @@ def test_batched_episodes_equal_gymnasiums_own_vector_env(suite: Suite, envs: Su
         ends += results[0][2] | results[0][3]
     assert ends.tolist() == [1, 1, 1]
     peer.close()
+
+
+def test_robots_in_different_scenes_equal_gymnasiums_own_vector_env():
+    tasks = [task.name for task in load_suite("tabletop_30").tasks[:4]]  # of four suites
+    envs = SuiteVectorEnv("tabletop_30", num_envs=4, tasks=tasks, image_size=16)
+    peer = SyncVectorEnv([lambda t=t: TaskEnv("tabletop_30", t, image_size=16) for t in tasks])
+    for one, other in zip(envs.reset(seed=1), peer.reset(seed=1), strict=True):
+        assert data_equivalence(one, other, exact=True)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        actions = rng.uniform(-1, 1, (4, 7))
+        for one, other in zip(envs.step(actions), peer.step(actions), strict=True):
+            assert data_equivalence(one, other, exact=True)
+    envs.close()
+    peer.close()
+
+
+def test_gymnasiums_checker_finds_nothing_in_a_perturbed_task():
+    env = gymnasium.make("vla_crl/tabletop_perturbed.noise-v0")
+    check_env(env.unwrapped, skip_render_check=True)
+    env.close()
 
 
 @pytest.mark.parametrize("action", [np.zeros(6), 0.0, np.zeros((1, 7)), "up"])
