@@ -454,6 +454,20 @@ def test_a_recipe_that_does_not_fit_leaves_no_run(
     assert not (world / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "recipe", "owner"),
+    [("train", "pretrain_tiny", "pretrain"), ("pretrain", "demo", "train")],
+)
+def test_a_recipe_of_another_command_is_named_as_such(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, recipe: str, owner: str
+) -> None:
+    flag = {"train": "--run-dir", "pretrain": "--output"}[command]
+    assert cli.main([command, recipe, flag, str(tmp_path / "new")]) == 2
+    message = f"{recipe}.toml: is a recipe of 'vla-crl {owner}', not of 'vla-crl {command}'"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_wrong_setting_makes_no_run(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

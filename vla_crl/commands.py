@@ -288,5 +288,26 @@ def _require_new(path: Path, flag: str) -> None:
 def load_recipe(command: str, recipe: str, overrides: Sequence[str]) -> Any:
     """Return the settings of a recipe with the flags applied."""
     path = catalog.recipe_path(recipe)
+    try:
+        config = _read_recipe(command, path)
+    except ConfigError as error:
+        for other in RECIPE_CLASSES:
+            if other != command and _is_recipe(other, path):
+                raise ConfigError(
+                    f"{path}: is a recipe of 'vla-crl {other}', not of 'vla-crl {command}'"
+                ) from error
+        raise
+    return override(config, overrides, f"vla-crl {command} {recipe}")
+
+
+def _read_recipe(command: str, path: Path) -> Any:
     config_class = cast(type[Any], catalog.load_attribute(RECIPE_CLASSES[command], "vla-crl"))
-    return override(load_toml(config_class, path), overrides, f"vla-crl {command} {recipe}")
+    return load_toml(config_class, path)
+
+
+def _is_recipe(command: str, path: Path) -> bool:
+    try:
+        _read_recipe(command, path)
+    except ConfigError:
+        return False
+    return True

@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from vla_crl.catalog import policy_path
+from vla_crl.catalog import catalog_dir, policy_path, recipe_path
+from vla_crl.config import load_toml
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.continual.trainer import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import expert_agent, policy_agent
@@ -73,6 +76,20 @@ def test_the_shipped_policy_leaves_something_to_learn_in_every_suite():
         assert len(rates) == 10
         assert 0.05 < np.mean(rates) < 0.85
     assert 0.3 <= np.mean(list(stated.values())) <= 0.7
+
+
+@pytest.mark.parametrize("recipe", ["demo", "sequential_2k", "sequential_goal"])
+def test_committed_results_begin_with_the_shipped_policy(recipe):
+    """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
+    stated = read_card(policy_path("tiny").with_suffix(""))["success_on_test_ids"]
+    suite = load_toml(TrainConfig, recipe_path(recipe)).suite
+    matrices = [*(catalog_dir("experiments") / "results" / recipe).glob("matrix_seed*.csv")]
+    assert matrices
+    for file in matrices:
+        cells = [cell for cell in SuccessMatrix.read(file).cells() if cell.stage == 0]
+        assert [cell.successes / cell.episodes for cell in cells] == pytest.approx(
+            [stated[f"{suite}.{cell.task}"] for cell in cells], abs=0.05
+        )
 
 
 def test_the_expert_is_evaluated_as_a_policy_is():

@@ -59,9 +59,7 @@ def test_states_keep_the_ranges_of_the_suite(scene: Scene):
         assert gap.min() >= layout.free_distance_m
     grip = states.controller[:, :3]
     assert np.all((grip >= layout.grip_low_m) & (grip <= layout.grip_high_m))
-    assert np.all(
-        states.mocap_pos[:, 1:, 1].prod(axis=1) < 0
-    )  # one on each side, after the robot
+    assert np.all(states.mocap_pos[:, 1:, 1].prod(axis=1) < 0)  # one on each side, after the robot
     share_left = np.mean(states.mocap_pos[:, 1, 1] > 0)
     assert 0.45 < share_left < 0.55
 
