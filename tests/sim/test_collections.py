@@ -263,7 +263,10 @@ def episodes(request: pytest.FixtureRequest) -> tuple[Suite, np.ndarray, np.ndar
     state_ids = rng.integers(suite.test_ids.stop, size=NUM_EPISODES)
     ends: list[End] = [{} for _ in tasks]
     for index, task in enumerate(suite.tasks):
-        alone = Suite(suite.name, "", (suite.scenes[task.scene],), (replace(task, scene=0),))
+        alone = Suite(
+            name=suite.name, description="", scenes=(suite.scenes[task.scene],),
+            tasks=(replace(task, scene=0),),
+        )  # fmt: skip
         sim = VectorSim(alone, 1, num_threads=1)
         for episode in np.flatnonzero(tasks == index):
             (ends[episode],) = play(sim, np.array([0]), state_ids[[episode]])
@@ -313,7 +316,8 @@ def test_robots_with_other_arms_share_a_batch(folder: Path, collect: Collect):
     sim.reset(range(2), tasks=[1, 0], state_ids=[3, 3])
     sim.step_chunk(actions)
     for slot, task in enumerate((1, 0)):
-        alone = Suite("alone", "", (suite.scenes[task],), (replace(suite.tasks[task], scene=0),))
+        only = (replace(suite.tasks[task], scene=0),)
+        alone = replace(suite, name="alone", scenes=(suite.scenes[task],), tasks=only)
         other = VectorSim(alone, 1)
         other.reset([0], tasks=[0], state_ids=[3])
         other.step_chunk(actions[[slot]])
