@@ -55,20 +55,19 @@ def simulated_model(task: str) -> mujoco.MjModel:
     Meshes that touch nothing become dots in the same place, so that bodies, geoms and their numbers
     stay the same. All masses are explicit in Meta-World's files and stay the same as well.
     """
-    spec, touching = _spec(task), set[str]()
-    full = spec.compile()
-    for body in spec.bodies:
-        for geom in body.geoms:
-            geom.material = ""
-            if geom.type != mujoco.mjtGeom.mjGEOM_MESH:
-                continue
-            if geom.contype or geom.conaffinity:
-                touching.add(geom.meshname)
-            else:
-                geom.type, geom.meshname = mujoco.mjtGeom.mjGEOM_SPHERE, ""
-                geom.size = (_NOT_SEEN_M, 0.0, 0.0)
-                geom.pos, geom.quat = full.geom_pos[geom.id], full.geom_quat[geom.id]
-                geom.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT  # not Euler angles
+    complete, spec, touching = _spec(task), _spec(task), set[str]()
+    placed = complete.compile()
+    for geom, same in zip(spec.geoms, complete.geoms, strict=True):
+        geom.material = ""
+        if geom.type != mujoco.mjtGeom.mjGEOM_MESH:
+            continue
+        if geom.contype or geom.conaffinity:
+            touching.add(geom.meshname)
+        else:
+            geom.type, geom.meshname = mujoco.mjtGeom.mjGEOM_SPHERE, ""
+            geom.size = (_NOT_SEEN_M, 0.0, 0.0)
+            geom.pos, geom.quat = placed.geom_pos[same.id], placed.geom_quat[same.id]
+            geom.alt.type = mujoco.mjtOrientation.mjORIENTATION_QUAT  # not Euler angles
     unused = [mesh for mesh in spec.meshes if mesh.name not in touching]
     for part in [*unused, *spec.materials, *spec.textures]:
         spec.delete(part)
