@@ -93,6 +93,8 @@ class TrainConfig:
     """Training tasks in order; the suite's training tasks if omitted."""
     heldout_tasks: tuple[str, ...] | None = None
     """Tasks only evaluated; the suite's held-out tasks if omitted."""
+    rounds: int = 1
+    """How often the training tasks are run through, in the same order."""
     seed: int = 0
     """Seeds everything."""
     num_torch_threads: int = 2
@@ -132,8 +134,9 @@ class TrainConfig:
         for name in (*tasks, *heldout):
             suite.task_index(name)
         return TaskStream(
-            train_tasks=tasks, heldout_tasks=heldout, episodes_per_task=self.episodes_per_task
-        )
+            train_tasks=tasks, heldout_tasks=heldout, rounds=self.rounds,
+            episodes_per_task=self.episodes_per_task,
+        )  # fmt: skip
 
 
 class Trainer:
