@@ -43,7 +43,9 @@ class TaskStream:
                 )
         for field in ("episodes_per_task", "rounds"):
             if getattr(self, field) < 1:
-                raise ConfigError(f"stream.{field} is {getattr(self, field)}; it must be at least 1")
+                raise ConfigError(
+                    f"stream.{field} is {getattr(self, field)}; it must be at least 1"
+                )
 
     @property
     def num_stages(self) -> int:

@@ -7,8 +7,9 @@ from typing import cast
 from vla_crl.catalog import load_attribute, suite_path
 from vla_crl.config import read_toml
 from vla_crl.errors import unknown_name
+from vla_crl.sim.scene import SceneConfig
 from vla_crl.sim.simulation import ScriptedSimulation
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.suite import load_suite, read_suite
 from vla_crl.sim.task_suite import TaskSuite
 
 BACKENDS = {"metaworld": "vla_crl.sim.metaworld.suite:read_metaworld"}
@@ -31,6 +32,17 @@ def find_suite(name: str) -> TaskSuite:
         raise unknown_name(str(file), "backend", str(backend), BACKENDS)
     read = cast(Callable[[Path], TaskSuite], load_attribute(BACKENDS[backend], str(file)))
     return read(file)
+
+
+def task_names(name: str) -> list[str]:
+    """Return the names of a suite's tasks without compiling anything."""
+    file = suite_path(name) / "suite.toml"
+    if "backend" in read_toml(file):
+        return [task.name for task in find_suite(name).tasks]
+    config = read_suite(file)
+    if isinstance(config, SceneConfig):
+        return [task.name for task in config.tasks]
+    return [reference.name or reference.task for reference in config.tasks]
 
 
 def make_sim(

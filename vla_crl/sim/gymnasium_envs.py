@@ -21,12 +21,11 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from vla_crl.catalog import list_suites, suite_path
+from vla_crl.catalog import list_suites
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
 from vla_crl.errors import SpecError
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.suite import task_names
 from vla_crl.sim.task_suite import TaskSuite, make_renderers
 
 RENDER_PIXELS = 256
@@ -283,7 +282,7 @@ def register_envs() -> None:
             vector_entry_point=f"{__name__}:SuiteVectorEnv",
             kwargs={"suite": suite},
         )
-        for task in task_names(suite_path(suite) / "suite.toml"):
+        for task in task_names(suite):
             gymnasium.register(
                 f"vla_crl/{suite}.{task}-v0",
                 entry_point=f"{__name__}:TaskEnv",

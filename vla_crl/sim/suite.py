@@ -181,14 +181,6 @@ def read_suite(file: Path) -> SceneConfig | CollectionConfig:
     return from_mapping(config_class, content, str(file))
 
 
-def task_names(file: Path) -> list[str]:
-    """Return the names of a suite's tasks without compiling anything."""
-    config = read_suite(file)
-    if isinstance(config, SceneConfig):
-        return [task.name for task in config.tasks]
-    return [reference.name or reference.task for reference in config.tasks]
-
-
 _Chosen = tuple[SceneConfig, Path, TaskConfig]
 """A task with the file whose scene it takes place in."""
 

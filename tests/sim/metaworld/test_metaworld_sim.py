@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
 pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
 
+from vla_crl.catalog import suite_path
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.grounding import ground
@@ -17,7 +18,6 @@ from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 from vla_crl.sim.metaworld.models import GOAL, GOAL_RGBA
 from vla_crl.sim.metaworld.suite import MetaWorldSuite, read_metaworld
 from vla_crl.sim.simulation import Simulation
-from vla_crl.catalog import suite_path
 from vla_crl.sim.task_suite import make_renderers
 
 NUM_IDS = 3

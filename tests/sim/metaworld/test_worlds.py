@@ -44,16 +44,16 @@ def test_a_state_id_is_a_state_whatever_came_before(task: str):
     for _ in range(5):
         first.step_chunk(seven(act(task, first.observation))[None], 500)
     np.random.default_rng(0)
-    np.random.seed(3)  # noqa: NPY002 (what Meta-World itself would draw from)
+    np.random.seed(3)
     again, other = World(task, 7), World(task, 8)
     assert np.array_equal(World(task, 7).observation, again.observation)
     assert not np.array_equal(again.observation, other.observation)
 
 
 def test_numpys_global_generator_is_left_alone():
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = np.random.get_state()[1].copy()
     World("coffee-pull-v3", 0)
-    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_two_tasks_with_one_state_id_draw_different_numbers():
