@@ -14,11 +14,12 @@ import pytest
 from vla_crl import catalog
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
+from vla_crl.sim.backends import task_names
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.scene import TaskConfig
 from vla_crl.sim.slots import STATE_SPEC
-from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite, task_names
+from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -75,7 +76,7 @@ def test_a_task_is_as_in_its_source_unless_the_collection_says_otherwise(name: s
 
 @pytest.mark.parametrize("name", COLLECTIONS)
 def test_names_are_known_without_compiling_anything(name: str):
-    names = task_names(catalog.suite_path(name) / "suite.toml")
+    names = task_names(name)
     assert names == [task.name for task in load_suite(name).tasks]
 
 
