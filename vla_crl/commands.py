@@ -258,9 +258,9 @@ def _agent(policy: str, *, deterministic: bool) -> Any:
 
 
 def _describe_suite(name: str) -> dict[str, Any]:
-    from vla_crl.sim.suite import load_suite
+    from vla_crl.sim.backends import find_suite
 
-    suite, fields = load_suite(name), ("name", "instruction", "split")
+    suite, fields = find_suite(name), ("name", "instruction", "split")
     success = catalog.expert_success(name)
     tasks = [
         {"suite": name}

@@ -26,8 +26,9 @@ from vla_crl.rollout.demonstrations import (
     collect_demonstrations,
 )
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.experts.skill import NOTHING
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.task_suite import TaskSuite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     if output.exists():
         raise ConfigError(f"{output} exists; remove it or give another --output")
     torch.set_num_threads(config.num_torch_threads)
-    suite, started = load_suite(config.suite), perf_counter()
+    suite, started = find_suite(config.suite), perf_counter()
     torch.manual_seed(config.seed)
     policy = build_policy(config.policy)
     if policy.config.num_objects != len(suite.things):
@@ -154,7 +155,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 
 
 def train_supervised(
-    policy: VLAPolicy, demonstrations: Demonstrations, suite: Suite, config: PretrainConfig
+    policy: VLAPolicy, demonstrations: Demonstrations, suite: TaskSuite, config: PretrainConfig
 ) -> int:
     """Run the updates of the recipe, printing the mean losses twenty times.
 
@@ -207,7 +208,7 @@ class BatchSampler:
         self,
         policy: VLAPolicy,
         demonstrations: Demonstrations,
-        suite: Suite,
+        suite: TaskSuite,
         config: PretrainConfig,
     ) -> None:
         """Tokenise all sentences once."""

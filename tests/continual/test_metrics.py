@@ -95,6 +95,15 @@ def test_transfer_and_forgetting_of_a_single_task_do_not_exist() -> None:
     assert metrics.zs(np.empty((2, 0))) is None
 
 
+def test_in_two_rounds_a_tasks_own_stage_is_its_last() -> None:
+    rates = np.array([[0.1, 0.2], [0.5, 0.3], [0.4, 0.6], [0.9, 0.5], [0.7, 0.8]])  # a b a b
+    assert metrics.avg(rates) == pytest.approx((0.7 + 0.8) / 2)
+    assert metrics.delta_avg(rates) == pytest.approx((0.6 + 0.6) / 2)
+    assert metrics.nbt_final(rates) == pytest.approx(0.9 - 0.7)
+    assert metrics.fwt_gem(rates) == pytest.approx(0.3 - 0.2)
+    assert metrics.learning_accuracy(rates) == pytest.approx((0.9 + 0.8) / 2)
+
+
 def test_rates_that_are_not_stages_by_tasks_are_refused() -> None:
     with pytest.raises(SpecError, match=r"got shape \(3, 3\), expected \(T \+ 1, T\)"):
         metrics.avg(np.zeros((3, 3)))

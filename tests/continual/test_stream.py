@@ -19,6 +19,13 @@ def test_stages_count_from_one_in_the_order_of_training() -> None:
     assert [stream.split(task) for task in stream.tasks] == ["train", "train", "train", "heldout"]
 
 
+def test_a_stream_may_be_run_through_twice() -> None:
+    stream = make_stream(train_tasks=("a", "b"), rounds=2)
+    assert list(stream.stages()) == [(1, "a"), (2, "b"), (3, "a"), (4, "b")]
+    assert stream.num_stages == 4
+    assert stream.tasks == ("a", "b", "x")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -27,6 +34,7 @@ def test_stages_count_from_one_in_the_order_of_training() -> None:
         ({"heldout_tasks": ("x", "x")}, "heldout_tasks: 'x' is listed 2 times"),
         ({"heldout_tasks": ("x", "b")}, "'b' is both a training and a held-out task"),
         ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be at least 1"),
+        ({"rounds": 0}, "stream.rounds is 0; it must be at least 1"),
     ],
 )
 def test_a_stream_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:

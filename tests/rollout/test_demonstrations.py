@@ -10,9 +10,8 @@ from vla_crl.rollout.demonstrations import (
     PerturbationConfig,
     collect_demonstrations,
 )
-from vla_crl.sim.experts import ScriptedExpert
+from vla_crl.sim.backends import make_sim
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.vector_sim import make_sim
 
 NUM_EPISODES = 12
 CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)
@@ -83,7 +82,7 @@ def test_without_noise_the_episodes_are_the_experts():
     calm = collect_demonstrations("tabletop_object", 2, seed=0, perturbation=CALM)
     assert calm.episode_success.all()
     sim = make_sim("tabletop_object", 1)
-    expert, slot = ScriptedExpert(sim), np.array([0])
+    expert, slot = sim.expert(), np.array([0])
     order, success = np.random.default_rng(0).permutation(sim.suite.train_ids), False
     for episode, (start, end) in enumerate(
         zip(starts(calm), np.unique(calm.episode_end), strict=True)

@@ -14,11 +14,12 @@ import pytest
 from vla_crl import catalog
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
+from vla_crl.sim.backends import task_names
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.scene import TaskConfig
 from vla_crl.sim.slots import STATE_SPEC
-from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite, task_names
+from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -75,7 +76,7 @@ def test_a_task_is_as_in_its_source_unless_the_collection_says_otherwise(name: s
 
 @pytest.mark.parametrize("name", COLLECTIONS)
 def test_names_are_known_without_compiling_anything(name: str):
-    names = task_names(catalog.suite_path(name) / "suite.toml")
+    names = task_names(name)
     assert names == [task.name for task in load_suite(name).tasks]
 
 
@@ -263,7 +264,10 @@ def episodes(request: pytest.FixtureRequest) -> tuple[Suite, np.ndarray, np.ndar
     state_ids = rng.integers(suite.test_ids.stop, size=NUM_EPISODES)
     ends: list[End] = [{} for _ in tasks]
     for index, task in enumerate(suite.tasks):
-        alone = Suite(suite.name, "", (suite.scenes[task.scene],), (replace(task, scene=0),))
+        alone = Suite(
+            name=suite.name, description="", scenes=(suite.scenes[task.scene],),
+            tasks=(replace(task, scene=0),),
+        )  # fmt: skip
         sim = VectorSim(alone, 1, num_threads=1)
         for episode in np.flatnonzero(tasks == index):
             (ends[episode],) = play(sim, np.array([0]), state_ids[[episode]])
@@ -313,7 +317,8 @@ def test_robots_with_other_arms_share_a_batch(folder: Path, collect: Collect):
     sim.reset(range(2), tasks=[1, 0], state_ids=[3, 3])
     sim.step_chunk(actions)
     for slot, task in enumerate((1, 0)):
-        alone = Suite("alone", "", (suite.scenes[task],), (replace(suite.tasks[task], scene=0),))
+        only = (replace(suite.tasks[task], scene=0),)
+        alone = replace(suite, name="alone", scenes=(suite.scenes[task],), tasks=only)
         other = VectorSim(alone, 1)
         other.reset([0], tasks=[0], state_ids=[3])
         other.step_chunk(actions[[slot]])

@@ -11,6 +11,7 @@ import pytest
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.backends import make_sim
 from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.rotations import axis_angle_from_matrix
@@ -18,7 +19,7 @@ from vla_crl.sim.scene import Scene
 from vla_crl.sim.slots import STATE_SPEC
 from vla_crl.sim.stepping import AWAKE_FOR_TWO_STEPS
 from vla_crl.sim.suite import Suite
-from vla_crl.sim.vector_sim import VectorSim, make_sim
+from vla_crl.sim.vector_sim import VectorSim
 
 NewSim = Callable[..., VectorSim]
 NUM_EPISODES, CHUNK_STEPS = 14, 4

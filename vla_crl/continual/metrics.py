@@ -3,7 +3,8 @@
 The same matrix gives "forgetting" 0.05 or 0.09 and "forward transfer" 0.13 or 0.73 depending on
 the field, so every name here stands for one formula. Notation: R[i, j] is the success rate on
 task j after stage i; stage 0 is before training, T the last stage; training task j is trained in
-stage j. All six are fractions, all of them linear in R.
+stage j. Where the T tasks are run through several times, S is the last stage: R[T, j] stands for
+R[S, j], and task j's own stage is its last one. All six are fractions, all of them linear in R.
 
 References:
     Hu et al. 2026, arXiv:2603.11653 (AVG, NBT, FWT and ZS for continual RL of VLA policies).
@@ -25,7 +26,7 @@ def avg(train: np.ndarray) -> float | None:
     """Return mean_j R[T, j]: final success on the training tasks (AVG of arXiv:2603.11653).
 
     Args:
-        train: [T + 1, T] success rates on the training tasks, rows = stages 0..T, NaN = not
+        train: [S + 1, T] success rates on the training tasks, rows = stages 0..S, NaN = not
             evaluated.
 
     Returns:
@@ -45,8 +46,7 @@ def nbt_final(train: np.ndarray) -> float | None:
     Negative backward transfer at the end of the stream (NBT of arXiv:2603.11653, appendix B; minus
     GEM's BWT). None for a single task.
     """
-    own = np.diagonal(_stages(train), offset=-1)
-    return _mean((own - train[-1])[:-1])
+    return _mean((_own(train) - train[-1])[:-1])
 
 
 def fwt_gem(train: np.ndarray) -> float | None:
@@ -62,7 +62,7 @@ def zs(heldout: np.ndarray) -> float | None:
     """Return mean_h R[T, h]: final success on tasks never trained (ZS of arXiv:2603.11653).
 
     Args:
-        heldout: [T + 1, H] success rates on the held-out tasks.
+        heldout: [S + 1, H] success rates on the held-out tasks.
     """
     return _mean(heldout[-1])
 
@@ -71,7 +71,7 @@ def delta_zs(heldout: np.ndarray) -> float | None:
     """Return mean_h (R[T, h] - R[0, h]): what training did to the others (dZS, arXiv:2603.11653).
 
     Args:
-        heldout: [T + 1, H] success rates on the held-out tasks.
+        heldout: [S + 1, H] success rates on the held-out tasks.
     """
     return _mean(heldout[-1] - heldout[0])
 
@@ -81,7 +81,7 @@ def learning_accuracy(train: np.ndarray) -> float | None:
 
     Not one of the six: read it beside `nbt_final`, which is also small where nothing was learnt.
     """
-    return _mean(np.diagonal(_stages(train), offset=-1))
+    return _mean(_own(train))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +182,7 @@ def estimate(
     Linear means metric(R) = sum_ij w[i, j] R[i, j], hence w[i, j] is the metric of the matrix that
     is 1 in cell (i, j) and 0 elsewhere.
     """
-    num_train = matrix.num_stages
+    num_train = matrix.num_train_tasks
     columns = slice(0, num_train) if split == "train" else slice(num_train, None)
     rates = matrix.rates[:, columns]
     if function(rates) is None:
@@ -196,11 +196,18 @@ def estimate(
     return linear_interval(weights.ravel(), successes.ravel(), episodes.ravel(), confidence)
 
 
+def _own(train: np.ndarray) -> np.ndarray:
+    """Return [T] the success on each task right after it was trained for the last time."""
+    num_tasks = _stages(train).shape[1]
+    return np.diagonal(train[-1 - num_tasks :], offset=-1)
+
+
 def _stages(train: np.ndarray) -> np.ndarray:
-    if train.ndim != 2 or train.shape[0] != train.shape[1] + 1:
+    if train.ndim != 2 or len(train) < 2 or (len(train) - 1) % max(train.shape[1], 1):
         raise SpecError(
             f"success rates of the training tasks: got shape {train.shape}, expected (T + 1, T): "
-            "stages 0..T by the T training tasks in the order they are trained"
+            "stages 0..T by the T training tasks in the order they are trained; T more stages for "
+            "every further round"
         )
     return train
 

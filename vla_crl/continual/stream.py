@@ -12,6 +12,7 @@ class TaskStream:
     """Training tasks in order, held-out tasks, and the budget of each stage.
 
     Stage `k` (1, 2, ..., T) trains `train_tasks[k - 1]`; stage 0 is the policy before training.
+    Where the stream is run through again, stage `T + k` trains that task once more.
     """
 
     train_tasks: tuple[str, ...]
@@ -20,6 +21,8 @@ class TaskStream:
     """Tasks that are evaluated after every stage and never trained."""
     episodes_per_task: int
     """Budget of one stage: training episodes on its task."""
+    rounds: int = 1
+    """How often the training tasks are run through, in the same order."""
 
     def __post_init__(self) -> None:
         if not self.train_tasks:
@@ -30,7 +33,7 @@ class TaskStream:
                 if names.count(name) > 1:
                     raise ConfigError(
                         f"stream.{field}: '{name}' is listed {names.count(name)} times; "
-                        "every task may stand in a stream once"
+                        "every task may stand in a stream once (rounds repeats the whole stream)"
                     )
         for name in self.heldout_tasks:
             if name in self.train_tasks:
@@ -38,15 +41,16 @@ class TaskStream:
                     f"stream: '{name}' is both a training and a held-out task; "
                     "remove it from one of train_tasks and heldout_tasks"
                 )
-        if self.episodes_per_task < 1:
-            raise ConfigError(
-                f"stream.episodes_per_task is {self.episodes_per_task}; it must be at least 1"
-            )
+        for field in ("episodes_per_task", "rounds"):
+            if getattr(self, field) < 1:
+                raise ConfigError(
+                    f"stream.{field} is {getattr(self, field)}; it must be at least 1"
+                )
 
     @property
     def num_stages(self) -> int:
-        """The number of training stages T, stage 0 not counted."""
-        return len(self.train_tasks)
+        """The number of training stages, stage 0 not counted."""
+        return self.rounds * len(self.train_tasks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -55,7 +59,7 @@ class TaskStream:
 
     def stages(self) -> Iterator[tuple[int, str]]:
         """Yield (stage, task to train), from stage 1 on."""
-        return enumerate(self.train_tasks, start=1)
+        return enumerate(self.train_tasks * self.rounds, start=1)
 
     def split(self, task: str) -> Split:
         """Tell whether a task of the stream is trained or held out.

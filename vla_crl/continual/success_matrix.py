@@ -6,6 +6,8 @@ Conventions:
   training task is trained in stage k. Their order is the order of the rows of stage 0; if some
   tasks are missing there, of the first stage that has them all; if there is none (only tasks seen
   so far were evaluated), the order in which they first appear.
+- Where T tasks are run through again (Continual World's CW20 is CW10 twice), stage T + k trains the
+  k-th task once more. There are as many rounds as the last stage in the file needs.
 - A joint (multitask) run has seen all T tasks at its end and writes its row as stage T.
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
 - Files are CSV with a header, or JSON lines where the suffix is `.jsonl`. Columns other than the
@@ -63,10 +65,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class SuccessMatrix:
-    """Counts [T + 1 stages, T training tasks then H held-out tasks].
+    """Counts [S + 1 stages, T training tasks then H held-out tasks]; S = T in a single round.
 
     Attributes:
-        train_tasks: The T training tasks; task k - 1 is the one that stage k trains.
+        train_tasks: The T training tasks; task (k - 1) mod T is the one that stage k trains.
         heldout_tasks: The H tasks that are only evaluated.
         successes: Integer counts; 0 where not evaluated.
         episodes: Integer counts; 0 where not evaluated.
@@ -84,12 +86,21 @@ class SuccessMatrix:
 
     @property
     def num_stages(self) -> int:
-        """The number of training stages T, stage 0 not counted."""
+        """The number of training stages S, stage 0 not counted; T in every round."""
+        return len(self.episodes) - 1
+
+    @property
+    def num_train_tasks(self) -> int:
+        """The number of training tasks T."""
         return len(self.train_tasks)
+
+    def trained_column(self, stage: int) -> int:
+        """Return the column of the task that a stage, counted from 1, trains."""
+        return (stage - 1) % self.num_train_tasks
 
     @property
     def rates(self) -> np.ndarray:
-        """Success rates [T + 1, T + H] in [0, 1], NaN where not evaluated."""
+        """Success rates [S + 1, T + H] in [0, 1], NaN where not evaluated."""
         evaluated = self.episodes > 0
         return np.where(evaluated, self.successes / np.maximum(self.episodes, 1), np.nan)
 
@@ -104,7 +115,7 @@ class SuccessMatrix:
             yield Cell(
                 stage=int(stage),
                 task=self.tasks[column],
-                split="train" if column < self.num_stages else "heldout",
+                split="train" if column < self.num_train_tasks else "heldout",
                 successes=int(self.successes[stage, column]),
                 episodes=int(self.episodes[stage, column]),
             )
@@ -118,8 +129,7 @@ class SuccessMatrix:
             where: What error messages name as the place.
 
         Raises:
-            ConfigError: A cell twice, a task with two splits, no training task, or a stage for
-                which there is no training task.
+            ConfigError: A cell twice, a task with two splits, or no training task.
         """
         return _build([(where, cell) for cell in cells], where)
 
@@ -189,14 +199,10 @@ def _build(placed_cells: list[tuple[str, Cell]], where: str) -> SuccessMatrix:
     if not train_tasks:
         raise ConfigError(f"{where}: no row has the split 'train'; nothing to measure")
     columns = {task: column for column, task in enumerate(train_tasks + heldout_tasks)}
-    successes = np.zeros((len(train_tasks) + 1, len(columns)), dtype=np.int64)
+    num_rounds = max(1, -(-max(cell.stage for cell in cells) // len(train_tasks)))
+    successes = np.zeros((num_rounds * len(train_tasks) + 1, len(columns)), dtype=np.int64)
     episodes = np.zeros_like(successes)
-    for place, cell in placed_cells:
-        if cell.stage > len(train_tasks):
-            raise ConfigError(
-                f"{place}: stage {cell.stage}, but there are only {len(train_tasks)} training "
-                "tasks; stage k is the policy after k of them, each trained once"
-            )
+    for cell in cells:
         successes[cell.stage, columns[cell.task]] = cell.successes
         episodes[cell.stage, columns[cell.task]] = cell.episodes
     return SuccessMatrix(train_tasks, heldout_tasks, successes, episodes)

@@ -24,9 +24,9 @@ from vla_crl.rollout.collector import CollectionStatistics, Collector, Collector
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.backends import find_suite
+from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
-from vla_crl.sim.vector_sim import VectorSim
 
 METHOD_FILE = "method.safetensors"
 """State of the continual-learning method in a stage's checkpoint."""
@@ -51,7 +51,7 @@ class EvaluationConfig:
                     f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
                 )
 
-    def check_states(self, suite: Suite) -> None:
+    def check_states(self, suite: TaskSuite) -> None:
         """Check that the suite has as many test states as are asked for.
 
         Raises:
@@ -93,6 +93,8 @@ class TrainConfig:
     """Training tasks in order; the suite's training tasks if omitted."""
     heldout_tasks: tuple[str, ...] | None = None
     """Tasks only evaluated; the suite's held-out tasks if omitted."""
+    rounds: int = 1
+    """How often the training tasks are run through, in the same order."""
     seed: int = 0
     """Seeds everything."""
     num_torch_threads: int = 2
@@ -119,7 +121,7 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
 
-    def stream(self, suite: Suite) -> TaskStream:
+    def stream(self, suite: TaskSuite) -> TaskStream:
         """Resolve the stream against the suite.
 
         Raises:
@@ -132,8 +134,9 @@ class TrainConfig:
         for name in (*tasks, *heldout):
             suite.task_index(name)
         return TaskStream(
-            train_tasks=tasks, heldout_tasks=heldout, episodes_per_task=self.episodes_per_task
-        )
+            train_tasks=tasks, heldout_tasks=heldout, rounds=self.rounds,
+            episodes_per_task=self.episodes_per_task,
+        )  # fmt: skip
 
 
 class Trainer:
@@ -153,7 +156,7 @@ class Trainer:
         torch.set_num_threads(config.num_torch_threads)
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
-        self.suite = load_suite(config.suite)
+        self.suite = find_suite(config.suite)
         self.stream = config.stream(self.suite)
         config.evaluation.check_states(self.suite)
         if config.video_episodes > len(self.suite.test_ids):
@@ -207,8 +210,7 @@ class Trainer:
         config, budget = self.config, self.stream.episodes_per_task
         seed = _stage_seed(config.seed, stage)
         self.method.before_task(self.policy, task)
-        sim = VectorSim(
-            self.suite,
+        sim = self.suite.simulate(
             config.collector.num_envs,
             num_threads=config.collector.num_threads,
             variation=config.variation if config.variation.varies else None,

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.backends import find_suite
 
 PIXELS = 256
 """Height and width of a picture."""
@@ -24,9 +23,9 @@ def write_contact_sheet(suite_name: str, path: Path) -> None:
     Raises:
         ConfigError: There is no such suite.
     """
-    suite = load_suite(suite_name)
+    suite = find_suite(suite_name)
     num_tasks = len(suite.tasks)
-    sim = VectorSim(suite, num_tasks, image_size=PIXELS)
+    sim = suite.simulate(num_tasks, image_size=PIXELS)
     slots = np.arange(num_tasks)
     sim.reset(slots, tasks=slots, state_ids=np.resize(suite.test_ids, num_tasks))
     seen = sim.observe()

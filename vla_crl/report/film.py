@@ -10,8 +10,9 @@ import numpy as np
 from vla_crl.errors import ConfigError
 from vla_crl.report.video import GridVideo
 from vla_crl.rollout.agents import Agent
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim, make_renderers
+from vla_crl.sim.backends import find_suite
+from vla_crl.sim.simulation import ScriptedSimulation
+from vla_crl.sim.task_suite import make_renderers
 
 Renderer = Literal["own", "mujoco"]
 PIXELS = 256
@@ -46,14 +47,14 @@ def record_rollouts(
     Raises:
         ConfigError: An unknown task, or more episodes than test states.
     """
-    suite = load_suite(suite_name)
+    suite = find_suite(suite_name)
     if not 1 <= num_episodes <= len(suite.test_ids):
         raise ConfigError(
             f"rollout: {num_episodes} episodes a task, expected 1 to {len(suite.test_ids)}"
         )
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     tile_tasks = np.repeat(indices, num_episodes)
-    sim = VectorSim(suite, len(tile_tasks))
+    sim = suite.simulate(len(tile_tasks))
     slots = np.arange(sim.num_slots)
     sim.reset(
         slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
@@ -92,8 +93,9 @@ def _num_columns(num_tiles: int) -> int:
     return next((n for n in (5, 4, 3) if num_tiles % n == 0), min(5, num_tiles))
 
 
-def _own_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
-    renderers = make_renderers(sim.suite, [sim.suite.film_camera], PIXELS)
+def _own_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
+    suite, scenes = sim.suite, np.unique(sim.suite.scene_of_task[sim.tasks])
+    renderers = make_renderers(suite, [suite.film_camera], PIXELS, scenes)
     frames = np.empty((sim.num_slots, 1, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:
@@ -103,11 +105,11 @@ def _own_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
     return draw
 
 
-def _mujoco_drawer(sim: VectorSim) -> Callable[[], np.ndarray]:
-    models, camera = [scene.model for scene in sim.suite.scenes], sim.suite.film_camera
-    renderers = [mujoco.Renderer(model, PIXELS, PIXELS) for model in models]
-    datas = [mujoco.MjData(model) for model in models]
-    scenes = sim.suite.scene_of_task[sim.tasks]
+def _mujoco_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
+    scenes, camera = sim.suite.scene_of_task[sim.tasks].tolist(), sim.suite.film_camera
+    models = {scene: sim.suite.model(scene) for scene in sorted(set(scenes))}
+    renderers = {s: mujoco.Renderer(model, PIXELS, PIXELS) for s, model in models.items()}
+    datas = {scene: mujoco.MjData(model) for scene, model in models.items()}
     frames = np.empty((sim.num_slots, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:

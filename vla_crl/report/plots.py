@@ -80,7 +80,7 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
 
 def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
     """Draw success in percent with counts; columns are tasks, rows stages."""
-    rates, num_train = matrix.rates, matrix.num_stages
+    rates, num_train = matrix.rates, matrix.num_train_tasks
     gap = 0.35 if matrix.heldout_tasks else 0.0
     left = [column + (gap if column >= num_train else 0.0) for column in range(rates.shape[1])]
     num_rows, width = rates.shape[0], rates.shape[1] + gap
@@ -90,9 +90,8 @@ def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
         counts = (int(matrix.successes[row, column]), int(matrix.episodes[row, column]))
         _draw_cell(axes, left[column], row, rate, counts)
     for stage in range(1, num_rows):
-        axes.add_patch(
-            Rectangle((stage - 0.98, stage + 0.02), 0.96, 0.96, fill=False, ec=ORANGE, lw=2.4)
-        )
+        corner = (matrix.trained_column(stage) + 0.02, stage + 0.02)
+        axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, ec=ORANGE, lw=2.4))
     axes.set(xlim=(-0.02, width + 0.02), ylim=(num_rows + 0.02, -0.02))
     axes.set_xticks(
         [position + 0.5 for position in left],
@@ -153,16 +152,17 @@ def draw_retention(matrix: SuccessMatrix) -> Figure:
 def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
     rates, column = 100 * matrix.rates, matrix.tasks.index(task)
     stages = np.arange(len(rates))
-    is_trained = column < matrix.num_stages
+    num_train = matrix.num_train_tasks
+    is_trained = column < num_train
     color = BLUE if is_trained else PURPLE
-    peers = slice(matrix.num_stages) if is_trained else slice(matrix.num_stages, None)
+    peers = slice(num_train) if is_trained else slice(num_train, None)
     axes.plot(stages, rates[:, peers], color=FAINT, lw=1)
     cells = [cell for cell in matrix.cells() if cell.task == task]
     ends = 100 * np.array([wilson_interval(cell.successes, cell.episodes) for cell in cells])
     axes.fill_between([cell.stage for cell in cells], *ends.T, color=color, alpha=0.16, lw=0)
-    if is_trained:
-        axes.axvspan(column, column + 1, color=ORANGE, alpha=0.10, lw=0)
-        axes.text(column + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
+    for start in range(column, matrix.num_stages, num_train) if is_trained else ():
+        axes.axvspan(start, start + 1, color=ORANGE, alpha=0.10, lw=0)
+        axes.text(start + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
     axes.plot(stages, rates[:, column], color=color, marker="o", ms=4)
     gap = 0.045 * len(stages)
     for cell, offset, side in ((cells[0], -gap, "right"), (cells[-1], gap, "left")):

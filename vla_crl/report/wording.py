@@ -57,7 +57,7 @@ def stage_label(stage: int, train_tasks: Sequence[str]) -> str:
     """Name a row of the success matrix."""
     if stage == 0:
         return "before training"
-    return f"after stage {stage}: {task_label(train_tasks[stage - 1])}"
+    return f"after stage {stage}: {task_label(train_tasks[(stage - 1) % len(train_tasks)])}"
 
 
 def headline(matrix: SuccessMatrix | None) -> str:
@@ -108,10 +108,11 @@ def transfer_sentence(matrix: SuccessMatrix) -> str | None:
 
 def _latest(matrix: SuccessMatrix, stage: int) -> str:
     """Say what the newest stage did to the task that it trained."""
-    before, after = matrix.rates[stage - 1 : stage + 1, stage - 1]
+    column = matrix.trained_column(stage)
+    before, after = matrix.rates[stage - 1 : stage + 1, column]
     if np.isnan(before) or np.isnan(after):
         return ""
-    task = task_label(matrix.train_tasks[stage - 1])
+    task = task_label(matrix.train_tasks[column])
     return f"; in the latest '{task}' went from {percent(before)} to {percent(after)}"
 
 

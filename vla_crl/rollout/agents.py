@@ -6,13 +6,11 @@ import numpy as np
 import torch
 
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.sim.experts import ScriptedExpert
-from vla_crl.sim.simulation import Simulation
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.simulation import ScriptedSimulation, Simulation
 
 Act = Callable[[np.ndarray], np.ndarray]
 """From slots [B] to their next actions [B, K, 7]."""
-Agent = Callable[[VectorSim], Act]
+Agent = Callable[[ScriptedSimulation], Act]
 """Takes its place in a simulation."""
 
 
@@ -41,7 +39,7 @@ def policy_agent(
     return start
 
 
-def expert_agent(sim: VectorSim) -> Act:
+def expert_agent(sim: ScriptedSimulation) -> Act:
     """Let the scripted expert act, one control step at a time."""
-    expert = ScriptedExpert(sim)
+    expert = sim.expert()
     return lambda slots: expert.act(slots)[:, None]

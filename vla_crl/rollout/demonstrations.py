@@ -8,9 +8,9 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
-from vla_crl.sim.experts import ScriptedExpert
+from vla_crl.sim.backends import make_sim
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.vector_sim import VectorSim, make_sim
+from vla_crl.sim.simulation import Expert, ScriptedSimulation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def collect_demonstrations(
     order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
-    expert = ScriptedExpert(sim)
+    expert = sim.expert()
     recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
     episode_of = np.zeros(sim.num_slots, dtype=np.int64)
     started = 0
@@ -169,8 +169,8 @@ def collect_demonstrations(
 
 
 def _record_step(
-    sim: VectorSim,
-    expert: ScriptedExpert,
+    sim: ScriptedSimulation,
+    expert: Expert,
     slots: np.ndarray,
     episodes: list[list[dict[str, np.ndarray]]],
 ) -> np.ndarray:

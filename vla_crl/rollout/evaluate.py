@@ -9,8 +9,8 @@ import numpy as np
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
-from vla_crl.sim.suite import Split, load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.backends import find_suite
+from vla_crl.sim.scene import Split
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def evaluate(
     Raises:
         ConfigError: An unknown task, or more episodes than states.
     """
-    suite = load_suite(suite_name)
+    suite = find_suite(suite_name)
     if tasks and len(set(tasks)) < len(tasks):
         raise ConfigError(f"evaluate: a task is named twice: {', '.join(tasks)}")
     ids = suite.test_ids if states == "test" else suite.train_ids
@@ -63,7 +63,7 @@ def evaluate(
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
-    sim = VectorSim(suite, min(num_envs, len(queue_tasks)))
+    sim = suite.simulate(min(num_envs, len(queue_tasks)))
     act = agent(sim)
     success = np.zeros(len(queue_tasks), dtype=bool)
     episode = np.arange(sim.num_slots)

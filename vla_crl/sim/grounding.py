@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.simulation import ScriptedSimulation
 
 NEAR_M = 0.01
 """Least depth of what counts as visible."""
@@ -25,7 +25,7 @@ class Grounding:
     visible: np.ndarray
 
 
-def ground(sim: VectorSim, slots: np.ndarray) -> Grounding:
+def ground(sim: ScriptedSimulation, slots: np.ndarray) -> Grounding:
     """Project the things of `slots` into the suite's cameras.
 
     A pinhole camera looks along -z with x right and y up; with focal length f in image heights,
@@ -35,9 +35,11 @@ def ground(sim: VectorSim, slots: np.ndarray) -> Grounding:
     offset = sim.thing_positions(slots)[:, None] - position[:, :, None]
     local = np.einsum("bcij,bcti->bctj", rotation, offset)
     depth = -local[..., 2]
-    scenes, tasks = sim.suite.scenes, sim.tasks[slots]
-    fovy = [[s.model.camera(name).fovy[0] for name in sim.suite.cameras] for s in scenes]
-    focal = (0.5 / np.tan(np.deg2rad(fovy) / 2))[sim.suite.scene_of_task[tasks]]  # [B, C]
+    suite = sim.suite
+    scenes, index = np.unique(suite.scene_of_task[sim.tasks[slots]], return_inverse=True)
+    models = [suite.model(int(scene)) for scene in scenes]
+    fovy = [[model.camera(name).fovy[0] for name in suite.cameras] for model in models]
+    focal = (0.5 / np.tan(np.deg2rad(fovy) / 2))[index]  # [B, C]
     in_front = depth > NEAR_M  # not so where a scene lacks the thing: NaN
     scale = focal[..., None] / np.where(in_front, depth, 1.0)
     uv = np.stack([0.5 + scale * local[..., 0], 0.5 - scale * local[..., 1]], axis=-1)

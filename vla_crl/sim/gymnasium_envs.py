@@ -21,12 +21,12 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from vla_crl.catalog import list_suites, suite_path
+from vla_crl.catalog import list_suites
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
 from vla_crl.errors import SpecError
+from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.suite import Suite, load_suite, task_names
-from vla_crl.sim.vector_sim import VectorSim, make_renderers
+from vla_crl.sim.task_suite import TaskSuite, make_renderers
 
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
@@ -36,7 +36,7 @@ STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
 """Bound of the state's numbers (m, rad, m): beyond the arm's reach, a full turn, the fingers."""
 
 
-def observation_space(suite: Suite, image_size: int) -> spaces.Dict:
+def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
     """Return the space of one robot's images, state and instruction."""
     shape = (len(suite.cameras), image_size, image_size, 3)
     text = string.ascii_letters + string.digits + string.punctuation + " "
@@ -148,7 +148,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         Raises:
             ConfigError: No such suite or task, or a count below 1.
         """
-        names = tasks or [task.name for task in load_suite(suite).tasks]
+        names = tasks or [task.name for task in find_suite(suite).tasks]
         self._robots = _Robots(
             suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads
         )
@@ -231,10 +231,10 @@ class _Robots:
     def __init__(
         self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1
     ) -> None:
-        self.suite = load_suite(suite)
+        self.suite = find_suite(suite)
         self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
-        self.sim = VectorSim(self.suite, len(tasks), num_threads=num_threads, image_size=image_size)
-        self._renderers: tuple[BatchRenderer, ...] = ()
+        self.sim = self.suite.simulate(len(tasks), num_threads=num_threads, image_size=image_size)
+        self._renderers: dict[int, BatchRenderer] = {}
 
     def reset(
         self,
@@ -256,13 +256,16 @@ class _Robots:
 
     def frames(self) -> np.ndarray:
         if not self._renderers:
-            self._renderers = make_renderers(self.suite, self.suite.cameras[:1], RENDER_PIXELS)
+            scenes = np.unique(self.suite.scene_of_task[self._tasks])
+            self._renderers = make_renderers(
+                self.suite, self.suite.cameras[:1], RENDER_PIXELS, scenes
+            )
         images = np.empty((self.sim.num_slots, 1, RENDER_PIXELS, RENDER_PIXELS, 3), np.uint8)
         self.sim.render(self._renderers, np.arange(self.sim.num_slots), images)
         return images[:, 0]
 
 
-def _metadata(suite: Suite) -> dict[str, Any]:
+def _metadata(suite: TaskSuite) -> dict[str, Any]:
     return {"render_modes": ["rgb_array"], "render_fps": round(suite.control_hz)}
 
 
@@ -279,7 +282,7 @@ def register_envs() -> None:
             vector_entry_point=f"{__name__}:SuiteVectorEnv",
             kwargs={"suite": suite},
         )
-        for task in task_names(suite_path(suite) / "suite.toml"):
+        for task in task_names(suite):
             gymnasium.register(
                 f"vla_crl/{suite}.{task}-v0",
                 entry_point=f"{__name__}:TaskEnv",

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import mujoco
 import numpy as np
 
 from vla_crl.catalog import suite_path
@@ -17,7 +19,11 @@ from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.goals import Goal, parse_goal
 from vla_crl.sim.predicates import Goals
 from vla_crl.sim.scene import Scene, SceneConfig, Split, TaskConfig, compile_scene
+from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 from vla_crl.sim.variation import VariationConfig
+
+if TYPE_CHECKING:
+    from vla_crl.sim.vector_sim import VectorSim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,46 +48,35 @@ class CollectionConfig:
     tasks: tuple[TaskReference, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Task(SuiteTask):
     """One instruction with its success condition, in one of a suite's scenes.
 
     Attributes:
-        name: Unique in the suite.
-        instruction: What the policy is told.
-        paraphrases: Other ways to say it.
-        split: "train" or "heldout".
+        paraphrases: Other ways to say the instruction.
         goal: Success condition, checked.
         scene: Index into the suite's scenes.
-        horizon: Control steps after which an unsuccessful episode is truncated.
         start_qpos: [nq] m or rad, of the scene's joints; NaN leaves the initial state's.
         variation: What differs from episode to episode besides the layout.
     """
 
-    name: str
-    instruction: str
     paraphrases: tuple[str, ...]
-    split: Split
     goal: Goal
     scene: int
-    horizon: int
     start_qpos: np.ndarray
     variation: VariationConfig | None
 
 
-@dataclass(frozen=True, eq=False)
-class Suite:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Suite(TaskSuite):
     """Tasks with the scenes they take place in.
 
     All scenes show the same cameras at the same control rate and have the same numbers of initial
     states. A thing is known by its name in all of them.
     """
 
-    name: str
-    description: str
     scenes: tuple[Scene, ...]
     tasks: tuple[Task, ...]
-    """Elsewhere a task index is a position in this tuple."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -97,11 +92,6 @@ class Suite:
     def control_hz(self) -> float:
         """Control steps per second."""
         return self.scenes[0].config.control_hz
-
-    @property
-    def horizon(self) -> int:
-        """Control steps of the longest task."""
-        return max(task.horizon for task in self.tasks)
 
     @property
     def train_ids(self) -> range:
@@ -134,20 +124,20 @@ class Suite:
         goals = [task.goal if task.scene == scene else None for task in self.tasks]
         return self.scenes[scene].compile(goals)
 
-    def tasks_of(self, split: Split) -> tuple[Task, ...]:
-        """Return the tasks of one split, in the suite's order."""
-        return tuple(task for task in self.tasks if task.split == split)
+    def model(self, scene: int) -> mujoco.MjModel:
+        """Return what is simulated and drawn of a scene."""
+        return self.scenes[scene].model
 
-    def task_index(self, name: str) -> int:
-        """Return the position of a task in `tasks`.
+    def simulate(
+        self, num_slots: int, *, num_threads: int = 2, image_size: int = 64,
+        variation: VariationConfig | None = None,
+    ) -> "VectorSim":  # fmt: skip
+        """Allocate slots, see `TaskSuite.simulate`."""
+        from vla_crl.sim.vector_sim import VectorSim
 
-        Raises:
-            ConfigError: No such task; names the nearest one.
-        """
-        names = [task.name for task in self.tasks]
-        if name not in names:
-            raise unknown_name(f"suite '{self.name}'", "task", name, names)
-        return names.index(name)
+        return VectorSim(
+            self, num_slots, num_threads=num_threads, image_size=image_size, variation=variation
+        )
 
     def thing_index(self, name: str) -> int:
         """Return the position of a thing in `things`."""
@@ -182,16 +172,13 @@ def read_suite(file: Path) -> SceneConfig | CollectionConfig:
         ConfigError: The file is not as either should be.
     """
     content = read_toml(file)
+    if "backend" in content:
+        raise ConfigError(
+            f"{file}: has the backend '{content['backend']}' and no scene of its own; load it with "
+            "vla_crl.sim.backends.find_suite"
+        )
     config_class = SceneConfig if "scene" in content else CollectionConfig
     return from_mapping(config_class, content, str(file))
-
-
-def task_names(file: Path) -> list[str]:
-    """Return the names of a suite's tasks without compiling anything."""
-    config = read_suite(file)
-    if isinstance(config, SceneConfig):
-        return [task.name for task in config.tasks]
-    return [reference.name or reference.task for reference in config.tasks]
 
 
 _Chosen = tuple[SceneConfig, Path, TaskConfig]
@@ -247,7 +234,9 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
                 variation=task.variation,
             )
         )
-    return Suite(name, description, tuple(scenes.values()), tuple(tasks))
+    return Suite(
+        name=name, description=description, scenes=tuple(scenes.values()), tasks=tuple(tasks)
+    )
 
 
 @lru_cache

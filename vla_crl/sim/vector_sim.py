@@ -1,6 +1,7 @@
 """Many environments of one suite, stepped by action chunks and rendered only when observed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
@@ -24,9 +25,13 @@ from vla_crl.sim.slots import (
     world_of,
 )
 from vla_crl.sim.stepping import evaluate_goals, refresh_slots, step_slots
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.suite import Suite
+from vla_crl.sim.task_suite import make_renderers
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.workers import Workers
+
+if TYPE_CHECKING:
+    from vla_crl.sim.experts import ScriptedExpert
 
 _POSES = {
     "body_pos": "xpos", "site_pos": "site_xpos", "site_mat": "site_xmat", "geom_pos": "geom_xpos",
@@ -80,7 +85,7 @@ class VectorSim:
         self._worlds = [world_of(suite, index) for index in range(len(suite.scenes))]
         self._slots = allocate_slots(suite, self._worlds, num_slots)
         self._episodes = Episodes(suite, self._worlds, self._slots, variation)
-        self._renderers = make_renderers(suite, suite.cameras, image_size)
+        self._renderers = make_renderers(suite, suite.cameras, image_size, range(len(suite.scenes)))
         self._workers = Workers([scene.model for scene in suite.scenes], num_threads)
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
@@ -187,9 +192,9 @@ class VectorSim:
         return Observation(images, state, self.instructions(rows))
 
     def render(
-        self, renderers: Sequence[BatchRenderer], rows: np.ndarray, images: np.ndarray
+        self, renderers: Mapping[int, BatchRenderer], rows: np.ndarray, images: np.ndarray
     ) -> None:
-        """Draw `rows` with renderers from `make_renderers` into images [B, cameras, H, W, 3]."""
+        """Draw `rows` with renderers of their scenes into images [B, cameras, H, W, 3]."""
         state, sizes = self._slots, [world.sizes for world in self._worlds]
 
         def draw(scene: int, block: np.ndarray) -> None:
@@ -220,6 +225,12 @@ class VectorSim:
     ) -> np.ndarray:
         """Return [B, 3] positions (m, world) of a site of the slots' scene."""
         return self._slots.site_pos[self._rows(slots), site]
+
+    def expert(self) -> "ScriptedExpert":
+        """Return the scripted expert of the suite's tasks."""
+        from vla_crl.sim.experts import ScriptedExpert
+
+        return ScriptedExpert(self)
 
     def satisfied(
         self,
@@ -376,21 +387,3 @@ def check_range(what: str, values: np.ndarray, stop: int) -> None:
     bad = values[(values < 0) | (values >= stop)]
     if len(bad):
         raise SpecError(f"{what} {bad[0]} is out of range, expected 0 .. {stop - 1}")
-
-
-def make_renderers(
-    suite: Suite, cameras: Sequence[str], image_size: int
-) -> tuple[BatchRenderer, ...]:
-    """Build a renderer of square images for every scene of a suite."""
-    return tuple(
-        BatchRenderer(scene.model, cameras, image_size, image_size) for scene in suite.scenes
-    )
-
-
-def make_sim(
-    suite_name: str, num_slots: int, *, num_threads: int = 2, image_size: int = 64
-) -> VectorSim:
-    """Load a suite by name and allocate its slots."""
-    return VectorSim(
-        load_suite(suite_name), num_slots, num_threads=num_threads, image_size=image_size
-    )

@@ -3,12 +3,11 @@
 import numpy as np
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.experts import ScriptedExpert
-from vla_crl.sim.suite import Suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.simulation import ScriptedSimulation
+from vla_crl.sim.task_suite import TaskSuite
 
 
-def check_suite(suite: Suite, *, num_states: int = 5, min_success: float = 0.95) -> None:
+def check_suite(suite: TaskSuite, *, num_states: int = 5, min_success: float = 0.95) -> None:
     """Check initial states, repeatability and the scripted expert of every task.
 
     Args:
@@ -20,7 +19,7 @@ def check_suite(suite: Suite, *, num_states: int = 5, min_success: float = 0.95)
         SpecError: The first violation.
     """
     tasks = len(suite.tasks)
-    sim = VectorSim(suite, 2 * tasks * num_states)
+    sim = suite.simulate(2 * tasks * num_states)
     slots, task = np.arange(sim.num_slots), np.repeat(np.arange(tasks), 2 * num_states)
     ids = np.tile([*suite.train_ids[:num_states], *suite.test_ids[:num_states]], tasks)
     sim.reset(slots, tasks=task, state_ids=ids)
@@ -43,8 +42,8 @@ def check_suite(suite: Suite, *, num_states: int = 5, min_success: float = 0.95)
     sim.close()
 
 
-def _run_expert(sim: VectorSim) -> np.ndarray:
-    expert, running = ScriptedExpert(sim), np.arange(sim.num_slots)
+def _run_expert(sim: ScriptedSimulation) -> np.ndarray:
+    expert, running = sim.expert(), np.arange(sim.num_slots)
     success = np.zeros(sim.num_slots, dtype=bool)
     while len(running):
         result = sim.step_chunk(expert.act(running)[:, None], running)

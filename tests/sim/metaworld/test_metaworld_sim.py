@@ -1,0 +1,196 @@
+"""The backend behind the protocol: slots, success, pictures, experts, refusals."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import mujoco
+import numpy as np
+import pytest
+
+pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
+pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
+
+from vla_crl.catalog import suite_path
+from vla_crl.contracts import ACTION_DIM
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.grounding import ground
+from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
+from vla_crl.sim.metaworld.models import GOAL, GOAL_RGBA
+from vla_crl.sim.metaworld.suite import MetaWorldSuite, read_metaworld
+from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.task_suite import make_renderers
+
+NUM_IDS = 3
+FAILURES = {"peg-insert-side-v3": 1}
+"""Failures of Meta-World's scripted policies allowed on the first three test states."""
+REACH, PUSH, DRAWER = 0, 1, 4
+
+
+@pytest.fixture(scope="module")
+def mt10() -> MetaWorldSuite:
+    return read_metaworld(suite_path("metaworld_mt10") / "suite.toml")
+
+
+@pytest.fixture
+def new_sim(mt10: MetaWorldSuite) -> Iterator[Callable[..., MetaWorldSim]]:
+    sims: list[MetaWorldSim] = []
+
+    def new_sim(num_slots: int, suite: MetaWorldSuite = mt10, **settings: int) -> MetaWorldSim:
+        sims.append(MetaWorldSim(suite, num_slots, **settings))
+        return sims[-1]
+
+    yield new_sim
+    for sim in sims:
+        sim.close()
+
+
+def test_it_is_a_simulation(new_sim):
+    assert isinstance(new_sim(1), Simulation)
+
+
+def test_an_observation_is_the_same_in_any_slot(new_sim):
+    alone, many = new_sim(1, num_threads=1), new_sim(3)
+    many.reset(range(3), tasks=[PUSH, DRAWER, PUSH], state_ids=[5, 6, 4])
+    many.step_chunk(np.full((3, 4, ACTION_DIM), 0.3))
+    many.reset([2, 0], tasks=[DRAWER, REACH], state_ids=[9, 1])
+    alone.reset([0], tasks=[DRAWER], state_ids=[9])
+    many.step_chunk(np.full((1, 4, ACTION_DIM), 0.5), [2])
+    alone.step_chunk(np.full((1, 4, ACTION_DIM), 0.5))
+    expected, seen = alone.observe(), many.observe([2])
+    seen.validate()
+    assert np.array_equal(expected.images, seen.images)
+    assert np.array_equal(expected.state, seen.state)
+    assert expected.instruction == seen.instruction == ("open the drawer",)
+
+
+def test_the_state_is_the_grip_the_hands_turn_and_the_fingers(new_sim):
+    sim = new_sim(1)
+    sim.reset([0], tasks=[PUSH], state_ids=[0])
+    state, data = sim.observe().state[0], sim.world(0).data
+    tips = [data.site(f"{side}EndEffector").xpos for side in ("right", "left")]
+    assert state[:3] == pytest.approx(np.mean(tips, axis=0))
+    assert np.linalg.norm(state[3:6]) == pytest.approx(np.pi / 2, abs=0.2)  # it points down
+    assert state[6:] == pytest.approx([0.05, 0.05], abs=0.02)  # open, about 10 cm
+
+
+def test_the_experts_solve_mt10(new_sim, mt10: MetaWorldSuite):
+    num_tasks = len(mt10.tasks)
+    sim, tasks = new_sim(NUM_IDS * num_tasks), np.repeat(np.arange(num_tasks), NUM_IDS)
+    slots = np.arange(sim.num_slots)
+    sim.reset(slots, tasks=tasks, state_ids=np.tile(mt10.test_ids[:NUM_IDS], num_tasks))
+    expert, running, success = sim.expert(), slots, np.zeros(len(slots), bool)
+    while len(running):
+        result = sim.step_chunk(expert.act(running)[:, None], running)
+        success[running] = result.success
+        assert np.array_equal(result.reward, result.success.astype(np.float32))
+        running = running[~(result.terminated | result.truncated)]
+    for index, task in enumerate(mt10.tasks):
+        failures = int((~success[tasks == index]).sum())
+        assert failures <= FAILURES.get(task.name, 0), task.name
+
+
+def test_the_expert_names_object_and_goal(new_sim):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[REACH, PUSH], state_ids=[0, 0])
+    assert sim.expert().named(np.arange(2)).tolist() == [[1, -1], [0, 1]]
+    assert sim.thing_positions().shape == (2, 2, 3)
+
+
+def test_an_episode_without_success_is_truncated_at_the_horizon(new_sim, mt10: MetaWorldSuite):
+    tasks = tuple(replace(task, horizon=6) for task in mt10.tasks)
+    sim = new_sim(1, suite=replace(mt10, tasks=tasks))
+    sim.reset([0], tasks=[PUSH], state_ids=[0])
+    assert not sim.step_chunk(np.zeros((1, 4, ACTION_DIM))).truncated[0]
+    result = sim.step_chunk(np.zeros((1, 4, ACTION_DIM)))
+    assert result.truncated[0]
+    assert not result.terminated[0]
+    assert result.num_steps[0] == 2
+    with pytest.raises(SpecError, match=r"slots \[0\] have no running episode; reset them first"):
+        sim.step_chunk(np.zeros((1, 1, ACTION_DIM)))
+
+
+def test_physics_that_blows_up_ends_the_episode_as_a_failure(new_sim, tmp_path):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[PUSH, PUSH], state_ids=[0, 1])
+    seen = sim.observe().images.copy()
+    sim.world(0).data.qvel[3] = np.nan
+    result = sim.step_chunk(np.zeros((2, 2, ACTION_DIM)))
+    assert result.diverged.tolist() == result.terminated.tolist() == [True, False]
+    assert not result.success.any()
+    (divergence,) = sim.divergences
+    assert (divergence.task, divergence.state_id, divergence.num_steps) == ("push-v3", 0, 0)
+    assert divergence.save(tmp_path).exists()
+    assert np.array_equal(sim.observe([0]).images[0], seen[0])
+
+
+def test_the_goal_is_seen_where_it_is(new_sim, mt10: MetaWorldSuite):
+    sim = new_sim(1, image_size=64)
+    sim.reset([0], tasks=[REACH], state_ids=[0])
+    image = sim.observe().images[0, 0].astype(int)
+    is_goal = (image[..., 0] > 150) & (image[..., 2] > 150) & (image[..., 1] < 80)
+    assert is_goal.sum() >= 4
+    labels = ground(sim, np.array([0]))
+    assert labels.visible[0, 0, 1]
+    row, column = np.argwhere(is_goal).mean(axis=0) + 0.5
+    assert labels.uv[0, 0, 1] * 64 == pytest.approx([column, row], abs=1.0)
+
+
+def test_a_picture_is_upright_and_shows_different_states_differently(new_sim):
+    sim = new_sim(2, image_size=64)
+    sim.reset(range(2), tasks=[DRAWER, DRAWER], state_ids=[0, 1])
+    images = sim.observe().images
+    assert (images[0] != images[1]).any(axis=(1, 2, 3)).all()  # in both cameras
+    position, rotation = sim.camera_poses()
+    assert rotation[0, 0, 2, 1] > 0.5  # the workspace camera's up is the world's
+    assert position.shape == (2, 2, 3)
+
+
+@pytest.mark.render
+def test_a_picture_is_that_of_mujocos_renderer(new_sim, mt10: MetaWorldSuite):
+    sim, size = new_sim(1), 96
+    sim.reset([0], tasks=[DRAWER], state_ids=[0])
+    model, frames = mt10.model(DRAWER), np.empty((1, 1, size, size, 3), np.uint8)
+    data = mujoco.MjData(model)
+    sim.write_data(0, data)
+    for camera in mt10.cameras:
+        sim.render(make_renderers(mt10, [camera], size, [DRAWER]), np.array([0]), frames)
+        with mujoco.Renderer(model, size, size) as renderer:
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+            renderer.update_scene(data, camera)
+            expected = renderer.render().astype(int)
+        difference = np.abs(frames[0, 0].astype(int) - expected).mean(axis=-1)
+        assert np.median(difference) < 12
+        assert (difference > 60).mean() < 0.05
+
+
+def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
+    geom = mt10.model(REACH).geom(GOAL)
+    assert not geom.contype[0]
+    assert not geom.conaffinity[0]
+    assert geom.rgba.tolist() == list(GOAL_RGBA)
+
+
+@pytest.mark.parametrize("name", ["num_slots", "num_threads", "image_size"])
+def test_counts_must_be_positive(mt10: MetaWorldSuite, name: str):
+    settings = {"num_slots": 1} | {name: 0}
+    with pytest.raises(ConfigError, match=f"MetaWorldSim: {name} is 0, expected at least 1"):
+        MetaWorldSim(mt10, **settings)
+
+
+def test_wrong_calls_are_refused(new_sim):
+    sim = new_sim(2)
+    with pytest.raises(SpecError, match="slot 0 has no episode; reset it first"):
+        sim.observe()
+    with pytest.raises(SpecError, match=r"slots \[0, 1\] have no running episode"):
+        sim.step_chunk(np.zeros((2, 1, ACTION_DIM)))
+    with pytest.raises(SpecError, match="1 slots, 2 tasks, 1 state_ids; expected one task and"):
+        sim.reset([0], tasks=[0, 1], state_ids=[0])
+    for changes, message in (
+        ({"slots": [2]}, "MetaWorldSim.reset: slot 2 is out of range, expected 0 .. 1"),
+        ({"tasks": [10]}, "MetaWorldSim.reset: task 10 is out of range, expected 0 .. 9"),
+        ({"state_ids": [4200]}, "MetaWorldSim.reset: state id 4200 is out of range"),
+    ):
+        arguments = {"slots": [0], "tasks": [0], "state_ids": [0]} | changes
+        with pytest.raises(SpecError, match=message):
+            sim.reset(**arguments)
