@@ -121,7 +121,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
         types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
     )
     suite = types.SimpleNamespace(name="kitchen", description="Two pots.", tasks=tasks)
-    install("vla_crl.sim.suite", load_suite=lambda name: suite)
+    install("vla_crl.sim.backends", find_suite=lambda name: suite)
     install("vla_crl.models.checkpoint", load_policy=catalog.policy_path)
     install("vla_crl.rollout.agents", policy_agent=policy_agent, expert_agent="the expert")
     return tmp_path
