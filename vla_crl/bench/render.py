@@ -21,7 +21,7 @@ LEFT_OUT = (
     mujoco.mjtRndFlag.mjRND_HAZE,
 )
 """What MuJoCo is told not to draw either, so that both make the same picture."""
-RENDER_GOAL = 30.0
+RENDER_GOAL = 40.0
 """Wanted speed-up over MuJoCo's renderer in software."""
 
 

@@ -82,7 +82,7 @@ def bench_sim(
     stepped, observed, limit = (median(values) for values in zip(*rates, strict=True))
     seen = f"observed_{IMAGE_SIZE}x{IMAGE_SIZE}"
     return [
-        against_peer(f"sim.{suite}.state", stepped, "steps/s", "mujoco.rollout", limit, goal=0.6),
+        against_peer(f"sim.{suite}.state", stepped, "steps/s", "mujoco.rollout", limit, goal=0.8),
         against_peer(f"sim.{suite}.{seen}", observed, "steps/s", "mujoco.rollout", limit),
     ]
 
