@@ -36,6 +36,7 @@ class TrainConfig:
     policy: str = "tiny"
     seed: int = 0
     video_episodes: int = 2
+    rounds: int = 1
     ppo: PPOConfig = PPOConfig()
 
 
@@ -503,6 +504,23 @@ def test_metrics_gives_one_row_a_metric(tmp_path: Path, capsys: pytest.CaptureFi
     _, out, _ = run(capsys, "metrics", str(file))
     assert "60.0 %" in out
     assert "+40.0" in out
+
+
+def test_metrics_of_a_stream_of_two_rounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "matrix.csv"
+    header = "stage,task,split,successes,episodes\n"
+    file.write_text(header + "0,a,train,2,10\n1,a,train,6,10\n2,a,train,8,10\n")
+    code, _, err = run(capsys, "metrics", str(file))
+    assert code == 2
+    assert "matrix.csv:4: stage 2, but there are only 1" in err
+    assert "--rounds" in err
+    code, out, _ = run(capsys, "metrics", str(file), "--rounds", "2", "--json")
+    assert code == 0
+    assert {row["name"]: row["value"] for row in json.loads(out)}["avg"] == 0.8
+    code, _, err = run(capsys, "metrics", str(file), "--rounds", "0")
+    assert (code, err) == (2, "vla-crl: error: --rounds is 0, expected at least 1\n")
 
 
 @pytest.mark.parametrize(

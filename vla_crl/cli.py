@@ -124,6 +124,9 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("metrics", commands.metrics)
     columns = "CSV or JSON lines with stage, task, split, successes, episodes"
     command.add_argument("file", type=Path, help=columns)
+    command.add_argument(
+        "--rounds", type=int, default=1, help="how often the stream was run through (default: 1)"
+    )
     _add_json(command)
 
     command = add("report", commands.report)

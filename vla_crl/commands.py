@@ -131,7 +131,8 @@ def train(options: Options) -> None:
             num_episodes=config.video_episodes,
             folder=trainer.run.videos,
         )
-    print_results(SuccessMatrix.read(trainer.run.matrix_file), console)
+    matrix = SuccessMatrix.read(trainer.run.matrix_file, rounds=config.rounds)
+    print_results(matrix, console)
     print(write_report(path))
 
 
@@ -185,7 +186,9 @@ def metrics(options: Options) -> Rows | None:
     from vla_crl.continual.success_matrix import SuccessMatrix
     from vla_crl.report.tables import print_results
 
-    matrix = SuccessMatrix.read(options.file)
+    if options.rounds < 1:
+        raise ConfigError(f"--rounds is {options.rounds}, expected at least 1")
+    matrix = SuccessMatrix.read(options.file, rounds=options.rounds)
     if not options.json:
         print_results(matrix, Console(highlight=False))
         return None

@@ -103,12 +103,28 @@ def test_write_refuses_to_overwrite(tmp_path: Path) -> None:
 
 def test_more_stages_than_tasks_are_further_rounds_of_the_stream(tmp_path: Path) -> None:
     text = HEADER + "0,a,train,0,1\n0,b,train,0,1\n0,x,heldout,0,1\n3,a,train,1,1\n"
-    matrix = SuccessMatrix.read(write(tmp_path / "m.csv", text))
+    matrix = SuccessMatrix.read(write(tmp_path / "m.csv", text), rounds=2)
     assert matrix.tasks == ("a", "b", "x")
     assert (matrix.num_train_tasks, matrix.num_stages) == (2, 4)  # two rounds, the last not over
     assert matrix.rates.shape == (5, 3)
     assert [matrix.trained_column(stage) for stage in range(1, 5)] == [0, 1, 0, 1]
     assert [cell.split for cell in matrix.cells()] == ["train", "train", "heldout", "train"]
+    with pytest.raises(ConfigError, match=r"m\.csv:5: stage 3, but there are only 2 .*--rounds"):
+        SuccessMatrix.read(tmp_path / "m.csv")
+
+
+def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> None:
+    def cell(stage: int) -> Cell:
+        return Cell(stage=stage, task="a", split="train", successes=1, episodes=2)
+
+    first, *later = [
+        append_stage(tmp_path / "m.csv", [cell(stage)], rounds=2) for stage in range(3)
+    ]
+    assert [matrix.num_stages for matrix in (first, *later)] == [2, 2, 2]
+    again = SuccessMatrix.from_cells(later[-1].cells(), rounds=2)
+    np.testing.assert_array_equal(again.rates, later[-1].rates)
+    with pytest.raises(ConfigError, match="stage 3, but there are only 2"):
+        append_stage(tmp_path / "m.csv", [cell(3)], rounds=2)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +146,7 @@ def test_more_stages_than_tasks_are_further_rounds_of_the_stream(tmp_path: Path)
         (HEADER + "0,a,train,0,1\n0,a,train,1,1\n", r"m\.csv:3: task 'a' was already evaluated"),
         (HEADER + "0,a,train,0,1\n1,a,heldout,1,1\n", r"m\.csv:3: task 'a' is 'heldout' here"),
         (HEADER + "0,a,heldout,0,1\n", r"m\.csv: no row has the split 'train'"),
+        (HEADER + "0,a,train,0,1\n2,a,train,1,1\n", r"m\.csv:3: stage 2, but there are only 1"),
     ],
 )
 def test_a_bad_csv_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -7,7 +7,7 @@ Conventions:
   tasks are missing there, of the first stage that has them all; if there is none (only tasks seen
   so far were evaluated), the order in which they first appear.
 - Where T tasks are run through again (Continual World's CW20 is CW10 twice), stage T + k trains the
-  k-th task once more. There are as many rounds as the last stage in the file needs.
+  k-th task once more. The file does not say so: who reads it gives the number of rounds.
 - A joint (multitask) run has seen all T tasks at its end and writes its row as stage T.
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
 - Files are CSV with a header, or JSON lines where the suffix is `.jsonl`. Columns other than the
@@ -121,27 +121,35 @@ class SuccessMatrix:
             )
 
     @classmethod
-    def from_cells(cls, cells: Iterable[Cell], where: str = "success matrix") -> "SuccessMatrix":
+    def from_cells(
+        cls, cells: Iterable[Cell], where: str = "success matrix", *, rounds: int = 1
+    ) -> "SuccessMatrix":
         """Build the matrix from evaluated cells in any order.
 
         Args:
             cells: At least one of them belongs to a training task.
             where: What error messages name as the place.
+            rounds: How often the training tasks are run through.
 
         Raises:
-            ConfigError: A cell twice, a task with two splits, or no training task.
+            ConfigError: A cell twice, a task with two splits, no training task, or a stage for
+                which there is no training task.
         """
-        return _build([(where, cell) for cell in cells], where)
+        return _build([(where, cell) for cell in cells], where, rounds)
 
     @classmethod
-    def read(cls, path: str | Path) -> "SuccessMatrix":
+    def read(cls, path: str | Path, *, rounds: int = 1) -> "SuccessMatrix":
         """Read a long-format file, whoever wrote it.
+
+        Args:
+            path: CSV or JSON lines.
+            rounds: How often the training tasks are run through.
 
         Raises:
             ConfigError: The file or a line of it cannot be used; names file and line.
         """
         path = Path(path)
-        return _parse(_read_text(path), path)
+        return _parse(_read_text(path), path, rounds)
 
     def write(self, path: str | Path) -> None:
         """Write all evaluated cells to a new file.
@@ -155,7 +163,7 @@ class SuccessMatrix:
         write_atomically(path, _format(self.cells(), path, COLUMNS, with_header=True))
 
 
-def append_stage(path: str | Path, cells: Iterable[Cell]) -> SuccessMatrix:
+def append_stage(path: str | Path, cells: Iterable[Cell], *, rounds: int = 1) -> SuccessMatrix:
     """Add the cells of an evaluated stage to a file, which is created if missing.
 
     The file is replaced in one step, so a reader or a crash never meets half a stage.
@@ -172,12 +180,12 @@ def append_stage(path: str | Path, cells: Iterable[Cell]) -> SuccessMatrix:
         text += "\n"
     columns = COLUMNS if not text or _is_json(path) else next(csv.reader(io.StringIO(text)))
     text += _format(cells, path, columns, with_header=not text)
-    matrix = _parse(text, path)
+    matrix = _parse(text, path, rounds)
     write_atomically(path, text)
     return matrix
 
 
-def _build(placed_cells: list[tuple[str, Cell]], where: str) -> SuccessMatrix:
+def _build(placed_cells: list[tuple[str, Cell]], where: str, rounds: int) -> SuccessMatrix:
     """Arrange cells, each with the place that errors name."""
     splits: dict[str, Split] = {}
     seen: set[tuple[int, str]] = set()
@@ -199,10 +207,16 @@ def _build(placed_cells: list[tuple[str, Cell]], where: str) -> SuccessMatrix:
     if not train_tasks:
         raise ConfigError(f"{where}: no row has the split 'train'; nothing to measure")
     columns = {task: column for column, task in enumerate(train_tasks + heldout_tasks)}
-    num_rounds = max(1, -(-max(cell.stage for cell in cells) // len(train_tasks)))
-    successes = np.zeros((num_rounds * len(train_tasks) + 1, len(columns)), dtype=np.int64)
+    num_stages = rounds * len(train_tasks)
+    successes = np.zeros((num_stages + 1, len(columns)), dtype=np.int64)
     episodes = np.zeros_like(successes)
-    for cell in cells:
+    for place, cell in placed_cells:
+        if cell.stage > num_stages:
+            raise ConfigError(
+                f"{place}: stage {cell.stage}, but there are only {num_stages} "
+                f"({len(train_tasks)} training tasks in {rounds} round(s)); stage k is the policy "
+                "after k trainings; --rounds says how often the stream was run through"
+            )
         successes[cell.stage, columns[cell.task]] = cell.successes
         episodes[cell.stage, columns[cell.task]] = cell.episodes
     return SuccessMatrix(train_tasks, heldout_tasks, successes, episodes)
@@ -218,7 +232,7 @@ def _column_order(cells: list[Cell]) -> tuple[str, ...]:
     return tuple(next(complete, appearance))
 
 
-def _parse(text: str, path: Path) -> SuccessMatrix:
+def _parse(text: str, path: Path, rounds: int) -> SuccessMatrix:
     records = _json_records(text, path) if _is_json(path) else _csv_records(text, path)
     placed_cells = []
     for line, record in records:
@@ -229,7 +243,7 @@ def _parse(text: str, path: Path) -> SuccessMatrix:
             raise ConfigError(f"{place}: {error}") from error
     if not placed_cells:
         raise ConfigError(f"{path}: no rows; expected the columns {', '.join(COLUMNS)}")
-    return _build(placed_cells, str(path))
+    return _build(placed_cells, str(path), rounds)
 
 
 def _parse_cell(record: Mapping[str, Any]) -> Cell:

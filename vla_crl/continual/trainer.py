@@ -289,8 +289,8 @@ class Trainer:
         wall_s = torch.tensor(self._wall_s, dtype=torch.float64)
         save_file(self.method.state_dict() | {"wall_s": wall_s}, folder / METHOD_FILE)
         if sampled:
-            append_stage(self.run.sampled_matrix_file, sampled)
-        append_stage(self.run.matrix_file, cells)
+            append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
+        append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
@@ -325,14 +325,14 @@ class Trainer:
 
     def _restore(self) -> int:
         """Load the last stage that is done, drop what came later, and return its number."""
-        run = self.run
+        run, rounds = self.run, self.stream.rounds
         if not run.matrix_file.exists():
             run.sampled_matrix_file.unlink(missing_ok=True)
             run.keep_metrics(lambda _: False)
             return -1
-        stage = SuccessMatrix.read(run.matrix_file).evaluated_stages[-1]
+        stage = SuccessMatrix.read(run.matrix_file, rounds=rounds).evaluated_stages[-1]
         if run.sampled_matrix_file.exists():
-            _drop_later_stages(run.sampled_matrix_file, stage)
+            _drop_later_stages(run.sampled_matrix_file, stage, rounds)
         run.keep_metrics(lambda row: row["stage"] <= stage)
         folder = run.checkpoint(stage)
         load_adapter(self.policy, folder)
@@ -350,11 +350,12 @@ def _stage_seed(seed: int, stage: int) -> int:
     return 1_000 * seed + stage
 
 
-def _drop_later_stages(path: Path, stage: int) -> None:
-    cells = [cell for cell in SuccessMatrix.read(path).cells() if cell.stage <= stage]
+def _drop_later_stages(path: Path, stage: int, rounds: int) -> None:
+    matrix = SuccessMatrix.read(path, rounds=rounds)
+    cells = [cell for cell in matrix.cells() if cell.stage <= stage]
     temporary = path.with_suffix(".rewritten.csv")
     temporary.unlink(missing_ok=True)
-    SuccessMatrix.from_cells(cells).write(temporary)
+    SuccessMatrix.from_cells(cells, rounds=rounds).write(temporary)
     temporary.replace(path)
 
 

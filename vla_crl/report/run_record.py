@@ -39,13 +39,15 @@ class RunRecord:
             ConfigError: Not a run directory, or a file in it is damaged.
         """
         run = RunDirectory.open(Path(run_path))
+        config = run.read_config()
+        rounds = config.get("rounds", 1)
         return cls(
             run=run,
-            config=run.read_config(),
+            config=config,
             versions=run.read_versions() if run.versions_file.is_file() else {},
             iterations=run.read_metrics(),
-            matrix=_read_matrix(run.matrix_file),
-            sampled_matrix=_read_matrix(run.sampled_matrix_file),
+            matrix=_read_matrix(run.matrix_file, rounds),
+            sampled_matrix=_read_matrix(run.sampled_matrix_file, rounds),
             videos=tuple(sorted(run.videos.glob("*.mp4"))),
         )
 
@@ -73,5 +75,5 @@ class RunRecord:
         return max((row["wall_s"] for row in self.iterations if row.get("wall_s")), default=None)
 
 
-def _read_matrix(path: Path) -> SuccessMatrix | None:
-    return SuccessMatrix.read(path) if path.is_file() else None
+def _read_matrix(path: Path, rounds: int) -> SuccessMatrix | None:
+    return SuccessMatrix.read(path, rounds=rounds) if path.is_file() else None

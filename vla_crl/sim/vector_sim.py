@@ -7,7 +7,8 @@ import mujoco
 import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.errors import ConfigError
+from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.predicates import Goals
@@ -18,8 +19,6 @@ from vla_crl.sim.slots import (
     DIVERGED,
     RUNNING,
     STATE_SPEC,
-    SUCCESS,
-    TIME_LIMIT,
     Scratch,
     allocate_slots,
     world_of,
@@ -121,17 +120,7 @@ class VectorSim:
         Raises:
             SpecError: An index is out of range or the lengths differ.
         """
-        rows, task, ids = (
-            np.asarray(list(values), dtype=np.int64) for values in (slots, tasks, state_ids)
-        )
-        if not len(rows) == len(task) == len(ids):
-            raise SpecError(
-                f"VectorSim.reset: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
-                "expected one task and one state id per slot"
-            )
-        check_range("VectorSim.reset: slot", rows, self.num_slots)
-        check_range("VectorSim.reset: task", task, len(self.suite.tasks))
-        check_range("VectorSim.reset: state id", ids, self.suite.test_ids.stop)
+        rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
         self._episodes.begin(rows, task, ids)
         self._run(refresh_slots, rows)
 
@@ -147,41 +136,28 @@ class VectorSim:
         Raises:
             SpecError: Wrong shape, a value that is not finite, or a slot whose episode is over.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         checked = check_actions(actions, len(rows))
         state = self._slots
-        over = rows[(state.outcome[rows] != RUNNING) | (self._episodes.state_id[rows] < 0)]
-        if len(over):
-            raise SpecError(
-                f"VectorSim.step_chunk: slots {over[:5].tolist()} have no running episode; "
-                "reset them first"
-            )
+        require_running(self, rows, state.outcome[rows])
         by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
         by_slot[rows] = checked
         names = ("num_steps", "controller", "pending")
         before = {name: getattr(state, name)[rows].copy() for name in names}
         self._run(step_slots, rows, by_slot)
         outcome = state.outcome[rows]
-        success = outcome == SUCCESS
         for k in np.flatnonzero(outcome == DIVERGED):
             self.divergences.append(
                 self._diagnose(int(rows[k]), {n: v[k] for n, v in before.items()}, checked[k])
             )
-        return ChunkResult(
-            reward=success.astype(np.float32),
-            success=success,
-            terminated=success | (outcome == DIVERGED),
-            truncated=outcome == TIME_LIMIT,
-            num_steps=state.num_steps[rows] - before["num_steps"],
-            diverged=outcome == DIVERGED,
-        )
+        return chunk_result(outcome, state.num_steps[rows] - before["num_steps"])
 
     def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
         """Render the cameras of `slots` (all by default) and read their state and instruction.
 
         The images of all slots are one buffer, which the next call for all slots overwrites.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         shape = (len(rows), *self._images.shape[1:])
         images = self._images if slots is None else np.empty(shape, np.uint8)
         self.render(self._renderers, rows, images)
@@ -214,7 +190,7 @@ class VectorSim:
 
         NaN where the slot's scene does not have the thing.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         bodies = self.suite.thing_bodies[self._scenes_of(rows)]
         positions = self._slots.body_pos[rows[:, None], bodies]
         positions[bodies < 0] = np.nan
@@ -224,7 +200,7 @@ class VectorSim:
         self, site: int, slots: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
         """Return [B, 3] positions (m, world) of a site of the slots' scene."""
-        return self._slots.site_pos[self._rows(slots), site]
+        return self._slots.site_pos[rows_of(self, slots), site]
 
     def expert(self) -> "ScriptedExpert":
         """Return the scripted expert of the suite's tasks."""
@@ -245,7 +221,7 @@ class VectorSim:
             indices: [B] which of them.
             slots: [B] slot indices; all slots by default.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         holds, scenes = np.empty(len(rows), bool), self._scenes_of(rows)
         for scene in np.unique(scenes):
             chosen, grip_site = scenes == scene, self._worlds[scene].grip_site
@@ -260,28 +236,28 @@ class VectorSim:
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the grip site's position [B, 3] (m, world) and rotation matrix [B, 3, 3]."""
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         site = np.array([world.grip_site for world in self._worlds])[self._scenes_of(rows)]
         return self._slots.site_pos[rows, site], self._slots.site_mat[rows, site].reshape(-1, 3, 3)
 
     def finger_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, 2] finger joint positions (m; 0 closed)."""
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         return self._slots.qpos[rows[:, None], self._episodes.fingers[self._scenes_of(rows)]]
 
     def instructions(self, slots: Sequence[int] | np.ndarray | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
-        return self._episodes.instructions(self._rows(slots))
+        return self._episodes.instructions(rows_of(self, slots))
 
     def action_latency(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B] control steps by which actions take effect late."""
-        return self._slots.latency[self._rows(slots)]
+        return self._slots.latency[rows_of(self, slots)]
 
     def camera_poses(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the policy's cameras: positions [B, C, 3] (m, world), matrices [B, C, 3, 3]."""
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         ids = [[s.model.camera(c).id for c in self.suite.cameras] for s in self.suite.scenes]
         cameras = np.array(ids)[self._scenes_of(rows)]
         position, rotation = self._slots.camera_pos, self._slots.camera_mat
@@ -321,13 +297,6 @@ class VectorSim:
         for name in ("physics", "controller", "task", "num_steps", "outcome", "pending"):
             getattr(self._slots, name)[:] = states[name]
         self._run(refresh_slots, np.arange(self.num_slots))
-
-    def _rows(self, slots: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        if slots is None:
-            return np.arange(self.num_slots)
-        rows = np.asarray(list(slots), dtype=np.int64)
-        check_range("VectorSim: slot", rows, self.num_slots)
-        return rows
 
     def _proprioception(self, rows: np.ndarray) -> np.ndarray:
         position, rotation = self.grip_pose(rows)
@@ -380,10 +349,3 @@ class VectorSim:
 def joint_name(model: mujoco.MjModel, joint: int) -> str:
     """Return a joint's name, or of a free joint that of its body."""
     return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name
-
-
-def check_range(what: str, values: np.ndarray, stop: int) -> None:
-    """Raise a SpecError that begins with `what` if a value is not in range(stop)."""
-    bad = values[(values < 0) | (values >= stop)]
-    if len(bad):
-        raise SpecError(f"{what} {bad[0]} is out of range, expected 0 .. {stop - 1}")

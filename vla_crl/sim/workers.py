@@ -61,13 +61,13 @@ class Workers:
             with self.bench(scene) as bench:
                 work(scene, bench.scratch, block)
 
-        _spread(self._physics, on_bench, rows, scenes)
+        spread(self._physics, on_bench, rows, scenes)
 
     def draw(
         self, work: Callable[[int, np.ndarray], None], rows: np.ndarray, scenes: np.ndarray
     ) -> None:
         """Call `work` with a scene and a block of `rows`, beside whatever is being stepped."""
-        _spread(self._drawing, work, rows, scenes)
+        spread(self._drawing, work, rows, scenes)
 
     @contextmanager
     def bench(self, scene: int) -> Iterator[Bench]:
@@ -79,12 +79,13 @@ class Workers:
             self._benches[scene].put(bench)
 
 
-def _spread(
+def spread(
     pool: ThreadPoolExecutor,
     work: Callable[[int, np.ndarray], None],
     rows: np.ndarray,
     scenes: np.ndarray,
 ) -> None:
+    """Call `work` with a scene and a block of `rows` [B] in it, for all; scenes [B]."""
     blocks = [
         (int(scene), part[start : start + BLOCK_SLOTS])
         for scene in np.unique(scenes)

@@ -8,6 +8,7 @@ import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.metaworld.expert import MetaWorldExpert
 from vla_crl.sim.metaworld.models import require_metaworld
@@ -18,10 +19,8 @@ from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.task_suite import make_renderers
-from vla_crl.sim.vector_sim import check_range, joint_name
-
-_DRAWN_TOGETHER = 8
-"""Slots that a thread draws at a time."""
+from vla_crl.sim.vector_sim import joint_name
+from vla_crl.sim.workers import spread
 
 
 class MetaWorldSim:
@@ -103,17 +102,7 @@ class MetaWorldSim:
         state_ids: Sequence[int] | np.ndarray,
     ) -> None:  # fmt: skip
         """Start a new episode in each of `slots`; see `VectorSim.reset`."""
-        rows, task, ids = (
-            np.asarray(list(values), dtype=np.int64) for values in (slots, tasks, state_ids)
-        )
-        if not len(rows) == len(task) == len(ids):
-            raise SpecError(
-                f"MetaWorldSim.reset: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
-                "expected one task and one state id per slot"
-            )
-        check_range("MetaWorldSim.reset: slot", rows, self.num_slots)
-        check_range("MetaWorldSim.reset: task", task, len(self.suite.tasks))
-        check_range("MetaWorldSim.reset: state id", ids, self.suite.test_ids.stop)
+        rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
 
         def begin(row: int, task: int, state_id: int) -> None:
             self._worlds[row] = World(self.suite.tasks[task].name, state_id)
@@ -126,30 +115,17 @@ class MetaWorldSim:
         self, actions: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
     ) -> ChunkResult:
         """Execute K actions in each slot; see `VectorSim.step_chunk`."""
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         checked = check_actions(actions, len(rows))
-        over = rows[(self._outcome[rows] != RUNNING) | (self._state_id[rows] < 0)]
-        if len(over):
-            raise SpecError(
-                f"MetaWorldSim.step_chunk: slots {over[:5].tolist()} have no running episode; "
-                "reset them first"
-            )
+        require_running(self, rows, self._outcome[rows])
         before = self._num_steps[rows]
         list(self._physics.map(self._step_slot, rows.tolist(), checked))
         outcome = self._outcome[rows]
-        success = outcome == SUCCESS
-        return ChunkResult(
-            reward=success.astype(np.float32),
-            success=success,
-            terminated=success | (outcome == DIVERGED),
-            truncated=outcome == TIME_LIMIT,
-            num_steps=self._num_steps[rows] - before,
-            diverged=outcome == DIVERGED,
-        )
+        return chunk_result(outcome, self._num_steps[rows] - before)
 
     def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
         """Render the cameras of `slots` (all by default) and read their state and instruction."""
-        rows, size = self._rows(slots), self._image_size
+        rows, size = rows_of(self, slots), self._image_size
         self._renderers |= make_renderers(
             self.suite, self.suite.cameras, size, set(self._task[rows]) - set(self._renderers)
         )
@@ -167,18 +143,20 @@ class MetaWorldSim:
 
     def instructions(self, slots: Sequence[int] | np.ndarray | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
-        return tuple(self.suite.tasks[task].instruction for task in self._task[self._rows(slots)])
+        return tuple(
+            self.suite.tasks[task].instruction for task in self._task[rows_of(self, slots)]
+        )
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, 2, 3] positions (m, world) of the object and of the goal."""
-        looks = self._looks(self._rows(slots))
+        looks = self._looks(rows_of(self, slots))
         return np.array([[look.object_pos, look.goal_pos] for look in looks])
 
     def camera_poses(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the policy's cameras: positions [B, C, 3] (m, world), matrices [B, C, 3, 3]."""
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         cameras = [
             self._drawing_of(task).cameras(look)
             for task, look in zip(self._task[rows], self._looks(rows), strict=True)
@@ -191,19 +169,13 @@ class MetaWorldSim:
     ) -> None:
         """Draw `rows` with renderers of their tasks into images [B, cameras, H, W, 3]."""
         tasks = self._task[rows]
-        blocks = [
-            (int(task), same[start : start + _DRAWN_TOGETHER])
-            for task in np.unique(tasks)
-            for same in [np.flatnonzero(tasks == task)]
-            for start in range(0, len(same), _DRAWN_TOGETHER)
-        ]
 
         def draw(task: int, block: np.ndarray) -> None:
             poses = drawings[task].poses(self._looks(rows[block]))
             images[block] = renderers[task].render(*poses)
 
-        drawings = {task: self._drawing_of(task) for task, _ in blocks}
-        list(self._drawers.map(lambda block: draw(*block), blocks))
+        drawings = {task: self._drawing_of(task) for task in set(tasks.tolist())}
+        spread(self._drawers, draw, np.arange(len(rows)), tasks)
 
     def write_data(self, slot: int, data: mujoco.MjData) -> None:
         """Put the poses of a slot into an MjData of `suite.model` of its task."""
@@ -249,13 +221,6 @@ class MetaWorldSim:
         if task not in self._drawings:
             self._drawings[int(task)] = Drawing(self.suite.model(int(task)))
         return self._drawings[task]
-
-    def _rows(self, slots: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        if slots is None:
-            return np.arange(self.num_slots)
-        rows = np.asarray(list(slots), dtype=np.int64)
-        check_range("MetaWorldSim: slot", rows, self.num_slots)
-        return rows
 
     def _looks(self, rows: Iterable[int]) -> list[Look]:
         return [self.world(int(row)).look for row in rows]

@@ -7,12 +7,13 @@ import numpy as np
 import warp as wp
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, check_actions
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.errors import ConfigError
+from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.episodes import Episodes
-from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT, allocate_slots, world_of
+from vla_crl.sim.slots import DIVERGED, allocate_slots, world_of
 from vla_crl.sim.suite import Suite
-from vla_crl.sim.vector_sim import check_range, joint_name
+from vla_crl.sim.vector_sim import joint_name
 from vla_crl.sim.warp.drawing import Drawing
 from vla_crl.sim.warp.kernels.senses import feel
 from vla_crl.sim.warp.worlds import Worlds
@@ -104,17 +105,7 @@ class WarpSim:
             SpecError: An index is out of range or the lengths differ.
             ConfigError: A task has a variation, or MuJoCo Warp does not support its scene.
         """
-        rows, task, ids = (
-            np.asarray(list(values), dtype=np.int64) for values in (slots, tasks, state_ids)
-        )
-        if not len(rows) == len(task) == len(ids):
-            raise SpecError(
-                f"WarpSim.reset: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
-                "expected one task and one state id per slot"
-            )
-        check_range("WarpSim.reset: slot", rows, self.num_slots)
-        check_range("WarpSim.reset: task", task, len(self.suite.tasks))
-        check_range("WarpSim.reset: state id", ids, self.suite.test_ids.stop)
+        rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
         for index in np.unique(task):
             variation = self.suite.tasks[index].variation
             if variation is not None and variation.varies:
@@ -143,15 +134,10 @@ class WarpSim:
             SpecError: Wrong shape, a value that is not finite, or a slot whose episode is over.
             ConfigError: There were more contacts than `num_contacts` allows.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         checked = check_actions(actions, len(rows))
         state = self._slots
-        over = rows[(state.outcome[rows] != RUNNING) | (self._episodes.state_id[rows] < 0)]
-        if len(over):
-            raise SpecError(
-                f"WarpSim.step_chunk: slots {over[:5].tolist()} have no running episode; "
-                "reset them first"
-            )
+        require_running(self, rows, state.outcome[rows])
         by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
         by_slot[rows] = checked
         before, scenes = state.num_steps[rows], self._scenes_of(rows)
@@ -159,15 +145,7 @@ class WarpSim:
             for scene in np.unique(scenes):
                 self._step_scene(int(scene), rows[scenes == scene], by_slot)
         outcome = state.outcome[rows]
-        success = outcome == SUCCESS
-        return ChunkResult(
-            reward=success.astype(np.float32),
-            success=success,
-            terminated=success | (outcome == DIVERGED),
-            truncated=outcome == TIME_LIMIT,
-            num_steps=state.num_steps[rows] - before,
-            diverged=outcome == DIVERGED,
-        )
+        return chunk_result(outcome, state.num_steps[rows] - before)
 
     def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
         """Draw the cameras of `slots` (all by default) and copy what they see and feel to the host.
@@ -175,7 +153,7 @@ class WarpSim:
         All worlds of their scenes are drawn, whichever are asked for. The images of all slots are
         one buffer, which the next call overwrites.
         """
-        rows = self._rows(slots)
+        rows = rows_of(self, slots)
         with self._lock:
             images, state = self._draw(rows).numpy(), self._feel(rows).numpy()
             if slots is not None:
@@ -298,13 +276,6 @@ class WarpSim:
 
     def _begun(self) -> np.ndarray:
         return np.flatnonzero(self._episodes.state_id >= 0)
-
-    def _rows(self, slots: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        if slots is None:
-            return np.arange(self.num_slots)
-        rows = np.asarray(list(slots), dtype=np.int64)
-        check_range("WarpSim: slot", rows, self.num_slots)
-        return rows
 
 
 def device_name(device: str) -> str:
