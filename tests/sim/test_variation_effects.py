@@ -20,7 +20,6 @@ from vla_crl.sim.mechanics import Mechanics, vary
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.slots import STATE_SPEC, scratch_of, world_of
-from vla_crl.sim.stepping import AWAKE_FOR_TWO_STEPS
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import Box, VariationConfig, draw
 from vla_crl.sim.vector_sim import VectorSim
@@ -278,7 +277,7 @@ def test_a_varied_episode_is_that_of_plain_mj_step_with_such_a_model(scene: Scen
     expert, touched = ScriptedExpert(sim), False
     for _ in range(15):
         data = mujoco.MjData(model)  # nothing sleeps in it
-        data.tree_asleep[:] = AWAKE_FOR_TWO_STEPS
+        data.tree_asleep[:] = sim.get_states()["tree_asleep"][0]
         mujoco.mj_setState(model, data, sim.get_states()["physics"][0], STATE_SPEC)
         before = sim.get_states()["controller"][0, 12:]
         sim.step_chunk(expert.act(np.array([0]))[:, None])

@@ -17,7 +17,6 @@ from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.slots import STATE_SPEC
-from vla_crl.sim.stepping import AWAKE_FOR_TWO_STEPS
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -155,7 +154,7 @@ def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(scene: Scene, new_si
     physics = sim.get_states()["physics"][0].copy()
     for step in range(actions.shape[1]):
         data = mujoco.MjData(model)  # nothing sleeps in it
-        data.tree_asleep[:] = AWAKE_FOR_TWO_STEPS
+        data.tree_asleep[:] = sim.get_states()["tree_asleep"][0]
         mujoco.mj_setState(model, data, physics, STATE_SPEC)
         before = sim.get_states()["controller"][0, 12:]
         sim.step_chunk(actions[:, step : step + 1])
@@ -332,7 +331,7 @@ def test_a_divergence_is_diagnosed_saved_and_replayed(
 
 
 def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_path: Path):
-    numbers = np.zeros(3), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7))
+    numbers = np.zeros(3), np.zeros(2), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7))
     sim, task = new_sim(1), "red_cube_in_basket"
     with pytest.raises(ConfigError, match="'kitchen', but the simulation is of 'tabletop_object'"):
         replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)

@@ -29,6 +29,7 @@ class Divergence:
         joint: The joint with the first velocity that is not finite, else the greatest.
         speed: That velocity, m/s or rad/s.
         physics: [state] before the chunk, packed as in `VectorSim.get_states`.
+        tree_asleep: [trees] likewise.
         controller: [R] likewise.
         pending: [L, 7] actions that had not taken effect yet, likewise.
         actions: [K, 7] the chunk.
@@ -41,6 +42,7 @@ class Divergence:
     joint: str
     speed: float
     physics: np.ndarray
+    tree_asleep: np.ndarray
     controller: np.ndarray
     pending: np.ndarray
     actions: np.ndarray
@@ -106,7 +108,7 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
     sim.reset([0], tasks=[task], state_ids=[divergence.state_id])
     states = sim.get_states()
     states["physics"][0, :expected] = divergence.physics
-    for name in ("controller", "pending", "num_steps"):
+    for name in ("tree_asleep", "controller", "pending", "num_steps"):
         states[name][0] = getattr(divergence, name)
     sim.set_states(states)
     return bool(sim.step_chunk(divergence.actions[None], [0]).diverged[0])

@@ -8,7 +8,7 @@ import numpy as np
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance, BatchRenderer
 from vla_crl.sim.rotations import matrix_from_axis_angle
-from vla_crl.sim.slots import RUNNING, Slots, World
+from vla_crl.sim.slots import JUST_WOKEN, RUNNING, Slots, World
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.variation import VariationConfig, draw
 
@@ -71,6 +71,7 @@ class Episodes:
         slots = self._slots
         slots.task[rows], slots.num_steps[rows], slots.outcome[rows] = tasks, 0, RUNNING
         slots.physics[rows], slots.controller[rows], slots.pending[rows] = 0.0, 0.0, 0.0
+        slots.tree_asleep[rows] = JUST_WOKEN
         self.state_id[rows], self._sentence[rows] = state_ids, 0
         scenes = self._suite.scene_of_task[tasks]
         for scene in np.unique(scenes):

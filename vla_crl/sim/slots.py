@@ -25,10 +25,13 @@ STATE_SPEC = int(
     | mujoco.mjtState.mjSTATE_MOCAP_POS
     | mujoco.mjtState.mjSTATE_MOCAP_QUAT
 )
-"""Everything the next `mj_step` depends on, so a slot can continue in any MjData, bit for bit."""
+"""What the next `mj_step` depends on beside `tree_asleep`: with both a slot can continue in any
+MjData, bit for bit."""
 
 RUNNING, SUCCESS, TIME_LIMIT, DIVERGED = 0, 1, 2, 3
 """Outcome codes of a slot."""
+JUST_WOKEN, FALLS_ASLEEP_NEXT = -11, -2
+"""Values of `tree_asleep`, which MuJoCo counts up in steps of no motion; at -1 a tree sleeps."""
 MAX_SPEED = 200.0
 """A generalised velocity beyond this (m/s or rad/s) counts as diverged physics."""
 
@@ -83,6 +86,7 @@ class Slots(NamedTuple):
 
     Attributes:
         physics: [N, state] packed by STATE_SPEC.
+        tree_asleep: [N, trees] how long each has been still: MuJoCo's counter, below -1.
         controller: [N, R] controller rows.
         task: [N] task index.
         num_steps: [N] control steps since the episode began.
@@ -105,6 +109,7 @@ class Slots(NamedTuple):
     """
 
     physics: np.ndarray
+    tree_asleep: np.ndarray
     controller: np.ndarray
     task: np.ndarray
     num_steps: np.ndarray
@@ -204,6 +209,7 @@ def allocate_slots(suite: Suite, worlds: Sequence[World], num_slots: int) -> Slo
 
     return Slots(
         physics=zeros(max(states)),
+        tree_asleep=np.full((num_slots, size.ntree), JUST_WOKEN, np.int32),
         controller=zeros(rows),
         task=np.zeros(num_slots, np.int64),
         num_steps=np.zeros(num_slots, np.int64),

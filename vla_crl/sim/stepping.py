@@ -17,14 +17,16 @@ from vla_crl.sim.mujoco_c import (
     mj_update_sleep,
 )
 from vla_crl.sim.predicates import Poses, goal_reached
-from vla_crl.sim.slots import DIVERGED, MAX_SPEED, RUNNING, STATE_SPEC, SUCCESS, TIME_LIMIT
+from vla_crl.sim.slots import (
+    DIVERGED,
+    FALLS_ASLEEP_NEXT,
+    MAX_SPEED,
+    RUNNING,
+    STATE_SPEC,
+    SUCCESS,
+    TIME_LIMIT,
+)
 from vla_crl.sim.source_version import source_version
-
-AWAKE_FOR_TWO_STEPS = -3
-"""Value of `tree_asleep`: MuJoCo counts up in slow steps and puts a tree to sleep at -1.
-
-It looks at the velocity before a step: after one step alone, what is about to fall would sleep.
-"""
 
 
 @njit(nogil=True)
@@ -40,17 +42,26 @@ def _enter(world, scratch, slots, row):
         slots.mass_gain[row], slots.friction_gain[row],
     )  # fmt: skip
     mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-    _wake(world, scratch)
+    still = _still(world, scratch)
+    still[:] = slots.tree_asleep[row, : still.size]
+    mj_update_sleep(scratch.model, scratch.data)
 
 
 @njit(nogil=True)
-def _wake(world, scratch):
-    """Wake all that sleeps, so that what comes depends on nothing but STATE_SPEC.
+def _still(world, scratch):
+    """Return MuJoCo's counters of steps without motion, one a tree."""
+    return carray(as_int_pointer(scratch.arrays[10]), (world.sizes.ntree,))  # pyright: ignore[reportCallIssue]
 
-    What rests in the first two physics steps of a control step is left out of the others.
+
+@njit(nogil=True)
+def _rouse(world, scratch):
+    """Wake all that sleeps for one step: a slot must not depend on what else its MjData holds.
+
+    What slept and is touched by nothing that moves sleeps on after it.
     """
-    asleep = carray(as_int_pointer(scratch.arrays[10]), (world.sizes.ntree,))  # pyright: ignore[reportCallIssue]
-    asleep[:] = AWAKE_FOR_TWO_STEPS
+    still = _still(world, scratch)
+    for tree in range(still.size):
+        still[tree] = min(still[tree], FALLS_ASLEEP_NEXT)
     mj_update_sleep(scratch.model, scratch.data)
 
 
@@ -104,7 +115,7 @@ def _control_step(world, scratch, row, action, grip, base_shift):
             change = row[12 + num_arm] - previous[num_arm]
             ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
         mj_step(scratch.model, scratch.data)
-    _wake(world, scratch)
+    _rouse(world, scratch)
     mj_kinematics(scratch.model, scratch.data)
 
 
@@ -141,6 +152,7 @@ def _step_slot(world, scratch, slots, row, actions):
             break
     if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
         mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
+        slots.tree_asleep[row, : size.ntree] = _still(world, scratch)
         _publish(world, scratch, slots, row)
 
 

@@ -142,7 +142,7 @@ class VectorSim:
         require_running(self, rows, state.outcome[rows])
         by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
         by_slot[rows] = checked
-        names = ("num_steps", "controller", "pending")
+        names = ("num_steps", "controller", "pending", "tree_asleep")
         before = {name: getattr(state, name)[rows].copy() for name in names}
         self._run(step_slots, rows, by_slot)
         outcome = state.outcome[rows]
@@ -281,6 +281,7 @@ class VectorSim:
         state = self._slots
         return {
             "physics": state.physics.copy(),
+            "tree_asleep": state.tree_asleep.copy(),
             "controller": state.controller.copy(),
             "task": state.task.copy(),
             "num_steps": state.num_steps.copy(),
@@ -290,11 +291,15 @@ class VectorSim:
         }
 
     def set_states(self, states: dict[str, np.ndarray]) -> None:
-        """Continue from what `get_states` of a simulation with as many slots returned."""
+        """Continue from what `get_states` of a simulation with as many slots returned.
+
+        Who lifts or pushes a thing by changing "physics" also sets its "tree_asleep" to
+        `slots.JUST_WOKEN`: what sleeps wakes only by touch.
+        """
         rows = np.flatnonzero(states["state_id"] >= 0)
         self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
         self._episodes.state_id[:] = states["state_id"]
-        for name in ("physics", "controller", "task", "num_steps", "outcome", "pending"):
+        for name in states.keys() - {"state_id"}:
             getattr(self._slots, name)[:] = states[name]
         self._run(refresh_slots, np.arange(self.num_slots))
 
@@ -343,6 +348,7 @@ class VectorSim:
             num_steps=int(before["num_steps"]),
             controller=before["controller"],
             pending=before["pending"],
+            tree_asleep=before["tree_asleep"],
         )
 
 

@@ -212,6 +212,7 @@ class MetaWorldSim:
             joint=joint_name(world.model, int(world.model.dof_jntid[dof])),
             speed=float(speed[dof]),
             physics=world.physics(),
+            tree_asleep=np.empty(0, np.int32),
             controller=np.empty(0),
             pending=np.empty((0, ACTION_DIM)),
             actions=actions.copy(),

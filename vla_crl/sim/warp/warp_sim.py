@@ -192,6 +192,7 @@ class WarpSim:
                 controller[part, : controlled.shape[1]] = controlled[part]
         return {
             "physics": physics,
+            "tree_asleep": state.tree_asleep.copy(),
             "controller": controller,
             "task": state.task.copy(),
             "num_steps": state.num_steps.copy(),
@@ -221,6 +222,7 @@ class WarpSim:
                     joint=joint_name(model, int(model.dof_jntid[result["fastest"][row]])),
                     speed=float(result["speed"][row]),
                     physics=physics[row].astype(np.float64),
+                    tree_asleep=state.tree_asleep[row].copy(),
                     actions=actions[row].copy(),
                     num_steps=int(before[k]),
                     controller=controller[row].copy(),
