@@ -29,6 +29,7 @@ from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.experts.skill import NOTHING
 from vla_crl.sim.task_suite import TaskSuite
+from vla_crl.sim.variation import VariationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class PretrainConfig:
     """Demonstrations, spread evenly over the tasks."""
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
     """Noise on the executed actions."""
+    variation: VariationConfig = field(default_factory=VariationConfig)
+    """Domain randomisation of the demonstrations, in tasks without a variation of their own."""
     question_fraction: float = 0.2
     """Part of the samples that ask "where is the red cube" instead of commanding an action."""
     target_success: float | None = None
@@ -100,7 +103,11 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
             f"'{suite.name}' has {len(suite.things)} things"
         )
     demonstrations = collect_demonstrations(
-        config.suite, config.num_episodes, seed=config.seed, perturbation=config.perturbation
+        config.suite,
+        config.num_episodes,
+        seed=config.seed,
+        perturbation=config.perturbation,
+        variation=config.variation,
     )
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, suite, config)

@@ -10,8 +10,9 @@ from vla_crl.rollout.demonstrations import (
     PerturbationConfig,
     collect_demonstrations,
 )
-from vla_crl.sim.backends import make_sim
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.grounding import ground
+from vla_crl.sim.variation import VariationConfig
 
 NUM_EPISODES = 12
 CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)
@@ -81,7 +82,7 @@ def test_more_episodes_begin_with_the_same_ones(demonstrations: Demonstrations):
 def test_without_noise_the_episodes_are_the_experts():
     calm = collect_demonstrations("tabletop_object", 2, seed=0, perturbation=CALM)
     assert calm.episode_success.all()
-    sim = make_sim("tabletop_object", 1)
+    sim = find_suite("tabletop_object").simulate(1)
     expert, slot = sim.expert(), np.array([0])
     order, success = np.random.default_rng(0).permutation(sim.suite.train_ids), False
     for episode, (start, end) in enumerate(
@@ -140,3 +141,13 @@ def test_other_files_are_refused(tmp_path: Path):
 def test_at_least_one_episode_is_needed():
     with pytest.raises(ConfigError, match="num_episodes is 0, expected at least 1"):
         collect_demonstrations("tabletop_object", 0)
+
+
+def test_a_variation_of_textures_changes_what_is_seen_and_nothing_else():
+    varied = collect_demonstrations(
+        "tabletop_object", 2, seed=3, variation=VariationConfig(materials=("tiles",))
+    )
+    plain = collect_demonstrations("tabletop_object", 2, seed=3)
+    for field in fields(Demonstrations):
+        same = np.array_equal(getattr(varied, field.name), getattr(plain, field.name))
+        assert same is (field.name != "images"), field.name

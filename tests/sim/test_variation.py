@@ -20,6 +20,7 @@ WIDE: dict[str, Any] = {
     "light_gain": (0.5, 1.5),
     "light_turn_rad": BOX,
     "colour_shift": BOX,
+    "materials": ("checks", "tiles", "speckles"),
     "base_shift_m": BOX,
     "mass_gain": (0.5, 2.0),
     "friction_gain": (0.3, 1.2),
@@ -30,8 +31,9 @@ WIDE: dict[str, Any] = {
 }
 """A range for every field but the seed."""
 DRAWN = dict(zip(WIDE, (
-    "camera_shift", "camera_turn", "light_gain", "light_turn", "colour_shift", "base_shift",
-    "mass_gain", "friction_gain", "latency", "image_noise", "state_noise", "paraphrase",
+    "camera_shift", "camera_turn", "light_gain", "light_turn", "colour_shift", "material",
+    "base_shift", "mass_gain", "friction_gain", "latency", "image_noise", "state_noise",
+    "paraphrase",
 ), strict=True))  # fmt: skip
 """What the fields are called in a draw."""
 
@@ -64,7 +66,7 @@ def test_by_default_nothing_varies():
         assert drawn.mass_gain.tolist() == [1.0] * NUM_OBJECTS
         assert (drawn.light_gain, drawn.friction_gain) == (1.0, 1.0)
         assert (drawn.latency, drawn.image_noise, drawn.state_noise) == (0, 0.0, 0.0)
-        assert drawn.paraphrase is None
+        assert (drawn.material, drawn.paraphrase) == (None, None)
     assert not VariationConfig(seed=3).varies
     assert all(VariationConfig(**{name: value}).varies for name, value in WIDE.items())
 
@@ -80,7 +82,7 @@ def test_the_same_seed_and_state_give_the_same_draw():
 def test_another_seed_or_state_gives_another_draw(seed: int, state_id: int):
     one = values(draw(VariationConfig(**WIDE), 3, NUM_OBJECTS))
     other = values(draw(VariationConfig(**WIDE, seed=seed), state_id, NUM_OBJECTS))
-    for name in set(one) - {"latency"}:  # of which there are only four
+    for name in set(one) - {"latency", "material"}:  # of which there are only a few
         assert not np.any(one[name] == other[name]), name
 
 
@@ -95,7 +97,7 @@ def test_the_draw_of_one_field_does_not_change_anothers(field: str):
             assert np.array_equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize("field", [name for name in WIDE if name != "paraphrase"])
+@pytest.mark.parametrize("field", sorted(WIDE.keys() - {"materials", "paraphrase"}))
 def test_draws_fill_their_range_evenly(field: str):
     drawn = draws(VariationConfig(**WIDE), 2000)[DRAWN[field]]
     low, high = np.asarray(WIDE[field], float)
@@ -107,6 +109,12 @@ def test_draws_fill_their_range_evenly(field: str):
     part = (drawn - low) / (high - low)
     assert np.allclose(part.mean(axis=0), 0.5, atol=0.03)  # sqrt(1 / 12 / 2000) = 0.0065
     assert np.allclose(part.std(axis=0), 12**-0.5, atol=0.015)
+
+
+def test_materials_are_drawn_equally_often():
+    shown = draws(VariationConfig(**WIDE), 2000)["material"]
+    shares = [np.mean(shown == name) for name in WIDE["materials"]]
+    assert np.allclose(shares, 1 / 3, atol=0.04)  # four standard deviations
 
 
 def test_objects_and_parts_of_the_picture_draw_apart():

@@ -13,6 +13,7 @@ from scipy.ndimage import binary_erosion
 from scipy.spatial.transform import Rotation
 
 from vla_crl.catalog import suite_path
+from vla_crl.errors import ConfigError
 from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.layout import GRIP_DOWN
@@ -39,6 +40,7 @@ EVERYTHING = VariationConfig(
     light_gain=(0.6, 1.2),
     light_turn_rad=up_to(0.3),
     colour_shift=up_to(0.2),
+    materials=("checks", "speckles"),
     base_shift_m=((-0.03, -0.03, 0.0), (0.03, 0.03, 0.01)),
     mass_gain=(0.5, 2.0),
     friction_gain=(0.5, 1.2),
@@ -184,6 +186,29 @@ def test_colours_are_those_of_a_model_with_such_colours(scene: Scene, new_sim: N
         assert not np.array_equal(images[slot], sim.observe().images[slot])
 
 
+def test_the_table_is_covered_by_one_of_the_materials(scene: Scene, new_sim: NewSim):
+    config = VariationConfig(materials=("checks", "tiles", "speckles"), seed=1)
+    images = started(new_sim, variation=config).observe().images
+    sim, shown = started(new_sim), [draw(config, slot, 5).material for slot in range(3)]
+    assert len(set(shown)) > 1
+    for slot, material in enumerate(shown):
+        model = copy(scene.model)
+        model.geom_matid[model.geom("table").id] = model.material(str(material)).id
+        assert np.array_equal(images[slot], drawn_with(sim, scene, model)[slot])
+        changed = np.any(images[slot] != sim.observe().images[slot], axis=-1)
+        assert changed.mean() > 0.02
+    sim.reset([0], tasks=[0], state_ids=[0])
+    varied = started(new_sim, variation=config)
+    varied.reset([0], tasks=[0], state_ids=[2])
+    assert np.array_equal(varied.observe().images[0], images[2])
+
+
+def test_a_material_that_no_scene_has_is_refused(new_sim: NewSim):
+    message = "variation of 'red_cube_in_basket': unknown material 'tile'.*'tiles'"
+    with pytest.raises(ConfigError, match=message):
+        new_sim(1, variation=VariationConfig(materials=("tile",)))
+
+
 def test_what_instructions_name_keeps_its_colour(scene: Scene, new_sim: NewSim):
     config = VariationConfig(colour_shift=up_to(0.3), seed=2)
     varied, nominal = started(new_sim, variation=config), started(new_sim)
@@ -228,7 +253,7 @@ def test_a_displaced_base_takes_the_robot_and_nothing_else_along(scene: Scene, n
 
 def test_a_displaced_robot_goes_where_the_action_says(new_sim: NewSim):
     shift = np.array([0.03, -0.04, 0.02])
-    sim = started(new_sim, variation=fixed(base_shift_m=shift))
+    sim = started(new_sim, variation=fixed(base_shift_m=tuple(shift.tolist())))
     start = sim.grip_pose()[0]
     actions = np.zeros((3, 10, 7))
     actions[:, :2] = [0.4, 0.6, -0.8, 0.0, 0.0, 0.0, 0.0]  # 0.05 m a step

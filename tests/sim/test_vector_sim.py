@@ -11,7 +11,6 @@ import pytest
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.backends import make_sim
 from vla_crl.sim.divergence import Divergence, replay
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.rotations import axis_angle_from_matrix
@@ -423,12 +422,6 @@ def test_counts_must_be_positive(suite: Suite, setting: str):
     settings: dict[str, Any] = {"num_slots": 1, "num_threads": 1, "image_size": 8} | {setting: 0}
     with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected at least 1"):
         VectorSim(suite, **settings)
-
-
-def test_a_simulation_can_be_made_from_a_suites_name():
-    sim = make_sim("tabletop_object", 2, num_threads=1, image_size=16)
-    assert (sim.suite.name, sim.num_slots) == ("tabletop_object", 2)
-    sim.close()
 
 
 def test_some_slots_may_be_stepped_while_others_are_observed(new_sim: NewSim):

@@ -60,7 +60,7 @@ class SupervisedTrainer:
         self.config = config
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(
-            self._parameters, lr=config.learning_rate, betas=(0.9, 0.98)
+            self._parameters, lr=config.learning_rate, betas=(0.9, 0.98), fused=True
         )
         self._num_done = 0
 

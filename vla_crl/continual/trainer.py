@@ -213,7 +213,7 @@ class Trainer:
         sim = self.suite.simulate(
             config.collector.num_envs,
             num_threads=config.collector.num_threads,
-            variation=config.variation if config.variation.varies else None,
+            variation=config.variation,
         )
         collector = Collector(self.policy, sim, task, config=config.collector, seed=seed)
         ppo = PPO(self.policy, config.ppo)

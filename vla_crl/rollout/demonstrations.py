@@ -8,9 +8,10 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
-from vla_crl.sim.backends import make_sim
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.simulation import Expert, ScriptedSimulation
+from vla_crl.sim.variation import VariationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,7 @@ def collect_demonstrations(
     *,
     seed: int = 0,
     perturbation: PerturbationConfig | None = None,
+    variation: VariationConfig | None = None,
     num_slots: int = 128,
 ) -> Demonstrations:
     """Run the scripted expert on all tasks in turn, on training initial states.
@@ -120,6 +122,7 @@ def collect_demonstrations(
         num_episodes: E.
         seed: Seed of perturbations and of the order of initial states.
         perturbation: Noise on executed actions; the default noise if None.
+        variation: Domain randomisation of tasks without a variation of their own.
         num_slots: Environments stepped together; does not change a single episode.
 
     Raises:
@@ -128,7 +131,7 @@ def collect_demonstrations(
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
-    sim = make_sim(suite_name, min(num_slots, num_episodes))
+    sim = find_suite(suite_name).simulate(min(num_slots, num_episodes), variation=variation)
     order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]

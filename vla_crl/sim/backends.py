@@ -8,7 +8,6 @@ from vla_crl.catalog import load_attribute, suite_path
 from vla_crl.config import read_toml
 from vla_crl.errors import unknown_name
 from vla_crl.sim.scene import SceneConfig
-from vla_crl.sim.simulation import ScriptedSimulation
 from vla_crl.sim.suite import load_suite, read_suite
 from vla_crl.sim.task_suite import TaskSuite
 
@@ -43,12 +42,3 @@ def task_names(name: str) -> list[str]:
     if isinstance(config, SceneConfig):
         return [task.name for task in config.tasks]
     return [reference.name or reference.task for reference in config.tasks]
-
-
-def make_sim(
-    suite_name: str, num_slots: int, *, num_threads: int = 2, image_size: int = 64
-) -> ScriptedSimulation:
-    """Load a suite by name and allocate its slots."""
-    return find_suite(suite_name).simulate(
-        num_slots, num_threads=num_threads, image_size=image_size
-    )

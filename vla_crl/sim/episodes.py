@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from vla_crl.errors import unknown_name
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance, BatchRenderer
 from vla_crl.sim.rotations import matrix_from_axis_angle
@@ -12,6 +13,8 @@ from vla_crl.sim.slots import JUST_WOKEN, RUNNING, Slots, World
 from vla_crl.sim.suite import Suite
 from vla_crl.sim.variation import VariationConfig, draw
 
+OWN_MATERIAL = -1
+"""Instead of a material's index: nothing is covered by another."""
 NO_EPISODE = -1
 """Initial state id of a slot before its first episode."""
 
@@ -41,10 +44,20 @@ class Episodes:
             worlds: One a scene.
             slots: Written by `begin`.
             variation: Of tasks that have none of their own.
+
+        Raises:
+            ConfigError: A variation names a material that a scene does not have.
         """
         num_slots = len(slots.task)
         self._suite, self._worlds, self._slots = suite, worlds, slots
-        self._variations = [task.variation or variation for task in suite.tasks]
+        variations = (task.variation or variation for task in suite.tasks)
+        self._variations = [v if v is not None and v.varies else None for v in variations]
+        for task, varied in zip(suite.tasks, self._variations, strict=True):
+            model = suite.scenes[task.scene].model
+            known = [model.material(material).name for material in range(model.nmat)]
+            for name in varied.materials if varied else ():
+                if name not in known:
+                    raise unknown_name(f"variation of '{task.name}'", "material", name, known)
         self._initial = [initial_states(scene) for scene in suite.scenes]
         self._sentence = np.zeros(num_slots, np.int64)
         self.state_id = np.full(num_slots, NO_EPISODE)
@@ -57,6 +70,7 @@ class Episodes:
         self.image_noise, self.state_noise = np.zeros((2, num_slots))
         self._light_gain, self._light_turn = np.ones(num_slots), np.zeros((num_slots, 3, 3))
         self._colour_shift = np.zeros((num_slots, 2, 3))
+        self._material = np.full(num_slots, OWN_MATERIAL)
         self._has_own_look = np.zeros(num_slots, dtype=bool)
         self.noise_key = np.zeros(num_slots, np.int64)
 
@@ -93,18 +107,24 @@ class Episodes:
     def appearance(
         self, renderer: BatchRenderer, scene: int, rows: np.ndarray
     ) -> Appearance | None:
-        """Return the colours and lights of `rows`, all in one scene; None: those of the scene."""
+        """Return how `rows`, all in one scene, look; None: as the scene does."""
         if not self._has_own_look[rows].any():
             return None
         model, bodies = self._suite.scenes[scene].model, self._suite.scenes[scene].bodies
         look, roots = renderer.appearance(len(rows)), model.body_rootid[model.geom_bodyid]
         is_robot = roots == model.body_rootid[self._worlds[scene].base]
         is_named = np.isin(roots, model.body_rootid[list(bodies.values())])
-        for part, geoms in enumerate((is_robot, ~is_robot & ~is_named)):
+        rest = ~is_robot & ~is_named
+        for part, geoms in enumerate((is_robot, rest)):
             shift = self._colour_shift[rows, part][:, None]
             look.geom_rgb[:, geoms] = np.clip(look.geom_rgb[:, geoms] + shift, 0.0, 1.0)
+        covered = np.flatnonzero(self._material[rows] != OWN_MATERIAL)
+        look.geom_matid[np.ix_(covered, rest)] = self._material[rows[covered], None]
         gain = self._light_gain[rows].astype(np.float32)
-        for field in look[1:5]:  # ambient and diffuse, of the headlight and of the lights
+        for field in (
+            *(look.headlight_ambient, look.headlight_diffuse),
+            *(look.light_ambient, look.light_diffuse),
+        ):
             field[:] *= gain.reshape(-1, *[1] * (field.ndim - 1))
         look.light_dir[:] = np.einsum("bij,blj->bli", self._light_turn[rows], look.light_dir)
         return look
@@ -133,6 +153,7 @@ class Episodes:
         self.image_noise[rows], self.state_noise[rows] = 0.0, 0.0
         self._has_own_look[rows], self._light_gain[rows] = False, 1.0
         self._light_turn[rows], self._colour_shift[rows] = np.eye(3), 0.0
+        self._material[rows] = OWN_MATERIAL
 
     def _vary(self, variation: VariationConfig, row: int, task: int, state_id: int) -> None:
         slots, scene = self._slots, self._suite.tasks[task].scene
@@ -148,6 +169,8 @@ class Episodes:
         self._light_gain[row] = drawn.light_gain
         self._light_turn[row] = matrix_from_axis_angle(drawn.light_turn)
         self._colour_shift[row] = drawn.colour_shift
+        if drawn.material is not None:
+            self._material[row] = self._suite.scenes[scene].model.material(drawn.material).id
         self.noise_key[row] = (variation.seed << 32) + state_id
         if drawn.paraphrase is not None:
             sentences = 1 + len(self._suite.tasks[task].paraphrases)

@@ -38,6 +38,9 @@ class VariationConfig:
     colour_shift: Box = NOTHING
     """Added to the red, green and blue (0 to 1) of the robot and of what no instruction names, a
     draw for each of the two."""
+    materials: tuple[str, ...] = ()
+    """Materials of the scene; what no instruction names, but for the robot, gets the texture of one
+    of them."""
     base_shift_m: Box = NOTHING
     """Displacement of the robot's base (world)."""
     mass_gain: Range = (1.0, 1.0)
@@ -64,7 +67,7 @@ class VariationConfig:
         """Check the ranges."""
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if not isinstance(value, tuple):
+            if not isinstance(value, tuple) or entry.name == "materials":
                 continue
             low, high = np.asarray(value)
             if not np.all(np.isfinite(value)):
@@ -92,6 +95,7 @@ class Draw(NamedTuple):
         light_gain: Factor.
         light_turn: [3] rotation vector, world.
         colour_shift: [2, 3] of the robot, of the rest.
+        material: Of the rest; None: its own.
         base_shift: [3] m, world.
         mass_gain: [objects].
         friction_gain: Factor.
@@ -106,6 +110,7 @@ class Draw(NamedTuple):
     light_gain: float
     light_turn: np.ndarray
     colour_shift: np.ndarray
+    material: str | None
     base_shift: np.ndarray
     mass_gain: np.ndarray
     friction_gain: float
@@ -140,4 +145,9 @@ def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
         state_noise=rng.uniform(*config.state_noise),
         paraphrase=words if config.paraphrase else None,
         mass_gain=rng.uniform(*config.mass_gain, size=num_objects),
+        material=_one_of(config.materials, rng.random()),
     )
+
+
+def _one_of(names: tuple[str, ...], place: float) -> str | None:
+    return names[int(place * len(names))] if names else None

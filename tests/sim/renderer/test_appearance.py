@@ -1,4 +1,4 @@
-"""Worlds that differ in colours and lights, against models that have those colours and lights."""
+"""Worlds that differ in colours, textures and lights, against models that have those."""
 
 import mujoco
 import numpy as np
@@ -16,6 +16,9 @@ SCENE = """
     <texture name="checker" type="2d" builtin="checker" rgb1=".9 .7 .5" rgb2=".3 .4 .5"
              width="64" height="64"/>
     <material name="squares" texture="checker" texrepeat="3 2"/>
+    <texture name="cross" type="2d" builtin="flat" mark="cross" rgb1="1 1 1" markrgb="0 .2 .9"
+             width="32" height="32"/>
+    <material name="crosses" texture="cross" texrepeat="4 5" texuniform="true"/>
     <material name="plain" rgba=".2 .7 .3 1" emission=".2"/>
   </asset>
   <worldbody>
@@ -52,6 +55,9 @@ def poses(model, poses_of):
 def random_appearance(model):
     random = np.random.default_rng(0)
 
+    materials = random.choice([-1, 0, 1], (NUM_WORLDS, model.ngeom)).astype(np.int32)
+    materials[:, 3] = model.material("plain").id  # glows; else only textures tell materials apart
+
     def numbers(*shape):
         return random.uniform(0.05, 0.95, (NUM_WORLDS, *shape))
 
@@ -60,6 +66,7 @@ def random_appearance(model):
 
     return Appearance(
         geom_rgb=colours(model.ngeom),
+        geom_matid=materials,
         headlight_ambient=colours(),
         headlight_diffuse=colours(),
         light_ambient=colours(model.nlight),
@@ -69,7 +76,7 @@ def random_appearance(model):
     )
 
 
-def test_appearance_gives_the_bytes_of_a_model_with_these_colours_and_lights(
+def test_appearance_gives_the_bytes_of_a_model_with_these_colours_textures_and_lights(
     model, renderer, poses
 ):
     appearance = random_appearance(model)
@@ -77,6 +84,7 @@ def test_appearance_gives_the_bytes_of_a_model_with_these_colours_and_lights(
     for world in range(NUM_WORLDS):
         changed = mujoco.MjModel.from_xml_string(SCENE)
         changed.geom_rgba[:, :3] = appearance.geom_rgb[world]
+        changed.geom_matid[:] = appearance.geom_matid[world]
         changed.vis.headlight.ambient[:] = appearance.headlight_ambient[world]
         changed.vis.headlight.diffuse[:] = appearance.headlight_diffuse[world]
         for name in LIGHT_FIELDS:
@@ -130,5 +138,10 @@ def test_arrays_that_do_not_fit_are_refused(renderer, poses):
         renderer.render(*poses, appearance=wrong)
     with pytest.raises(SpecError, match=r"light_pos is float64 \[5, 2, 3\].* \[5, 3, 3\]. Batch"):
         renderer.render(*poses, appearance=own._replace(light_pos=own.light_pos[:, :2]))
+    own.geom_matid[2, 1] = 3
+    with pytest.raises(
+        SpecError, match=r"geom_matid has -1 to 3; expected -1 \(no material\) to 2"
+    ):
+        renderer.render(*poses, appearance=own)
     with pytest.raises(SpecError, match=r"geom_rgb is float32 \[4, 5, 3\]; expected .*\[5, 5, 3\]"):
         renderer.render(*poses, appearance=renderer.appearance(4))

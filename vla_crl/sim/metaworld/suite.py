@@ -156,7 +156,7 @@ class MetaWorldSuite(TaskSuite):
         """Allocate slots, see `TaskSuite.simulate`."""
         from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 
-        if variation is not None:
+        if variation is not None and variation.varies:
             raise ConfigError(
                 f"suite '{self.name}': the backend 'metaworld' has no variations; remove them"
             )

@@ -14,6 +14,7 @@ from vla_crl.sim.renderer.scene_arrays import (
     visual_geoms,
     visual_scene,
 )
+from vla_crl.sim.renderer.surfaces import SurfaceArrays
 
 AMBIENT_WITHOUT_LIGHTS = 0.3
 """MuJoCo's global ambient light, which it sets only where there is no light at all."""
@@ -27,6 +28,7 @@ class Appearance(NamedTuple):
     """
 
     geom_rgb: NDArray[np.float32]  # [B, ngeom, 3] in [0, 1]; a texture is multiplied by it
+    geom_matid: NDArray[np.int32]  # [B, ngeom] whose texture is shown, and only that; -1: of none
     headlight_ambient: NDArray[np.float32]  # [B, 3]
     headlight_diffuse: NDArray[np.float32]  # [B, 3]
     light_ambient: NDArray[np.float32]  # [B, nlight, 3]
@@ -39,6 +41,7 @@ class LookArrays(NamedTuple):
     """An appearance as the loops read it: only what is drawn; W = 1 if all worlds look the same."""
 
     colour: NDArray[np.float32]  # [W, 3, G + 1]; the last column is black and stands for "no geom"
+    surface: NDArray[np.int32]  # [W, G] index into the surfaces
     ambient: NDArray[np.float32]  # [W, 3] global plus that of the headlight and every sun
     position: NDArray[np.float64]  # [W, L, 3] metres; of a sun: unit vector towards it
     direction: NDArray[np.float64]  # [W, L, 3] unit vector, the way the light travels
@@ -56,6 +59,7 @@ def model_appearance(model: mujoco.MjModel) -> Appearance:
     headlight = model.vis.headlight
     return Appearance(
         geom_rgb=geom_rgb[None],
+        geom_matid=np.array(model.geom_matid, np.int32)[None],
         headlight_ambient=np.array([headlight.ambient], np.float32),
         headlight_diffuse=np.array([headlight.diffuse], np.float32),
         light_ambient=np.array(model.light_ambient, np.float32)[None],
@@ -86,14 +90,26 @@ def check_appearance(appearance: Appearance, own: Appearance, num_worlds: int) -
             )
 
 
-def look_arrays(appearance: Appearance, geoms: GeomArrays, lights: LightArrays) -> LookArrays:
+def look_arrays(
+    appearance: Appearance, geoms: GeomArrays, surfaces: SurfaceArrays, lights: LightArrays
+) -> LookArrays:
     """Pick what is drawn; every world is computed alone, so a batch gives the same bytes.
 
     Args:
         appearance: Of W worlds.
         geoms: The drawn geoms.
+        surfaces: Theirs.
         lights: The drawn lights.
+
+    Raises:
+        SpecError: A material does not exist.
     """
+    material, num_materials = appearance.geom_matid, surfaces.of_geom.shape[1] - 1
+    if np.any((material < -1) | (material >= num_materials)):
+        raise SpecError(
+            f"BatchRenderer: appearance.geom_matid has {material.min()} to {material.max()}; "
+            f"expected -1 (no material) to {num_materials - 1}."
+        )
     num_worlds = len(appearance.geom_rgb)
     colour = np.zeros((num_worlds, 3, len(geoms.model_id) + 1), np.float32)
     colour[:, :, :-1] = appearance.geom_rgb[:, geoms.model_id].transpose(0, 2, 1)
@@ -111,6 +127,7 @@ def look_arrays(appearance: Appearance, geoms: GeomArrays, lights: LightArrays) 
         everywhere += ambient[:, index]
     return LookArrays(
         colour=colour,
+        surface=surfaces.of_geom[np.arange(len(geoms.model_id)), material[:, geoms.model_id]],
         ambient=everywhere.astype(np.float32),
         position=np.where(lights.is_spot[:, None], position, -direction).astype(np.float64),
         direction=direction.astype(np.float64),
@@ -132,6 +149,7 @@ def look_of(looks, world):
     row = min(world, looks.colour.shape[0] - 1)
     return LookArrays(
         looks.colour[row],
+        looks.surface[row],
         looks.ambient[row],
         looks.position[row],
         looks.direction[row],

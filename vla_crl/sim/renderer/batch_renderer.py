@@ -31,7 +31,7 @@ Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDA
 class BatchRenderer:
     """Draw the geoms of B worlds as seen by some cameras of their model.
 
-    Worlds differ in poses and, if `render` is told so, in colours and lights; shapes, textures and
+    Worlds differ in poses and, if `render` is told so, in colours, textures and lights; shapes and
     lenses are read from the model once. What is drawn follows MuJoCo's own renderer: primitives
     with exact outlines (no tessellation), triangle meshes, Lambert shading of ambient and diffuse
     light, 2D and cube textures with smaller copies for far surfaces, the skybox by elevation. The
@@ -108,7 +108,7 @@ class BatchRenderer:
             geom_xmat: [B, ngeom, 9].
             cam_xpos: [B, ncam, 3].
             cam_xmat: [B, ncam, 9].
-            appearance: Colours and lights of the B worlds; None: those of the model.
+            appearance: Colours, textures and lights of the B worlds; None: those of the model.
             out: [B, cameras, H, W, 3] uint8, C-contiguous; None allocates it.
             rows: Worlds to draw, with step 1; the other rows of `out` are left as they are.
 
@@ -166,7 +166,8 @@ class BatchRenderer:
         return Appearance._make(field.repeat(num_worlds, axis=0) for field in self._appearance)
 
     def _looks_of(self, appearance: Appearance) -> LookArrays:
-        return look_arrays(appearance, self._scene.geoms, self._scene.lights)
+        scene = self._scene
+        return look_arrays(appearance, scene.geoms, scene.surfaces, scene.lights)
 
     def _draw(
         self,

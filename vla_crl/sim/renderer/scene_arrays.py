@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError, unknown_name
 from vla_crl.sim.renderer.meshes import MeshArrays, mesh_arrays
-from vla_crl.sim.renderer.textures import (
-    INFINITE_PLANE_SIZE,
-    GeomTexture,
-    TextureArrays,
-    geom_texture,
-    sky_table,
-    texture_arrays,
-)
+from vla_crl.sim.renderer.surfaces import INFINITE_PLANE_SIZE, SurfaceArrays, surface_arrays
+from vla_crl.sim.renderer.textures import TextureArrays, sky_table, texture_arrays
 
 OPAQUE = 0.995
 """Alpha from which MuJoCo takes a geom for opaque."""
@@ -58,10 +52,6 @@ class GeomArrays(NamedTuple):
     num_opaque: int
     opacity: NDArray[np.float32]  # [G] in (0, 1]
     emission: NDArray[np.float32]  # [G]
-    mapping: NDArray[np.int32]  # [G] a Mapping
-    texture: NDArray[np.int32]  # [G] index into the textures; -1: none
-    texture_map: NDArray[np.float32]  # [G, 3] GeomTexture.factors
-    texture_colour: NDArray[np.float32]  # [G, 5, 3] GeomTexture.checker
 
 
 class LightArrays(NamedTuple):
@@ -94,6 +84,7 @@ class Scene(NamedTuple):
     lights: LightArrays
     cameras: CameraArrays
     meshes: MeshArrays
+    surfaces: SurfaceArrays
     textures: TextureArrays
     sky: NDArray[np.uint8]  # [S, 3] over sin(elevation) from -1 to 1
 
@@ -131,13 +122,13 @@ def build_scene(
     views = [visual_scene(model, data, groups, model.camera(name).id) for name in cameras]
     drawn = _drawn_geoms(model, views[0])
     meshes = sorted({mesh for geom in drawn if (mesh := _mesh_id(model, geom)) >= 0})
-    surfaces = [geom_texture(model, geom, _half_size(model, geom)) for geom in drawn]
-    textures = sorted({surface.texture for surface in surfaces if surface.texture >= 0})
+    surfaces, textures = surface_arrays(model, drawn, [_half_size(model, geom) for geom in drawn])
     return Scene(
-        geoms=_geom_arrays(model, drawn, meshes, surfaces, textures),
+        geoms=_geom_arrays(model, drawn, meshes),
         lights=_light_arrays(views[0]),
         cameras=_camera_arrays(model, cameras, views, resolution),
         meshes=mesh_arrays(model, meshes, level_of_detail=level_of_detail),
+        surfaces=surfaces,
         textures=texture_arrays(model, textures),
         sky=sky_table(model),
     )
@@ -209,11 +200,7 @@ def _half_size(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> NDArray[np.float6
 
 
 def _geom_arrays(
-    model: mujoco.MjModel,
-    drawn: Sequence[mujoco.MjvGeom],
-    meshes: Sequence[int],
-    surfaces: Sequence[GeomTexture],
-    textures: Sequence[int],
+    model: mujoco.MjModel, drawn: Sequence[mujoco.MjvGeom], meshes: Sequence[int]
 ) -> GeomArrays:
     count = len(drawn)
     size = np.array([_half_size(model, geom) for geom in drawn]).reshape(count, 3)
@@ -221,11 +208,7 @@ def _geom_arrays(
     # No tighter than the enclosing box; of a capsule that adds the caps.
     reach = np.linalg.norm(size, axis=1) + (primitive == Primitive.CAPSULE) * size[:, 0]
     index_of_mesh = {mesh: index for index, mesh in enumerate(meshes)}
-    index_of_texture = {texture: index for index, texture in enumerate(textures)}
     mesh = [index_of_mesh.get(_mesh_id(model, geom), -1) for geom in drawn]
-    texture = [index_of_texture.get(surface.texture, -1) for surface in surfaces]
-    factors = np.array([surface.factors for surface in surfaces], np.float32)
-    colours = np.array([surface.checker for surface in surfaces], np.float32)
     return GeomArrays(
         model_id=np.array([geom.objid for geom in drawn], np.int32),
         primitive=primitive,
@@ -236,10 +219,6 @@ def _geom_arrays(
         # MuJoCo draws transparent geoms twice, from front to back and from back to front.
         opacity=np.array([1.0 - (1.0 - geom.rgba[3]) ** 2 for geom in drawn], np.float32),
         emission=np.array([geom.emission for geom in drawn], np.float32),
-        mapping=np.array([surface.mapping for surface in surfaces], np.int32),
-        texture=np.array(texture, np.int32),
-        texture_map=factors.reshape(count, 3),
-        texture_colour=colours.reshape(count, 5, 3),
     )
 
 

@@ -80,8 +80,9 @@ def shade(
             _add_emission(geom, geoms.emission[geom], frame)
     _write_bytes(look.colour, frame, image)
     for geom in range(num_geoms):
-        if frame.is_seen[geom] and geoms.mapping[geom] != NO_TEXTURE:
-            apply_texture(scene, geom, camera, workspace, image)
+        surface = look.surface[geom]
+        if frame.is_seen[geom] and scene.surfaces.mapping[surface] != NO_TEXTURE:
+            apply_texture(scene, geom, surface, camera, workspace, image)
 
 
 @compiled

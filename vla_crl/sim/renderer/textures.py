@@ -1,6 +1,5 @@
 """Textures as pyramids of ever smaller copies, and how a texel is looked up in them."""
 
-import enum
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,30 +15,7 @@ MAX_COPIES = 16
 
 CUBE_FACES = 6
 
-
-INFINITE_PLANE_SIZE = 1e6
-"""Half size in metres of a plane that MuJoCo calls infinite; the far plane cuts it anyway."""
-
 SKY_TABLE_SIZE = 512
-
-
-class Mapping(enum.IntEnum):
-    """How points of a geom get their texture coordinates; CHECKER is FLAT with 2 x 2 colours."""
-
-    NONE = 0
-    CHECKER = 1
-    FLAT = 2
-    CUBE = 3
-    TEXCOORDS = 4
-
-
-class GeomTexture(NamedTuple):
-    """The texture of one geom."""
-
-    mapping: Mapping
-    texture: int  # index into mjModel's textures; -1: none, or a checker
-    factors: NDArray[np.float64]  # [3] from the point in the geom's scaled frame to coordinates
-    checker: NDArray[np.float32]  # [5, 3] mean of each quadrant, then of the whole
 
 
 class TextureArrays(NamedTuple):
@@ -53,69 +29,14 @@ class TextureArrays(NamedTuple):
     num_copies: NDArray[np.int64]  # [K]
 
 
-def geom_texture(
-    model: mujoco.MjModel, geom: mujoco.MjvGeom, size: NDArray[np.float64]
-) -> GeomTexture:
-    """Follow MuJoCo: repeats count per object, or per metre if uniform or a plane is infinite.
-
-    Args:
-        model: Not kept.
-        geom: A visual geom of it.
-        size: [3] half sizes of a primitive.
-    """
-    texture, factors, checker = (
-        _texture_id(model, geom.matid),
-        np.zeros(3),
-        np.ones((5, 3), np.float32),
-    )
-    if texture < 0:
-        return GeomTexture(Mapping.NONE, -1, factors, checker)
-    if geom.texcoord:
-        return GeomTexture(Mapping.TEXCOORDS, texture, factors, checker)
-    is_mesh = geom.type == mujoco.mjtGeom.mjGEOM_MESH
-    is_uniform = bool(model.mat_texuniform[geom.matid])
-    if model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D:
-        factors[:] = geom.size if is_uniform else 1.0
-        return GeomTexture(Mapping.CUBE, texture, factors, checker)
-    # Points of a mesh are in metres already, those of a primitive in half sizes.
-    if is_mesh:
-        scale = 1.0 if is_uniform else 1.0 / np.asarray(geom.size[:2])
-    else:
-        scale = np.where(is_uniform | (size[:2] >= INFINITE_PLANE_SIZE), size[:2], 1.0)
-    factors[:2] = 0.5 * np.asarray(model.mat_texrepeat[geom.matid]) * scale
-    pixels = _pixels(model, texture)
-    is_plane = geom.type == mujoco.mjtGeom.mjGEOM_PLANE
-    if is_plane and all((part == part[:1, :1]).all() for part in _quadrants(pixels)):
-        return GeomTexture(Mapping.CHECKER, -1, factors, _quadrant_means(pixels))
-    return GeomTexture(Mapping.FLAT, texture, factors, checker)
-
-
-def _texture_id(model: mujoco.MjModel, material_id: int) -> int:
-    if material_id < 0:
-        return -1
-    return int(model.mat_texid[material_id, mujoco.mjtTextureRole.mjTEXROLE_RGB])
-
-
-def _pixels(model: mujoco.MjModel, texture: int) -> NDArray[np.uint8]:
-    """Return [H, W, 3]; H = 6 W if a cube has six different faces."""
+def pixels_of(model: mujoco.MjModel, texture: int) -> NDArray[np.uint8]:
+    """Return a texture [H, W, 3]; H = 6 W if a cube has six different faces."""
     shape = tuple(
         int(field[texture]) for field in (model.tex_height, model.tex_width, model.tex_nchannel)
     )
     start = int(model.tex_adr[texture])
     pixels = np.asarray(model.tex_data[start : start + int(np.prod(shape))]).reshape(shape)
     return pixels[..., :3] if shape[2] >= 3 else pixels[..., :1].repeat(3, axis=-1)
-
-
-def _quadrants(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    rows, columns = (pixels.shape[0] + 1) // 2, (pixels.shape[1] + 1) // 2
-    parts = [pixels[:rows, :columns], pixels[:rows, columns:]]
-    parts += [pixels[rows:, :columns], pixels[rows:, columns:]]
-    return [part if part.size else pixels for part in parts]
-
-
-def _quadrant_means(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled = [part.astype(np.float32) / np.float32(255) for part in [*_quadrants(pixels), pixels]]
-    return np.stack([part.mean(axis=(0, 1)) for part in scaled])
 
 
 def texture_arrays(model: mujoco.MjModel, textures: Sequence[int]) -> TextureArrays:
@@ -125,7 +46,7 @@ def texture_arrays(model: mujoco.MjModel, textures: Sequence[int]) -> TextureArr
     texels = [np.zeros((0, 3), np.uint8)]
     count = 0
     for index, texture in enumerate(textures):
-        pixels = _pixels(model, texture)
+        pixels = pixels_of(model, texture)
         faces = [pixels]
         if model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D:
             squares = pixels.reshape(-1, pixels.shape[1], pixels.shape[1], 3)
@@ -232,7 +153,7 @@ def sky_table(model: mujoco.MjModel) -> NDArray[np.uint8]:
     skyboxes = np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)
     if not skyboxes.size:
         return table
-    pixels = _pixels(model, int(skyboxes[0]))
+    pixels = pixels_of(model, int(skyboxes[0]))
     size = pixels.shape[1]
     faces = pixels.reshape(-1, size, size, 3)  # one for all, or six
     right, up, down = faces[0], faces[2 % len(faces)], faces[3 % len(faces)]

@@ -7,7 +7,8 @@ import numpy as np
 from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
 from vla_crl.sim.renderer.frame import Workspace, eye_in_geom, ray, row_ramp, row_start, window_of
 from vla_crl.sim.renderer.scene_arrays import Scene
-from vla_crl.sim.renderer.textures import Mapping, cube_coordinates, look_up
+from vla_crl.sim.renderer.surfaces import Mapping
+from vla_crl.sim.renderer.textures import cube_coordinates, look_up
 
 NO_TEXTURE = int(Mapping.NONE)
 CHECKER = int(Mapping.CHECKER)
@@ -17,30 +18,33 @@ TEXCOORDS = int(Mapping.TEXCOORDS)
 
 
 @compiled
-def apply_texture(scene: Scene, geom: int, camera: int, workspace: Workspace, image: np.ndarray):
-    """Multiply the colours of a geom by its texture.
+def apply_texture(
+    scene: Scene, geom: int, surface: int, camera: int, workspace: Workspace, image: np.ndarray
+):
+    """Multiply the colours of a geom by a texture.
 
     Args:
         scene: Constants of the model.
-        geom: Index into the drawn geoms; has a texture.
+        geom: Index into the drawn geoms.
+        surface: Index into the surfaces; has a texture.
         camera: Index into the drawn cameras.
         workspace: What `find_surfaces` left; of a mesh, with weights.
         image: [H, W, 3] uint8; written.
     """
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
     pixel = np.float32(abs(scene.cameras.grid[camera, 3]))  # its size at depth 1
-    if scene.geoms.mapping[geom] == CHECKER:
-        _apply_checker(scene.geoms, geom, pixel, columns, rows, workspace.frame, image)
+    if scene.surfaces.mapping[surface] == CHECKER:
+        _apply_checker(scene.surfaces, surface, geom, pixel, columns, rows, workspace.frame, image)
     else:
-        _apply_picture(scene, geom, pixel, (columns, rows), workspace, image)
+        _apply_picture(scene, geom, surface, pixel, (columns, rows), workspace, image)
 
 
 @compiled
-def _apply_picture(scene, geom, pixel, rays, workspace, image):
+def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
     frame = workspace.frame
-    mapping, texture = scene.geoms.mapping[geom], scene.geoms.texture[geom]
-    textures, texcoords, factors = scene.textures, scene.meshes.texcoords, scene.geoms.texture_map
-    factor = (factors[geom, 0], factors[geom, 1], factors[geom, 2])
+    mapping, texture = scene.surfaces.mapping[surface], scene.surfaces.texture[surface]
+    textures, texcoords, factors = scene.textures, scene.meshes.texcoords, scene.surfaces.factors
+    factor = (factors[surface, 0], factors[surface, 1], factors[surface, 2])
     height = np.float32(textures.copies[texture, 0, 0, 1])
     width = np.float32(textures.copies[texture, 0, 0, 2])
     left, right, top, bottom = window_of(frame, geom)
@@ -125,14 +129,14 @@ def _next(geom, y, x, down, right, frame):
 
 
 @compiled
-def _apply_checker(geoms, geom, pixel, columns, rows, frame, image):
+def _apply_checker(surfaces, surface, geom, pixel, columns, rows, frame, image):
     """Modulate a plane by the quadrants of its texture, fading to their mean where it is fine.
 
     Texture coordinates follow MuJoCo: s = x' scale - 1/2 with x' in half sizes, t likewise
     with -y'. The fade stands for mipmaps: from a quarter period per pixel to three quarters.
     """
-    scale_s, scale_t = geoms.texture_map[geom, 0], geoms.texture_map[geom, 1]
-    texture, axes = geoms.texture_colour[geom], frame.axes[geom]
+    scale_s, scale_t = surfaces.factors[surface, 0], surfaces.factors[surface, 1]
+    texture, axes = surfaces.checker[surface], frame.axes[geom]
     origin, ramp = eye_in_geom(frame, geom), row_ramp(frame, geom)
     finest = max(scale_s * _length(axes[0:3]), scale_t * _length(axes[3:6]))
     fineness = pixel * finest
