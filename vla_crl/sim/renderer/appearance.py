@@ -1,4 +1,4 @@
-"""Colours and lights: what may differ between the worlds of a batch besides their poses."""
+"""Colours, textures and lights: what may differ between the worlds of a batch besides poses."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ AMBIENT_WITHOUT_LIGHTS = 0.3
 
 
 class Appearance(NamedTuple):
-    """Colours and lights of B worlds; names, numbering and dtypes of the arrays are mjModel's.
+    """Colours, textures and lights of B worlds; names, numbering and dtypes are mjModel's.
 
     Lights are red, green, blue. Positions and directions are in world coordinates; those of a light
     that MuJoCo does not draw (not active) and colours of geoms that are not drawn say nothing.
