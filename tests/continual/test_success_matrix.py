@@ -61,8 +61,9 @@ def test_other_columns_and_a_byte_order_mark_are_ignored_on_reading(tmp_path: Pa
     (tmp_path / "m.csv").write_text(text, encoding="utf-8")
     assert list(SuccessMatrix.read(tmp_path / "m.csv").cells()) == [cell(0, "a", 3)]
     row = {"stage": 0, "task": "a", "split": "train", "successes": 3, "episodes": 10, "seed": 7}
-    write(tmp_path / "m.jsonl", json.dumps(row) + "\n\n")
-    assert list(SuccessMatrix.read(tmp_path / "m.jsonl").cells()) == [cell(0, "a", 3)]
+    for name in ("m.jsonl", "m.json"):
+        write(tmp_path / name, json.dumps(row) + "\n\n")
+        assert list(SuccessMatrix.read(tmp_path / name).cells()) == [cell(0, "a", 3)]
 
 
 def test_append_creates_the_file_and_keeps_what_others_wrote_in_it(tmp_path: Path) -> None:
@@ -142,7 +143,8 @@ def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> Non
         (HEADER + "0,a,train,0.7,1\n", r"m\.csv:2: successes is '0.7'; it must be a whole number"),
         (HEADER + "0,a,train,,1\n", r"m\.csv:2: successes is ''; it must be a whole number"),
         (HEADER + "0,a,test,0,1\n", r"m\.csv:2: unknown split 'test'; it is 'train'"),
-        (HEADER + "0, ,train,0,1\n", r"m\.csv:2: the task has no name"),
+        (HEADER + "0, ,train,0,1\n", r"m\.csv:2: task is ''; expected a name"),
+        (HEADER + "0,a\0b,train,0,1\n", r"m\.csv:2: task is 'a\\x00b'; expected a name"),
         (HEADER + "0,a,train,0,1\n0,a,train,1,1\n", r"m\.csv:3: task 'a' was already evaluated"),
         (HEADER + "0,a,train,0,1\n1,a,heldout,1,1\n", r"m\.csv:3: task 'a' is 'heldout' here"),
         (HEADER + "0,a,heldout,0,1\n", r"m\.csv: no row has the split 'train'"),

@@ -10,7 +10,7 @@ Conventions:
   k-th task once more. The file does not say so: who reads it gives the number of rounds.
 - A joint (multitask) run has seen all T tasks at its end and writes its row as stage T.
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
-- Files are CSV with a header, or JSON lines where the suffix is `.jsonl`. Columns other than the
+- Files are CSV with a header, or JSON lines (`.jsonl` or `.json`). Columns other than the
   five named here are ignored on reading and stay untouched when a stage is appended.
 """
 
@@ -47,8 +47,8 @@ class Cell:
                 f"unknown split '{self.split}'; it is 'train' for a task of the training stream "
                 "and 'heldout' for one that is only evaluated"
             )
-        if not self.task:
-            raise ConfigError("the task has no name")
+        if not self.task or not self.task.isprintable():
+            raise ConfigError(f"task is {self.task!r}; expected a name of printable characters")
         if self.stage < 0:
             raise ConfigError(f"stage is {self.stage}; stages count from 0 (before training)")
         if self.episodes < 1:
@@ -311,7 +311,7 @@ def _format(cells: Iterable[Cell], path: Path, columns: Iterable[str], *, with_h
 
 
 def _is_json(path: Path) -> bool:
-    return path.suffix == ".jsonl"
+    return path.suffix in (".jsonl", ".json")
 
 
 def _read_text(path: Path) -> str:
