@@ -194,6 +194,9 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
     _, out, _ = run(capsys, "show", "suite", "kitchen")
     assert "description: Two pots." in out
     assert "push the pot" in out
+    _, out, _ = run(capsys, "list", "tasks")
+    assert out.startswith("kitchen")
+    assert "push the pot" in out
     _, out, _ = run(capsys, "show", "policy", "tiny")
     assert out == "num_layers = 2\n"
 

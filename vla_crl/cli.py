@@ -7,6 +7,7 @@ stdout. Logs and progress go to stderr.
 import argparse
 import contextlib
 import difflib
+import itertools
 import json
 import logging
 import os
@@ -235,10 +236,14 @@ def _print_rows(result: Rows | dict[str, Any]) -> None:
             else:
                 console.print(f"{key}: {value}")
         return
-    table = Table(*result[0])
-    for row in result:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console.print(table)
+    columns = [column for column in result[0] if column != "suite"]
+    for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):
+        table = Table(title=suite, title_justify="left")
+        for column in columns:  # a name is there to be copied: never wrapped, nothing cut
+            table.add_column(column, no_wrap=column in {"name", "task"}, overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(row[column]) for column in columns))
+        console.print(table)
 
 
 def _cell(value: Any) -> str:
