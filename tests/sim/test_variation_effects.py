@@ -78,9 +78,9 @@ def assert_same_states(one: VectorSim, other: VectorSim) -> None:
 
 def drawn_with(sim: VectorSim, scene: Scene, model: mujoco.MjModel) -> np.ndarray:
     """Draw the poses of all slots with a renderer of another model."""
-    data, poses = mujoco.MjData(scene.model), []
+    posed, data, poses = copy(scene.model), mujoco.MjData(scene.model), []
     for slot in range(sim.num_slots):
-        sim.write_data(slot, data)
+        sim.write_scene(slot, posed, data)
         fields = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
         poses.append([field.copy() for field in fields])
     renderer = BatchRenderer(model, sim.suite.cameras, 64, 64)
@@ -135,7 +135,7 @@ def test_a_moved_camera_sees_what_a_model_with_that_camera_shows(scene: Scene, n
     data = mujoco.MjData(model)
     images, nominal = varied.observe().images, started(new_sim).observe().images
     for slot in range(3):
-        varied.write_data(slot, data)
+        varied.write_scene(slot, copy(model), data)
         mujoco.mj_forward(model, data)
         poses = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
         drawn = BatchRenderer(model, ["agentview"], 64, 64).render(*(p[None] for p in poses))
@@ -203,6 +203,26 @@ def test_the_table_is_covered_by_one_of_the_materials(scene: Scene, new_sim: New
     assert np.array_equal(varied.observe().images[0], images[2])
 
 
+def test_a_model_written_from_a_slot_looks_like_the_slot(scene: Scene, new_sim: NewSim):
+    varied = {"colour_shift": up_to(0.2), "light_gain": (0.6, 1.4), "light_turn_rad": up_to(0.3)}
+    config = VariationConfig(**varied, materials=("checks", "tiles", "speckles"))
+    sim, model, data = (
+        started(new_sim, variation=config),
+        copy(scene.model),
+        mujoco.MjData(scene.model),
+    )
+    images = sim.observe().images
+    for slot in (0, 2, 1, 0):  # one after another in the same model
+        sim.write_scene(slot, model, data)
+        poses = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
+        drawn = BatchRenderer(model, sim.suite.cameras, 64, 64).render(*(p[None] for p in poses))
+        assert np.abs(images[slot].astype(int) - drawn[0]).max() <= 1  # directions round
+    nominal = started(new_sim)
+    nominal.write_scene(0, model, data)
+    assert np.array_equal(model.geom_rgba, scene.model.geom_rgba)
+    assert np.array_equal(model.light_diffuse, scene.model.light_diffuse)
+
+
 def test_a_material_that_no_scene_has_is_refused(new_sim: NewSim):
     message = "variation of 'red_cube_in_basket': unknown material 'tile'.*'tiles'"
     with pytest.raises(ConfigError, match=message):
@@ -216,7 +236,7 @@ def test_what_instructions_name_keeps_its_colour(scene: Scene, new_sim: NewSim):
     data = mujoco.MjData(scene.model)
     renderer = BatchRenderer(scene.model, nominal.suite.cameras, 64, 64)
     for slot in range(3):
-        nominal.write_data(slot, data)
+        nominal.write_scene(slot, copy(scene.model), data)
         poses = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
         geoms = renderer.segment(*(pose[None] for pose in poses))[0]
         is_named = np.isin(scene.model.geom_bodyid[geoms], list(scene.bodies.values()))
@@ -242,8 +262,8 @@ def test_a_displaced_base_takes_the_robot_and_nothing_else_along(scene: Scene, n
     cameras, others = varied.camera_poses()[0], nominal.camera_poses()[0]
     assert np.allclose(cameras - others, [[[0.0] * 3, shift]] * 3, atol=1e-12)  # the wrist's
     one, other = mujoco.MjData(scene.model), mujoco.MjData(scene.model)
-    nominal.write_data(1, one)
-    varied.write_data(1, other)
+    nominal.write_scene(1, copy(scene.model), one)
+    varied.write_scene(1, copy(scene.model), other)
     for body in range(1, scene.model.nbody):
         is_robot = scene.model.body_rootid[body] == scene.model.body("arm_base").id
         expected = shift if is_robot else (0.0, 0.0, 0.0)

@@ -1,6 +1,7 @@
 """Film a policy or the expert at work: episodes beside each other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Literal
 
@@ -107,14 +108,14 @@ def _own_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
 
 def _mujoco_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
     scenes, camera = sim.suite.scene_of_task[sim.tasks].tolist(), sim.suite.film_camera
-    models = {scene: sim.suite.model(scene) for scene in sorted(set(scenes))}
+    models = {scene: copy(sim.suite.model(scene)) for scene in sorted(set(scenes))}
     renderers = {s: mujoco.Renderer(model, PIXELS, PIXELS) for s, model in models.items()}
     datas = {scene: mujoco.MjData(model) for scene, model in models.items()}
     frames = np.empty((sim.num_slots, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:
         for slot, scene in enumerate(scenes):
-            sim.write_data(slot, datas[scene])
+            sim.write_scene(slot, models[scene], datas[scene])
             renderers[scene].update_scene(datas[scene], camera)
             renderers[scene].render(out=frames[slot])
         return frames

@@ -7,7 +7,7 @@ import numpy as np
 
 from vla_crl.errors import unknown_name
 from vla_crl.sim.layout import initial_states
-from vla_crl.sim.renderer import Appearance, BatchRenderer
+from vla_crl.sim.renderer import Appearance
 from vla_crl.sim.rotations import matrix_from_axis_angle
 from vla_crl.sim.slots import JUST_WOKEN, RUNNING, Slots, World
 from vla_crl.sim.suite import Suite
@@ -24,6 +24,7 @@ class Episodes:
 
     Attributes:
         state_id: [N] initial state, or NO_EPISODE.
+        has_own_look: [N] bool: whether colours, textures or lights are not those of the scene.
         fingers: [scenes, 2] index into qpos.
         image_noise: [N] standard deviation, as a part of white.
         state_noise: [N] standard deviation (m, rad).
@@ -71,7 +72,7 @@ class Episodes:
         self._light_gain, self._light_turn = np.ones(num_slots), np.zeros((num_slots, 3, 3))
         self._colour_shift = np.zeros((num_slots, 2, 3))
         self._material = np.full(num_slots, OWN_MATERIAL)
-        self._has_own_look = np.zeros(num_slots, dtype=bool)
+        self.has_own_look = np.zeros(num_slots, dtype=bool)
         self.noise_key = np.zeros(num_slots, np.int64)
 
     def begin(self, rows: np.ndarray, tasks: np.ndarray, state_ids: np.ndarray) -> None:
@@ -104,14 +105,19 @@ class Episodes:
             for task, sentence in zip(self._slots.task[rows], self._sentence[rows], strict=True)
         )
 
-    def appearance(
-        self, renderer: BatchRenderer, scene: int, rows: np.ndarray
-    ) -> Appearance | None:
-        """Return how `rows`, all in one scene, look; None: as the scene does."""
-        if not self._has_own_look[rows].any():
-            return None
+    def dress(self, look: Appearance, scene: int, rows: np.ndarray) -> Appearance:
+        """Turn the scene's look into that of the episodes in `rows`.
+
+        Args:
+            look: The scene's own, one world a row; written.
+            scene: In which all the rows are.
+            rows: [B] slots.
+
+        Returns:
+            `look`.
+        """
         model, bodies = self._suite.scenes[scene].model, self._suite.scenes[scene].bodies
-        look, roots = renderer.appearance(len(rows)), model.body_rootid[model.geom_bodyid]
+        roots = model.body_rootid[model.geom_bodyid]
         is_robot = roots == model.body_rootid[self._worlds[scene].base]
         is_named = np.isin(roots, model.body_rootid[list(bodies.values())])
         rest = ~is_robot & ~is_named
@@ -151,7 +157,7 @@ class Episodes:
         slots.base_shift[rows], slots.latency[rows] = 0.0, 0
         slots.mass_gain[rows], slots.friction_gain[rows] = 1.0, 1.0
         self.image_noise[rows], self.state_noise[rows] = 0.0, 0.0
-        self._has_own_look[rows], self._light_gain[rows] = False, 1.0
+        self.has_own_look[rows], self._light_gain[rows] = False, 1.0
         self._light_turn[rows], self._colour_shift[rows] = np.eye(3), 0.0
         self._material[rows] = OWN_MATERIAL
 
@@ -165,7 +171,7 @@ class Episodes:
         slots.friction_gain[row] = drawn.friction_gain
         slots.latency[row] = drawn.latency
         self.image_noise[row], self.state_noise[row] = drawn.image_noise, drawn.state_noise
-        self._has_own_look[row] = True
+        self.has_own_look[row] = True
         self._light_gain[row] = drawn.light_gain
         self._light_turn[row] = matrix_from_axis_angle(drawn.light_turn)
         self._colour_shift[row] = drawn.colour_shift

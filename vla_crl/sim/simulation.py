@@ -97,5 +97,5 @@ class ScriptedSimulation(Simulation, Protocol):
     ) -> None:
         """Draw `rows` with renderers of their scenes into images [B, cameras, H, W, 3]."""
 
-    def write_data(self, slot: int, data: mujoco.MjData) -> None:
-        """Put what is seen of a slot into an MjData of `suite.model` of its scene."""
+    def write_scene(self, slot: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Put what is seen of a slot into a copy of its scene's `suite.model` and its MjData."""

@@ -12,7 +12,7 @@ from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.predicates import Goals
-from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.renderer import BatchRenderer, model_appearance, wear
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.senses import add_image_noise, add_state_noise
 from vla_crl.sim.slots import (
@@ -174,13 +174,16 @@ class VectorSim:
         state, sizes = self._slots, [world.sizes for world in self._worlds]
 
         def draw(scene: int, block: np.ndarray) -> None:
-            slots, size = rows[block], sizes[scene]
-            images[block] = renderers[scene].render(
+            slots, size, renderer = rows[block], sizes[scene], renderers[scene]
+            look = None
+            if self._episodes.has_own_look[slots].any():
+                look = self._episodes.dress(renderer.appearance(len(slots)), scene, slots)
+            images[block] = renderer.render(
                 state.geom_pos[slots, : size.ngeom],
                 state.geom_mat[slots, : size.ngeom],
                 state.camera_pos[slots, : size.ncam],
                 state.camera_mat[slots, : size.ncam],
-                appearance=self._episodes.appearance(renderers[scene], scene, slots),
+                appearance=look,
             )
 
         self._workers.draw(draw, np.arange(len(rows)), self._scenes_of(rows))
@@ -264,12 +267,18 @@ class VectorSim:
         chosen = rotation[rows[:, None], cameras]
         return position[rows[:, None], cameras], chosen.reshape(*cameras.shape, 3, 3)
 
-    def write_data(self, slot: int, data: mujoco.MjData) -> None:
-        """Put a slot's state into an MjData of its scene's model, poses included.
+    def write_scene(self, slot: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Put what is seen of a slot into a model and an MjData of it, for MuJoCo's own renderer.
 
-        The poses are the slot's own, also where its robot's base or its cameras are displaced.
+        Args:
+            slot: Which one.
+            model: A copy of `suite.model` of the slot's scene; gets the slot's colours, textures
+                and lights.
+            data: Gets the slot's state and its poses, also where robot or cameras are displaced.
         """
-        model = self.suite.scenes[self._scenes_of(np.array([slot]))[0]].model
+        rows = np.array([slot])
+        scene = int(self._scenes_of(rows)[0])
+        wear(model, self._episodes.dress(model_appearance(self.suite.model(scene)), scene, rows))
         mujoco.mj_setState(model, data, self._physics(slot), STATE_SPEC)
         mujoco.mj_forward(model, data)
         for name, part in _POSES.items():

@@ -151,7 +151,7 @@ def test_a_picture_is_that_of_mujocos_renderer(new_sim, mt10: MetaWorldSuite):
     sim.reset([0], tasks=[DRAWER], state_ids=[0])
     model, frames = mt10.model(DRAWER), np.empty((1, 1, size, size, 3), np.uint8)
     data = mujoco.MjData(model)
-    sim.write_data(0, data)
+    sim.write_scene(0, model, data)
     for camera in mt10.cameras:
         sim.render(make_renderers(mt10, [camera], size, [DRAWER]), np.array([0]), frames)
         with mujoco.Renderer(model, size, size) as renderer:

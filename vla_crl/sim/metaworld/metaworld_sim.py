@@ -177,10 +177,10 @@ class MetaWorldSim:
         drawings = {task: self._drawing_of(task) for task in set(tasks.tolist())}
         spread(self._drawers, draw, np.arange(len(rows)), tasks)
 
-    def write_data(self, slot: int, data: mujoco.MjData) -> None:
+    def write_scene(self, slot: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         """Put the poses of a slot into an MjData of `suite.model` of its task."""
         task, names = int(self._task[slot]), ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat")
-        mujoco.mj_forward(self.suite.model(task), data)  # lights
+        mujoco.mj_forward(model, data)  # lights
         poses = self._drawing_of(task).poses([self.world(slot).look])
         for name, pose in zip(names, poses, strict=True):
             getattr(data, name)[:] = pose[0]

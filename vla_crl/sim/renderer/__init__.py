@@ -1,6 +1,6 @@
 """Draw batches of MuJoCo frames on the CPU: rays cast at primitives, triangles of meshes."""
 
-from vla_crl.sim.renderer.appearance import Appearance
+from vla_crl.sim.renderer.appearance import Appearance, model_appearance, wear
 from vla_crl.sim.renderer.batch_renderer import BatchRenderer
 
-__all__ = ["Appearance", "BatchRenderer"]
+__all__ = ["Appearance", "BatchRenderer", "model_appearance", "wear"]

@@ -69,6 +69,18 @@ def model_appearance(model: mujoco.MjModel) -> Appearance:
     )
 
 
+def wear(model: mujoco.MjModel, appearance: Appearance, world: int = 0) -> None:
+    """Give a model what one world of an appearance looks like, for MuJoCo's own renderer."""
+    model.geom_rgba[:, :3] = appearance.geom_rgb[world]
+    model.geom_matid[:] = appearance.geom_matid[world]
+    model.vis.headlight.ambient[:] = appearance.headlight_ambient[world]
+    model.vis.headlight.diffuse[:] = appearance.headlight_diffuse[world]
+    model.light_ambient[:] = appearance.light_ambient[world]
+    model.light_diffuse[:] = appearance.light_diffuse[world]
+    model.light_pos[:] = appearance.light_pos[world]
+    model.light_dir[:] = appearance.light_dir[world]
+
+
 def check_appearance(appearance: Appearance, own: Appearance, num_worlds: int) -> None:
     """Refuse arrays whose shape or dtype does not fit.
 
