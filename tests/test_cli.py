@@ -182,6 +182,15 @@ def test_list_and_show_print_one_json_document(
     assert document("show", "recipe", "demo") == {"suite": "kitchen"}
 
 
+def test_a_file_that_is_no_recipe_is_not_shown(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "model.safetensors").write_bytes(b"\xff\x00")
+    code, _, err = run(capsys, "show", "recipe", str(world / "model.safetensors"))
+    assert code == 2
+    assert "model.safetensors: not a TOML file" in err
+
+
 def test_methods_are_listed_by_name(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

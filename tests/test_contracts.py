@@ -60,6 +60,12 @@ def test_actions_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         check_actions(np.zeros(shape), num_slots=3)
 
 
+@pytest.mark.parametrize("dtype", [complex, bool, str, object])
+def test_actions_that_are_no_numbers_are_refused(dtype: type) -> None:
+    with pytest.raises(SpecError, match=r"actions: got .*, expected numbers"):
+        check_actions(np.zeros((3, 4, 7), dtype), num_slots=3)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_an_action_that_is_not_finite_is_refused_with_its_place(value: float) -> None:
     actions = np.zeros((3, 4, 7))

@@ -70,6 +70,27 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "run/versions.json").read_bytes() == before
 
 
+def test_a_folder_of_other_files_is_not_said_to_be_a_run(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"nothing was overwritten\. Choose another --run-dir"):
+        create(tmp_path)
+
+
+def test_empty_folders_of_a_run_killed_at_its_start_are_used(tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    assert create(tmp_path / "run").config_file.is_file()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    message = "run: another process is training in it"
+    with run.locked(), pytest.raises(ConfigError, match=message), run.locked():
+        pass
+    with run.locked():  # free again
+        pass
+
+
 def test_a_file_is_not_overwritten_by_a_run(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ConfigError, match="nothing was overwritten"):
@@ -84,11 +105,11 @@ def test_a_folder_without_a_run_cannot_be_opened(tmp_path: Path) -> None:
 def test_metrics_come_back_as_written(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     assert run.read_metrics() == []
-    run.append_metrics({"stage": 1, "task": "a", "success": 0.5})
-    run.append_metrics({"stage": 1, "task": "a", "success": 0.75})
+    run.append_metrics({"stage": 1, "episodes": 2, "success": 0.5})
+    run.append_metrics({"stage": 1, "episodes": 2, "success": 0.75})
     assert run.read_metrics() == [
-        {"stage": 1, "task": "a", "success": 0.5},
-        {"stage": 1, "task": "a", "success": 0.75},
+        {"stage": 1, "episodes": 2, "success": 0.5},
+        {"stage": 1, "episodes": 2, "success": 0.75},
     ]
 
 
@@ -101,15 +122,15 @@ def test_a_number_that_is_not_finite_is_stored_as_null(tmp_path: Path, value: fl
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
-    run.append_metrics({"stage": 1})
+    run.append_metrics({"stage": 1, "episodes": 2})
     with run.metrics_file.open("a") as file:
         file.write('{"stage": 2, "succ')
-    assert run.read_metrics() == [{"stage": 1}]
+    assert run.read_metrics() == [{"stage": 1, "episodes": 2}]
 
 
 def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
-    run.metrics_file.write_text('{"stage": 1}\n{"sta\n{"stage": 2}\n')
+    run.metrics_file.write_text('{"stage": 1, "episodes": 2}\n{"sta\n{"stage": 2}\n')
     with pytest.raises(ConfigError, match="metrics.jsonl:2: not JSON"):
         run.read_metrics()
 
@@ -117,11 +138,11 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path)
 def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     for stage in (1, 1, 2):
-        run.append_metrics({"stage": stage})
+        run.append_metrics({"stage": stage, "episodes": 1})
     with run.metrics_file.open("a") as file:
         file.write('{"stage": 2, "succ')
     run.keep_metrics(lambda row: row["stage"] <= 1)
-    run.append_metrics({"stage": 2})
+    run.append_metrics({"stage": 2, "episodes": 1})
     assert [row["stage"] for row in run.read_metrics()] == [1, 1, 2]
 
 
@@ -144,6 +165,24 @@ def test_a_broken_config_file_is_an_error(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     run.config_file.write_text('{"suite": ')
     with pytest.raises(ConfigError, match="config.json: not JSON"):
+        run.read_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"null", "got 'null', expected a JSON object"),
+        (b'{"stage": 1}', "no 'episodes'"),
+        (b"\xff", "metrics.jsonl: not a text file in UTF-8"),
+    ],
+)
+def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, text: bytes, message: str) -> None:
+    run = create(tmp_path / "run")
+    run.metrics_file.write_bytes(b'{"stage": 1, "episodes": 5}\n' + text + b"\n")
+    with pytest.raises(ConfigError, match=message):
+        run.read_metrics()
+    run.config_file.write_bytes(b"[]")
+    with pytest.raises(ConfigError, match=r"config.json: got '\[\]', expected a JSON object"):
         run.read_config()
 
 

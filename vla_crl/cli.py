@@ -101,7 +101,13 @@ def build_parser() -> argparse.ArgumentParser:
         default="test",
         help="initial states (default: test)",
     )
-    command.add_argument("--num-envs", type=_positive, default=128, help="robots at a time")
+    command.add_argument(
+        "--num-envs",
+        type=_positive,
+        default=128,
+        help="robots at a time; another number rounds differently, and as contacts are chaotic, "
+        "the success of a task moves by some points",
+    )
     command.add_argument("--output", type=Path, help="also write the rows to this new file, JSON")
     _add_json(command)
 
@@ -123,7 +129,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the commands that look at results and speed."""
     command = add("metrics", commands.metrics)
-    columns = "CSV or JSON lines with stage, task, split, successes, episodes"
+    columns = (
+        "CSV, or JSON lines (.jsonl, .ndjson, .json), with stage, task, split, successes, "
+        "episodes; the rows of stage 0 name the training tasks in the order of training"
+    )
     command.add_argument("file", type=Path, help=columns)
     command.add_argument(
         "--rounds", type=int, default=1, help="how often the stream was run through (default: 1)"

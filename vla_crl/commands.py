@@ -76,6 +76,7 @@ def show(options: Options) -> dict[str, Any] | None:
         raise ConfigError(f"{path}: is a folder, expected the name or the file of a {options.what}")
     if options.json:
         return read_toml(path)
+    read_toml(path)  # a file that is no settings file is refused
     print(path.read_text(encoding="utf-8"), end="")
     return None
 
@@ -119,7 +120,8 @@ def train(options: Options) -> None:
         RunDirectory.open(path).require_config(config)
     else:
         RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
-    trainer.train(resume=options.resume)
+    with trainer.run.locked():
+        trainer.train(resume=options.resume)
     if config.video_episodes:
         film_run(
             {

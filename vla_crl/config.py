@@ -18,6 +18,18 @@ from typing import Any, Literal, TypeVar, cast
 from vla_crl.errors import ConfigError
 
 T = TypeVar("T")
+MAX_SEED = 2**32 - 1
+"""Greatest seed of a recipe; seeds of stages and episodes are made of it."""
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is negative or too large.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ConfigError(f"seed is {seed}, expected 0 to {MAX_SEED}")
 
 
 def load_toml(config_class: type[T], path: Path) -> T:

@@ -88,9 +88,12 @@ def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
         num_slots: N.
 
     Raises:
-        SpecError: Wrong shape, or a value that is not finite.
+        SpecError: No numbers, a wrong shape, or a value that is not finite.
     """
-    actions = np.asarray(actions, dtype=np.float64)
+    actions = np.asarray(actions)
+    if actions.dtype.kind not in "fiu":
+        raise SpecError(f"actions: got {actions.dtype}, expected numbers")
+    actions = actions.astype(np.float64)
     if actions.ndim != 3 or actions.shape[0] != num_slots or actions.shape[2] != ACTION_DIM:
         raise SpecError(
             f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {ACTION_DIM})"

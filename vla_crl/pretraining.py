@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
-from vla_crl.config import write_atomically
+from vla_crl.config import check_seed, write_atomically
 from vla_crl.errors import ConfigError
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
@@ -73,8 +73,7 @@ class PretrainConfig:
         for name in (*least_one, "num_torch_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed = {self.seed}, expected at least 0")
+        check_seed(self.seed)
 
 
 def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:

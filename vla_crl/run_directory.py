@@ -1,12 +1,14 @@
 """The folder of one run: what was asked, on what, and everything that came out."""
 
+import fcntl
 import importlib.metadata
 import json
 import math
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class RunDirectory:
         """Make a new run directory with its config.json and versions.json.
 
         Args:
-            path: Must not exist, or be an empty folder.
+            path: Must not exist, or be a folder without files.
             config: The resolved config, a dataclass.
             seed: The seed of the run.
             command: The command line that started it.
@@ -38,20 +40,21 @@ class RunDirectory:
         Raises:
             ConfigError: Something is there already.
         """
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        run = cls(path)
+        if path.exists() and (not path.is_dir() or any(not f.is_dir() for f in path.rglob("*"))):
+            resume = "Continue it with --resume or choose" * run.config_file.is_file()
             raise ConfigError(
                 f"{path}: exists and is not empty; nothing was overwritten. "
-                "Continue it with --resume or choose another --run-dir."
+                f"{resume or 'Choose'} another --run-dir."
             )
-        run = cls(path)
         try:  # before anything is written
             json.dumps(to_mapping(config), allow_nan=False)
         except ValueError as error:
             raise ConfigError(f"{path}: a setting is not a finite number") from error
         for folder in (run.path, run.checkpoints, run.videos, run.plots):
             folder.mkdir(parents=True, exist_ok=True)
-        save_json(describe_run(seed, command), run.versions_file)
         save_json(config, run.config_file)
+        save_json(describe_run(seed, command), run.versions_file)
         return run
 
     @classmethod
@@ -65,6 +68,23 @@ class RunDirectory:
         if not run.config_file.is_file():
             raise ConfigError(f"{path}: not a run directory, it has no {run.config_file.name}")
         return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; the lock ends with the process.
+
+        Raises:
+            ConfigError: Another process trains in it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"{self.path}: another process is training in it; wait for its end, or choose "
+                    "another --run-dir"
+                ) from error
+            yield
 
     @property
     def config_file(self) -> Path:
@@ -122,11 +142,11 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """Return the resolved config as plain data."""
-        return _read_json(self.config_file)
+        return _parse_json(_read_text(self.config_file), str(self.config_file))
 
     def read_versions(self) -> dict[str, Any]:
         """Return what `describe_run` wrote when the run was created."""
-        return _read_json(self.versions_file)
+        return _parse_json(_read_text(self.versions_file), str(self.versions_file))
 
     def require_config(self, config: object) -> None:
         """Check that `config` is the one of this run.
@@ -154,17 +174,16 @@ class RunDirectory:
         """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
 
         Raises:
-            ConfigError: A finished line is not a JSON object.
+            ConfigError: A finished line is not a JSON object with stage and episodes.
         """
         if not self.metrics_file.is_file():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
         rows: list[dict[str, Any]] = []
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{self.metrics_file}:{number}: not JSON: {error}") from error
+        for number, line in enumerate(_read_text(self.metrics_file).split("\n")[:-1], start=1):
+            row = _parse_json(line, f"{self.metrics_file}:{number}")
+            if missing := [key for key in ("stage", "episodes") if key not in row]:
+                raise ConfigError(f"{self.metrics_file}:{number}: no '{missing[0]}'")
+            rows.append(row)
         return rows
 
     def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -211,13 +230,23 @@ def _git(checkout: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error
+
+
+def _parse_json(text: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f"{where}: got {text[:40]!r}, expected a JSON object")
+    return record
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -135,7 +135,11 @@ def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> Non
         (HEADER, r"m\.csv: no rows"),
         ("stage;task\n0;a\n", r"m\.csv:1: no column 'stage'; found stage;task, expected"),
         ("stage,task,split,successes\n0,a,train,3\n", r"m\.csv:1: no column 'episodes'"),
-        (HEADER + "0,a,train,3,10\n0,b,train,3\n", r"m\.csv:3: no 'episodes'"),
+        (HEADER + "0,a,train,3,10\n0,b,train,3\n", r"m\.csv:3: 4 values, expected 5"),
+        (HEADER + "0,a,train,3,10,7\n", r"m\.csv:2: 6 values, expected 5"),
+        ("stage,task,split,successes,episodes,task\n", r"m\.csv:1: 2 column 'task'"),
+        (HEADER + "0,a,train,1,9999999999999\n", r"episodes is '9{13}'.* up to 1e\+12"),
+        (HEADER + f"0,{'a' * 200_000},train,1,9\n", r"m\.csv:2: not CSV \(field larger"),
         (HEADER + "0,a,train,11,10\n", r"m\.csv:2: successes is 11; .* episodes = 10"),
         (HEADER + "0,a,train,-1,10\n", r"m\.csv:2: successes is -1; it must lie between 0"),
         (HEADER + "0,a,train,0,0\n", r"m\.csv:2: episodes is 0; .* has no row"),
@@ -161,6 +165,12 @@ def test_a_bad_csv_file_is_named_with_its_line(tmp_path: Path, text: str, messag
     [
         ("\n", r"m\.jsonl: no rows"),
         ("{nope\n", r"m\.jsonl:1: not JSON"),
+        ("[" * 100_000 + "\n", r"m\.jsonl:1: not JSON \(maximum recursion"),
+        ("9" * 5_000 + "\n", r"m\.jsonl:1: not JSON \(Exceeds the limit"),
+        (
+            '{"stage": 0, "task": ["a"], "split": "train", "successes": 0, "episodes": 1}\n',
+            r"m\.jsonl:1: task is \['a'\]; expected its name",
+        ),
         ("\n[1, 2]\n", r"m\.jsonl:2: got '\[1, 2\]', expected one JSON object a line"),
         ('{"stage": 0}\n', r"m\.jsonl:1: no 'task'; expected the columns"),
         (
@@ -178,6 +188,20 @@ def test_a_bad_json_lines_file_is_named_with_its_line(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         SuccessMatrix.read(write(tmp_path / "m.jsonl", text))
+
+
+def test_counts_of_other_programs_are_read(tmp_path: Path) -> None:
+    text = "stage , task , split , successes , episodes\n0, a, train, 3.0, 10.0\n"
+    path = write(tmp_path / "m.csv", text)
+    assert list(SuccessMatrix.read(path).cells()) == [cell(0, "a", 3)]
+    append_stage(path, [cell(1, "a", 4)])
+    assert list(SuccessMatrix.read(path).cells()) == [cell(0, "a", 3), cell(1, "a", 4)]
+
+
+def test_more_rounds_than_any_stream_has_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", HEADER + "0,a,train,3,10\n")
+    with pytest.raises(ConfigError, match=r"10001 rounds of 1 training tasks .* at most 10000"):
+        SuccessMatrix.read(path, rounds=10_001)
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:

@@ -251,7 +251,9 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [
-        (TrainConfig, {"seed": -1}, "seed is -1, expected at least 0"),
+        (TrainConfig, {"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        (TrainConfig, {"seed": 10**30}, "seed is 10+, expected 0 to 4294967295"),
+        (TrainConfig, {"tasks": ()}, "tasks is empty; name a task, or leave it out"),
         (TrainConfig, {"num_torch_threads": 0}, "num_torch_threads is 0, expected at least 1"),
         (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
         (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),

@@ -160,6 +160,17 @@ def test_adapters_of_other_weights_are_refused(make_policy, tmp_path):
         load_policy(tmp_path / "stage_1")
 
 
+@pytest.mark.parametrize("base", [3, "itself"])
+def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base):
+    add_lora(policy, LoRAConfig(rank=2))
+    save_adapter(policy, tmp_path, "tiny")
+    record = json.loads((tmp_path / "adapter.json").read_text())
+    record["base"] = str(tmp_path) if base == "itself" else base
+    (tmp_path / "adapter.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="base is .*, expected a preset or the folder of ano"):
+        load_policy(tmp_path)
+
+
 def test_a_folder_without_a_checkpoint_says_what_to_name(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint.* RUN/checkpoints/stage_1"):
         load_policy(tmp_path)

@@ -113,8 +113,17 @@ def test_faulty_actions_and_options_are_refused(env: TaskEnv, envs: SuiteVectorE
         env.reset(options={"state": 1})
     with pytest.raises(SpecError, match="state id 1000000 is out of range"):
         env.reset(options={"state_id": 10**6})
-    with pytest.raises(SpecError, match=r"state_id has shape \(2,\), expected \(\) or \(3,\)"):
+    with pytest.raises(
+        SpecError, match=r"state_id is int64 \(2,\), expected whole numbers \(\) or"
+    ):
         envs.reset(options={"state_id": [1, 2]})
+    for odd in (None, "a", 1.7, True, 10**30):
+        with pytest.raises(SpecError, match="state_id is .*, expected whole numbers"):
+            envs.reset(options={"state_id": odd})
+    odd_actions: tuple[Any, ...] = (0.0, np.zeros((2, 7)), "left")
+    for odd in odd_actions:
+        with pytest.raises(SpecError, match=r"actions: got shape .*, expected \(3, 7\)"):
+            envs.step(odd)
     with pytest.raises(SpecError, match="2 seeds, expected 3, one per robot"):
         envs.reset(seed=[1, 2])
     with pytest.raises(SpecError, match="no running episode; reset them first"):
@@ -129,6 +138,9 @@ def test_unknown_names_are_refused():
         TaskEnv("tabletop_object", "red_cube_in_baskt")
     with pytest.raises(ConfigError, match="unknown suite 'tabletop'. Did you mean"):
         SuiteVectorEnv("tabletop", num_envs=2)
+    for odd in ("red_cube_in_basket", []):
+        with pytest.raises(ConfigError, match="tasks: got .*, expected task names, or None"):
+            SuiteVectorEnv("tabletop_object", num_envs=2, tasks=odd)
 
 
 def test_frames_are_drawn_only_in_render_mode(env: TaskEnv):
@@ -172,7 +184,8 @@ def test_one_state_or_one_per_robot_can_be_named(envs: SuiteVectorEnv):
 
 
 def test_seeds_none_keep_the_stream_of_states(envs: SuiteVectorEnv):
-    first = [envs.reset(seed=s)[1]["state_id"].tolist() for s in (7, None, None)]
+    seeds: tuple[Any, ...] = (np.int64(7), None, None)
+    first = [envs.reset(seed=s)[1]["state_id"].tolist() for s in seeds]
     again = [envs.reset(seed=s)[1]["state_id"].tolist() for s in (7, None, None)]
     assert first == again
     assert first[0] != first[1]

@@ -10,13 +10,14 @@ Conventions:
   k-th task once more. The file does not say so: who reads it gives the number of rounds.
 - A joint (multitask) run has seen all T tasks at its end and writes its row as stage T.
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
-- Files are CSV with a header, or JSON lines (`.jsonl` or `.json`). Columns other than the
+- Files are CSV with a header, or JSON lines (`.jsonl`, `.ndjson`, `.json`). Columns other than the
   five named here are ignored on reading and stay untouched when a stage is appended.
 """
 
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ from vla_crl.errors import ConfigError
 
 Split = Literal["train", "heldout"]
 COLUMNS = ("stage", "task", "split", "successes", "episodes")
+MAX_COUNT = 10**12
+"""No file counts further; keeps sums and arrays within 64 bits."""
+MAX_STAGES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +182,9 @@ def append_stage(path: str | Path, cells: Iterable[Cell], *, rounds: int = 1) ->
     text = _read_text(path) if path.exists() else ""
     if text and not text.endswith("\n"):
         text += "\n"
-    columns = COLUMNS if not text or _is_json(path) else next(csv.reader(io.StringIO(text)))
+    columns = COLUMNS
+    if text and not _is_json(path):
+        columns = [name.strip() for name in next(csv.reader(io.StringIO(text)))]
     text += _format(cells, path, columns, with_header=not text)
     matrix = _parse(text, path, rounds)
     write_atomically(path, text)
@@ -208,6 +214,11 @@ def _build(placed_cells: list[tuple[str, Cell]], where: str, rounds: int) -> Suc
         raise ConfigError(f"{where}: no row has the split 'train'; nothing to measure")
     columns = {task: column for column, task in enumerate(train_tasks + heldout_tasks)}
     num_stages = rounds * len(train_tasks)
+    if num_stages > MAX_STAGES:
+        raise ConfigError(
+            f"{where}: {rounds} rounds of {len(train_tasks)} training tasks are {num_stages} "
+            f"stages, expected at most {MAX_STAGES}"
+        )
     successes = np.zeros((num_stages + 1, len(columns)), dtype=np.int64)
     episodes = np.zeros_like(successes)
     for place, cell in placed_cells:
@@ -250,6 +261,8 @@ def _parse_cell(record: Mapping[str, Any]) -> Cell:
     missing = [column for column in COLUMNS if record.get(column) is None]
     if missing:
         raise ConfigError(f"no '{missing[0]}'; expected the columns {', '.join(COLUMNS)}")
+    if not isinstance(record["task"], str | int):
+        raise ConfigError(f"task is {record['task']!r}; expected its name")
     return Cell(
         stage=_parse_count(record, "stage"),
         task=str(record["task"]).strip(),
@@ -262,23 +275,35 @@ def _parse_cell(record: Mapping[str, Any]) -> Cell:
 def _parse_count(record: Mapping[str, Any], column: str) -> int:
     value = record[column]
     try:
-        if isinstance(value, bool | float):
-            raise ValueError
-        return int(value)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{column} is {value!r}; it must be a whole number") from None
+        number = math.nan if isinstance(value, bool) else float(value)  # pandas writes 2.0
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not (number.is_integer() and abs(number) <= MAX_COUNT):
+        shown = repr(value)[:40]
+        raise ConfigError(f"{column} is {shown}; it must be a whole number up to {MAX_COUNT:.0e}")
+    return int(number)
 
 
 def _csv_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-    if reader.fieldnames and missing:
-        raise ConfigError(
-            f"{path}:1: no column '{missing[0]}'; found {', '.join(reader.fieldnames)}, "
-            f"expected {', '.join(COLUMNS)}"
-        )
-    for record in reader:
-        yield reader.line_num, record
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        wrong = [column for column in COLUMNS if columns.count(column) != 1]
+        if columns and wrong:
+            found = ", ".join(columns)
+            raise ConfigError(
+                f"{path}:1: {columns.count(wrong[0]) or 'no'} column '{wrong[0]}'; "
+                f"found {found[:200]}, expected {', '.join(COLUMNS)}"
+            )
+        for values in reader:
+            if values and len(values) != len(columns):
+                raise ConfigError(
+                    f"{path}:{reader.line_num}: {len(values)} values, expected {len(columns)}"
+                )
+            if values:
+                yield reader.line_num, dict(zip(columns, values, strict=True))
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{reader.line_num}: not CSV ({error})") from error
 
 
 def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -287,9 +312,9 @@ def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also: a number or a nesting too long
             raise ConfigError(
-                f"{path}:{number}: not JSON ({error.msg}); one object a line"
+                f"{path}:{number}: not JSON ({error}); expected one object a line"
             ) from error
         if not isinstance(record, dict):
             raise ConfigError(
@@ -311,11 +336,11 @@ def _format(cells: Iterable[Cell], path: Path, columns: Iterable[str], *, with_h
 
 
 def _is_json(path: Path) -> bool:
-    return path.suffix in (".jsonl", ".json")
+    return path.suffix.lower() in (".jsonl", ".ndjson", ".json")
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise ConfigError(
             f"{path}: no such file; expected a long-format success matrix (.csv or .jsonl) "
             f"with the columns {', '.join(COLUMNS)}"

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vla_crl.algos.ppo import PPO, PPOConfig
+from vla_crl.config import check_seed
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.stream import TaskStream
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
@@ -117,9 +118,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("seed", 0), ("num_torch_threads", 1), ("video_episodes", 0)):
+        for name, least in (("num_torch_threads", 1), ("video_episodes", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        check_seed(self.seed)
+        if self.tasks == ():
+            raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")
 
     def stream(self, suite: TaskSuite) -> TaskStream:
         """Resolve the stream against the suite.
@@ -127,8 +131,9 @@ class TrainConfig:
         Raises:
             ConfigError: A task that the suite does not have.
         """
-        tasks = self.tasks or tuple(task.name for task in suite.tasks_of("train"))
-        heldout = self.heldout_tasks
+        tasks, heldout = self.tasks, self.heldout_tasks
+        if tasks is None:
+            tasks = tuple(task.name for task in suite.tasks_of("train"))
         if heldout is None:
             heldout = tuple(task.name for task in suite.tasks_of("heldout"))
         for name in (*tasks, *heldout):
@@ -338,9 +343,9 @@ class Trainer:
         load_adapter(self.policy, folder)
         try:
             state = load_file(folder / METHOD_FILE)
-        except (OSError, SafetensorError) as error:
+            self._wall_s = float(state.pop("wall_s"))
+        except (OSError, SafetensorError, KeyError) as error:
             raise CheckpointError(f"{folder / METHOD_FILE}: cannot be read ({error})") from error
-        self._wall_s = float(state.pop("wall_s"))
         self.method.load_state_dict(state)
         return stage
 

@@ -81,7 +81,13 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
                 f"vla-crl pretrain RECIPE --output {path}"
             )
     if (path / ADAPTER_FILE).is_file():
-        policy = load_policy(_read_record(path / ADAPTER_FILE, "base")["base"])
+        base = _read_record(path / ADAPTER_FILE, "base")["base"]
+        if not isinstance(base, str) or Path(base).resolve() == path.resolve():
+            raise CheckpointError(
+                f"{path / ADAPTER_FILE}: base is {base!r}, expected a preset or the folder of "
+                "another checkpoint; copy the checkpoint again"
+            )
+        policy = load_policy(base)
         load_adapter(policy, path)
         return policy.to(device)
     if not (path / POLICY_FILE).is_file():

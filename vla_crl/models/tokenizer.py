@@ -54,9 +54,10 @@ class WordTokenizer:
         if text not in self._rows:
             ids = self._tokenizer.encode(text).ids
             if not 0 < len(ids) <= self.max_words:
+                advice = "shorten it or raise max_words of the policy" if ids else "say something"
                 raise SpecError(
                     f"instruction '{text}' has {len(ids)} words, expected 1 to {self.max_words}; "
-                    "shorten it or raise max_words of the policy"
+                    f"{advice}"
                 )
             self._rows[text] = ids + [PADDING_ID] * (self.max_words - len(ids))
         return self._rows[text]

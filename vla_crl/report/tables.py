@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vla_crl.config import write_atomically
@@ -297,5 +298,5 @@ def _terminal_table(title: str, header: Row, rows: Sequence[Row]) -> Table:
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # a task's name may hold [brackets]
     return table

@@ -35,7 +35,9 @@ def evaluate(
     """Run one episode on each of the first test (or training) states of each task.
 
     Every episode has its own initial state, so fast (successful) episodes are not over-represented
-    however the slots are refilled. All tasks share one batch.
+    however the slots are refilled. All tasks share one batch. Matrix products round by the size of
+    the batch and contacts are chaotic: other tasks, another `num_envs` or number of threads move a
+    success rate by some points, the same call never does.
 
     Args:
         agent: Who acts.

@@ -23,7 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
 from vla_crl.contracts import ACTION_DIM, Observation, check_actions
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.task_suite import TaskSuite, make_renderers
@@ -148,6 +148,8 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         Raises:
             ConfigError: No such suite or task, or a count below 1.
         """
+        if tasks is not None and (isinstance(tasks, str) or not len(tasks)):
+            raise ConfigError(f"tasks: got {tasks!r}, expected task names, or None for all")
         names = tasks or [task.name for task in find_suite(suite).tasks]
         self._robots = _Robots(
             suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads
@@ -170,8 +172,8 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         Raises:
             SpecError: An unknown option or state id, or not one seed per robot.
         """
-        if isinstance(seed, int):
-            seed = range(seed, seed + self.num_envs)
+        if isinstance(seed, int | np.integer):
+            seed = range(int(seed), int(seed) + self.num_envs)
         seeds = [None] * self.num_envs if seed is None else list(seed)
         if len(seeds) != self.num_envs:
             raise SpecError(f"reset: {len(seeds)} seeds, expected {self.num_envs}, one per robot")
@@ -192,6 +194,9 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         Raises:
             SpecError: Actions of the wrong shape or not finite, or `reset` was never called.
         """
+        if np.shape(actions) != self.action_space.shape:
+            shape = self.action_space.shape
+            raise SpecError(f"actions: got shape {np.shape(actions)}, expected {shape}")
         actions = check_actions(np.asarray(actions)[:, None], self.num_envs)
         running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
         success, terminated, truncated = np.zeros((3, self.num_envs), dtype=bool)
@@ -245,10 +250,13 @@ class _Robots:
         unknown = set(options or {}) - {"state_id"}
         if unknown:
             raise SpecError(f"reset: unknown options {sorted(unknown)}, expected 'state_id'")
-        drawn = [generator.choice(self.suite.train_ids) for generator in generators]
-        ids = np.asarray((options or {}).get("state_id", drawn), dtype=np.int64)
-        if ids.shape not in {(), slots.shape}:
-            raise SpecError(f"reset: state_id has shape {ids.shape}, expected () or {slots.shape}")
+        drawn = np.array([rng.choice(self.suite.train_ids) for rng in generators], np.int64)
+        ids = np.asarray((options or {}).get("state_id", drawn))
+        if ids.shape not in {(), slots.shape} or not np.issubdtype(ids.dtype, np.integer):
+            raise SpecError(
+                f"reset: state_id is {ids.dtype} {ids.shape}, expected whole numbers () or "
+                f"{slots.shape}"
+            )
         self.sim.reset(slots, tasks=self._tasks[slots], state_ids=np.broadcast_to(ids, slots.shape))
 
     def observe(self) -> Observation:
