@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from vla_crl.report.plots import DIAGNOSTICS, draw_diagnostics, write_plots
+from vla_crl.continual.success_matrix import Cell, SuccessMatrix
+from vla_crl.report.plots import DIAGNOSTICS, draw_diagnostics, draw_retention, write_plots
 from vla_crl.report.run_record import RunRecord
 
 
@@ -28,3 +29,16 @@ def test_figures_appear_in_the_order_in_which_to_show_them(run_path: Path) -> No
         "diagnostics",
     ]
     assert all(path.stat().st_size > 1000 for path in paths.values())
+
+
+def test_a_single_stage_is_labelled_once() -> None:
+    def labels(num_stages: int) -> list[str]:
+        cells = [
+            Cell(stage=stage, task="a", split="train", successes=stage + 1, episodes=10)
+            for stage in range(num_stages)
+        ]
+        (axes,) = draw_retention(SuccessMatrix.from_cells(cells)).axes
+        return sorted(text.get_text() for text in axes.texts if text.get_text() != "trained")
+
+    assert labels(1) == ["10"]
+    assert labels(2) == ["10", "20"]

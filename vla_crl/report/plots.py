@@ -165,7 +165,7 @@ def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
         axes.text(start + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
     axes.plot(stages, rates[:, column], color=color, marker="o", ms=4)
     gap = 0.045 * len(stages)
-    for cell, offset, side in ((cells[0], -gap, "right"), (cells[-1], gap, "left")):
+    for cell, offset, side in ((cells[-1], gap, "left"), (cells[0], -gap, "right"))[: len(cells)]:
         text: dict[str, Any] = {
             "color": color,
             "fontsize": 9,
