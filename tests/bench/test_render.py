@@ -12,3 +12,13 @@ def test_rendering_is_measured_against_mujocos_renderer():
     assert record.peer_value is not None
     assert record.ratio == pytest.approx(record.value / record.peer_value)
     assert record.value > record.peer_value > 0.0
+    assert record.goal == 40.0
+
+
+@pytest.mark.render
+def test_a_scene_of_meshes_is_measured_too():
+    pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
+    small = {"num_frames": 8, "num_peer_frames": 2, "num_repeats": 1}
+    (record,) = bench_render("metaworld_mt10", sizes=(32,), **small)
+    assert (record.name, record.goal) == ("render.metaworld_mt10.32x32", 15.0)
+    assert record.value > 0.0

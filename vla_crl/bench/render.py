@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from copy import copy
 from statistics import median
 
 import mujoco
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.hardware import num_cores
-from vla_crl.sim.layout import initial_states
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.task_suite import TaskSuite
 
 LEFT_OUT = (
     mujoco.mjtRndFlag.mjRND_SHADOW,
@@ -21,8 +22,8 @@ LEFT_OUT = (
     mujoco.mjtRndFlag.mjRND_HAZE,
 )
 """What MuJoCo is told not to draw either, so that both make the same picture."""
-RENDER_GOAL = 40.0
-"""Wanted speed-up over MuJoCo's renderer in software."""
+NUM_STATES = 64
+"""Different initial states among the drawn ones."""
 
 
 def bench_render(
@@ -38,7 +39,7 @@ def bench_render(
     MuJoCo's renderer draws one frame at a time through OpenGL, in software where there is no GPU.
 
     Args:
-        suite: Its name in the catalogue.
+        suite: Its name in the catalogue; its first scene is drawn.
         num_frames: Images the batch renderer draws in one timed call, all cameras counted.
         num_peer_frames: Images MuJoCo's renderer draws in one timed turn.
         sizes: Heights, equal to the widths, in pixels.
@@ -47,7 +48,7 @@ def bench_render(
     Returns:
         One record per size.
     """
-    loaded = load_suite(suite)
+    loaded = find_suite(suite)
     states = settled_states(loaded, num_frames)
     return [
         _bench_size(loaded, states, size, num_frames, num_peer_frames, num_repeats)
@@ -55,16 +56,20 @@ def bench_render(
     ]
 
 
-def settled_states(suite: Suite, num_states: int) -> list[mujoco.MjData]:
-    """Return a suite's first initial states, at most 64, with all poses computed (first scene)."""
-    initial, model = initial_states(suite.scenes[0]), suite.scenes[0].model
-    states = []
-    for state_id in range(min(64, num_states, len(initial.qpos))):
-        data = mujoco.MjData(model)
-        data.qpos[:] = initial.qpos[state_id]
-        data.mocap_pos[:] = initial.mocap_pos[state_id]
-        mujoco.mj_forward(model, data)
-        states.append(data)
+def render_goal(suite: TaskSuite) -> float:
+    """Return the wanted speed-up over MuJoCo's renderer in software: meshes cost more."""
+    return 15.0 if suite.model(0).nmesh else 40.0
+
+
+def settled_states(suite: TaskSuite, num_states: int) -> list[mujoco.MjData]:
+    """Return initial states of a suite's first scene with all poses, at most `NUM_STATES`."""
+    (tasks,) = np.nonzero(suite.scene_of_task == 0)
+    count = min(NUM_STATES, num_states, len(suite.train_ids))
+    states = [mujoco.MjData(suite.model(0)) for _ in range(count)]
+    with closing(suite.simulate(count, num_threads=num_cores())) as sim:
+        sim.reset(range(count), tasks=[tasks[0]] * count, state_ids=suite.train_ids[:count])
+        for slot, data in enumerate(states):
+            sim.write_scene(slot, copy(suite.model(0)), data)
     return states
 
 
@@ -76,10 +81,10 @@ def stacked_poses(states: list[mujoco.MjData]) -> tuple[NDArray[np.float64], ...
 
 @contextmanager
 def own_turn(
-    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int
+    suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int
 ) -> Iterator[Callable[[], float]]:
     """Give what draws with the batch renderer on all cores and returns frames per second."""
-    num_worlds, model = max(1, num_frames // len(suite.cameras)), suite.scenes[0].model
+    num_worlds, model = max(1, num_frames // len(suite.cameras)), suite.model(0)
     renderer = BatchRenderer(model, suite.cameras, size, size, num_threads=num_cores())
     poses = stacked_poses([states[world % len(states)] for world in range(num_worlds)])
     images = renderer.render(*poses)  # also compiles, or loads from the disk
@@ -94,11 +99,11 @@ def own_turn(
 
 @contextmanager
 def gl_turn(
-    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int
+    suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int
 ) -> Iterator[Callable[[], float]]:
     """Give what draws with MuJoCo's renderer frame by frame and returns frames per second."""
     cameras, frame = suite.cameras, np.empty((size, size, 3), np.uint8)
-    with mujoco.Renderer(suite.scenes[0].model, size, size) as renderer:
+    with mujoco.Renderer(suite.model(0), size, size) as renderer:
 
         def turn() -> float:
             start = time.perf_counter()
@@ -114,7 +119,7 @@ def gl_turn(
 
 
 def _bench_size(
-    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int, num_peer_frames: int,
+    suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int, num_peer_frames: int,
     num_repeats: int,
 ) -> BenchRecord:  # fmt: skip
     with (
@@ -125,4 +130,5 @@ def _bench_size(
         pairs = [(turn(), peer_turn()) for _ in range(num_repeats)]
     value, peer_value = (median(rates) for rates in zip(*pairs, strict=True))
     name = f"render.{suite.name}.{size}x{size}"
-    return against_peer(name, value, "frames/s", "mujoco.Renderer", peer_value, goal=RENDER_GOAL)
+    goal = render_goal(suite)
+    return against_peer(name, value, "frames/s", "mujoco.Renderer", peer_value, goal=goal)

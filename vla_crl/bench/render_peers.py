@@ -6,9 +6,9 @@ from statistics import median
 
 from vla_crl.bench.peers import choose_peers, require_extra, require_gl
 from vla_crl.bench.record import BenchRecord, against_peer
-from vla_crl.bench.render import RENDER_GOAL, own_turn, settled_states
+from vla_crl.bench.render import own_turn, render_goal, settled_states
 from vla_crl.bench.turns import TurnProcess
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.backends import find_suite
 
 WHERE = "bench render --peers"
 RENDER_PEERS = {
@@ -33,7 +33,7 @@ def bench_render_peers(
     Turns alternate; nothing else of the benchmark computes meanwhile.
 
     Args:
-        suite: Its name in the catalogue.
+        suite: Its name in the catalogue; its first scene is drawn.
         peers: Some of `RENDER_PEERS`; all by default.
         sizes: Heights, equal to the widths, in pixels.
         num_frames: Images the batch renderer draws in a turn, all cameras counted.
@@ -52,7 +52,7 @@ def bench_render_peers(
             require_extra(WHERE, peer, "mujoco_warp", "warp")
         else:
             require_gl(WHERE, peer, peer)
-    loaded = load_suite(suite)
+    loaded = find_suite(suite)
     states = settled_states(loaded, num_frames)
     records: list[BenchRecord] = []
     for size in sizes:
@@ -70,6 +70,6 @@ def bench_render_peers(
         value, *peer_values = (median(column) for column in zip(*rates, strict=True))
         for peer, peer_value in zip(chosen, peer_values, strict=True):
             name, label = f"render.{loaded.name}.{size}x{size}.vs_{peer}", RENDER_PEERS[peer]
-            goal = RENDER_GOAL if peer != "warp" else None
+            goal = render_goal(loaded) if peer != "warp" else None
             records.append(against_peer(name, value, "frames/s", label, peer_value, goal=goal))
     return records

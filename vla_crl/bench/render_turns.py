@@ -14,12 +14,13 @@ import numpy as np
 
 from vla_crl.bench.render import gl_turn, settled_states, stacked_poses
 from vla_crl.bench.turns import serve_turns
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.backends import find_suite
+from vla_crl.sim.task_suite import TaskSuite
 
 
 @contextmanager
 def warp_turn(
-    suite: Suite, states: list[mujoco.MjData], size: int, num_frames: int
+    suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int
 ) -> Iterator[Callable[[], float]]:
     """Give what draws with MuJoCo Warp's ray tracer on the CPU and returns frames per second.
 
@@ -29,7 +30,7 @@ def warp_turn(
     import mujoco_warp  # pyright: ignore[reportMissingImports]
     import warp  # pyright: ignore[reportMissingImports]
 
-    model = suite.scenes[0].model
+    model = suite.model(0)
     cameras = [model.camera(i).name in suite.cameras for i in range(model.ncam)]
     num_worlds = max(1, num_frames // sum(cameras))
     model = copy.copy(model)
@@ -63,7 +64,7 @@ def warp_turn(
 def main(arguments: list[str]) -> None:
     """Prepare a renderer and take turns."""
     peer, suite_name, size, num_frames = arguments
-    suite = load_suite(suite_name)
+    suite = find_suite(suite_name)
     states = settled_states(suite, int(num_frames))
     make_turn = warp_turn if peer == "warp" else gl_turn
     serve_turns(make_turn(suite, states, int(size), int(num_frames)))
