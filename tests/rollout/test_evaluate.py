@@ -78,7 +78,7 @@ def test_the_shipped_policy_leaves_something_to_learn_in_every_suite():
     assert 0.3 <= np.mean(list(stated.values())) <= 0.7
 
 
-@pytest.mark.parametrize("recipe", ["demo", "sequential_goal", "sequential_2k"])
+@pytest.mark.parametrize("recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k"])
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
     stated = read_card(policy_path("tiny").with_suffix(""))["success_on_test_ids"]
