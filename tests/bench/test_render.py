@@ -5,8 +5,8 @@ from vla_crl.bench.render import bench_render
 
 @pytest.mark.render
 def test_rendering_is_measured_against_mujocos_renderer():
-    (record,) = bench_render(num_frames=40, num_peer_frames=2, sizes=(32,), num_repeats=1)
-    assert record.name == "render.tabletop_object.32x32"
+    (record,) = bench_render(num_frames=40, num_peer_frames=2, sizes=(64,), num_repeats=1)
+    assert record.name == "render.tabletop_object.64x64"
     assert record.unit == "frames/s"
     assert record.peer == "mujoco.Renderer"
     assert record.peer_value is not None
@@ -19,6 +19,13 @@ def test_rendering_is_measured_against_mujocos_renderer():
 def test_a_scene_of_meshes_is_measured_too():
     pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
     small = {"num_frames": 8, "num_peer_frames": 2, "num_repeats": 1}
-    (record,) = bench_render("metaworld_mt10", sizes=(32,), **small)
-    assert (record.name, record.goal) == ("render.metaworld_mt10.32x32", 15.0)
+    (record,) = bench_render("metaworld_mt10", sizes=(64,), **small)
+    assert (record.name, record.goal) == ("render.metaworld_mt10.64x64", 15.0)
     assert record.value > 0.0
+
+
+@pytest.mark.render
+def test_only_the_default_size_has_a_goal():
+    (record,) = bench_render(num_frames=8, num_peer_frames=2, sizes=(32,), num_repeats=1)
+    assert record.ratio is not None
+    assert record.goal is None

@@ -14,15 +14,16 @@ bench_small = functools.partial(bench_render_peers, num_frames=40, num_peer_fram
 @pytest.mark.render
 def test_gl_backends_are_measured_side_by_side():
     backends = [backend for backend in ("egl", "osmesa") if draws_frames(backend)]
-    records = bench_small(peers=backends, sizes=(16, 32))
+    records = bench_small(peers=backends, sizes=(32, 64))
     assert [record.name for record in records] == [
         f"render.tabletop_object.{size}x{size}.vs_{backend}"
-        for size in (16, 32)
+        for size in (32, 64)
         for backend in backends
     ]
     for record in records:
         assert record.peer in {"mujoco.Renderer, EGL", "mujoco.Renderer, OSMesa"}
-        assert (record.unit, record.goal, record.goal_kind) == ("frames/s", 40.0, "at least")
+        assert (record.unit, record.goal_kind) == ("frames/s", "at least")
+        assert record.goal == (40.0 if "64x64" in record.name else None)
         assert record.peer_value is not None
         assert record.ratio == pytest.approx(record.value / record.peer_value)
         assert record.value > record.peer_value > 0.0

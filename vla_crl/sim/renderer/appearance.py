@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.renderer.compilation import inlined
+from vla_crl.sim.renderer.compilation import array_maker
 from vla_crl.sim.renderer.scene_arrays import (
     GeomArrays,
     LightArrays,
@@ -155,7 +155,7 @@ def _pick(
     return np.concatenate([others, headlight[:, None]], axis=1)[:, lights.model_id]
 
 
-@inlined
+@array_maker
 def look_of(looks, world):
     """Return the arrays of one world, without their first axis."""
     row = min(world, looks.colour.shape[0] - 1)

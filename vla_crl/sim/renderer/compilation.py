@@ -9,11 +9,19 @@ from numba import njit
 _FLAGS = {"contract", "nsz", "arcp", "reassoc"}
 _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "error_model": "numpy", "nogil": True}
 
-compiled = njit(**_OPTIONS)
-"""Decorator for loops."""
+# Without numba's reference counts: two atomic operations for every array that a call is given or
+# reads from a tuple, which in the loop over the pixels cost more than the arithmetic. Such a
+# function can neither make an array (numba says so) nor return one (numba does not say so).
+_UNCOUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": False}
 
-inlined = njit(forceinline=True, **_OPTIONS)
+compiled = njit(**_UNCOUNTED)
+"""Decorator for loops; they neither make nor return arrays."""
+
+inlined = njit(forceinline=True, **_UNCOUNTED)
 """Decorator for the small formulas inside a loop; inlined so that the loop vectorises."""
+
+array_maker = njit(**_OPTIONS)
+"""Decorator for what makes or returns arrays."""
 
 entry_point = njit(cache=True, **_OPTIONS)
 """Decorator for what Python calls; the machine code, callees included, is cached on disk.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.sim.renderer.compilation import compiled, inlined
+from vla_crl.sim.renderer.compilation import array_maker, inlined
 
 
 class Frame(NamedTuple):
@@ -30,12 +30,13 @@ class Workspace(NamedTuple):
 
     frame: Frame
     vertices: NDArray[np.float32]  # [V, 5] of one mesh: camera frame in metres, pixel column, row
+    outside: NDArray[np.uint8]  # [V] bits: left, right, above, below the window, behind the eye
     face: NDArray[np.int32]  # [H, W] where a mesh is seen: index into MeshArrays.faces
     weight: NDArray[np.float32]  # [3, H, W] there: of the face's second and third corner; then,
     # times the squared depth, a pixel's share of twice the face's area
 
 
-@compiled
+@array_maker
 def new_workspace(num_geoms, num_lights, height, width, num_vertices):
     """Allocate the working memory; zeroed, so that unused pixels hold numbers."""
     frame = Frame(
@@ -53,6 +54,7 @@ def new_workspace(num_geoms, num_lights, height, width, num_vertices):
     return Workspace(
         frame,
         np.zeros((num_vertices, 5), np.float32),
+        np.zeros(num_vertices, np.uint8),
         np.zeros((mesh_height, mesh_width), np.int32),
         np.zeros((3, mesh_height, mesh_width), np.float32),
     )

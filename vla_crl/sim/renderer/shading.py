@@ -96,8 +96,12 @@ def find_seen(frame: Frame):
 
 @compiled
 def _set_light(ambient, frame):
+    light = frame.light
     for channel in range(3):
-        frame.light[channel] = ambient[channel]
+        strength = ambient[channel]
+        for y in range(np.uint64(light.shape[1])):
+            for x in range(np.uint64(light.shape[2])):
+                light[channel, y, x] = strength
 
 
 @inlined

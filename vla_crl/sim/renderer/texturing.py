@@ -15,6 +15,7 @@ CHECKER = int(Mapping.CHECKER)
 FLAT = int(Mapping.FLAT)
 CUBE = int(Mapping.CUBE)
 TEXCOORDS = int(Mapping.TEXCOORDS)
+ONE_PIXEL = np.uint64(1)
 
 
 @compiled
@@ -41,26 +42,31 @@ def apply_texture(
 
 @compiled
 def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
-    frame = workspace.frame
+    frame, columns, rows = workspace.frame, rays[0], rays[1]
     mapping, texture = scene.surfaces.mapping[surface], scene.surfaces.texture[surface]
-    textures, texcoords, factors = scene.textures, scene.meshes.texcoords, scene.surfaces.factors
-    factor = (factors[surface, 0], factors[surface, 1], factors[surface, 2])
+    textures, texcoords = scene.textures, scene.meshes.texcoords
+    to_coordinates = _coordinate_map(frame, geom, scene.surfaces.factors[surface])
     height = np.float32(textures.copies[texture, 0, 0, 1])
     width = np.float32(textures.copies[texture, 0, 0, 2])
+    scale = pixel * pixel * height * width
+    drawn, depth = np.int32(geom), frame.depth
     left, right, top, bottom = window_of(frame, geom)
-    for y in range(np.int64(top), np.int64(bottom)):
-        for x in range(np.int64(left), np.int64(right)):
-            if frame.geom[y, x] != geom:
+    for y in range(top, bottom):
+        for x in range(left, right):
+            if frame.geom[y, x] != drawn:
                 continue
+            face = np.int32(0)
             if mapping == TEXCOORDS:
-                face = 0
-                s, t, area = _by_corners(texcoords, y, x, workspace)
-                footprint = pixel * math.sqrt(area * height * width)
-            elif mapping == FLAT:
-                face = 0
-                s, t, footprint = _by_position(geom, y, x, factor, (width, height), rays, frame)
+                s, t, footprint = _by_corners(texcoords, y, x, scale, workspace)
             else:
-                face, s, t, footprint = _by_direction(geom, y, x, factor, width, rays, frame)
+                below, beside = _next_row(frame.geom, y, x), _next_column(frame.geom, y, x)
+                p = _point(to_coordinates, depth[y, x], columns[x], rows[y])
+                q = _point(to_coordinates, depth[y, beside], columns[beside], rows[y])
+                r = _point(to_coordinates, depth[below, x], columns[x], rows[below])
+                if mapping == FLAT:
+                    s, t, footprint = _by_position(p, q, r, height, width)
+                else:
+                    face, s, t, footprint = _by_direction(p, q, r, width)
             red, green, blue = look_up(textures, texture, face, s, t, footprint, mapping != CUBE)
             image[y, x, 0] = np.uint8(image[y, x, 0] * red + HALF)
             image[y, x, 1] = np.uint8(image[y, x, 1] * green + HALF)
@@ -68,64 +74,81 @@ def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
 
 
 @inlined
-def _by_corners(uv, y, x, workspace):
-    """Interpolate between the corners; return s, t and the area, in s and t, of a unit pixel."""
+def _by_corners(uv, y, x, scale, workspace):
+    """Interpolate between the corners; return s, t and the squared footprint.
+
+    The scale is how many texels there are, times the squared size of a pixel.
+    """
     face, depth, weight = workspace.face[y, x], workspace.frame.depth[y, x], workspace.weight
     second, third, ratio = weight[0, y, x], weight[1, y, x], weight[2, y, x]
     es, et = uv[face, 1, 0] - uv[face, 0, 0], uv[face, 1, 1] - uv[face, 0, 1]
     fs, ft = uv[face, 2, 0] - uv[face, 0, 0], uv[face, 2, 1] - uv[face, 0, 1]
     s, t = uv[face, 0, 0] + second * es + third * fs, uv[face, 0, 1] + second * et + third * ft
-    return s, t, abs(es * ft - et * fs) * ratio * depth * depth
+    return s, t, scale * abs(es * ft - et * fs) * ratio * depth * depth
 
 
 @inlined
-def _by_position(geom, y, x, factor, size, rays, frame):
+def _by_position(p, q, r, height, width):
     """Project along the geom's z axis, like MuJoCo: s = x - 1/2 and t = -y - 1/2, scaled."""
-    p = _point(geom, y, x, factor, rays, frame)
-    y1, x1 = _next(geom, y, x, 0, 1, frame)
-    y2, x2 = _next(geom, y, x, 1, 0, frame)
-    q = _point(geom, y1, x1, factor, rays, frame)
-    r = _point(geom, y2, x2, factor, rays, frame)
-    right = (size[0] * (q[0] - p[0])) ** 2 + (size[1] * (q[1] - p[1])) ** 2
-    down = (size[0] * (r[0] - p[0])) ** 2 + (size[1] * (r[1] - p[1])) ** 2
-    return p[0] - HALF, -p[1] - HALF, math.sqrt(max(right, down))
+    right = _squared(width * (q[0] - p[0])) + _squared(height * (q[1] - p[1]))
+    down = _squared(width * (r[0] - p[0])) + _squared(height * (r[1] - p[1]))
+    return p[0] - HALF, -p[1] - HALF, max(right, down)
 
 
 @inlined
-def _by_direction(geom, y, x, factor, size, rays, frame):
+def _by_direction(p, q, r, width):
     """Look from the middle of a cube through the point, scaled, at its faces, like MuJoCo."""
-    p = _point(geom, y, x, factor, rays, frame)
-    y1, x1 = _next(geom, y, x, 0, 1, frame)
-    y2, x2 = _next(geom, y, x, 1, 0, frame)
-    q = _point(geom, y1, x1, factor, rays, frame)
-    r = _point(geom, y2, x2, factor, rays, frame)
-    right = (q[0] - p[0]) ** 2 + (q[1] - p[1]) ** 2 + (q[2] - p[2]) ** 2
-    down = (r[0] - p[0]) ** 2 + (r[1] - p[1]) ** 2 + (r[2] - p[2]) ** 2
+    right = _squared(q[0] - p[0]) + _squared(q[1] - p[1]) + _squared(q[2] - p[2])
+    down = _squared(r[0] - p[0]) + _squared(r[1] - p[1]) + _squared(r[2] - p[2])
     face, s, t, axis = cube_coordinates(p[0], p[1], p[2])
-    return face, s, t, HALF * size * math.sqrt(max(right, down)) / axis
+    return face, s, t, _squared(HALF * width / axis) * max(right, down)
 
 
 @inlined
-def _point(geom, y, x, factor, rays, frame):
-    """Return the point seen at a pixel, in the geom's scaled frame, times the factors."""
-    o, t = eye_in_geom(frame, geom), frame.depth[y, x]
-    d = ray(row_ramp(frame, geom), row_start(frame, geom, rays[1][y]), rays[0][x])
+def _squared(x):
+    return x * x
+
+
+@inlined
+def _coordinate_map(frame, geom, factor):
+    """Return the map from depth, column and row to the seen point, in texture coordinates.
+
+    By value, because every byte that is written could be a part of an array.
+    """
+    o, a = frame.origin[geom], frame.axes[geom]
     return (
-        factor[0] * (o[0] + t * d[0]),
-        factor[1] * (o[1] + t * d[1]),
-        factor[2] * (o[2] + t * d[2]),
+        (factor[0] * o[0], factor[0] * a[0], factor[0] * a[1], factor[0] * a[2]),
+        (factor[1] * o[1], factor[1] * a[3], factor[1] * a[4], factor[1] * a[5]),
+        (factor[2] * o[2], factor[2] * a[6], factor[2] * a[7], factor[2] * a[8]),
     )
 
 
 @inlined
-def _next(geom, y, x, down, right, frame):
-    """Return the next pixel if it shows the geom, or else the one before, or else this one."""
-    height, width = frame.geom.shape
-    for step in (1, -1):
-        j, i = y + step * down, x + step * right
-        if 0 <= j < height and 0 <= i < width and frame.geom[j, i] == geom:
-            return j, i
-    return y, x
+def _point(to_coordinates, depth, column, row):
+    u, v, w = to_coordinates
+    return (
+        u[0] + depth * (u[1] * column + u[2] * row - u[3]),
+        v[0] + depth * (v[1] * column + v[2] * row - v[3]),
+        w[0] + depth * (w[1] * column + w[2] * row - w[3]),
+    )
+
+
+@inlined
+def _next_column(seen, y, x):
+    """Return the next column if it shows the same geom, or else the one before, or else this."""
+    geom = seen[y, x]
+    if x + ONE_PIXEL < np.uint64(seen.shape[1]) and seen[y, x + ONE_PIXEL] == geom:
+        return x + ONE_PIXEL
+    return x - ONE_PIXEL if x > 0 and seen[y, x - ONE_PIXEL] == geom else x
+
+
+@inlined
+def _next_row(seen, y, x):
+    """Return the same among the rows."""
+    geom = seen[y, x]
+    if y + ONE_PIXEL < np.uint64(seen.shape[0]) and seen[y + ONE_PIXEL, x] == geom:
+        return y + ONE_PIXEL
+    return y - ONE_PIXEL if y > 0 and seen[y - ONE_PIXEL, x] == geom else y
 
 
 @compiled

@@ -46,21 +46,25 @@ def draw_mesh(
     grid, depth_range = scene.cameras.grid[camera], scene.cameras.depth_range[camera]
     depth = max(-centre[2], depth_range[0])
     level = meshes.levels[mesh, level_for(meshes, mesh, 1.0 / (depth * abs(grid[3])))]
-    _project(meshes.vertices[level[0] : level[1]], centre, axes, grid, workspace.vertices)
+    left, right, top, bottom = window_of(workspace.frame, index)
+    near = np.float32(depth_range[0])
+    bounds = (np.float32(left), np.float32(right) - ONE, np.float32(top), np.float32(bottom) - ONE)
+    vertices = meshes.vertices[level[0] : level[1]]
+    _project(vertices, centre, axes, grid, near, bounds, workspace)
     lens = (scene.cameras.columns[camera], scene.cameras.rows[camera], grid[1], grid[3])
-    _draw_faces(index, meshes.faces, level, np.float32(depth_range[0]), lens, workspace)
+    _draw_faces(index, meshes.faces, level, near, bounds, lens, workspace)
 
 
 @compiled
-def _draw_faces(index, faces, level, near, lens, workspace):
-    v, first, frame = workspace.vertices, level[0], workspace.frame
-    left, right, top, bottom = window_of(frame, index)
-    low_x, high_x = np.float32(left), np.float32(right) - ONE
-    low_y, high_y = np.float32(top), np.float32(bottom) - ONE
+def _draw_faces(index, faces, level, near, bounds, lens, workspace):
+    v, outside, first = workspace.vertices, workspace.outside, level[0]
+    low_x, high_x, low_y, high_y = bounds
     for face in range(np.uint64(level[2]), np.uint64(level[3])):
         a = np.uint64(faces[face, 0] - first)
         b = np.uint64(faces[face, 1] - first)
         c = np.uint64(faces[face, 2] - first)
+        if outside[a] & outside[b] & outside[c]:
+            continue
         x0, x1, y0, y1 = low_x, high_x, low_y, high_y
         nearest, farthest = min(-v[a, 2], -v[b, 2], -v[c, 2]), max(-v[a, 2], -v[b, 2], -v[c, 2])
         if nearest >= near:
@@ -68,31 +72,41 @@ def _draw_faces(index, faces, level, near, lens, workspace):
             x1 = min(x1, max(v[a, 3], v[b, 3], v[c, 3]) + SLACK)
             y0 = max(y0, min(v[a, 4], v[b, 4], v[c, 4]) - SLACK)
             y1 = min(y1, max(v[a, 4], v[b, 4], v[c, 4]) + SLACK)
-        x0, x1, y0, y1 = math.ceil(x0), math.floor(x1), math.ceil(y0), math.floor(y1)
-        if x0 <= x1 and y0 <= y1 and farthest >= near:
-            bounds = (np.int64(x0), np.int64(x1) + 1, np.int64(y0), np.int64(y1) + 1)
+        # Both ends are at least zero, so truncation rounds down.
+        left, right = np.int64(x0), np.int64(x1 + ONE)
+        top, bottom = np.int64(y0), np.int64(y1 + ONE)
+        left += np.float32(left) < x0
+        top += np.float32(top) < y0
+        if left < right and top < bottom:
             depths = (near, max(nearest, ZERO), farthest)
-            _draw_triangle(index, face, (a, b, c), bounds, depths, lens, workspace)
+            _draw_triangle(
+                index, face, (a, b, c), (left, right, top, bottom), depths, lens, workspace
+            )
 
 
 @compiled
-def _project(points, centre, axes, grid, vertices):
-    """Write camera coordinates, and pixel coordinates of what lies in front of the eye."""
+def _project(points, centre, axes, grid, near, bounds, workspace):
+    """Write camera coordinates, pixel coordinates of what lies in front of the eye, and sides."""
     cx, cy, cz = np.float32(centre[0]), np.float32(centre[1]), np.float32(centre[2])
     a0, a1, a2 = np.float32(axes[0]), np.float32(axes[1]), np.float32(axes[2])
     a3, a4, a5 = np.float32(axes[3]), np.float32(axes[4]), np.float32(axes[5])
     a6, a7, a8 = np.float32(axes[6]), np.float32(axes[7]), np.float32(axes[8])
     u0, v0 = np.float32(grid[0]), np.float32(grid[2])
     per_column, per_row = np.float32(1.0 / grid[1]), np.float32(1.0 / grid[3])
+    left, right, top, bottom = bounds
+    left, right, top, bottom = left - SLACK, right + SLACK, top - SLACK, bottom + SLACK
+    vertices, outside = workspace.vertices, workspace.outside
     for i in range(np.uint64(points.shape[0])):
         px, py, pz = points[i, 0], points[i, 1], points[i, 2]
         x = cx + a0 * px + a1 * py + a2 * pz
         y = cy + a3 * px + a4 * py + a5 * pz
         z = cz + a6 * px + a7 * py + a8 * pz
         closeness = ONE / max(-z, TINY)
+        column, row = (x * closeness - u0) * per_column, (y * closeness - v0) * per_row
         vertices[i, 0], vertices[i, 1], vertices[i, 2] = x, y, z
-        vertices[i, 3] = (x * closeness - u0) * per_column
-        vertices[i, 4] = (y * closeness - v0) * per_row
+        vertices[i, 3], vertices[i, 4] = column, row
+        beside = (column < left) + 2 * (column > right) + 4 * (row < top) + 8 * (row > bottom)
+        outside[i] = np.uint8(16 if -z < near else beside)
 
 
 @compiled
