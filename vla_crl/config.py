@@ -22,14 +22,18 @@ MAX_SEED = 2**32 - 1
 """Greatest seed of a recipe; seeds of stages and episodes are made of it."""
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: int, name: str = "seed") -> None:
     """Refuse a seed that is negative or too large.
+
+    Args:
+        seed: The number.
+        name: How the error calls it.
 
     Raises:
         ConfigError: It is.
     """
     if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed is {seed}, expected 0 to {MAX_SEED}")
+        raise ConfigError(f"{name} is {seed}, expected 0 to {MAX_SEED}")
 
 
 def load_toml(config_class: type[T], path: Path) -> T:

@@ -1,10 +1,11 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.continual import trainer as trainer_module
@@ -139,6 +140,16 @@ def test_resuming_without_the_stage_checkpoint_says_which_file_is_missing(config
         "stage,task,split,successes,episodes\n0,red_cube_in_basket,train,0,2\n"
     )
     with pytest.raises(CheckpointError, match="adapter.json is missing"):
+        Trainer(config, run).train(resume=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"nothing of the kind", save({"memory": torch.ones(1)})], ids=["junk", "no time"]
+)
+def test_a_state_of_the_method_that_cannot_be_read_is_an_error(finished, config, tmp_path, content):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
+    (run.checkpoint(2) / "method.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="method.safetensors: cannot be read"):
         Trainer(config, run).train(resume=True)
 
 

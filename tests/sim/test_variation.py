@@ -12,7 +12,7 @@ from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
 from vla_crl.sim.variation import MAX_LATENCY, Draw, VariationConfig, draw
 
-NUM_OBJECTS = 5
+NUM_OBJECTS, NUM_DISTRACTORS = 5, 4
 BOX = ((-0.1, -0.2, -0.3), (0.3, 0.2, 0.1))
 WIDE: dict[str, Any] = {
     "camera_shift_m": BOX,
@@ -24,6 +24,7 @@ WIDE: dict[str, Any] = {
     "base_shift_m": BOX,
     "mass_gain": (0.5, 2.0),
     "friction_gain": (0.3, 1.2),
+    "absent_distractors": (2, 2),
     "action_latency": (1, 4),
     "image_noise": (0.0, 0.1),
     "state_noise": (0.0, 0.01),
@@ -32,7 +33,7 @@ WIDE: dict[str, Any] = {
 """A range for every field but the seed."""
 DRAWN = dict(zip(WIDE, (
     "camera_shift", "camera_turn", "light_gain", "light_turn", "colour_shift", "material",
-    "base_shift", "mass_gain", "friction_gain", "latency", "image_noise", "state_noise",
+    "base_shift", "mass_gain", "friction_gain", "absent", "latency", "image_noise", "state_noise",
     "paraphrase",
 ), strict=True))  # fmt: skip
 """What the fields are called in a draw."""
@@ -43,7 +44,7 @@ def values(drawn: Draw) -> dict[str, np.ndarray]:
 
 
 def draws(config: VariationConfig, num: int) -> dict[str, np.ndarray]:
-    rows = [draw(config, state_id, NUM_OBJECTS) for state_id in range(num)]
+    rows = [draw(config, state_id, NUM_OBJECTS, NUM_DISTRACTORS) for state_id in range(num)]
     return {name: np.array([getattr(row, name) for row in rows]) for name in Draw._fields}
 
 
@@ -60,7 +61,7 @@ def test_the_readme_explains_every_field():
 
 def test_by_default_nothing_varies():
     for state_id in (0, 7):
-        drawn = draw(VariationConfig(), state_id, NUM_OBJECTS)
+        drawn = draw(VariationConfig(), state_id, NUM_OBJECTS, NUM_DISTRACTORS)
         for name in ("camera_shift", "camera_turn", "light_turn", "colour_shift", "base_shift"):
             assert not getattr(drawn, name).any()
         assert drawn.mass_gain.tolist() == [1.0] * NUM_OBJECTS
@@ -73,16 +74,19 @@ def test_by_default_nothing_varies():
 
 def test_the_same_seed_and_state_give_the_same_draw():
     config = VariationConfig(**WIDE)
-    one, again = draw(config, 3, NUM_OBJECTS), draw(VariationConfig(**WIDE), 3, NUM_OBJECTS)
+    one, again = (
+        draw(config, 3, NUM_OBJECTS, NUM_DISTRACTORS),
+        draw(VariationConfig(**WIDE), 3, NUM_OBJECTS, NUM_DISTRACTORS),
+    )
     for name, value in values(one).items():
         assert np.array_equal(value, values(again)[name])
 
 
 @pytest.mark.parametrize(("seed", "state_id"), [(1, 3), (0, 4), (3, 0)])
 def test_another_seed_or_state_gives_another_draw(seed: int, state_id: int):
-    one = values(draw(VariationConfig(**WIDE), 3, NUM_OBJECTS))
-    other = values(draw(VariationConfig(**WIDE, seed=seed), state_id, NUM_OBJECTS))
-    for name in set(one) - {"latency", "material"}:  # of which there are only a few
+    one = values(draw(VariationConfig(**WIDE), 3, NUM_OBJECTS, NUM_DISTRACTORS))
+    other = values(draw(VariationConfig(**WIDE, seed=seed), state_id, NUM_OBJECTS, NUM_DISTRACTORS))
+    for name in set(one) - {"absent", "latency", "material"}:  # of which there are only a few
         assert not np.any(one[name] == other[name]), name
 
 
@@ -91,13 +95,15 @@ def test_the_draw_of_one_field_does_not_change_anothers(field: str):
     everything = VariationConfig(**WIDE)
     others = VariationConfig(**{name: value for name, value in WIDE.items() if name != field})
     for state_id in range(20):
-        one = values(draw(everything, state_id, NUM_OBJECTS))
-        other = values(draw(others, state_id, NUM_OBJECTS))
+        one = values(draw(everything, state_id, NUM_OBJECTS, NUM_DISTRACTORS))
+        other = values(draw(others, state_id, NUM_OBJECTS, NUM_DISTRACTORS))
         for name in set(one) - {DRAWN[field]}:
             assert np.array_equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize("field", sorted(WIDE.keys() - {"materials", "paraphrase"}))
+@pytest.mark.parametrize(
+    "field", sorted(WIDE.keys() - {"absent_distractors", "materials", "paraphrase"})
+)
 def test_draws_fill_their_range_evenly(field: str):
     drawn = draws(VariationConfig(**WIDE), 2000)[DRAWN[field]]
     low, high = np.asarray(WIDE[field], float)
@@ -117,8 +123,20 @@ def test_materials_are_drawn_equally_often():
     assert np.allclose(shares, 1 / 3, atol=0.04)  # four standard deviations
 
 
+def test_distractors_are_away_equally_often_and_so_are_their_numbers():
+    config = VariationConfig(absent_distractors=(0, 3))
+    absent = [
+        draw(config, state_id, NUM_OBJECTS, NUM_DISTRACTORS).absent for state_id in range(2000)
+    ]
+    shares = np.bincount([len(away) for away in absent]) / 2000
+    assert np.allclose(shares, [0.25] * 4, atol=0.04)  # four standard deviations
+    shares = np.bincount(np.concatenate(absent)) / 2000
+    assert np.allclose(shares, [1.5 / 4] * NUM_DISTRACTORS, atol=0.05)
+    assert all(len(set(away)) == len(away) for away in absent)
+
+
 def test_objects_and_parts_of_the_picture_draw_apart():
-    drawn = draw(VariationConfig(**WIDE), 0, NUM_OBJECTS)
+    drawn = draw(VariationConfig(**WIDE), 0, NUM_OBJECTS, NUM_DISTRACTORS)
     assert len(set(drawn.mass_gain)) == NUM_OBJECTS
     assert drawn.colour_shift.shape == (2, 3)
     assert len(set(drawn.colour_shift.ravel())) == 6
@@ -128,7 +146,7 @@ def test_a_fixed_range_is_its_value():
     config = VariationConfig(
         light_gain=(0.7, 0.7), action_latency=(3, 3), base_shift_m=((0.1, 0, 0), (0.1, 0, 0))
     )
-    drawn = draw(config, 9, NUM_OBJECTS)
+    drawn = draw(config, 9, NUM_OBJECTS, NUM_DISTRACTORS)
     assert (drawn.light_gain, drawn.latency) == (0.7, 3)
     assert drawn.base_shift.tolist() == [0.1, 0.0, 0.0]
 
@@ -152,8 +170,8 @@ def test_a_fixed_range_is_its_value():
             {"light_turn_rad": ((0.0, 0.0, 0.0), (0.0, 0.0, float("inf")))},
             "light_turn_rad = .*, expected finite numbers",
         ),
-        ({"seed": -1}, "seed = -1, expected 0 .. 2147483647"),
-        ({"seed": 2**31}, "seed = 2147483648, expected 0 .. 2147483647"),
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296, expected 0 to 4294967295"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(setting: dict[str, Any], message: str):

@@ -173,7 +173,7 @@ def test_colours_are_those_of_a_model_with_such_colours(scene: Scene, new_sim: N
     config = VariationConfig(colour_shift=up_to(0.3), seed=2)
     images = started(new_sim, variation=config).observe().images
     for slot in range(3):
-        robot, rest = draw(config, slot, 5).colour_shift
+        robot, rest = draw(config, slot, 5, 4).colour_shift
         model = copy(scene.model)
         for geom in range(model.ngeom):
             body = model.body(model.geom_bodyid[geom]).name
@@ -189,7 +189,7 @@ def test_colours_are_those_of_a_model_with_such_colours(scene: Scene, new_sim: N
 def test_the_table_is_covered_by_one_of_the_materials(scene: Scene, new_sim: NewSim):
     config = VariationConfig(materials=("checks", "tiles", "speckles"), seed=1)
     images = started(new_sim, variation=config).observe().images
-    sim, shown = started(new_sim), [draw(config, slot, 5).material for slot in range(3)]
+    sim, shown = started(new_sim), [draw(config, slot, 5, 4).material for slot in range(3)]
     assert len(set(shown)) > 1
     for slot, material in enumerate(shown):
         model = copy(scene.model)
@@ -507,7 +507,7 @@ def test_a_perturbed_task_differs_from_the_nominal_one_in_what_it_is_named_after
 def is_first_sentence(variation: VariationConfig | None, state_id: int) -> bool:
     if variation is None or not variation.paraphrase:
         return False
-    said = draw(variation, state_id, 5).paraphrase
+    said = draw(variation, state_id, 5, 4).paraphrase
     return said is not None and said < 1 / 3
 
 

@@ -10,11 +10,14 @@ from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance
 from vla_crl.sim.rotations import matrix_from_axis_angle
 from vla_crl.sim.slots import JUST_WOKEN, RUNNING, Slots, World
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.suite import Suite, Task
 from vla_crl.sim.variation import VariationConfig, draw
 
 OWN_MATERIAL = -1
 """Instead of a material's index: nothing is covered by another."""
+AWAY_M = (3.0, 0.3)
+"""Place of an absent object (world), times its number along y: behind the cameras that look at the
+robot, on the ground."""
 NO_EPISODE = -1
 """Initial state id of a slot before its first episode."""
 
@@ -53,6 +56,7 @@ class Episodes:
         self._suite, self._worlds, self._slots = suite, worlds, slots
         variations = (task.variation or variation for task in suite.tasks)
         self._variations = [v if v is not None and v.varies else None for v in variations]
+        self._distractors = [_distractors(suite, task, worlds[task.scene]) for task in suite.tasks]
         for task, varied in zip(suite.tasks, self._variations, strict=True):
             model = suite.scenes[task.scene].model
             known = [model.material(material).name for material in range(model.nmat)]
@@ -163,7 +167,9 @@ class Episodes:
 
     def _vary(self, variation: VariationConfig, row: int, task: int, state_id: int) -> None:
         slots, scene = self._slots, self._suite.tasks[task].scene
-        drawn = draw(variation, state_id, len(self._worlds[scene].objects.body))
+        objects, distractors = self._worlds[scene].objects, self._distractors[task]
+        drawn = draw(variation, state_id, len(objects.body), len(distractors))
+        self._send_away(row, scene, objects.body[distractors[drawn.absent]])
         slots.camera_shift[row] = drawn.camera_shift
         slots.camera_turn[row] = matrix_from_axis_angle(drawn.camera_turn).ravel()
         self._displace(row, scene, drawn.base_shift)
@@ -182,6 +188,13 @@ class Episodes:
             sentences = 1 + len(self._suite.tasks[task].paraphrases)
             self._sentence[row] = int(drawn.paraphrase * sentences)
 
+    def _send_away(self, row: int, scene: int, bodies: np.ndarray) -> None:
+        """Put objects where nothing looks or reaches."""
+        model = self._suite.scenes[scene].model
+        for body in bodies:
+            place = 1 + model.jnt_qposadr[model.body_jntadr[body]]
+            self._slots.physics[row, place : place + 2] = AWAY_M[0], AWAY_M[1] * body
+
     def _displace(self, row: int, scene: int, shift: np.ndarray) -> None:
         """Put the robot elsewhere (m, world); its gripper moves with it."""
         model, slots = self._suite.scenes[scene].model, self._slots
@@ -190,6 +203,14 @@ class Episodes:
         slots.physics[row, place : place + 3] += shift
         slots.controller[row, :3] += shift
         slots.base_shift[row] = shift
+
+
+def _distractors(suite: Suite, task: Task, world: World) -> np.ndarray:
+    """Return the objects of the task's scene that its goal does not name, as places in a list."""
+    named = {name for term in task.goal.terms() for name in term.arguments}
+    bodies = suite.scenes[task.scene].bodies
+    is_named = np.isin(world.objects.body, [bodies[name] for name in named & bodies.keys()])
+    return np.flatnonzero(~is_named)
 
 
 def _commands_at(model: mujoco.MjModel) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vla_crl.config import check_seed
 from vla_crl.errors import ConfigError
 
 Range = tuple[float, float]
@@ -20,7 +21,6 @@ Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 NOTHING: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 MAX_LATENCY = 8
 """Control steps."""
-MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,9 @@ class VariationConfig:
     """Factor on the mass of every object, a draw for each."""
     friction_gain: Range = (1.0, 1.0)
     """Factor on the friction of all surfaces."""
+    absent_distractors: tuple[int, int] = (0, 0)
+    """How many of the objects that the goal does not name are away, ends included; where fewer are
+    there, all of them."""
     action_latency: tuple[int, int] = (0, 0)
     """Control steps by which actions take effect late, ends included."""
     image_noise: Range = (0.0, 0.0)
@@ -82,8 +85,7 @@ class VariationConfig:
             raise ConfigError(
                 f"variation: action_latency = {self.action_latency}, expected at most {MAX_LATENCY}"
             )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"variation: seed = {self.seed}, expected 0 .. {MAX_SEED}")
+        check_seed(self.seed, "variation: seed")
 
 
 class Draw(NamedTuple):
@@ -99,6 +101,7 @@ class Draw(NamedTuple):
         base_shift: [3] m, world.
         mass_gain: [objects].
         friction_gain: Factor.
+        absent: [away] which distractors are away, as places in the list of all of them.
         latency: Control steps.
         image_noise: Standard deviation.
         state_noise: Standard deviation.
@@ -114,24 +117,25 @@ class Draw(NamedTuple):
     base_shift: np.ndarray
     mass_gain: np.ndarray
     friction_gain: float
+    absent: np.ndarray
     latency: int
     image_noise: float
     state_noise: float
     paraphrase: float | None
 
 
-def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
+def draw(config: VariationConfig, state_id: int, num_objects: int, num_distractors: int) -> Draw:
     """Draw what the episode from an initial state varies.
 
     Args:
         config: The distribution.
         state_id: Initial state.
         num_objects: Things with a free joint.
+        num_distractors: Those of them that the goal does not name.
     """
     rng = np.random.default_rng([config.seed, state_id])
     # Everything is drawn, whether it varies or not: switching one thing on changes no other.
     words, late = rng.random(2)
-    least, most = config.action_latency
     return Draw(
         camera_shift=rng.uniform(*config.camera_shift_m),
         camera_turn=rng.uniform(*config.camera_turn_rad),
@@ -140,13 +144,19 @@ def draw(config: VariationConfig, state_id: int, num_objects: int) -> Draw:
         colour_shift=rng.uniform(*config.colour_shift, size=(2, 3)),
         base_shift=rng.uniform(*config.base_shift_m),
         friction_gain=rng.uniform(*config.friction_gain),
-        latency=least + int(late * (most - least + 1)),
+        latency=_whole(config.action_latency, late),
         image_noise=rng.uniform(*config.image_noise),
         state_noise=rng.uniform(*config.state_noise),
         paraphrase=words if config.paraphrase else None,
         mass_gain=rng.uniform(*config.mass_gain, size=num_objects),
         material=_one_of(config.materials, rng.random()),
+        absent=rng.permutation(num_distractors)[: _whole(config.absent_distractors, rng.random())],
     )
+
+
+def _whole(limits: tuple[int, int], place: float) -> int:
+    least, most = limits
+    return least + int(place * (most - least + 1))
 
 
 def _one_of(names: tuple[str, ...], place: float) -> str | None:
