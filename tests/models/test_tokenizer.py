@@ -17,10 +17,15 @@ def test_case_is_ignored_and_punctuation_is_a_word():
     assert ids.tolist() == [[2, 3, 6, 4, 5]]
 
 
-def test_unknown_words_become_the_unknown_token():
-    ids, mask = WordTokenizer(WORDS, 5).encode(["pick the teapot"])
+def test_unknown_words_become_the_unknown_token_and_are_named_once():
+    tokenizer = WordTokenizer(WORDS, 5)
+    with pytest.warns(
+        UserWarning, match=r"'Pick the Teapot': the policy does not know \['Teapot'\]"
+    ):
+        ids, mask = tokenizer.encode(["Pick the Teapot"])
     assert ids.tolist() == [[2, 4, 1, 0, 0]]
     assert mask[0, 2]
+    tokenizer.encode(["Pick the Teapot"])  # another warning would be an error
 
 
 def test_too_long_text_is_refused_and_not_cut():

@@ -1,5 +1,6 @@
 """Word-level tokenizer over a vocabulary that travels with the checkpoint."""
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,14 @@ from vla_crl.errors import ConfigError, SpecError
 PADDING = "[PAD]"
 UNKNOWN = "[UNK]"
 PADDING_ID = 0
+UNKNOWN_ID = 1
 
 
 class WordTokenizer:
-    """Lower-cased words and punctuation marks to numbers; unknown words become `[UNK]`."""
+    """Lower-cased words and punctuation marks to numbers.
+
+    Unknown words become `[UNK]`; a warning names them, once for every text.
+    """
 
     def __init__(self, vocabulary: Sequence[str], max_words: int) -> None:
         """Build the tokenizer.
@@ -52,12 +57,21 @@ class WordTokenizer:
     def _row(self, text: str) -> list[int]:
         # A world repeats few sentences many times.
         if text not in self._rows:
-            ids = self._tokenizer.encode(text).ids
+            encoded = self._tokenizer.encode(text)
+            ids = encoded.ids
             if not 0 < len(ids) <= self.max_words:
                 advice = "shorten it or raise max_words of the policy" if ids else "say something"
                 raise SpecError(
                     f"instruction '{text}' has {len(ids)} words, expected 1 to {self.max_words}; "
                     f"{advice}"
+                )
+            spans = zip(ids, encoded.offsets, strict=True)
+            unknown = [text[start:end] for word, (start, end) in spans if word == UNKNOWN_ID]
+            if unknown:
+                warnings.warn(
+                    f"instruction '{text}': the policy does not know {unknown} and reads {UNKNOWN} "
+                    "instead; expect it to fail, or pretrain one with these words",
+                    stacklevel=2,
                 )
             self._rows[text] = ids + [PADDING_ID] * (self.max_words - len(ids))
         return self._rows[text]
