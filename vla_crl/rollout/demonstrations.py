@@ -214,10 +214,12 @@ def _perturb(
 
 def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
     lengths = np.array([len(steps) for steps in recorder.steps])
-    names = list(recorder.steps[0][0])
     arrays = {}
-    for name in names:  # one field at a time, so that steps are not held twice
-        arrays[name] = np.stack([step.pop(name) for steps in recorder.steps for step in steps])
+    for name, example in list(recorder.steps[0][0].items()):
+        arrays[name] = np.empty((lengths.sum(), *np.shape(example)), np.asarray(example).dtype)
+        every_step = (step for steps in recorder.steps for step in steps)
+        for row, step in enumerate(every_step):
+            arrays[name][row] = step.pop(name)  # what is copied is let go: pictures fill the memory
     return Demonstrations(
         suite=suite_name,
         **arrays,
