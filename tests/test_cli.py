@@ -348,6 +348,22 @@ def test_the_expert_may_act_in_place_of_a_policy(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "suffix"),
+    [
+        ("show suite kitchen --output a.xyz", ".png"),
+        ("rollout --policy tiny --suite kitchen --output a.gif", ".mp4"),
+        ("collect --suite kitchen --episodes 1 --output a", ".npz"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_before_the_work(
+    world: Path, capsys: pytest.CaptureFixture[str], arguments: str, suffix: str
+) -> None:
+    code, _, err = run(capsys, *arguments.split())
+    assert code == 2
+    assert f"expected a name that ends in {suffix}" in err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         "evaluate --policy tiny --suite kitchen --output mine",

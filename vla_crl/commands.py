@@ -65,7 +65,7 @@ def show(options: Options) -> dict[str, Any] | None:
     """Show one suite, policy or recipe in full."""
     if options.what == "suite":
         if options.output:
-            _require_new(options.output, "--output")
+            _require_new(options.output, "--output", suffix=".png")
             from vla_crl.report.contact_sheet import write_contact_sheet
 
             write_contact_sheet(options.name, options.output)
@@ -84,7 +84,7 @@ def show(options: Options) -> dict[str, Any] | None:
 def collect(options: Options) -> None:
     """Record demonstrations of the scripted experts of a suite."""
     catalog.suite_path(options.suite)
-    _require_new(options.output, "--output")
+    _require_new(options.output, "--output", suffix=".npz")
     from vla_crl.rollout.demonstrations import collect_demonstrations
 
     demonstrations = collect_demonstrations(options.suite, options.episodes, seed=options.seed)
@@ -166,7 +166,7 @@ def evaluate(options: Options) -> Rows:
 def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
-    _require_new(options.output, "--output")
+    _require_new(options.output, "--output", suffix=".mp4")
     from vla_crl.report.film import record_rollouts
 
     record_rollouts(
@@ -276,10 +276,12 @@ def _describe_suite(name: str) -> dict[str, Any]:
     return {"name": name, "description": suite.description, "tasks": tasks}
 
 
-def _require_new(path: Path, flag: str) -> None:
+def _require_new(path: Path, flag: str, *, suffix: str = "") -> None:
     """Check before the work, not after it, that the result can be written."""
     if path.exists():
         raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")
+    if suffix and path.suffix != suffix:
+        raise ConfigError(f"{flag} {path}: expected a name that ends in {suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

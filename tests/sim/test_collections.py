@@ -17,7 +17,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import task_names
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.scene import TaskConfig
+from vla_crl.sim.scene_config import TaskConfig
 from vla_crl.sim.slots import STATE_SPEC
 from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.sim.variation import VariationConfig
@@ -121,7 +121,10 @@ OBJECT, GOAL = 'task = "tabletop_object.red_cube_in_basket"', 'task = "tabletop_
             ('task = "tabletop_object.red_cube_in_baskt"',),
             "task 'tabletop_object.red_cube_in_baskt': unknown task 'red_cube_in_baskt'. Did you",
         ),
-        (('task = "tabletop_object"',), "task 'tabletop_object': unknown task ''"),
+        (
+            ('task = "tabletop_object"',),
+            "task 'tabletop_object': expected the name of a suite, a dot and",
+        ),
         (
             ('task = "tabletop_30.tabletop_goal.open_drawer"',),
             "suite 'tabletop_30' is a collection, name its source",

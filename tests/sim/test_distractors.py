@@ -1,11 +1,16 @@
 """Objects that a variation sends away."""
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 
+import mujoco
 import numpy as np
+import pytest
 
+from vla_crl.errors import ConfigError
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -61,3 +66,20 @@ def test_what_the_goal_names_is_never_away_however_many_should_be(new_sim: NewSi
         nominal = started(new_sim, task, suite=suite)
         varied = started(new_sim, task, suite=suite, variation=nine)
         assert moved(varied, nominal).sum(axis=1).tolist() == [num_others] * len(SLOTS)
+
+
+def test_absent_objects_need_a_ground(new_sim: NewSim, suite: Suite):
+    scene = suite.scenes[0]
+    model = copy(scene.model)
+    model.geom_type[model.geom("table").id] = mujoco.mjtGeom.mjGEOM_BOX
+    floating = replace(suite, scenes=(replace(scene, model=model), *suite.scenes[1:]))
+    message = "'red_cube_in_basket': absent_distractors needs a geom of type plane"
+    with pytest.raises(ConfigError, match=message):
+        new_sim(1, suite=floating, variation=TWO_AWAY)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32 - 1])
+def test_great_seeds_vary_too(new_sim: NewSim, seed: int):
+    noise = VariationConfig(image_noise=(0.1, 0.1), seed=seed)
+    images = started(new_sim, variation=noise).observe().images
+    assert not np.array_equal(images, started(new_sim).observe().images)

@@ -8,6 +8,8 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim import gymnasium_envs
+from vla_crl.sim.backends import task_names
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
 from vla_crl.sim.suite import Suite, load_suite
@@ -250,3 +252,18 @@ def test_an_action_of_the_wrong_shape_is_called_by_its_own_shape(env: TaskEnv, a
     env.reset(seed=0)
     with pytest.raises(SpecError, match=r"action: got shape \(.*\), expected \(7,\)"):
         env.step(action)
+
+
+def test_a_suite_that_cannot_be_read_leaves_the_others_registered(monkeypatch: pytest.MonkeyPatch):
+    def names(suite: str) -> list[str]:
+        if suite == "tabletop_goal":
+            raise ConfigError("suite.toml: it is broken")
+        return task_names(suite)
+
+    registered: list[str] = []
+    monkeypatch.setattr(gymnasium_envs, "task_names", names)
+    monkeypatch.setattr(gymnasium, "register", lambda name, **_: registered.append(name))
+    with pytest.warns(UserWarning, match="suite 'tabletop_goal' is not registered: suite.toml: it"):
+        gymnasium_envs.register_envs()
+    assert "vla_crl/tabletop_object-v0" in registered
+    assert not any("tabletop_goal" in name.split(".")[0] for name in registered)

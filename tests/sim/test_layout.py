@@ -8,7 +8,7 @@ import pytest
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
-from vla_crl.sim.layout import initial_states
+from vla_crl.sim.layout import initial_states, rest_height
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
@@ -134,3 +134,32 @@ def test_a_layout_without_room_is_refused(scene: Scene):
     crowded = dataclasses.replace(scene, config=config)
     with pytest.raises(ConfigError, match="'scene.xml': found no room for 5 objects at least 1.0"):
         initial_states(crowded)
+
+
+@pytest.mark.parametrize(
+    ("geom", "height_m"),
+    [
+        ('type="sphere" size=".02"', 0.02),
+        ('type="capsule" size=".02 .03"', 0.05),  # radius + half length
+        ('type="capsule" size=".02 .03" euler="90 0 0"', 0.02),
+        ('type="cylinder" size=".02 .03"', 0.03),
+        ('type="box" size=".02 .03 .04" euler="90 0 0"', 0.03),
+        ('type="box" size=".02 .03 .04" pos="0 0 .01"', 0.03),
+        ('type="ellipsoid" size=".02 .03 .04" euler="0 90 0"', 0.02),
+        ('type="mesh" mesh="corner"', None),
+    ],
+)
+def test_an_upright_object_stands_on_the_ground(geom: str, height_m: float | None):
+    xml = f"""
+    <mujoco>
+      <asset><mesh name="corner" vertex="0 0 0 .1 0 0 0 .1 0 0 0 .1"/></asset>
+      <worldbody><body><freejoint/><geom {geom}/></body></worldbody>
+    </mujoco>"""
+    model = mujoco.MjModel.from_xml_string(xml)
+    if height_m is None:
+        turn = np.empty(9)
+        mujoco.mju_quat2Mat(turn, model.geom_quat[0])
+        corners = model.geom_pos[0] + model.mesh_vert @ turn.reshape(3, 3).T
+        height_m = -float(corners[:, 2].min())
+        assert abs(height_m) < 1e-6  # the corner of the mesh is the body's origin
+    assert rest_height(model, 1) == pytest.approx(height_m, abs=1e-6)

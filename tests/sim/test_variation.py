@@ -170,6 +170,8 @@ def test_a_fixed_range_is_its_value():
             {"light_turn_rad": ((0.0, 0.0, 0.0), (0.0, 0.0, float("inf")))},
             "light_turn_rad = .*, expected finite numbers",
         ),
+        ({"absent_distractors": 2}, r"absent_distractors = 2, expected one like \(0, 0\)"),
+        ({"light_gain": [2.0, 1.0]}, "light_gain = .*, expected low before high"),
         ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
         ({"seed": 2**32}, "seed is 4294967296, expected 0 to 4294967295"),
     ],

@@ -11,7 +11,8 @@ import pytest
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.divergence import Divergence, replay
+from vla_crl.sim.backends import find_suite
+from vla_crl.sim.divergence import Divergence, joint_name, replay
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.scene import Scene
@@ -329,6 +330,25 @@ def test_a_divergence_is_diagnosed_saved_and_replayed(
     assert str(other.divergences[0]) == str(divergence)
 
 
+@pytest.mark.parametrize("part", ["position", "velocity"])
+@pytest.mark.parametrize("culprit", ["joint3", "pink_egg"])
+def test_what_was_broken_before_the_chunk_is_to_blame(
+    new_sim: NewSim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, culprit: str
+):
+    monkeypatch.chdir(tmp_path)
+    sim = new_sim(1)
+    sim.reset([0], tasks=[3], state_ids=[8])
+    states, model = sim.get_states(), model_of(sim, 0)
+    joint = next(j for j in range(model.njnt) if joint_name(model, j) == culprit)
+    column = 1 + model.jnt_qposadr[joint] + 2 * (culprit == "pink_egg")
+    if part == "velocity":
+        column = 1 + model.nq + model.jnt_dofadr[joint]
+    states["physics"][0, column] = np.nan
+    sim.set_states(states)
+    sim.step_chunk(random_actions(1, 4))
+    assert sim.divergences[0].joint == culprit
+
+
 def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_path: Path):
     numbers = np.zeros(3), np.zeros(2), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7))
     sim, task = new_sim(1), "red_cube_in_basket"
@@ -408,6 +428,48 @@ def test_faulty_actions_are_refused_and_change_nothing(new_sim: NewSim):
     with pytest.raises(SpecError, match=r"actions\[1, 2, 3\] is nan"):
         sim.step_chunk(actions)
     assert np.array_equal(sim.get_states()["physics"], before)
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        ([0, 0], r"VectorSim: slots name one twice: \[0, 0\]"),
+        (np.array([True, False]), r"slots: got bool of shape \(2,\), expected a list of integers"),
+        ([0.5], r"slots: got float64 of shape \(1,\), expected a list of integers"),
+        (1, r"slots: got int64 of shape \(\), expected a list of integers"),
+    ],
+)
+def test_slots_are_different_integers(new_sim: NewSim, slots: Any, message: str):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
+    with pytest.raises(SpecError, match=message):
+        sim.step_chunk(np.zeros((np.size(slots), 4, ACTION_DIM)), slots)
+    with pytest.raises(SpecError, match=message.replace("VectorSim:", "VectorSim.reset:")):
+        sim.reset(slots, tasks=[0] * np.size(slots), state_ids=[0] * np.size(slots))
+
+
+def test_tasks_and_states_are_integers(new_sim: NewSim):
+    sim = new_sim(1)
+    with pytest.raises(SpecError, match="VectorSim.reset: tasks: got <U18 of shape"):
+        sim.reset([0], tasks=["red_cube_in_basket"], state_ids=[0])  # type: ignore[list-item]
+    with pytest.raises(SpecError, match="VectorSim.reset: state_ids: got float64 of shape"):
+        sim.reset([0], tasks=[0], state_ids=[1.9])  # type: ignore[list-item]
+
+
+def test_a_slot_without_an_episode_is_not_observed(new_sim: NewSim):
+    sim = new_sim(3)
+    sim.reset([1], tasks=[0], state_ids=[0])
+    with pytest.raises(
+        SpecError, match=r"VectorSim.observe: slots \[0, 2\] have no episode; reset"
+    ):
+        sim.observe()
+
+
+@pytest.mark.parametrize("suite", ["tabletop_object", find_suite("metaworld_mt10")])
+def test_only_a_suite_with_scenes_is_simulated(suite: Any):
+    message = "VectorSim: got '(tabletop_object|MetaWorldSuite)' as suite, expected what"
+    with pytest.raises(SpecError, match=message):
+        VectorSim(suite, 1)
 
 
 def test_no_slots_are_a_valid_batch(new_sim: NewSim):

@@ -10,7 +10,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.sim.backends import find_suite
-from vla_crl.sim.scene import Split
+from vla_crl.sim.scene_config import Split
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import cast
 from vla_crl.catalog import load_attribute, suite_path
 from vla_crl.config import read_toml
 from vla_crl.errors import unknown_name
-from vla_crl.sim.scene import SceneConfig
+from vla_crl.sim.scene_config import SceneConfig
 from vla_crl.sim.suite import load_suite, read_suite
 from vla_crl.sim.task_suite import TaskSuite
 

@@ -16,13 +16,11 @@ def rows_of(sim: Simulation, slots: Indices | None) -> np.ndarray:
     """Return [B] slots as an array, all of them by default.
 
     Raises:
-        SpecError: One is out of range.
+        SpecError: One is out of range or named twice, or they are no integers.
     """
     if slots is None:
         return np.arange(sim.num_slots)
-    rows = np.asarray(list(slots), dtype=np.int64)
-    _check_range(f"{type(sim).__name__}: slot", rows, sim.num_slots)
-    return rows
+    return _slots(type(sim).__name__, slots, sim.num_slots)
 
 
 def reset_arrays(
@@ -31,18 +29,17 @@ def reset_arrays(
     """Return what a reset names as arrays [B].
 
     Raises:
-        SpecError: An index is out of range or the lengths differ.
+        SpecError: An index is no integer or out of range, a slot is named twice, or the lengths
+            differ.
     """
     where = f"{type(sim).__name__}.reset"
-    rows, task, ids = (
-        np.asarray(list(values), dtype=np.int64) for values in (slots, tasks, state_ids)
-    )
+    rows = _slots(where, slots, sim.num_slots)
+    task, ids = _integers(f"{where}: tasks", tasks), _integers(f"{where}: state_ids", state_ids)
     if not len(rows) == len(task) == len(ids):
         raise SpecError(
             f"{where}: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
             "expected one task and one state id per slot"
         )
-    _check_range(f"{where}: slot", rows, sim.num_slots)
     _check_range(f"{where}: task", task, len(sim.suite.tasks))
     _check_range(f"{where}: state id", ids, sim.suite.test_ids.stop)
     return rows, task, ids
@@ -62,6 +59,34 @@ def require_running(sim: Simulation, rows: np.ndarray, outcome: np.ndarray) -> N
         )
 
 
+def require_episode(sim: Simulation, rows: np.ndarray) -> None:
+    """Check that `rows` [B] have been reset.
+
+    Raises:
+        SpecError: One has never been.
+    """
+    new = rows[sim.state_ids[rows] < 0]
+    if len(new):
+        raise SpecError(
+            f"{type(sim).__name__}.observe: slots {new[:5].tolist()} have no episode; reset them "
+            "first"
+        )
+
+
+def require_scenes(where: str, suite: object) -> None:
+    """Check that a suite has scenes of its own to simulate.
+
+    Raises:
+        SpecError: It is no suite, or one of another backend.
+    """
+    if not hasattr(suite, "scenes"):
+        raise SpecError(
+            f"{where}: got {suite if isinstance(suite, str) else type(suite).__name__!r} as suite, "
+            "expected what vla_crl.sim.suite.load_suite returns; for any other suite use "
+            "find_suite(name).simulate(...) of vla_crl.sim.backends"
+        )
+
+
 def chunk_result(outcome: np.ndarray, num_steps: np.ndarray) -> ChunkResult:
     """Tell what a chunk led to from the outcome codes [B] and the steps taken [B]."""
     success = outcome == SUCCESS
@@ -73,6 +98,23 @@ def chunk_result(outcome: np.ndarray, num_steps: np.ndarray) -> ChunkResult:
         num_steps=num_steps,
         diverged=outcome == DIVERGED,
     )
+
+
+def _slots(where: str, slots: Indices, num_slots: int) -> np.ndarray:
+    rows = _integers(f"{where}: slots", slots)
+    _check_range(f"{where}: slot", rows, num_slots)
+    if len(np.unique(rows)) < len(rows):
+        raise SpecError(f"{where}: slots name one twice: {rows[:8].tolist()}")
+    return rows
+
+
+def _integers(what: str, values: Indices) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise SpecError(
+            f"{what}: got {array.dtype} of shape {array.shape}, expected a list of integers"
+        )
+    return array.astype(np.int64)
 
 
 def _check_range(what: str, values: np.ndarray, stop: int) -> None:

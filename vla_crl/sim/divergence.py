@@ -26,8 +26,8 @@ class Divergence:
         task: Name of the task.
         state_id: Initial state of the episode.
         num_steps: Control steps of the episode before the chunk.
-        joint: The joint with the first velocity that is not finite, else the greatest.
-        speed: That velocity, m/s or rad/s.
+        joint: The joint to blame, see `culprit`.
+        speed: Its speed, m/s or rad/s.
         physics: [state] before the chunk, packed as in `VectorSim.get_states`.
         tree_asleep: [trees] likewise.
         controller: [R] likewise.
@@ -63,19 +63,45 @@ class Divergence:
         return path
 
     @staticmethod
-    def load(path: Path) -> "Divergence":
+    def load(path: str | Path) -> "Divergence":
         """Read what `save` wrote.
 
         Raises:
             ConfigError: The file is missing or has other content.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {field.name: archive[field.name] for field in fields(Divergence)}
         except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
             raise ConfigError(f"{path} is no record of diverged physics: {error}") from error
         scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
         return Divergence(**{**values, **scalars})
+
+
+def culprit(model: mujoco.MjModel, before: np.ndarray, qvel: np.ndarray) -> tuple[str, float]:
+    """Name the joint to blame and its speed (m/s or rad/s).
+
+    Args:
+        model: Of the scene.
+        before: [state] packed by STATE_SPEC, before the chunk; what is not finite there is to
+            blame.
+        qvel: [nv] after the chunk; else the first that is not finite, else the greatest.
+    """
+    broken = np.flatnonzero(~np.isfinite(before[1 : 1 + model.nq + model.nv]))
+    if not len(broken):
+        speed = np.abs(qvel)
+        dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
+        return joint_name(model, int(model.dof_jntid[dof])), float(speed[dof])
+    place = int(broken[0])
+    if place >= model.nq:
+        return joint_name(model, int(model.dof_jntid[place - model.nq])), float("nan")
+    joint = int(np.searchsorted(model.jnt_qposadr, place, side="right")) - 1
+    return joint_name(model, joint), float("nan")
+
+
+def joint_name(model: mujoco.MjModel, joint: int) -> str:
+    """Return a joint's name, or of a free joint that of its body."""
+    return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name
 
 
 def replay(divergence: Divergence, sim: "VectorSim") -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from vla_crl.errors import unknown_name
+from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance
 from vla_crl.sim.rotations import matrix_from_axis_angle
@@ -50,7 +50,8 @@ class Episodes:
             variation: Of tasks that have none of their own.
 
         Raises:
-            ConfigError: A variation names a material that a scene does not have.
+            ConfigError: A variation names a material that a scene does not have, or sends objects
+                away where there is no ground.
         """
         num_slots = len(slots.task)
         self._suite, self._worlds, self._slots = suite, worlds, slots
@@ -59,6 +60,11 @@ class Episodes:
         self._distractors = [_distractors(suite, task, worlds[task.scene]) for task in suite.tasks]
         for task, varied in zip(suite.tasks, self._variations, strict=True):
             model = suite.scenes[task.scene].model
+            if varied and varied.absent_distractors[1] and not _has_ground(model):
+                raise ConfigError(
+                    f"variation of '{task.name}': absent_distractors needs a geom of type plane; "
+                    "on it stand those that are away"
+                )
             known = [model.material(material).name for material in range(model.nmat)]
             for name in varied.materials if varied else ():
                 if name not in known:
@@ -183,7 +189,8 @@ class Episodes:
         self._colour_shift[row] = drawn.colour_shift
         if drawn.material is not None:
             self._material[row] = self._suite.scenes[scene].model.material(drawn.material).id
-        self.noise_key[row] = (variation.seed << 32) + state_id
+        key = np.uint64((variation.seed << 32) + state_id)
+        self.noise_key[row] = key.view(np.int64)
         if drawn.paraphrase is not None:
             sentences = 1 + len(self._suite.tasks[task].paraphrases)
             self._sentence[row] = int(drawn.paraphrase * sentences)
@@ -211,6 +218,10 @@ def _distractors(suite: Suite, task: Task, world: World) -> np.ndarray:
     bodies = suite.scenes[task.scene].bodies
     is_named = np.isin(world.objects.body, [bodies[name] for name in named & bodies.keys()])
     return np.flatnonzero(~is_named)
+
+
+def _has_ground(model: mujoco.MjModel) -> bool:
+    return bool(np.any(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE))
 
 
 def _commands_at(model: mujoco.MjModel) -> int:

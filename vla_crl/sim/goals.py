@@ -109,6 +109,8 @@ def parse_goal(written: Any, where: str, known: Mapping[str, Sequence[str]]) -> 
     for kind, argument in zip(kinds, arguments, strict=True):
         if argument not in known[kind]:
             raise unknown_name(f"{where}: '{name}'", kind, str(argument), known[kind])
+    if len(set(arguments)) < len(arguments):
+        raise ConfigError(f"{where}: '{name}' relates a thing to itself: {', '.join(arguments)}")
     return Goal(name, tuple(arguments))
 
 
@@ -210,6 +212,6 @@ def _half_width(model: mujoco.MjModel, body: int) -> float:
 
 
 def _half_sizes(model: mujoco.MjModel, geom: int) -> np.ndarray:
-    """Return sizes that `_support` understands; of a mesh those of its bounding box."""
+    """Return sizes that `support` understands; of a mesh those of its bounding box."""
     is_mesh = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH
     return (model.geom_aabb[geom, 3:] if is_mesh else model.geom_size[geom]).copy()

@@ -11,6 +11,7 @@ Importing this module registers them, as Gymnasium's "module:id" form expects:
 """
 
 import string
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -283,14 +284,22 @@ def make_task_vector_env(suite: str, task: str, **kwargs: Any) -> SuiteVectorEnv
 
 
 def register_envs() -> None:
-    """Register `vla_crl/<suite>-v0` and `vla_crl/<suite>.<task>-v0`; no scene is compiled."""
+    """Register `vla_crl/<suite>-v0` and `vla_crl/<suite>.<task>-v0`; no scene is compiled.
+
+    A suite that cannot be read is left out, with a warning.
+    """
     for suite in list_suites():
+        try:
+            tasks = task_names(suite)
+        except ConfigError as error:
+            warnings.warn(f"suite '{suite}' is not registered: {error}", stacklevel=2)
+            continue
         gymnasium.register(
             f"vla_crl/{suite}-v0",
             vector_entry_point=f"{__name__}:SuiteVectorEnv",
             kwargs={"suite": suite},
         )
-        for task in task_names(suite):
+        for task in tasks:
             gymnasium.register(
                 f"vla_crl/{suite}.{task}-v0",
                 entry_point=f"{__name__}:TaskEnv",

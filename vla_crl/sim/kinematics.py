@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 from numba import njit
 
-from vla_crl.sim.scene import ArmConfig
+from vla_crl.sim.scene_config import ArmConfig
 
 DAMPING = 0.02
 """Damping of the least-squares inverse (m, rad): bounds joint motion near singularities."""

@@ -10,6 +10,7 @@ from numba import njit
 from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
 from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.predicates import support
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.source_version import source_version
 
@@ -171,7 +172,16 @@ _solve_postures = _make_solver(source_version())
 def rest_height(model: mujoco.MjModel, body: int) -> float:
     """Height of an upright body's origin when it stands on the plane z = 0."""
     geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
-    axis = {mujoco.mjtGeom.mjGEOM_SPHERE: 0, mujoco.mjtGeom.mjGEOM_CYLINDER: 1}
-    return max(
-        model.geom_size[g, axis.get(model.geom_type[g], 2)] - model.geom_pos[g, 2] for g in geoms
-    )
+    return max(_reach_down(model, geom) - model.geom_pos[geom, 2] for geom in geoms)
+
+
+def _reach_down(model: mujoco.MjModel, geom: int) -> float:
+    """Return how far a geom reaches below its centre in an upright body."""
+    axes = np.empty(9)
+    mujoco.mju_quat2Mat(axes, model.geom_quat[geom])
+    if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
+        mesh = model.geom_dataid[geom]
+        start = model.mesh_vertadr[mesh]
+        vertices = model.mesh_vert[start : start + model.mesh_vertnum[mesh]]
+        return -float(np.min(vertices @ axes[6:9]))
+    return float(support(model.geom_type[geom], model.geom_size[geom], axes))

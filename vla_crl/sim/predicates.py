@@ -172,13 +172,13 @@ def _extent(goals, body, poses, sign):
     """Return the height (m) of a body's highest (sign 1) or lowest (sign -1) point."""
     best = -np.inf
     for geom in range(goals.geoms[body, 0], goals.geoms[body, 1]):
-        reach = _support(goals.geom_type[geom], goals.geom_size[geom], poses.geom_mat[geom])
+        reach = support(goals.geom_type[geom], goals.geom_size[geom], poses.geom_mat[geom])
         best = max(best, sign * poses.geom_pos[geom, 2] + reach)
     return sign * best
 
 
 @njit(nogil=True)
-def _support(kind, size, axes):
+def support(kind, size, axes):
     """Return how far a geom reaches up (and down) from its centre; axes[6:9] is its third row."""
     x, y, z = abs(axes[6]), abs(axes[7]), abs(axes[8])
     if kind == SPHERE:

@@ -1,10 +1,9 @@
 """One MuJoCo world with a robot arm and the things that instructions talk about."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import mujoco
 import numpy as np
@@ -12,120 +11,7 @@ import numpy as np
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.goals import Articulation, Goal, compile_goals
 from vla_crl.sim.predicates import Goals
-from vla_crl.sim.variation import VariationConfig
-
-Split = Literal["train", "heldout"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThingConfig:
-    """A body that instructions talk about."""
-
-    name: str
-    """Words used in instructions, e.g. "red cube"."""
-    body: str
-    """Its body in the scene: with a free joint (an object), a mocap body (a fixture that is placed
-    anew in every initial state) or a part that moves on a joint of its own (a drawer, a button)."""
-    low_m: tuple[float, float] | None = None
-    """Corner of the rectangle in which it starts, if it is not the layout's."""
-    high_m: tuple[float, float] | None = None
-    """The other corner."""
-    is_graspable: bool = True
-    """Whether the scripted expert moves it by grasping; else by pushing."""
-    joint: str | None = None
-    """Hinge or slide of a moving part, at the origin of its body; needs on_at, off_at, handle."""
-    handle: str | None = None
-    """Site at which the joint is moved."""
-    on_at: float | None = None
-    """Joint position (m or rad) from which it is open, turned on or pressed."""
-    off_at: float | None = None
-    """Joint position from which it is closed or turned off, on the other side of on_at."""
-
-    def __post_init__(self) -> None:
-        """Check that nothing is given in part."""
-        for names in (("joint", "handle", "on_at", "off_at"), ("low_m", "high_m")):
-            given = [getattr(self, name) is not None for name in names]
-            if any(given) and not all(given):
-                raise ConfigError(f"thing '{self.name}': {', '.join(names)} belong together")
-        if self.joint is not None and self.on_at == self.off_at:
-            raise ConfigError(f"thing '{self.name}': on_at and off_at are both {self.on_at}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """One instruction with its success condition."""
-
-    name: str
-    instruction: str
-    split: Split
-    """"train": may be trained on; "heldout": only evaluated, for zero-shot transfer."""
-    goal: tuple[Any, ...]
-    """Success condition, true at the end of a control step; see `vla_crl.sim.goals`."""
-    start: dict[str, float] = field(default_factory=dict)
-    """Joint position (m or rad) in which moving parts start, by the name of the thing."""
-    things: tuple[str, ...] | None = None
-    """Objects with a free joint that are there; all by default. Fixtures always are."""
-    paraphrases: tuple[str, ...] = ()
-    """Other ways to say the instruction."""
-    variation: VariationConfig | None = None
-    """What differs from episode to episode besides the layout."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmConfig:
-    """The arm's names in the scene and the limits of its end-effector interface."""
-
-    base: str
-    """Body that carries the arm."""
-    joints: tuple[str, ...]
-    fingers: tuple[str, str]
-    grip_site: str
-    rest_joints_rad: tuple[float, ...]
-    """Posture that the redundant degree of freedom is drawn to."""
-    max_step_m: float
-    """Displacement commanded by an action of 1."""
-    max_step_rad: float
-    """Rotation commanded by an action of 1."""
-    workspace_low_m: tuple[float, float, float]
-    workspace_high_m: tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutConfig:
-    """Distribution of initial states."""
-
-    grip_low_m: tuple[float, float, float]
-    grip_high_m: tuple[float, float, float]
-    free_low_m: tuple[float, float]
-    """Corner of the rectangle in which objects start."""
-    free_high_m: tuple[float, float]
-    free_distance_m: float
-    """Least distance between the centres of two objects."""
-    max_yaw_rad: float
-    fixture_low_m: tuple[float, float]
-    """Corner of the first fixture's rectangle; the second's is mirrored in y; sides are drawn."""
-    fixture_high_m: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneConfig:
-    """Content of a suite.toml with a scene of its own."""
-
-    description: str
-    scene: str
-    cameras: tuple[str, ...]
-    """What policies see, in this order."""
-    film_camera: str
-    """What people see in videos."""
-    control_hz: float
-    horizon: int
-    """Control steps after which an unsuccessful episode is truncated."""
-    num_train_states: int
-    num_test_states: int
-    arm: ArmConfig
-    layout: LayoutConfig
-    things: tuple[ThingConfig, ...]
-    tasks: tuple[TaskConfig, ...]
+from vla_crl.sim.scene_config import SceneConfig, ThingConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +71,16 @@ class Scene:
         """Return [nq] what a task's `start` asks for; NaN leaves the initial state's.
 
         Raises:
-            ConfigError: A thing without a joint; begins with `where`.
+            ConfigError: A thing without a joint, or a position out of its range; begins with
+                `where`.
         """
         qpos = np.full(self.model.nq, np.nan)
         for name, position in start.items():
             if name not in self.joints:
                 raise unknown_name(f"{where}: start", "joint", name, self.joints)
+            joint = self.thing(name).joint
+            assert joint is not None
+            _check_reachable(self.model, joint, position, f"{where}: start of '{name}'")
             qpos[self.joints[name].qpos_index] = position
         return qpos
 
@@ -243,13 +133,30 @@ def _check_names(scene: Scene, path: Path) -> None:
     used += [("site", thing.handle) for thing in scene.things if thing.handle]
     for kind, name in used:
         if name not in known[kind]:
-            raise unknown_name(str(path), kind, name, known[kind])
+            raise unknown_name(str(path), kind, name, known[kind] - {""})
+
+
+def _check_reachable(model: mujoco.MjModel, joint: str, position: float, where: str) -> None:
+    """Refuse a position that is not finite or that the joint's limits exclude."""
+    low, high = model.joint(joint).range if model.joint(joint).limited[0] else (-np.inf, np.inf)
+    if not (np.isfinite(position) and low <= position <= high):
+        raise ConfigError(
+            f"{where} is {position:g}, but joint '{joint}' goes from {low:g} to {high:g}"
+        )
 
 
 def _check_mechanics(scene: Scene, path: Path) -> None:
     """Check what the simulation relies on and names alone do not tell."""
     model, config = scene.model, scene.config
     for thing in scene.things:
+        if thing.joint is not None:
+            for name in ("on_at", "off_at"):
+                _check_reachable(
+                    model,
+                    thing.joint,
+                    getattr(thing, name),
+                    f"{path}: thing '{thing.name}': {name}",
+                )
         body = model.body(thing.body)
         if thing.joint is None and body.mocapid[0] < 0 and body.dofnum[0] != 6:
             raise ConfigError(

@@ -18,7 +18,8 @@ from vla_crl.config import from_mapping, read_toml
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.goals import Goal, parse_goal
 from vla_crl.sim.predicates import Goals
-from vla_crl.sim.scene import Scene, SceneConfig, Split, TaskConfig, compile_scene
+from vla_crl.sim.scene import Scene, compile_scene
+from vla_crl.sim.scene_config import SceneConfig, Split, TaskConfig
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
@@ -174,8 +175,8 @@ def read_suite(file: Path) -> SceneConfig | CollectionConfig:
     content = read_toml(file)
     if "backend" in content:
         raise ConfigError(
-            f"{file}: has the backend '{content['backend']}' and no scene of its own; load it with "
-            "vla_crl.sim.backends.find_suite"
+            f"{file}: has the backend '{content['backend']}' and no scene of its own; expected one "
+            "with a scene; in Python, vla_crl.sim.backends.find_suite loads either"
         )
     config_class = SceneConfig if "scene" in content else CollectionConfig
     return from_mapping(config_class, content, str(file))
@@ -189,7 +190,9 @@ def _collection(name: str, config: CollectionConfig, file: Path) -> Suite:
     chosen: list[_Chosen] = []
     for reference in config.tasks:
         where = f"{file}: task '{reference.task}'"
-        suite_name, _, task_name = reference.task.partition(".")
+        suite_name, dot, task_name = reference.task.partition(".")
+        if not dot:
+            raise ConfigError(f"{where}: expected the name of a suite, a dot and a task of it")
         source = suite_path(suite_name) / "suite.toml"
         scene = read_suite(source)
         if isinstance(scene, CollectionConfig):
@@ -221,6 +224,12 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
         if key not in scenes:
             scenes[key] = _scene(file, key[1])
         scene = scenes[key]
+        for thing in task.things or ():
+            if scene.model.body(scene.thing(thing).body).dofnum[0] != 6:
+                raise ConfigError(
+                    f"{where}: things: '{thing}' has no free joint and so is always there; name "
+                    "objects only"
+                )
         tasks.append(
             Task(
                 name=task.name,

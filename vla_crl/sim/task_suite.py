@@ -11,7 +11,7 @@ import numpy as np
 
 from vla_crl.errors import unknown_name
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.scene import Split
+from vla_crl.sim.scene_config import Split
 from vla_crl.sim.variation import VariationConfig
 
 if TYPE_CHECKING:

@@ -69,9 +69,11 @@ class VariationConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         for entry in fields(self):
-            value = getattr(self, entry.name)
-            if not isinstance(value, tuple) or entry.name == "materials":
+            value, default = getattr(self, entry.name), entry.default
+            if not isinstance(default, tuple) or entry.name == "materials":
                 continue
+            if np.shape(value) != np.shape(default):
+                raise ConfigError(f"variation: {entry.name} = {value}, expected one like {default}")
             low, high = np.asarray(value)
             if not np.all(np.isfinite(value)):
                 raise ConfigError(f"variation: {entry.name} = {value}, expected finite numbers")

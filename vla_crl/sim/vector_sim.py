@@ -8,8 +8,15 @@ import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
-from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
-from vla_crl.sim.divergence import Divergence
+from vla_crl.sim.calls import (
+    chunk_result,
+    require_episode,
+    require_running,
+    require_scenes,
+    reset_arrays,
+    rows_of,
+)
+from vla_crl.sim.divergence import Divergence, culprit
 from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.predicates import Goals
 from vla_crl.sim.renderer import BatchRenderer, model_appearance, wear
@@ -71,6 +78,7 @@ class VectorSim:
 
         Raises:
             ConfigError: A count is not positive.
+            SpecError: The suite has no scene for this backend.
         """
         for name, value in [
             ("num_slots", num_slots),
@@ -79,6 +87,7 @@ class VectorSim:
         ]:
             if value < 1:
                 raise ConfigError(f"VectorSim: {name} is {value}, expected at least 1")
+        require_scenes("VectorSim", suite)
         self.suite = suite
         self.num_slots = num_slots
         self._worlds = [world_of(suite, index) for index in range(len(suite.scenes))]
@@ -156,8 +165,12 @@ class VectorSim:
         """Render the cameras of `slots` (all by default) and read their state and instruction.
 
         The images of all slots are one buffer, which the next call for all slots overwrites.
+
+        Raises:
+            SpecError: A slot has no episode.
         """
         rows = rows_of(self, slots)
+        require_episode(self, rows)
         shape = (len(rows), *self._images.shape[1:])
         images = self._images if slots is None else np.empty(shape, np.uint8)
         self.render(self._renderers, rows, images)
@@ -341,26 +354,20 @@ class VectorSim:
         slots.outcome[row] = RUNNING
         by_slot = np.zeros((self.num_slots, *actions.shape))
         by_slot[row] = actions
+        physics = self._physics(row).copy()
         with self._workers.bench(scene) as bench:
             step_slots(self._worlds[scene], bench.scratch, slots, np.array([row]), by_slot)
-            speed = np.abs(bench.data.qvel)
-        dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
-        model = bench.model
+            joint, speed = culprit(bench.model, physics, bench.data.qvel)
         return Divergence(
             suite=self.suite.name,
             task=self.suite.tasks[slots.task[row]].name,
             state_id=int(self._episodes.state_id[row]),
-            joint=joint_name(model, int(model.dof_jntid[dof])),
-            speed=float(speed[dof]),
-            physics=self._physics(row).copy(),
+            joint=joint,
+            speed=speed,
+            physics=physics,
             actions=actions.copy(),
             num_steps=int(before["num_steps"]),
             controller=before["controller"],
             pending=before["pending"],
             tree_asleep=before["tree_asleep"],
         )
-
-
-def joint_name(model: mujoco.MjModel, joint: int) -> str:
-    """Return a joint's name, or of a free joint that of its body."""
-    return model.joint(joint).name or model.body(model.jnt_bodyid[joint]).name

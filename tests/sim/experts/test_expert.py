@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import NamedTuple
 
 import mujoco
@@ -5,10 +6,12 @@ import numpy as np
 import pytest
 
 from vla_crl.contracts import ACTION_DIM
+from vla_crl.errors import ConfigError
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.experts.place import HELD_M
+from vla_crl.sim.goals import Goal
 from vla_crl.sim.slots import RUNNING, STATE_SPEC
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
 NUM_TRAIN, NUM_TEST = 10, 10
@@ -148,3 +151,14 @@ def test_the_expert_knows_what_each_task_is_about(suite: Suite):
     sim.close()
     goals = [task.goal.arguments for task in suite.tasks]
     assert named == goals  # a region is called as its thing
+
+
+def test_a_goal_that_only_a_grasp_makes_true_is_refused_for_what_is_pushed():
+    suite = load_suite("tabletop_goal")
+    task = suite.tasks[0]
+    goal = Goal("stacked", ("plate", "red cube"))
+    sim = VectorSim(replace(suite, tasks=(replace(task, goal=goal),)), 1)
+    message = r"only pushes 'plate' \(is_graspable = false\).* cannot make 'stacked' true"
+    with pytest.raises(ConfigError, match=message):
+        ScriptedExpert(sim)
+    sim.close()

@@ -320,3 +320,11 @@ def test_wrong_arrays_are_refused(batch):
         renderer.render(*poses, out=np.zeros((7, 1, 8, 8), np.uint8))
     with pytest.raises(SpecError, match="rows has step 2"):
         renderer.render(*poses, rows=slice(0, 7, 2))
+
+
+def test_cameras_are_a_list_of_names():
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    with pytest.raises(
+        SpecError, match="BatchRenderer: cameras is 'eye', expected a list of names"
+    ):
+        BatchRenderer(model, "eye", SIZE, SIZE)

@@ -100,6 +100,11 @@ def _skill(sim: VectorSim, scene: int, term: Goal) -> Skill:
         return Release(sim, term)
     if term.name in {"in", "on", "stacked", "between", *DIRECTIONS}:
         thing = sim.suite.scenes[scene].thing(term.arguments[0])
+        if not thing.is_graspable and term.name != "in":
+            raise ConfigError(
+                f"the scripted expert only pushes '{thing.name}' (is_graspable = false) into a "
+                f"region and cannot make '{term.name}' true"
+            )
         skill = PickAndPlace if thing.is_graspable else PushThing
         return skill(sim, scene, term)
     return MoveJoint(sim, scene, term)

@@ -9,7 +9,7 @@ import numpy as np
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
-from vla_crl.sim.divergence import Divergence
+from vla_crl.sim.divergence import Divergence, culprit
 from vla_crl.sim.metaworld.expert import MetaWorldExpert
 from vla_crl.sim.metaworld.models import require_metaworld
 from vla_crl.sim.metaworld.poses import Drawing
@@ -19,7 +19,6 @@ from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.task_suite import make_renderers
-from vla_crl.sim.vector_sim import joint_name
 from vla_crl.sim.workers import spread
 
 
@@ -202,15 +201,14 @@ class MetaWorldSim:
 
     def _diagnose(self, row: int, actions: np.ndarray) -> Divergence:
         world = self.world(row)
-        speed = np.abs(world.data.qvel)
-        dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
+        joint, speed = culprit(world.model, world.physics(), world.data.qvel)
         return Divergence(
             suite=self.suite.name,
             task=self.suite.tasks[self._task[row]].name,
             state_id=int(self._state_id[row]),
             num_steps=int(self._num_steps[row]),
-            joint=joint_name(world.model, int(world.model.dof_jntid[dof])),
-            speed=float(speed[dof]),
+            joint=joint,
+            speed=speed,
             physics=world.physics(),
             tree_asleep=np.empty(0, np.int32),
             controller=np.empty(0),

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_crl.config import from_mapping, read_toml
 from vla_crl.errors import ConfigError
-from vla_crl.sim.scene import Split
+from vla_crl.sim.scene_config import Split
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 from vla_crl.sim.variation import VariationConfig
 

@@ -75,6 +75,8 @@ class BatchRenderer:
                 f"BatchRenderer: height {height}, width {width} and num_threads {num_threads} "
                 "must all be at least 1."
             )
+        if isinstance(cameras, str):
+            raise SpecError(f"BatchRenderer: cameras is '{cameras}', expected a list of names")
         self.cameras = tuple(cameras)
         self.height = height
         self.width = width

@@ -8,12 +8,18 @@ import warp as wp
 
 from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
-from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
-from vla_crl.sim.divergence import Divergence
+from vla_crl.sim.calls import (
+    chunk_result,
+    require_episode,
+    require_running,
+    require_scenes,
+    reset_arrays,
+    rows_of,
+)
+from vla_crl.sim.divergence import Divergence, joint_name
 from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.slots import DIVERGED, allocate_slots, world_of
 from vla_crl.sim.suite import Suite
-from vla_crl.sim.vector_sim import joint_name
 from vla_crl.sim.warp.drawing import Drawing
 from vla_crl.sim.warp.kernels.senses import feel
 from vla_crl.sim.warp.worlds import Worlds
@@ -62,6 +68,7 @@ class WarpSim:
         ]:
             if value < 1:
                 raise ConfigError(f"WarpSim: {name} is {value}, expected at least 1")
+        require_scenes("WarpSim", suite)
         self.suite, self.num_slots = suite, num_slots
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
@@ -152,8 +159,12 @@ class WarpSim:
 
         All worlds of their scenes are drawn, whichever are asked for. The images of all slots are
         one buffer, which the next call overwrites.
+
+        Raises:
+            SpecError: A slot has no episode.
         """
         rows = rows_of(self, slots)
+        require_episode(self, rows)
         with self._lock:
             images, state = self._draw(rows).numpy(), self._feel(rows).numpy()
             if slots is not None:
