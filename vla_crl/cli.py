@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("collect", commands.collect)
     command.add_argument("--suite", required=True)
     command.add_argument("--episodes", type=_positive, required=True, help="over all tasks")
-    command.add_argument("--output", type=Path, required=True, help="a file that does not exist")
+    command.add_argument("--output", type=Path, required=True, help="a new npz")
     command.add_argument("--seed", type=_not_negative, default=0)
 
     command = add("pretrain", commands.pretrain)
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("rollout", commands.rollout)
     _add_policy_and_suite(command, default_episodes=4)
-    command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new file")
+    command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new mp4")
     command.add_argument(
         "--renderer",
         choices=("own", "mujoco"),
