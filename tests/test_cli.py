@@ -191,6 +191,19 @@ def test_a_file_that_is_no_recipe_is_not_shown(
     assert "model.safetensors: not a TOML file" in err
 
 
+def test_a_broken_suite_does_not_hide_the_others(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world / "envs/attic").mkdir()
+    (world / "envs/attic/suite.toml").write_text("scene = \n")
+    code, out, _ = run(capsys, "list", "suites", "--json")
+    attic, kitchen = json.loads(out)
+    assert code == 0
+    assert "cannot be read: " in attic["description"]
+    assert "suite.toml: not a TOML file" in attic["description"]
+    assert kitchen == {"name": "kitchen", "description": "Two pots."}
+
+
 def test_methods_are_listed_by_name(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,7 +142,9 @@ def test_a_whole_number_is_taken_as_a_float() -> None:
         ({"record": None}, r"record = None \(NoneType\), expected bool"),
         ({"size": [64]}, r"^run.toml: size has 1 entries, expected 2"),
         ({"size": [64, "a"]}, r"size\[1\] = 'a' \(str\), expected int"),
-        ({"size": 64}, r"size = 64 \(int\), expected tuple\[int, int\]"),
+        ({"size": 64}, r"size = 64 \(int\), expected a list of int, int$"),
+        ({"stages": 1}, r"stages = 1 \(int\), expected a list of StageConfig$"),
+        ({"weights": 1}, r"weights = 1 \(int\), expected a table of float$"),
         ({"weights": {"flow": "a"}}, r"weights.flow = 'a' \(str\), expected float"),
         (
             {"method": "replya"},

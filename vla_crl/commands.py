@@ -58,7 +58,7 @@ def list_definitions(options: Options) -> Rows:
         case _:
             suites = [options.suite] if options.suite else catalog.list_suites()
             return [task for suite in suites for task in _describe_suite(suite)["tasks"]]
-    return [{"name": name, "description": catalog.description(path(name))} for name in names]
+    return [{"name": name, "description": _describe(path(name))} for name in names]
 
 
 def show(options: Options) -> dict[str, Any] | None:
@@ -260,6 +260,14 @@ def _agent(policy: str, *, deterministic: bool) -> Any:
     if policy == EXPERT:
         return expert_agent
     return policy_agent(load_policy(policy), deterministic=deterministic)
+
+
+def _describe(path: Path) -> str:
+    """Return the description of a definition; a broken one does not hide the others."""
+    try:
+        return catalog.description(path)
+    except ConfigError as error:
+        return f"cannot be read: {error}"
 
 
 def _describe_suite(name: str) -> dict[str, Any]:

@@ -76,9 +76,11 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     for key in mapping:
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+            hint = f"Did you mean '{close[0]}'? " if close else ""
             known = ", ".join(fields) or "none"
-            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {known}."
-            raise ConfigError(f"{where}: unknown key '{key}' in {config_class.__name__}. {hint}")
+            raise ConfigError(
+                f"{where}: unknown key '{key}' in {config_class.__name__}. {hint}Known: {known}."
+            )
     for name, field in fields.items():
         required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
         if required and name not in mapping:
@@ -195,4 +197,9 @@ def _name(hint: Any) -> str:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
     if hint is types.NoneType:
         return "None"
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    members = [member for member in typing.get_args(hint) if member is not Ellipsis]
+    if typing.get_origin(hint) is tuple:
+        return "a list" + ("" if members[0] is Any else " of " + ", ".join(map(_name, members)))
+    if typing.get_origin(hint) is dict:
+        return f"a table of {_name(members[1])}"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

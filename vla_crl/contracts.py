@@ -94,9 +94,11 @@ def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
     if actions.dtype.kind not in "fiu":
         raise SpecError(f"actions: got {actions.dtype}, expected numbers")
     actions = actions.astype(np.float64)
-    if actions.ndim != 3 or actions.shape[0] != num_slots or actions.shape[2] != ACTION_DIM:
+    fits = actions.ndim == 3 and actions.shape[::2] == (num_slots, ACTION_DIM)
+    if not fits or not actions.shape[1]:
         raise SpecError(
-            f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {ACTION_DIM})"
+            f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {ACTION_DIM}) "
+            "with at least one step"
         )
     bad = np.argwhere(~np.isfinite(actions))
     if len(bad):

@@ -117,6 +117,25 @@ def test_things_end_where_they_would_if_none_ever_slept(suite: Suite, new_sim: N
     assert error[touched].max() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("pending"), r"VectorSim.set_states: got \['controller', .* expected \['"),
+        (lambda s: s.update(physics=s["physics"][:, :3]), r"'physics' has shape \(2, 3\)"),
+        (lambda s: s.update(task=s["task"] + 10), "set_states: task 10 is out of range"),
+        (lambda s: s.update(state_id=s["state_id"] + 9999), "state id 9999 is out of range"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused(new_sim: NewSim, change, message: str):
+    sim = new_sim(2)
+    sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
+    before, states = sim.get_states(), sim.get_states()
+    change(states)
+    with pytest.raises(SpecError, match=message):
+        sim.set_states(states)
+    assert all(np.array_equal(value, before[name]) for name, value in sim.get_states().items())
+
+
 def test_a_saved_state_continues_bit_for_bit(new_sim: NewSim):
     actions = random_actions(6, 24)
     sim, other = new_sim(6), new_sim(6, num_threads=1)

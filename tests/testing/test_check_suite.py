@@ -5,6 +5,7 @@ import pytest
 
 from vla_crl.catalog import list_suites, suite_path
 from vla_crl.errors import SpecError
+from vla_crl.sim.goals import Goal
 from vla_crl.sim.scene_config import SceneConfig, ThingConfig
 from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.testing import check_suite
@@ -32,6 +33,14 @@ def test_a_suite_that_its_expert_cannot_solve_is_refused():
     hurried = changed(load_suite("tabletop_object"), lambda config: replace(config, horizon=5))
     with pytest.raises(SpecError, match="succeeds in 0 % of episodes, expected 95 %"):
         check_suite(hurried, num_states=1)
+
+
+def test_a_task_that_is_done_before_it_begins_is_refused():
+    suite = load_suite("tabletop_goal")
+    first, *others = suite.tasks
+    begun = replace(first, goal=Goal("closed", ("drawer",)))
+    with pytest.raises(SpecError, match="'open_drawer' of 'tabletop_goal' succeeds before any"):
+        check_suite(replace(suite, tasks=(begun, *others)), num_states=1)
 
 
 def test_a_suite_whose_initial_states_repeat_is_refused():

@@ -1,6 +1,6 @@
 """Arguments and results of a simulation's calls, checked and built alike in every backend."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -85,6 +85,28 @@ def require_scenes(where: str, suite: object) -> None:
             "expected what vla_crl.sim.suite.load_suite returns; for any other suite use "
             "find_suite(name).simulate(...) of vla_crl.sim.backends"
         )
+
+
+def check_states(
+    sim: Simulation, states: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
+) -> None:
+    """Check that `states` may replace what a simulation's own `get_states` returns.
+
+    Raises:
+        SpecError: Other names or shapes, or a task or an initial state that does not exist.
+    """
+    where = f"{type(sim).__name__}.set_states"
+    if states.keys() != own.keys():
+        raise SpecError(f"{where}: got {sorted(states)}, expected {sorted(own)}, as of get_states")
+    for name, array in own.items():
+        if np.shape(states[name]) != array.shape:
+            raise SpecError(
+                f"{where}: '{name}' has shape {np.shape(states[name])}, expected {array.shape}; "
+                "use a simulation of the same suite with as many slots"
+            )
+    used = states["state_id"] >= 0
+    _check_range(f"{where}: task", states["task"], len(sim.suite.tasks))
+    _check_range(f"{where}: state id", states["state_id"][used], sim.suite.test_ids.stop)
 
 
 def chunk_result(outcome: np.ndarray, num_steps: np.ndarray) -> ChunkResult:

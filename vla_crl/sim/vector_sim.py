@@ -9,6 +9,7 @@ import numpy as np
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
+    check_states,
     chunk_result,
     require_episode,
     require_running,
@@ -204,7 +205,8 @@ class VectorSim:
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world): for labels and experts, not for policies.
 
-        NaN where the slot's scene does not have the thing.
+        NaN where the slot's scene does not have the thing; an object that a variation has sent
+        away is where it waits, out of sight.
         """
         rows = rows_of(self, slots)
         bodies = self.suite.thing_bodies[self._scenes_of(rows)]
@@ -317,7 +319,11 @@ class VectorSim:
 
         Who lifts or pushes a thing by changing "physics" also sets its "tree_asleep" to
         `slots.JUST_WOKEN`: what sleeps wakes only by touch.
+
+        Raises:
+            SpecError: They are of another suite or of another number of slots.
         """
+        check_states(self, states, self.get_states())
         rows = np.flatnonzero(states["state_id"] >= 0)
         self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
         self._episodes.state_id[:] = states["state_id"]

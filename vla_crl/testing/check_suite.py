@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import SpecError
 from vla_crl.sim.simulation import ScriptedSimulation
 from vla_crl.sim.task_suite import TaskSuite
 
 
 def check_suite(suite: TaskSuite, *, num_states: int = 5, min_success: float = 0.95) -> None:
-    """Check initial states, repeatability and the scripted expert of every task.
+    """Check initial states, repeatability, goals and the scripted expert of every task.
 
     Args:
         suite: What to check.
@@ -31,6 +32,13 @@ def check_suite(suite: TaskSuite, *, num_states: int = 5, min_success: float = 0
         raise SpecError(f"check_suite: '{suite.name}' does not repeat its initial states")
     if len(np.unique(positions[: 2 * num_states], axis=0)) != 2 * num_states:
         raise SpecError(f"check_suite: '{suite.name}' has two initial states with one layout")
+    done = sim.step_chunk(np.zeros((sim.num_slots, 1, ACTION_DIM))).success
+    if done.any():
+        raise SpecError(
+            f"check_suite: task '{suite.tasks[task[done][0]].name}' of '{suite.name}' succeeds "
+            f"before anything is done, in {done.sum()} of its initial states; change goal or start"
+        )
+    sim.reset(slots, tasks=task, state_ids=ids)
     success = _run_expert(sim)
     if success.mean() < min_success:
         worst = min(range(tasks), key=lambda index: success[task == index].mean())
