@@ -27,6 +27,8 @@ class Episodes:
 
     Attributes:
         state_id: [N] initial state, or NO_EPISODE.
+        varies: [scenes] bool: whether episodes of a scene differ in more than their layout.
+        light_gain: [N] factor on the strength of all lights.
         has_own_look: [N] bool: whether colours, textures or lights are not those of the scene.
         fingers: [scenes, 2] index into qpos.
         image_noise: [N] standard deviation, as a part of white.
@@ -69,6 +71,9 @@ class Episodes:
             for name in varied.materials if varied else ():
                 if name not in known:
                     raise unknown_name(f"variation of '{task.name}'", "material", name, known)
+        self.varies = np.zeros(len(suite.scenes), dtype=bool)
+        for task, varied in zip(suite.tasks, self._variations, strict=True):
+            self.varies[task.scene] |= varied is not None
         self._initial = [initial_states(scene) for scene in suite.scenes]
         self._sentence = np.zeros(num_slots, np.int64)
         self.state_id = np.full(num_slots, NO_EPISODE)
@@ -79,7 +84,7 @@ class Episodes:
             ]
         )
         self.image_noise, self.state_noise = np.zeros((2, num_slots))
-        self._light_gain, self._light_turn = np.ones(num_slots), np.zeros((num_slots, 3, 3))
+        self.light_gain, self._light_turn = np.ones(num_slots), np.zeros((num_slots, 3, 3))
         self._colour_shift = np.zeros((num_slots, 2, 3))
         self._material = np.full(num_slots, OWN_MATERIAL)
         self.has_own_look = np.zeros(num_slots, dtype=bool)
@@ -136,7 +141,7 @@ class Episodes:
             look.geom_rgb[:, geoms] = np.clip(look.geom_rgb[:, geoms] + shift, 0.0, 1.0)
         covered = np.flatnonzero(self._material[rows] != OWN_MATERIAL)
         look.geom_matid[np.ix_(covered, rest)] = self._material[rows[covered], None]
-        gain = self._light_gain[rows].astype(np.float32)
+        gain = self.light_gain[rows].astype(np.float32)
         for field in (
             *(look.headlight_ambient, look.headlight_diffuse),
             *(look.light_ambient, look.light_diffuse),
@@ -167,7 +172,7 @@ class Episodes:
         slots.base_shift[rows], slots.latency[rows] = 0.0, 0
         slots.mass_gain[rows], slots.friction_gain[rows] = 1.0, 1.0
         self.image_noise[rows], self.state_noise[rows] = 0.0, 0.0
-        self.has_own_look[rows], self._light_gain[rows] = False, 1.0
+        self.has_own_look[rows], self.light_gain[rows] = False, 1.0
         self._light_turn[rows], self._colour_shift[rows] = np.eye(3), 0.0
         self._material[rows] = OWN_MATERIAL
 
@@ -184,7 +189,7 @@ class Episodes:
         slots.latency[row] = drawn.latency
         self.image_noise[row], self.state_noise[row] = drawn.image_noise, drawn.state_noise
         self.has_own_look[row] = True
-        self._light_gain[row] = drawn.light_gain
+        self.light_gain[row] = drawn.light_gain
         self._light_turn[row] = matrix_from_axis_angle(drawn.light_turn)
         self._colour_shift[row] = drawn.colour_shift
         if drawn.material is not None:

@@ -10,17 +10,18 @@ pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 import warp as wp
 
 from vla_crl.errors import ConfigError
-from vla_crl.sim import controller, predicates
+from vla_crl.sim import controller, predicates, senses
 from vla_crl.sim.goals import DIRECTIONS, parse_goal
 from vla_crl.sim.kinematics import Chain
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
 from vla_crl.sim.slots import World, world_of
 from vla_crl.sim.suite import Suite, load_suite
-from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.variation import MAX_LATENCY
+from vla_crl.sim.warp.kernels.controller import command, delay, put_controller, ramp
 from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain
 from vla_crl.sim.warp.kernels.predicates import Poses, evaluate_goals, put_goals
-from vla_crl.sim.warp.kernels.senses import feel
+from vla_crl.sim.warp.kernels.senses import add_image_noise, add_state_noise, feel
 
 CPU = "cpu"
 NUM_WORLDS = 200
@@ -65,6 +66,7 @@ def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: World):
     expected = initial_states(suite.scenes[0]).controller[:NUM_WORLDS].copy()
     constants, acting = put_controller(world, CPU), np.ones(NUM_WORLDS)
     acting[-20:] = 0
+    shifts = rng.uniform(-0.04, 0.04, (NUM_WORLDS, 3))
     rows = array(expected, wp.float64)
     previous, idle = wp.zeros_like(rows), expected[-20:].copy()
     for _ in range(6):
@@ -73,10 +75,12 @@ def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: World):
         sites = np.zeros((NUM_WORLDS, world.sizes.nsite, 3), np.float32)
         sites[:, world.grip_site] = expected[:, :3] + rng.normal(0.0, 0.04, (NUM_WORLDS, 3))
         inputs = [array(acting, int), array(actions, wp.float64), array(sites, wp.vec3)]
+        inputs.append(array(shifts, wp.vec3d))
         wp.launch(command, NUM_WORLDS, [constants, *inputs, rows, previous], device=CPU)
-        for row, action, site in zip(expected[:-20], actions, sites, strict=False):
+        for row, *inputs in zip(expected[:-20], actions, sites, shifts, strict=False):
+            action, site, shift = inputs
             measured = site[world.grip_site].astype(np.float64)
-            controller.command(world.controller, row, action, measured, np.zeros(3))
+            controller.command(world.controller, row, action, measured, shift)
     assert np.abs(rows.numpy() - expected).max() < 1e-11
     assert np.array_equal(rows.numpy()[-20:], idle)
 
@@ -155,3 +159,41 @@ def test_an_arm_with_too_many_joints_is_refused():
     chain = Chain(*frames, np.zeros((num_joints, 3)), *np.zeros((3, num_joints)))
     with pytest.raises(ConfigError, match="the arm has 9 joints, expected at most 8; .* VectorSim"):
         put_chain(chain, CPU)
+
+
+def test_actions_take_effect_late():
+    latency = np.array([0, 1, 3, 3])
+    pending = wp.zeros((4, MAX_LATENCY, 7), dtype=wp.float64, device=CPU)
+    sent, done = np.random.default_rng(6).normal(size=(8, 4, 7)), []
+    for step, actions in enumerate(sent):
+        late = array(actions, wp.float64)
+        inputs = [np.array([1, 1, 1, 0]), latency, np.full(4, step)]
+        late_inputs = [*(array(values, int) for values in inputs), pending, late]
+        wp.launch(delay, 4, late_inputs, device=CPU)
+        done.append(late.numpy().copy())
+    done = np.array(done)
+    for world in range(3):
+        begin = latency[world]
+        assert np.all(done[:begin, world] == 0.0)
+        assert np.array_equal(done[begin:, world], sent[: len(sent) - begin, world])
+    assert np.array_equal(done[:, 3], sent[:, 3])  # does not act
+
+
+def test_noise_is_that_of_the_compiled_functions():
+    rng = np.random.default_rng(7)
+    images = rng.integers(0, 256, (3, 2, 5, 4, 3), dtype=np.uint8)
+    state = rng.normal(size=(3, 8)).astype(np.float32)
+    sigma, key = np.array([0.1, 0.0, 0.3]), np.array([2**63 - 5, 7, 1 << 32])
+    num_steps = np.array([0, 3, 59])
+    inputs = [array(sigma, wp.float64), array(key.view(np.uint64), wp.uint64)]
+    inputs.append(array(num_steps, int))
+    seen, felt = array(images, wp.vec3ub), array(state, float)
+    wp.launch(add_image_noise, (3, 40), [seen, *inputs], device=CPU)
+    wp.launch(add_state_noise, (3, 8), [felt, *inputs], device=CPU)
+    before = images.copy()
+    senses.add_image_noise(images, sigma, key, num_steps)
+    senses.add_state_noise(state, sigma, key, num_steps)
+    assert np.array_equal(seen.numpy(), images)
+    assert np.allclose(felt.numpy(), state, atol=1e-7)
+    assert np.array_equal(images[1], before[1])
+    assert np.abs(images[2].astype(float) - before[2]).mean() > 20.0

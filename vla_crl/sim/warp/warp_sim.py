@@ -20,8 +20,10 @@ from vla_crl.sim.divergence import Divergence, joint_name
 from vla_crl.sim.episodes import Episodes
 from vla_crl.sim.slots import DIVERGED, allocate_slots, world_of
 from vla_crl.sim.suite import Suite
+from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.warp.drawing import Drawing
-from vla_crl.sim.warp.kernels.senses import feel
+from vla_crl.sim.warp.kernels.senses import add_image_noise, add_state_noise, feel
+from vla_crl.sim.warp.varied_model import VariedModel
 from vla_crl.sim.warp.worlds import Worlds
 
 NUM_CONTACTS = 64
@@ -35,7 +37,8 @@ class WarpSim:
     MuJoCo Warp steps all N at once, so a chunk for some slots costs as much as one for all; worlds
     that are not stepped, or whose episode has ended, are put back after every control step. Physics
     computes in 32 bits: an episode resembles that of `VectorSim`, it does not equal it. So does a
-    picture: same outlines, other shading. Variations are not supported.
+    picture: same outlines, other shading; textures show on planes and meshes, in the material's
+    own colour.
 
         sim = WarpSim(load_suite("tabletop_object"), num_slots=2048, device="cuda:0")
         sim.reset(range(2048), tasks=[0] * 2048, state_ids=range(2048))
@@ -47,7 +50,7 @@ class WarpSim:
 
     def __init__(
         self, suite: Suite, num_slots: int, *, device: str, image_size: int = 64,
-        num_contacts: int = NUM_CONTACTS,
+        num_contacts: int = NUM_CONTACTS, variation: VariationConfig | None = None,
     ) -> None:  # fmt: skip
         """Allocate the slots; they must be reset before use.
 
@@ -57,6 +60,7 @@ class WarpSim:
             device: Warp's name of a device: "cuda:0", or "cpu".
             image_size: Height and width of each camera image, pixels.
             num_contacts: Room for contacts, per world.
+            variation: Of all tasks that have none of their own.
 
         Raises:
             ConfigError: A count is not positive, or there is no such device.
@@ -76,8 +80,9 @@ class WarpSim:
         self._image_size = image_size
         self._constants = [world_of(suite, index) for index in range(len(suite.scenes))]
         self._slots = allocate_slots(suite, self._constants, num_slots)
-        self._episodes = Episodes(suite, self._constants, self._slots, None)
+        self._episodes = Episodes(suite, self._constants, self._slots, variation)
         self._worlds: dict[int, Worlds] = {}
+        self._varied: dict[int, VariedModel] = {}
         self._drawings: dict[int, Drawing] = {}
         self._lock = threading.RLock()
         with wp.ScopedDevice(self._device):
@@ -90,6 +95,7 @@ class WarpSim:
     def close(self) -> None:
         """Let go of the worlds; the device's memory is free when no array of them is in use."""
         self._worlds.clear()
+        self._varied.clear()
         self._drawings.clear()
 
     @property
@@ -110,23 +116,17 @@ class WarpSim:
 
         Raises:
             SpecError: An index is out of range or the lengths differ.
-            ConfigError: A task has a variation, or MuJoCo Warp does not support its scene.
+            ConfigError: MuJoCo Warp does not support a task's scene.
         """
         rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
-        for index in np.unique(task):
-            variation = self.suite.tasks[index].variation
-            if variation is not None and variation.varies:
-                raise ConfigError(
-                    f"WarpSim.reset: task '{self.suite.tasks[index].name}' has a variation, which "
-                    "this backend does not simulate; use VectorSim"
-                )
         with self._lock, wp.ScopedDevice(self._device):
             self._episodes.begin(rows, task, ids)
             scenes = self.suite.scene_of_task[task]
             for scene in np.unique(scenes):
-                part, slots_ = rows[scenes == scene], self._slots
-                worlds = self._worlds_of(int(scene))
-                worlds.begin(part, slots_.physics[part], slots_.controller[part])
+                part, worlds = rows[scenes == scene], self._worlds_of(int(scene))
+                if scene in self._varied:
+                    self._varied[scene].write(part, self._slots)
+                worlds.begin(part, self._slots)
 
     def step_chunk(
         self, actions: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
@@ -192,6 +192,7 @@ class WarpSim:
         """
         state = self._slots
         physics, controller = state.physics.copy(), state.controller.copy()
+        pending = state.pending.copy()
         rows = self._begun()
         scenes = self._scenes_of(rows)
         with self._lock, wp.ScopedDevice(self._device):
@@ -201,6 +202,7 @@ class WarpSim:
                 controlled: np.ndarray = worlds.rows.numpy()
                 physics[part, : packed.shape[1]] = packed[part]
                 controller[part, : controlled.shape[1]] = controlled[part]
+                pending[part] = worlds.pending.numpy()[part]
         return {
             "physics": physics,
             "tree_asleep": state.tree_asleep.copy(),
@@ -208,7 +210,7 @@ class WarpSim:
             "task": state.task.copy(),
             "num_steps": state.num_steps.copy(),
             "outcome": state.outcome.copy(),
-            "pending": state.pending.copy(),
+            "pending": pending,
             "state_id": self._episodes.state_id.copy(),
         }
 
@@ -223,6 +225,7 @@ class WarpSim:
         if not len(blown):
             return
         physics, controller = worlds.physics(), worlds.rows_before.numpy()
+        pending = worlds.pending_before.numpy()
         for k in blown:
             row = rows[k]
             self.divergences.append(
@@ -237,7 +240,7 @@ class WarpSim:
                     actions=actions[row].copy(),
                     num_steps=int(before[k]),
                     controller=controller[row].copy(),
-                    pending=state.pending[row].copy(),
+                    pending=pending[row].copy(),
                 )
             )
 
@@ -247,6 +250,9 @@ class WarpSim:
             for scene in np.unique(scenes):
                 drawing = self._drawing_of(int(scene))
                 drawing.draw(self._mask(rows[scenes == scene]), self._images)
+            if noise := self._noise(self._episodes.image_noise, rows):
+                size = (self.num_slots, self._images.size // self.num_slots)
+                wp.launch(add_image_noise, size, [self._images, *noise])
         return self._images
 
     def _feel(self, rows: np.ndarray) -> wp.array:
@@ -262,7 +268,20 @@ class WarpSim:
                         self._constants[scene].grip_site, self._fingers[scene], self._state,
                     ],
                 )  # fmt: skip
+            if noise := self._noise(self._episodes.state_noise, rows):
+                wp.launch(add_state_noise, self._state.shape, [self._state, *noise])
         return self._state
+
+    def _noise(self, sigma: np.ndarray, rows: np.ndarray) -> list[wp.array]:
+        """Return what noise depends on, for slots [N]; nothing if `rows` have none."""
+        if not sigma[rows].any():
+            return []
+        key, num_steps = self._episodes.noise_key.view(np.uint64), self._slots.num_steps
+        return [
+            wp.array(sigma * self._mask(rows), dtype=wp.float64),
+            wp.array(key, dtype=wp.uint64),
+            wp.array(num_steps, dtype=int),
+        ]
 
     def _mask(self, rows: np.ndarray) -> np.ndarray:
         mask = np.zeros(self.num_slots, np.int32)
@@ -271,10 +290,13 @@ class WarpSim:
 
     def _worlds_of(self, scene: int) -> Worlds:
         if scene not in self._worlds:
-            self._worlds[scene] = Worlds(
-                self.suite.scenes[scene], self._constants[scene], self.num_slots, self._device,
+            constants, episodes = self._constants[scene], self._episodes
+            self._worlds[scene] = worlds = Worlds(
+                self.suite.scenes[scene], constants, self.num_slots, self._device,
                 self._num_contacts,
             )  # fmt: skip
+            if episodes.varies[scene]:
+                self._varied[scene] = VariedModel(worlds, constants, episodes, scene)
         return self._worlds[scene]
 
     def _drawing_of(self, scene: int) -> Drawing:

@@ -13,8 +13,9 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import JOINTS, row_size
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.scene import Scene
-from vla_crl.sim.slots import World
-from vla_crl.sim.warp.kernels.controller import command, put_controller, ramp
+from vla_crl.sim.slots import Slots, World
+from vla_crl.sim.variation import MAX_LATENCY
+from vla_crl.sim.warp.kernels.controller import command, delay, put_controller, ramp
 from vla_crl.sim.warp.kernels.episodes import Physics, Progress, begin, judge, keep, watch
 from vla_crl.sim.warp.kernels.predicates import Poses, put_goals
 
@@ -54,11 +55,14 @@ class Worlds:
     """N copies of one scene; every method expects to run within `wp.ScopedDevice`.
 
     Attributes:
+        num_worlds: N.
         model: MuJoCo's model.
         warp_model: MuJoCo Warp's.
         data: MuJoCo Warp's data of all worlds.
         rows: [N, R] controller rows.
         rows_before: [N, R] the same before the last chunk.
+        pending: [N, MAX_LATENCY, 7] actions that have not taken effect yet.
+        pending_before: [N, MAX_LATENCY, 7] the same before the last chunk.
         progress: Where the episodes stand.
     """
 
@@ -78,7 +82,7 @@ class Worlds:
             ConfigError: MuJoCo Warp does not support something in the scene.
         """
         self.model, self._scene, self._world = warp_model(scene), scene, world
-        self._num_worlds = num_worlds
+        self.num_worlds = num_worlds
         try:
             self.warp_model = mujoco_warp.put_model(self.model)
         except NotImplementedError as error:
@@ -109,18 +113,17 @@ class Worlds:
         self.rows_before = wp.zeros_like(self.rows)
         self._previous = wp.zeros_like(self.rows)
         self._action = wp.zeros((num_worlds, ACTION_DIM), dtype=wp.float64)
+        self._base_shift = wp.zeros(num_worlds, dtype=wp.vec3d)
+        self._latency = wp.zeros(num_worlds, dtype=int)
+        self.pending = wp.zeros((num_worlds, MAX_LATENCY, ACTION_DIM), dtype=wp.float64)
+        self.pending_before = wp.zeros_like(self.pending)
         self._peaks = wp.zeros(2, dtype=int)
         self._graph: Any = None
 
-    def begin(self, worlds: np.ndarray, physics: np.ndarray, rows: np.ndarray) -> None:
-        """Put `worlds` [B] into initial states.
-
-        Args:
-            worlds: [B] indices.
-            physics: [B, state] packed by `stepping.STATE_SPEC`, or wider.
-            rows: [B, R] controller rows, or wider.
-        """
+    def begin(self, worlds: np.ndarray, slots: Slots) -> None:
+        """Put `worlds` [B], indices of slots, into the initial states that `slots` hold."""
         model, initial = self.model, Physics()
+        physics, rows = slots.physics[worlds], slots.controller[worlds]
         sizes = (1, model.nq, model.nv, model.nv, model.nu, 3 * model.nmocap, 4 * model.nmocap)
         ends = np.cumsum(sizes)
         parts = np.split(physics[:, : ends[-1]], ends[:-1], axis=1)
@@ -137,6 +140,9 @@ class Worlds:
                 self._current, self._kept, self.rows,
             ],
         )  # fmt: skip
+        put_rows(self._base_shift, worlds, slots.base_shift[worlds])
+        put_rows(self._latency, worlds, slots.latency[worlds])
+        put_rows(self.pending, worlds, slots.pending[worlds])
         self.refresh()
 
     def refresh(self) -> None:
@@ -166,12 +172,13 @@ class Worlds:
             getattr(progress, name).assign(value.astype(np.int32))
         progress.outcome.zero_()
         wp.copy(self.rows_before, self.rows)
+        wp.copy(self.pending_before, self.pending)
         size = self._action.size
         by_step = wp.array(np.ascontiguousarray(actions.swapaxes(0, 1)), dtype=wp.float64)
         for step in range(actions.shape[1]):
             wp.copy(self._action, by_step, src_offset=step * size, count=size)
             self._control_step()
-        wp.launch(keep, self._num_worlds, [self._current, self._kept])
+        wp.launch(keep, self.num_worlds, [self._current, self._kept])
         self.refresh()
         names = ("num_steps", "outcome", "fastest", "speed")
         result = {name: getattr(progress, name).numpy() for name in names}
@@ -181,7 +188,7 @@ class Worlds:
     def physics(self) -> np.ndarray:
         """Return the states of all worlds, packed by `stepping.STATE_SPEC`."""
         parts = [getattr(self._current, field).numpy() for field in PHYSICS]
-        return np.concatenate([part.reshape(self._num_worlds, -1) for part in parts], axis=1)
+        return np.concatenate([part.reshape(self.num_worlds, -1) for part in parts], axis=1)
 
     def _first_state(self) -> mujoco.MjData:
         """Return the first initial state, in which worlds without an episode stand.
@@ -208,12 +215,16 @@ class Worlds:
 
     def _launch(self) -> None:
         """Control, physics with joints moving linearly, goals; see `stepping._control_step`."""
-        data, num_worlds = self.data, self._num_worlds
+        data, num_worlds, progress = self.data, self.num_worlds, self.progress
+        wp.launch(
+            delay, num_worlds,
+            [progress.acting, self._latency, progress.num_steps, self.pending, self._action],
+        )  # fmt: skip
         wp.launch(
             command, num_worlds,
             [
-                self._controller, self.progress.acting, self._action, data.site_xpos, self.rows,
-                self._previous,
+                self._controller, progress.acting, self._action, data.site_xpos, self._base_shift,
+                self.rows, self._previous,
             ],
         )  # fmt: skip
         for substep in range(self._scene.num_substeps):
@@ -228,7 +239,7 @@ class Worlds:
             judge, num_worlds,
             [
                 self._goals, self._world.horizon, self._poses, self._current, self._kept,
-                self.progress,
+                progress,
             ],
         )  # fmt: skip
 
@@ -236,9 +247,16 @@ class Worlds:
         rows, contacts = (int(peak) for peak in self._peaks.numpy())
         self._peaks.zero_()
         if contacts > self.data.naconmax or rows > self.data.njmax:
-            needed = max(-(-contacts // self._num_worlds), -(-rows // ROWS_PER_CONTACT))
+            needed = max(-(-contacts // self.num_worlds), -(-rows // ROWS_PER_CONTACT))
             raise ConfigError(
-                f"WarpSim: no room for {contacts} contacts in {self._num_worlds} worlds and "
+                f"WarpSim: no room for {contacts} contacts in {self.num_worlds} worlds and "
                 f"{rows} constraint rows in one of them, so some were left out; expected at most "
                 f"{self.data.naconmax} and {self.data.njmax}; set num_contacts to {needed} or more"
             )
+
+
+def put_rows(array: wp.array, rows: np.ndarray, values: np.ndarray) -> None:
+    """Write values [B, ...] into `rows` [B] of an array [N, ...] on its device."""
+    index: list[Any] = [wp.array(rows, dtype=int, device=array.device)]
+    chosen: Any = wp.indexedarray(array, index + [None] * (array.ndim - 1))
+    wp.copy(chosen, wp.array(values, dtype=array.dtype, device=array.device))

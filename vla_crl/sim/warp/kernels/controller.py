@@ -44,11 +44,31 @@ def put_controller(world: World, device: str) -> Controller:
 
 
 @wp.kernel
+def delay(
+    acting: wp.array(dtype=int),
+    latency: wp.array(dtype=int),
+    num_steps: wp.array(dtype=int),
+    pending: wp.array3d(dtype=wp.float64),
+    actions: wp.array2d(dtype=wp.float64),
+):
+    """Replace actions [N, 7] by those of `latency` steps ago; see `stepping._delayed`."""
+    world = wp.tid()
+    if acting[world] == 0 or latency[world] == 0:
+        return
+    place = num_steps[world] % latency[world]
+    for i in range(actions.shape[1]):
+        earlier = pending[world, place, i]
+        pending[world, place, i] = actions[world, i]
+        actions[world, i] = earlier
+
+
+@wp.kernel
 def command(
     controller: Controller,
     acting: wp.array(dtype=int),
     actions: wp.array2d(dtype=wp.float64),
     site_pos: wp.array2d(dtype=wp.vec3),
+    base_shift: wp.array(dtype=wp.vec3d),
     rows: wp.array2d(dtype=wp.float64),
     previous: wp.array2d(dtype=wp.float64),
 ):
@@ -59,6 +79,7 @@ def command(
         acting: [N] 1 where the episode runs.
         actions: [N, 7].
         site_pos: [N, sites] as measured, m.
+        base_shift: [N] displacement of the robot, m, world.
         rows: [N, R] updated in place.
         previous: [N, R] written: the rows before.
     """
@@ -82,7 +103,8 @@ def command(
     joints, num_joints = Joints(), controller.chain.num_joints
     for j in range(num_joints):
         joints[j] = rows[world, FIRST_JOINT + j]
-    solved = inverse(controller.chain, joints, position, rotation, POSE_ITERATIONS)
+    target = position - base_shift[world]
+    solved = inverse(controller.chain, joints, target, rotation, POSE_ITERATIONS)
     for i in range(3):
         rows[world, i] = position[i]
         for j in range(3):

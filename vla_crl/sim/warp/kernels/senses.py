@@ -1,11 +1,19 @@
-"""What the robot feels, as a Warp kernel: the state of `vla_crl.contracts.STATE_DIM`."""
+"""What the robot feels, the state of `vla_crl.contracts.STATE_DIM`, and noise on what it senses."""
 
 import warp as wp
+
+from vla_crl.sim import senses
 
 wp.set_module_options({"enable_backward": False})
 
 ONE, TWO = wp.constant(wp.float64(1.0)), wp.constant(wp.float64(2.0))
 NO_SINE = wp.constant(wp.float64(1e-9))
+NONE, HALF, WHITE = (wp.constant(wp.float64(value)) for value in (0.0, 0.5, 255.0))
+STATE_STREAM = wp.constant(senses.STATE_STREAM)
+GOLDEN = wp.constant(wp.uint64(0x9E3779B97F4A7C15))
+STREAM_STEP = wp.constant(wp.uint64(0xD1342543DE82EF95))
+FIRST_FACTOR = wp.constant(wp.uint64(0xBF58476D1CE4E5B9))
+SECOND_FACTOR = wp.constant(wp.uint64(0x94D049BB133111EB))
 
 
 @wp.func
@@ -54,3 +62,64 @@ def feel(
         state[world, 3 + i] = float(turn[i])
     for i in range(2):
         state[world, 6 + i] = qpos[world, fingers[i]]
+
+
+@wp.func
+def _mix(word: wp.uint64) -> wp.uint64:
+    """See `senses._mix`."""
+    word = (word ^ (word >> wp.uint64(30))) * FIRST_FACTOR
+    word = (word ^ (word >> wp.uint64(27))) * SECOND_FACTOR
+    return word ^ (word >> wp.uint64(31))
+
+
+@wp.func
+def _stream(key: wp.uint64, num_steps: int, number: int) -> wp.uint64:
+    """See `senses._stream`."""
+    seed = _mix(key + GOLDEN) ^ (wp.uint64(num_steps) * GOLDEN)
+    return _mix(seed + wp.uint64(number) * STREAM_STEP)
+
+
+@wp.func
+def _normal(seed: wp.uint64, index: int) -> wp.float64:
+    """See `senses._normal`."""
+    bits = _mix(seed + wp.uint64(index) * GOLDEN)
+    total = wp.float64(0.0)
+    for part in range(4):
+        total += wp.float64((bits >> wp.uint64(16 * part)) & wp.uint64(0xFFFF))
+    return (total / wp.float64(65535.0) - TWO) * wp.sqrt(wp.float64(3.0))
+
+
+@wp.kernel
+def add_image_noise(
+    images: wp.array4d(dtype=wp.vec3ub),
+    sigma: wp.array(dtype=wp.float64),
+    key: wp.array(dtype=wp.uint64),
+    num_steps: wp.array(dtype=int),
+):
+    """Add noise to images [N, C, H, W]; see `senses.add_image_noise`."""
+    world, pixel = wp.tid()
+    if sigma[world] == NONE:
+        return
+    height, width = images.shape[2], images.shape[3]
+    camera, place = pixel // (height * width), pixel % (height * width)
+    seed = _stream(key[world], num_steps[world], 0)
+    colour = images[world, camera, place // width, place % width]
+    for i in range(3):
+        noise = WHITE * sigma[world] * _normal(seed, 3 * pixel + i)
+        value = wp.clamp(wp.float64(colour[i]) + noise, NONE, WHITE)
+        colour[i] = wp.uint8(value + HALF)
+    images[world, camera, place // width, place % width] = colour
+
+
+@wp.kernel
+def add_state_noise(
+    state: wp.array2d(dtype=float),
+    sigma: wp.array(dtype=wp.float64),
+    key: wp.array(dtype=wp.uint64),
+    num_steps: wp.array(dtype=int),
+):
+    """Add noise to states [N, 8]; see `senses.add_state_noise`."""
+    world, i = wp.tid()
+    if sigma[world] > NONE:
+        seed = _stream(key[world], num_steps[world], STATE_STREAM)
+        state[world, i] += float(sigma[world] * _normal(seed, i))
