@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -375,6 +376,8 @@ def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_pat
         replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)
     with pytest.raises(SpecError, match="a state of 3 numbers, but the scene has"):
         replay(Divergence("tabletop_object", task, 0, 0, "lid", 1e9, *numbers), sim)
+    with pytest.raises(SpecError, match="replay: got a SimpleNamespace, expected a VectorSim"):
+        replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), SimpleNamespace())
     (tmp_path / "torn.npz").write_bytes(b"PK")
     with pytest.raises(ConfigError, match="torn.npz is no record of diverged physics"):
         Divergence.load(tmp_path / "torn.npz")

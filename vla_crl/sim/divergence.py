@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from zipfile import BadZipFile
 
 import mujoco
@@ -116,8 +116,15 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
 
     Raises:
         ConfigError: The divergence is of another suite or task.
-        SpecError: Its state does not fit the scene.
+        SpecError: Its state does not fit the scene, or the simulation is not a `VectorSim`.
     """
+    from vla_crl.sim.vector_sim import VectorSim
+
+    if not isinstance(cast(Any, sim), VectorSim):
+        raise SpecError(
+            f"replay: got a {type(sim).__name__}, expected a VectorSim: no other backend's slots "
+            "can be put into a recorded state"
+        )
     suite = sim.suite
     if divergence.suite != suite.name:
         raise ConfigError(
