@@ -59,6 +59,22 @@ def test_an_unknown_suite_names_the_nearest(small_catalog: Path) -> None:
         catalog.suite_path("robots")
 
 
+def test_a_suite_whose_name_cannot_be_written_elsewhere_is_refused(small_catalog: Path) -> None:
+    (small_catalog / "envs/my kitchen").mkdir()
+    (small_catalog / "envs/my kitchen/suite.toml").touch()
+    with pytest.raises(ConfigError, match="suite 'my kitchen': expected a folder of letters"):
+        catalog.suite_path("my kitchen")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"[3]", b'[{"task": "lift", "successes": 0, "episodes": 0}]']
+)
+def test_an_experts_record_that_is_none_is_refused(small_catalog: Path, content: bytes) -> None:
+    (small_catalog / "envs/kitchen/expert.json").write_bytes(content)
+    with pytest.raises(ConfigError, match="expert.json: expected what 'vla-crl evaluate --output'"):
+        catalog.expert_success("kitchen")
+
+
 def test_an_unknown_recipe_names_the_nearest(small_catalog: Path) -> None:
     with pytest.raises(ConfigError, match="unknown recipe 'demoo'. Did you mean 'demo'"):
         catalog.recipe_path("demoo")

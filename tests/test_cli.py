@@ -195,13 +195,31 @@ def test_a_broken_suite_does_not_hide_the_others(
     world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (world / "envs/attic").mkdir()
-    (world / "envs/attic/suite.toml").write_text("scene = \n")
+    (world / "envs/attic/suite.toml").write_bytes(b"\xff\xfe")
     code, out, _ = run(capsys, "list", "suites", "--json")
     attic, kitchen = json.loads(out)
     assert code == 0
     assert "cannot be read: " in attic["description"]
     assert "suite.toml: not a TOML file" in attic["description"]
     assert kitchen == {"name": "kitchen", "description": "Two pots."}
+
+
+def test_the_tasks_of_a_broken_suite_do_not_hide_those_of_others(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find_suite(name: str) -> Any:
+        if name == "attic":
+            raise ConfigError("attic: no floor")
+        return types.SimpleNamespace(description="", tasks=[task])
+
+    (world / "envs/attic").mkdir()
+    (world / "envs/attic/suite.toml").touch()
+    task = types.SimpleNamespace(name="lift", instruction="lift it", split="train")
+    install("vla_crl.sim.backends", find_suite=find_suite)
+    code, out, error = run(capsys, "list", "tasks", "--json")
+    assert (code, [row["name"] for row in json.loads(out)]) == (0, ["lift"])
+    assert "suite 'attic' is left out: attic: no floor" in error
+    assert run(capsys, "list", "tasks", "--suite", "attic")[0] == 2
 
 
 def test_methods_are_listed_by_name(

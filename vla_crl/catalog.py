@@ -6,6 +6,7 @@ wheel.
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, unknown_name
 
 Kind = Literal["envs", "policies", "experiments"]
+SUITE_NAME = re.compile(r"[\w-]+")
+"""What Gymnasium, and collections that write suite.task, can make a part of a name."""
 
 
 def catalog_dir(kind: Kind) -> Path:
@@ -46,10 +49,12 @@ def suite_path(name: str) -> Path:
     """Return the folder of a suite.
 
     Raises:
-        ConfigError: There is no such suite.
+        ConfigError: There is no such suite, or its folder's name cannot be a part of other names.
     """
     if name not in list_suites():
         raise unknown_name("catalog", "suite", name, list_suites())
+    if not SUITE_NAME.fullmatch(name):
+        raise ConfigError(f"suite '{name}': expected a folder of letters, digits, '_' and '-' only")
     return catalog_dir("envs") / name
 
 
@@ -67,7 +72,7 @@ def expert_success(name: str) -> dict[str, float]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         return {row["task"]: row["successes"] / row["episodes"] for row in rows}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(
             f"{path}: expected what 'vla-crl evaluate --output' writes ({error!r})"
         ) from error
@@ -100,9 +105,10 @@ def description(path: Path) -> str:
     Raises:
         ConfigError: The file is not TOML.
     """
+    content = read_toml(path)  # first: refuses what is no text
     first_line, _, _ = path.read_text(encoding="utf-8").partition("\n")
     comment = first_line.removeprefix("#").strip() if first_line.startswith("#") else ""
-    return str(read_toml(path).get("description", comment))
+    return str(content.get("description", comment))
 
 
 def _find(kind: Kind, noun: str, name: str, known: list[str]) -> Path:

@@ -7,6 +7,7 @@ modules are imported where they are used, so that `--help` and typos answer at o
 import argparse
 import dataclasses
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,9 +57,8 @@ def list_definitions(options: Options) -> Rows:
 
             return [{"name": name, "class": METHODS[name]} for name in sorted(METHODS)]
         case _:
-            suites = [options.suite] if options.suite else catalog.list_suites()
-            return [task for suite in suites for task in _describe_suite(suite)["tasks"]]
-    return [{"name": name, "description": _describe(path(name))} for name in names]
+            return _describe_suite(options.suite)["tasks"] if options.suite else _all_tasks()
+    return [{"name": name, "description": _describe(name, path)} for name in names]
 
 
 def show(options: Options) -> dict[str, Any] | None:
@@ -262,12 +262,22 @@ def _agent(policy: str, *, deterministic: bool) -> Any:
     return policy_agent(load_policy(policy), deterministic=deterministic)
 
 
-def _describe(path: Path) -> str:
+def _describe(name: str, find: Callable[[str], Path]) -> str:
     """Return the description of a definition; a broken one does not hide the others."""
     try:
-        return catalog.description(path)
+        return catalog.description(find(name))
     except ConfigError as error:
         return f"cannot be read: {error}"
+
+
+def _all_tasks() -> Rows:
+    rows: Rows = []
+    for suite in catalog.list_suites():
+        try:
+            rows += _describe_suite(suite)["tasks"]
+        except ConfigError as error:  # does not hide the others
+            print(f"suite '{suite}' is left out: {error}", file=sys.stderr)
+    return rows
 
 
 def _describe_suite(name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import expert_agent, policy_agent
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.suite import load_suite
 from vla_crl.sim.vector_sim import VectorSim
 
@@ -125,3 +126,22 @@ def test_a_task_named_twice_is_refused(untrained_policy):
     tasks = ["red_cube_in_basket"] * 2
     with pytest.raises(ConfigError, match="a task is named twice: red_cube_in_basket, red_"):
         evaluate_policy(untrained_policy, tasks, num_episodes=1)
+
+
+def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
+    reset = VectorSim.reset
+
+    def reset_broken(sim, slots, *, tasks, state_ids):
+        reset(sim, slots, tasks=tasks, state_ids=state_ids)
+        states = sim.get_states()
+        first_speed = 1 + sim.suite.scenes[0].model.nq
+        states["physics"][np.isin(states["state_id"], [4001]), first_speed] = 1e6
+        sim.set_states(states)
+
+    monkeypatch.setattr(VectorSim, "reset", reset_broken)
+    tasks = ["red_cube_in_basket"]
+    results = evaluate(expert_agent, SUITE, tasks, num_episodes=3, divergences=tmp_path)
+    assert [(r.successes, r.episodes) for r in results] == [(2, 3)]
+    (file,) = tmp_path.iterdir()
+    assert Divergence.load(file).state_id == 4001
+    assert "blew up in task 'red_cube_in_basket', initial state 4001" in capsys.readouterr().err

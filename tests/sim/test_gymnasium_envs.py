@@ -267,3 +267,16 @@ def test_a_suite_that_cannot_be_read_leaves_the_others_registered(monkeypatch: p
         gymnasium_envs.register_envs()
     assert "vla_crl/tabletop_object-v0" in registered
     assert not any("tabletop_goal" in name.split(".")[0] for name in registered)
+
+
+def test_physics_that_blows_up_is_told_and_ends_the_episode(env: TaskEnv):
+    env.reset(seed=0)
+    sim = env._robots.sim
+    assert isinstance(sim, VectorSim)
+    states = sim.get_states()
+    states["physics"][0, 1] = np.nan
+    sim.set_states(states)
+    with pytest.warns(UserWarning, match="blew up in task 'red_cube_in_basket', initial state"):
+        _, reward, terminated, truncated, _ = env.step(np.zeros(7))
+    assert (reward, terminated, truncated) == (0.0, True, False)
+    assert not sim.divergences

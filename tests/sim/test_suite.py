@@ -2,6 +2,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mujoco
 import pytest
 
 from vla_crl.catalog import catalog_dir, list_suites
@@ -16,8 +17,10 @@ Loader = Callable[..., Suite]
 def load_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
     """Load a copy of the suite in which one text of a file is replaced."""
 
-    def load_changed(old: str, new: str, file: str = "suite.toml") -> Suite:
-        folder = Path(shutil.copytree(catalog_dir("envs"), tmp_path / "envs")) / "tabletop_object"
+    def load_changed(
+        old: str, new: str, file: str = "suite.toml", suite: str = "tabletop_object"
+    ) -> Suite:
+        folder = Path(shutil.copytree(catalog_dir("envs"), tmp_path / "envs")) / suite
         text = (folder / file).read_text(encoding="utf-8")
         assert old in text
         (folder / file).write_text(text.replace(old, new), encoding="utf-8")
@@ -154,7 +157,7 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ('scene = "scene.xml"', 'scene = "scen.xml"', "scen.xml: MuJoCo cannot compile it"),
         ("control_hz = 10.0", "control_hz = 0.0", "control_hz = 0.0, expected more than 0"),
         ("control_hz = 10.0", "control_hz = nan", "control_hz = nan, expected more than 0"),
-        ("horizon = 48", "horizon = 0", "horizon = 0, expected at least 1"),
+        ("horizon = 48", "horizon = 0", "horizon = 0, expected 1 to 100000"),
         (
             "num_train_states = 4000",
             "num_train_states = 0",
@@ -197,8 +200,25 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         (
             'body = "tray"',
             'body = "tray"\njoint = "joint1"\nhandle = "tray"\non_at = 9.0\noff_at = 0.0',
-            "thing 'tray': on_at is 9, but joint 'joint1' goes from -2.8973 to 2.8973",
+            "thing 'tray': joint 'joint1' is no hinge or slide of body 'tray'",
         ),
+        ("horizon = 48", "horizon = 100001", "horizon = 100001, expected 1 to 100000"),
+        ("control_hz = 10.0", "control_hz = 1e12", "1e-12 s is no multiple of the scene's time"),
+        ("rest_joints_rad = [0.0", "rest_joints_rad = [nan", "rest_joints_rad = .*expected finite"),
+        (
+            '"joint1", "joint2"',
+            '"joint2", "joint1"',
+            "arm.joints: 'joint1' is no hinge below 'link2'; name the joints in their order",
+        ),
+        ('"joint7"]', '"joint7", "red_cube_joint"]', "unknown joint 'red_cube_joint'"),
+        (
+            'grip_site = "grip"',
+            'grip_site = "tray"',
+            "grip_site: 'tray' is not on what 'joint7'",
+        ),
+        ('body = "tray"', 'body = "arm_base"', "thing 'tray': body 'arm_base' is the arm's"),
+        ("put the red cube in the basket", "käse", "'käse', expected at most 200 printable ASCII"),
+        ("put the red cube in the basket", "put " * 51, "expected at most 200 printable ASCII"),
         (
             'name = "pink_egg_in_tray"',
             'name = "egg in tray"',
@@ -233,3 +253,45 @@ def test_a_suite_without_tasks_is_refused(load_changed: Loader):
     head = text[: text.index("[arm]")]
     with pytest.raises(ConfigError, match="suite.toml: tasks is empty, expected at least one task"):
         load_changed(text, f"{head}tasks = []\n{text[len(head) : first]}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "on_at = 0.07",
+            "on_at = 9.0",
+            "'drawer': on_at is 9, but joint 'drawer' goes",
+        ),
+        ('joint = "knob"', 'joint = "drawer"', "joint 'drawer' is no hinge or slide of body 'knob"),
+        ('"finger_joint2"', '"drawer"', "arm: joint 'drawer' has no actuator that moves it"),
+        ('"joint7"]', '"drawer"]', "arm: joint 'drawer' has no actuator"),
+    ],
+)
+def test_faulty_moving_parts_are_refused(load_changed: Loader, old: str, new: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_changed(old, new, suite="tabletop_goal")
+
+
+def test_joints_are_named(load_changed: Loader):
+    begin, end = 'joints = ["joint1"', "rest_joints_rad = ["
+    text = (catalog_dir("envs") / "tabletop_object" / "suite.toml").read_text(encoding="utf-8")
+    start = text.index(begin)
+    line = text[start : text.index("\n", start)]
+    with pytest.raises(ConfigError, match="joints is empty, expected those of the arm"):
+        load_changed(line, "joints = []")
+    assert end in text
+
+
+def test_an_object_has_a_geom_of_its_own(load_changed: Loader):
+    text = (catalog_dir("envs") / "tabletop_object" / "scene.xml").read_text(encoding="utf-8")
+    (geom,) = (line for line in text.splitlines() if "red_cube_geom" in line)
+    inertia = '<inertial pos="0 0 0" mass=".1" diaginertia="1e-4 1e-4 1e-4"/>'
+    with pytest.raises(ConfigError, match="body 'red_cube' has no geom of its own"):
+        load_changed(geom, f"{inertia}<body>{geom}</body>", file="scene.xml")
+
+
+def test_a_world_never_begins_anew_by_itself(load_changed: Loader):
+    flag = '<flag autoreset="disable" sleep="enable"/>'
+    (model, *_) = (s.model for s in load_changed(flag, "", file="scene.xml").scenes)
+    assert model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_AUTORESET

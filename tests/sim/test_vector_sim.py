@@ -122,7 +122,14 @@ def test_things_end_where_they_would_if_none_ever_slept(suite: Suite, new_sim: N
     ("change", "message"),
     [
         (lambda s: s.pop("pending"), r"VectorSim.set_states: got \['controller', .* expected \['"),
-        (lambda s: s.update(physics=s["physics"][:, :3]), r"'physics' has shape \(2, 3\)"),
+        (lambda s: s.update(physics=s["physics"][:, :3]), r"'physics' is float64 \(2, 3\), exp"),
+        (lambda s: s.update(task=[0.5, 1.0]), r"'task' is float64 \(2,\), expected int64"),
+        (lambda s: s.update(task=["lift", "push"]), r"'task' is <U4 \(2,\), expected int64"),
+        (lambda s: s.update(outcome=s["outcome"] + 4), "outcome 4 is out of range"),
+        (lambda s: s.update(num_steps=s["num_steps"] - 3), "num_steps -3 is out of range"),
+        (lambda s: s["controller"].fill(np.nan), "'controller' has numbers that are not finite"),
+        (lambda s: s["pending"].fill(np.inf), "'pending' has numbers that are not finite"),
+        (lambda s: s["tree_asleep"].fill(0), "'tree_asleep' has numbers from 0 on, expected only"),
         (lambda s: s.update(task=s["task"] + 10), "set_states: task 10 is out of range"),
         (lambda s: s.update(state_id=s["state_id"] + 9999), "state id 9999 is out of range"),
     ],
@@ -376,8 +383,12 @@ def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_pat
         replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)
     with pytest.raises(SpecError, match="a state of 3 numbers, but the scene has"):
         replay(Divergence("tabletop_object", task, 0, 0, "lid", 1e9, *numbers), sim)
+    state = np.zeros(len(sim._physics(0)))
+    with pytest.raises(SpecError, match=r"the record's tree_asleep has shape \(2,\), the slot's"):
+        replay(Divergence("tabletop_object", task, 0, 0, "lid", 1e9, state, *numbers[1:]), sim)
+    stranger: Any = SimpleNamespace()
     with pytest.raises(SpecError, match="replay: got a SimpleNamespace, expected a VectorSim"):
-        replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), SimpleNamespace())
+        replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), stranger)
     (tmp_path / "torn.npz").write_bytes(b"PK")
     with pytest.raises(ConfigError, match="torn.npz is no record of diverged physics"):
         Divergence.load(tmp_path / "torn.npz")

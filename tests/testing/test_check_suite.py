@@ -54,3 +54,15 @@ def test_a_suite_whose_initial_states_repeat_is_refused():
 
     with pytest.raises(SpecError, match="'tabletop_object' has two initial states with one layout"):
         check_suite(changed(load_suite("tabletop_object"), nail_down), num_states=1)
+
+
+def test_what_is_no_suite_is_refused():
+    with pytest.raises(SpecError, match="check_suite: got 'tabletop_goal', expected what find_sui"):
+        check_suite("tabletop_goal")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SpecError, match="check_suite: num_states is 0, expected at least 1"):
+        check_suite(load_suite("tabletop_goal"), num_states=0)
+
+
+def test_success_must_reach_what_is_asked_for():
+    with pytest.raises(SpecError, match="expected nan %"):
+        check_suite(load_suite("tabletop_goal"), num_states=1, min_success=float("nan"))

@@ -26,6 +26,7 @@ from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
+from vla_crl.sim.divergence import save_divergences
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
@@ -236,9 +237,8 @@ class Trainer:
                     stage, task, ppo.iteration, episodes, statistics, metrics, update_s
                 )
                 progress.print(_iteration_line(row))
-                for divergence in statistics.divergences:
-                    path = divergence.save(self.run.divergences)
-                    progress.print(f"{divergence}. To look at it again: {path}")
+                for line in save_divergences([*statistics.divergences], self.run.divergences):
+                    progress.print(line)
                 progress.advance(statistics.episodes)
 
         def collect_fresh() -> RolloutStorage:
@@ -309,6 +309,7 @@ class Trainer:
                     tasks,
                     num_episodes=num_episodes,
                     num_envs=self.config.evaluation.num_envs,
+                    divergences=self.run.divergences,
                 )
             cells += [
                 Cell(

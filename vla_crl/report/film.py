@@ -9,9 +9,11 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
+from vla_crl.progress import console
 from vla_crl.report.video import GridVideo
 from vla_crl.rollout.agents import Agent
 from vla_crl.sim.backends import find_suite
+from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.simulation import ScriptedSimulation
 from vla_crl.sim.task_suite import make_renderers
 
@@ -78,6 +80,8 @@ def record_rollouts(
                 video.write(draw(), outcomes)
                 actions = np.stack([planned[slot][step : step + 1] for slot in running.tolist()])
                 result = sim.step_chunk(actions, running)
+                for line in save_divergences(sim.divergences, DIVERGENCES):
+                    console.print(line, soft_wrap=True)
                 is_over = result.terminated | result.truncated
                 for slot, success in zip(running[is_over], result.success[is_over], strict=True):
                     outcomes[slot] = bool(success)

@@ -9,6 +9,7 @@ import numpy as np
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.sim.backends import find_suite
+from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.simulation import Expert, ScriptedSimulation
 from vla_crl.sim.variation import VariationConfig
@@ -166,6 +167,8 @@ def collect_demonstrations(
             is_over = result.terminated | result.truncated
             recorder.success[episodes] = result.success
             progress.advance(int(is_over.sum()))
+            for line in save_divergences(sim.divergences, DIVERGENCES):
+                progress.print(line)
             running = np.concatenate([running[~is_over], start(running[is_over])])
     sim.close()
     return _concatenate(sim.suite.name, recorder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.sim.backends import find_suite
+from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.scene_config import Split
 
 
@@ -31,6 +33,7 @@ def evaluate(
     num_episodes: int = 100,
     states: Literal["test", "train"] = "test",
     num_envs: int = 128,
+    divergences: Path = DIVERGENCES,
 ) -> list[TaskResult]:
     """Run one episode on each of the first test (or training) states of each task.
 
@@ -46,6 +49,7 @@ def evaluate(
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
         num_envs: Environments stepped together.
+        divergences: Folder for states in which physics blew up; such an episode is a failure.
 
     Returns:
         One result a task, in the order asked for.
@@ -84,6 +88,8 @@ def evaluate(
             )
             running = np.concatenate([running[~is_over], refill])
             progress.advance(int(is_over.sum()))
+            for line in save_divergences(sim.divergences, divergences):
+                progress.print(line)
     sim.close()
     counts = success.reshape(len(indices), num_episodes).sum(axis=1)
     return [

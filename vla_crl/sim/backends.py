@@ -27,9 +27,9 @@ def find_suite(name: str) -> TaskSuite:
     backend = read_toml(file).get("backend")
     if backend is None:
         return load_suite(name)
-    if backend not in BACKENDS:
+    if str(backend) not in BACKENDS:
         raise unknown_name(str(file), "backend", str(backend), BACKENDS)
-    read = cast(Callable[[Path], TaskSuite], load_attribute(BACKENDS[backend], str(file)))
+    read = cast(Callable[[Path], TaskSuite], load_attribute(BACKENDS[str(backend)], str(file)))
     return read(file)
 
 

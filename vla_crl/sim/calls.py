@@ -87,26 +87,36 @@ def require_scenes(where: str, suite: object) -> None:
         )
 
 
-def check_states(
+def checked_states(
     sim: Simulation, states: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
-) -> None:
-    """Check that `states` may replace what a simulation's own `get_states` returns.
+) -> dict[str, np.ndarray]:
+    """Return `states` as arrays that may replace what a simulation's own `get_states` returns.
 
     Raises:
-        SpecError: Other names or shapes, or a task or an initial state that does not exist.
+        SpecError: Other names, shapes or kinds of numbers, or numbers that no slot can have.
     """
     where = f"{type(sim).__name__}.set_states"
     if states.keys() != own.keys():
         raise SpecError(f"{where}: got {sorted(states)}, expected {sorted(own)}, as of get_states")
+    checked = {name: np.asarray(values) for name, values in states.items()}
     for name, array in own.items():
-        if np.shape(states[name]) != array.shape:
+        given = checked[name]
+        if given.shape != array.shape or not np.can_cast(given.dtype, array.dtype, "same_kind"):
             raise SpecError(
-                f"{where}: '{name}' has shape {np.shape(states[name])}, expected {array.shape}; "
-                "use a simulation of the same suite with as many slots"
+                f"{where}: '{name}' is {given.dtype} {given.shape}, expected {array.dtype} "
+                f"{array.shape}; use a simulation of the same suite with as many slots"
             )
-    used = states["state_id"] >= 0
-    _check_range(f"{where}: task", states["task"], len(sim.suite.tasks))
-    _check_range(f"{where}: state id", states["state_id"][used], sim.suite.test_ids.stop)
+    used = checked["state_id"] >= 0
+    _check_range(f"{where}: task", checked["task"], len(sim.suite.tasks))
+    _check_range(f"{where}: state id", checked["state_id"][used], sim.suite.test_ids.stop)
+    _check_range(f"{where}: outcome", checked["outcome"], DIVERGED + 1)
+    _check_range(f"{where}: num_steps", checked["num_steps"], sim.suite.horizon + 1)
+    for name in ("controller", "pending"):
+        if not np.isfinite(checked[name]).all():
+            raise SpecError(f"{where}: '{name}' has numbers that are not finite")
+    if (checked["tree_asleep"] >= 0).any():
+        raise SpecError(f"{where}: 'tree_asleep' has numbers from 0 on, expected only negative")
+    return checked
 
 
 def chunk_result(outcome: np.ndarray, num_steps: np.ndarray) -> ChunkResult:

@@ -1,5 +1,6 @@
 """What is kept of a simulation that blew up, so that it can be looked at and run again."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,11 +16,15 @@ if TYPE_CHECKING:
     from vla_crl.sim.vector_sim import VectorSim
 
 
+DIVERGENCES = Path("divergences")
+"""Where commands that have no run directory keep what blew up."""
+
+
 @dataclass(frozen=True)
 class Divergence:
     """One chunk of actions under which physics became NaN, infinite or absurdly fast.
 
-    `replay` runs it again.
+    `replay` runs it again in a `VectorSim`; of other backends the state is kept to be looked at.
 
     Attributes:
         suite: Name of the suite.
@@ -78,6 +83,13 @@ class Divergence:
         return Divergence(**{**values, **scalars})
 
 
+def save_divergences(divergences: list[Divergence], folder: Path) -> Iterator[str]:
+    """Move what blew up out of a list into files of `folder`, and tell in a line about each."""
+    while divergences:
+        divergence = divergences.pop(0)
+        yield f"{divergence}. To look at it again: {divergence.save(folder)}"
+
+
 def culprit(model: mujoco.MjModel, before: np.ndarray, qvel: np.ndarray) -> tuple[str, float]:
     """Name the joint to blame and its speed (m/s or rad/s).
 
@@ -133,15 +145,21 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
         )
     task = suite.task_index(divergence.task)
     expected = mujoco.mj_stateSize(suite.scenes[suite.tasks[task].scene].model, STATE_SPEC)
-    if len(divergence.physics) != expected:
+    if divergence.physics.shape != (expected,):
         raise SpecError(
-            f"replay: a state of {len(divergence.physics)} numbers, but the scene has "
+            f"replay: a state of {divergence.physics.size} numbers, but the scene has "
             f"{expected}; it has changed since"
         )
     sim.reset([0], tasks=[task], state_ids=[divergence.state_id])
     states = sim.get_states()
     states["physics"][0, :expected] = divergence.physics
     for name in ("tree_asleep", "controller", "pending", "num_steps"):
-        states[name][0] = getattr(divergence, name)
+        own, recorded = states[name][0], getattr(divergence, name)
+        if np.shape(recorded) != np.shape(own):
+            raise SpecError(
+                f"replay: the record's {name} has shape {np.shape(recorded)}, the slot's "
+                f"{np.shape(own)}; the suite has changed since"
+            )
+        states[name][0] = recorded
     sim.set_states(states)
     return bool(sim.step_chunk(divergence.actions[None], [0]).diverged[0])

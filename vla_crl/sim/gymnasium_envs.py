@@ -23,16 +23,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
-from vla_crl.contracts import ACTION_DIM, Observation, check_actions
+from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.scene_config import MAX_INSTRUCTION_LENGTH
 from vla_crl.sim.task_suite import TaskSuite, make_renderers
 
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
-MAX_INSTRUCTION_LENGTH = 200
-"""Characters; the same for all suites, so that their observation spaces agree."""
 STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
 """Bound of the state's numbers (m, rad, m): beyond the arm's reach, a full turn, the fingers."""
 
@@ -97,7 +96,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """
         if np.shape(action) != (ACTION_DIM,):
             raise SpecError(f"action: got shape {np.shape(action)}, expected ({ACTION_DIM},)")
-        result = self._robots.sim.step_chunk(np.asarray(action)[None, None])
+        result = self._robots.step(np.asarray(action)[None, None], np.array([0]))
         success = bool(result.success[0])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         return self._observe(), float(success), terminated, truncated, self._info(success=success)
@@ -201,7 +200,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         actions = check_actions(np.asarray(actions)[:, None], self.num_envs)
         running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
         success, terminated, truncated = np.zeros((3, self.num_envs), dtype=bool)
-        result = self._robots.sim.step_chunk(actions[running], running)
+        result = self._robots.step(actions[running], running)
         success[running] = result.success
         terminated[running], truncated[running] = result.terminated, result.truncated
         self._robots.reset(over, [self._generators[robot] for robot in over], None)
@@ -259,6 +258,13 @@ class _Robots:
                 f"{slots.shape}"
             )
         self.sim.reset(slots, tasks=self._tasks[slots], state_ids=np.broadcast_to(ids, slots.shape))
+
+    def step(self, actions: np.ndarray, slots: np.ndarray) -> ChunkResult:
+        result = self.sim.step_chunk(actions, slots)
+        for divergence in self.sim.divergences:
+            warnings.warn(str(divergence), stacklevel=3)
+        self.sim.divergences.clear()
+        return result
 
     def observe(self) -> Observation:
         return self.sim.observe(range(self.sim.num_slots))  # named slots: images of its own

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -12,6 +13,8 @@ from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.goals import Articulation, Goal, compile_goals
 from vla_crl.sim.predicates import Goals
 from vla_crl.sim.scene_config import SceneConfig, ThingConfig
+
+ONE_DOF = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +109,13 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
         model = spec.compile()
     except ValueError as error:
         raise ConfigError(f"{path}: MuJoCo cannot compile it: {error}") from error
+    # A world that blows up must not begin anew by itself: the episode ends there.
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     things = tuple(thing for thing in config.things if thing not in absent)
     scene = Scene(config, things, model)
     _check_names(scene, file)
-    _check_mechanics(scene, file)
+    _check_things(scene, file)
+    _check_arm(scene, file)
     return scene
 
 
@@ -145,11 +151,25 @@ def _check_reachable(model: mujoco.MjModel, joint: str, position: float, where: 
         )
 
 
-def _check_mechanics(scene: Scene, path: Path) -> None:
+def _is_below(model: mujoco.MjModel, part: Any, ancestor: int) -> bool:
+    """Whether a joint or site belongs to a body that is, or descends from, `ancestor`."""
+    body = int(part.bodyid[0])
+    while body not in (ancestor, 0):
+        body = int(model.body_parentid[body])
+    return body == ancestor
+
+
+def _check_things(scene: Scene, path: Path) -> None:
     """Check what the simulation relies on and names alone do not tell."""
-    model, config = scene.model, scene.config
+    model = scene.model
     for thing in scene.things:
         if thing.joint is not None:
+            joint = model.joint(thing.joint)
+            if model.body(joint.bodyid[0]).name != thing.body or joint.type[0] not in ONE_DOF:
+                raise ConfigError(
+                    f"{path}: thing '{thing.name}': joint '{thing.joint}' is no hinge or slide "
+                    f"of body '{thing.body}'"
+                )
             for name in ("on_at", "off_at"):
                 _check_reachable(
                     model,
@@ -163,10 +183,39 @@ def _check_mechanics(scene: Scene, path: Path) -> None:
                 f"{path}: thing '{thing.name}': body '{thing.body}' is fixed to the scene, "
                 "expected a free joint, a mocap body or a joint of its own"
             )
+        if body.dofnum[0] == 6 and not body.geomnum[0]:
+            raise ConfigError(
+                f"{path}: thing '{thing.name}': body '{thing.body}' has no geom of its own; put "
+                "what it stands on into that body"
+            )
+        if thing.body == scene.config.arm.base:
+            raise ConfigError(f"{path}: thing '{thing.name}': body '{thing.body}' is the arm's")
+
+
+def _check_arm(scene: Scene, path: Path) -> None:
+    """Check that the arm is a chain of driven hinges whose base an episode can displace."""
+    model, config = scene.model, scene.config
     if model.body(config.arm.base).mocapid[0] < 0:
         raise ConfigError(
             f"{path}: arm.base: body '{config.arm.base}' is fixed to the scene, expected "
             'mocap="true", so that an episode can displace the robot'
+        )
+    driven = [model.joint(joint).name for joint in model.actuator_trnid[:, 0]]
+    for name in (*config.arm.joints, *config.arm.fingers):
+        if name not in driven:
+            raise ConfigError(f"{path}: arm: joint '{name}' has no actuator that moves it")
+    above, links = model.body(config.arm.base).id, [*map(model.joint, config.arm.joints)]
+    for joint in links:
+        if joint.type[0] != mujoco.mjtJoint.mjJNT_HINGE or not _is_below(model, joint, above):
+            raise ConfigError(
+                f"{path}: arm.joints: '{joint.name}' is no hinge below "
+                f"'{model.body(above).name}'; name the joints in their order from the base on"
+            )
+        above = int(joint.bodyid[0])
+    site = model.site(config.arm.grip_site)
+    if not _is_below(model, site, above):
+        raise ConfigError(
+            f"{path}: arm.grip_site: '{site.name}' is not on what '{links[-1].name}' moves"
         )
     if len(config.arm.rest_joints_rad) != len(config.arm.joints):
         raise ConfigError(
@@ -174,7 +223,8 @@ def _check_mechanics(scene: Scene, path: Path) -> None:
             f"expected {len(config.arm.joints)}, one per joint"
         )
     period_s = 1.0 / config.control_hz
-    if abs(scene.num_substeps * model.opt.timestep - period_s) > 1e-9:
+    rest = abs(scene.num_substeps * model.opt.timestep - period_s)
+    if not scene.num_substeps or rest > 1e-9:
         raise ConfigError(
             f"{path}: a control step of {period_s:g} s is no multiple of the scene's "
             f"timestep {model.opt.timestep:g} s; change control_hz or the timestep"

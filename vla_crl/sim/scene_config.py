@@ -12,6 +12,10 @@ from vla_crl.sim.variation import VariationConfig
 Split = Literal["train", "heldout"]
 MAX_STATES = 100_000
 """Initial states of a suite: all of them are computed when a simulation begins."""
+MAX_HORIZON = 100_000
+"""Control steps of an episode."""
+MAX_INSTRUCTION_LENGTH = 200
+"""Characters; the same for all suites, so that their observation spaces agree."""
 TASK_NAME = re.compile(r"[\w.-]+")
 """What Gymnasium can make a part of an environment's id."""
 
@@ -90,6 +94,12 @@ class TaskConfig:
         for sentence in (self.instruction, *self.paraphrases):
             if not sentence.strip():
                 raise ConfigError(f"task '{self.name}': an instruction without words")
+            is_plain = sentence.isascii() and sentence.isprintable()
+            if not is_plain or len(sentence) > MAX_INSTRUCTION_LENGTH:
+                raise ConfigError(
+                    f"task '{self.name}': instruction {sentence!r}, expected at most "
+                    f"{MAX_INSTRUCTION_LENGTH} printable ASCII characters"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +127,10 @@ class ArmConfig:
         _check_ordered(
             self.workspace_low_m, self.workspace_high_m, "workspace_low_m..workspace_high_m"
         )
+        if not self.joints:
+            raise ConfigError("joints is empty, expected those of the arm, from the base on")
+        if not all(map(math.isfinite, self.rest_joints_rad)):
+            raise ConfigError(f"rest_joints_rad = {self.rest_joints_rad}, expected finite numbers")
         names = (*self.joints, *self.fingers)
         if len(set(names)) < len(names):
             raise ConfigError(f"joints and fingers are {names}, expected each name once")
@@ -171,8 +185,8 @@ class SceneConfig:
     def __post_init__(self) -> None:
         """Check the ranges, and that things and bodies are named once."""
         _check_positive(self.control_hz, "control_hz")
-        if self.horizon < 1:
-            raise ConfigError(f"horizon = {self.horizon}, expected at least 1")
+        if not 1 <= self.horizon <= MAX_HORIZON:
+            raise ConfigError(f"horizon = {self.horizon}, expected 1 to {MAX_HORIZON}")
         for name in ("num_train_states", "num_test_states"):
             if not 1 <= getattr(self, name) <= MAX_STATES:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected 1 to {MAX_STATES}")

@@ -9,7 +9,7 @@ import numpy as np
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
-    check_states,
+    checked_states,
     chunk_result,
     require_episode,
     require_running,
@@ -321,9 +321,9 @@ class VectorSim:
         `slots.JUST_WOKEN`: what sleeps wakes only by touch.
 
         Raises:
-            SpecError: They are of another suite or of another number of slots.
+            SpecError: They do not fit this suite and number of slots; nothing has changed.
         """
-        check_states(self, states, self.get_states())
+        states = checked_states(self, states, self.get_states())
         rows = np.flatnonzero(states["state_id"] >= 0)
         self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
         self._episodes.state_id[:] = states["state_id"]

@@ -13,12 +13,18 @@ def check_suite(suite: TaskSuite, *, num_states: int = 5, min_success: float = 0
 
     Args:
         suite: What to check.
-        num_states: Initial states of each task that the expert tries, from both splits each.
+        num_states: Initial states of each task that the expert tries, of training and test each;
+            at most as many as there are.
         min_success: Least success of the expert over all tasks.
 
     Raises:
         SpecError: The first violation.
     """
+    if not hasattr(suite, "simulate"):
+        raise SpecError(f"check_suite: got {suite!r}, expected what find_suite(name) returns")
+    if num_states < 1:
+        raise SpecError(f"check_suite: num_states is {num_states}, expected at least 1")
+    num_states = min(num_states, len(suite.train_ids), len(suite.test_ids))
     tasks = len(suite.tasks)
     sim = suite.simulate(2 * tasks * num_states)
     slots, task = np.arange(sim.num_slots), np.repeat(np.arange(tasks), 2 * num_states)
@@ -40,7 +46,7 @@ def check_suite(suite: TaskSuite, *, num_states: int = 5, min_success: float = 0
         )
     sim.reset(slots, tasks=task, state_ids=ids)
     success = _run_expert(sim)
-    if success.mean() < min_success:
+    if not success.mean() >= min_success:
         worst = min(range(tasks), key=lambda index: success[task == index].mean())
         raise SpecError(
             f"check_suite: the expert of '{suite.name}' succeeds in {100 * success.mean():.0f} % "
