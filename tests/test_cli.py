@@ -304,6 +304,8 @@ def test_a_number_of_episodes_is_above_zero(
         (("lst",), "Did you mean 'list'?"),
         (("list", "suits"), "Did you mean 'suites'?"),
         (("show", "polcy", "tiny"), "Did you mean 'policy'?"),
+        (("list", "suites", "--suite", "x"), "list suites: --suite is for tasks only"),
+        (("show", "policy", "tiny", "--output", "x.png"), "show policy: --output is for suites"),
         (("evaluate",), "the following arguments are required: --policy, --suite; see vla-crl ev"),
         (
             ("collect", "--suite", "s", "--episodes", "1", "--output", "o", "--seed", "-1"),

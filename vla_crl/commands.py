@@ -42,6 +42,8 @@ RECIPE_CLASSES = {
 
 def list_definitions(options: Options) -> Rows:
     """List the suites, policies, recipes, methods or tasks there are."""
+    if options.suite and options.what != "tasks":
+        raise ConfigError(f"list {options.what}: --suite is for tasks only")
     match options.what:
         case "suites":
             names, path = (
@@ -70,6 +72,8 @@ def show(options: Options) -> dict[str, Any] | None:
 
             write_contact_sheet(options.name, options.output)
         return _describe_suite(options.name)
+    if options.output:
+        raise ConfigError(f"show {options.what}: --output is for suites only")
     find = {"policy": catalog.policy_path, "recipe": catalog.recipe_path}[options.what]
     path = find(options.name)
     if path.is_dir():

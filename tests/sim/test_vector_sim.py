@@ -515,8 +515,11 @@ def test_no_slots_are_a_valid_batch(new_sim: NewSim):
 @pytest.mark.parametrize("setting", ["num_slots", "num_threads", "image_size"])
 def test_counts_must_be_positive(suite: Suite, setting: str):
     settings: dict[str, Any] = {"num_slots": 1, "num_threads": 1, "image_size": 8} | {setting: 0}
-    with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected at least 1"):
+    with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected a whole number"):
         VectorSim(suite, **settings)
+    for value in (1.5, True, "4"):
+        with pytest.raises(ConfigError, match=rf"{setting} is '?{value}'?, expected a whole numb"):
+            VectorSim(suite, **settings | {setting: value})
 
 
 def test_some_slots_may_be_stepped_while_others_are_observed(new_sim: NewSim):

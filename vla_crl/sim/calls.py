@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vla_crl.contracts import ChunkResult
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 
@@ -71,6 +71,18 @@ def require_episode(sim: Simulation, rows: np.ndarray) -> None:
             f"{type(sim).__name__}.observe: slots {new[:5].tolist()} have no episode; reset them "
             "first"
         )
+
+
+def require_counts(where: str, **counts: int) -> None:
+    """Check that these settings are whole numbers from 1 on.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    for name, value in counts.items():
+        is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not is_whole or value < 1:
+            raise ConfigError(f"{where}: {name} is {value!r}, expected a whole number from 1 on")
 
 
 def require_scenes(where: str, suite: object) -> None:

@@ -77,7 +77,7 @@ class Divergence:
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {field.name: archive[field.name] for field in fields(Divergence)}
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
             raise ConfigError(f"{path} is no record of diverged physics: {error}") from error
         scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
         return Divergence(**{**values, **scalars})

@@ -7,10 +7,10 @@ import mujoco
 import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
-from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
     checked_states,
     chunk_result,
+    require_counts,
     require_episode,
     require_running,
     require_scenes,
@@ -78,16 +78,12 @@ class VectorSim:
             variation: Of all tasks that have none of their own.
 
         Raises:
-            ConfigError: A count is not positive.
+            ConfigError: A count is no whole number from 1 on.
             SpecError: The suite has no scene for this backend.
         """
-        for name, value in [
-            ("num_slots", num_slots),
-            ("num_threads", num_threads),
-            ("image_size", image_size),
-        ]:
-            if value < 1:
-                raise ConfigError(f"VectorSim: {name} is {value}, expected at least 1")
+        require_counts(
+            "VectorSim", num_slots=num_slots, num_threads=num_threads, image_size=image_size
+        )
         require_scenes("VectorSim", suite)
         self.suite = suite
         self.num_slots = num_slots

@@ -153,6 +153,15 @@ def test_the_expert_knows_what_each_task_is_about(suite: Suite):
     assert named == goals  # a region is called as its thing
 
 
+def test_a_goal_that_forbids_says_not_what_to_do():
+    suite = load_suite("tabletop_goal")
+    goal = Goal("not", parts=(Goal("open", ("drawer",)),))
+    sim = VectorSim(replace(suite, tasks=(replace(suite.tasks[0], goal=goal),)), 1)
+    with pytest.raises(ConfigError, match="'open_drawer': the scripted expert cannot make 'not'"):
+        ScriptedExpert(sim)
+    sim.close()
+
+
 def test_a_goal_that_only_a_grasp_makes_true_is_refused_for_what_is_pushed():
     suite = load_suite("tabletop_goal")
     task = suite.tasks[0]

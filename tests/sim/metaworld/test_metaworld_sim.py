@@ -174,7 +174,7 @@ def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
 @pytest.mark.parametrize("name", ["num_slots", "num_threads", "image_size"])
 def test_counts_must_be_positive(mt10: MetaWorldSuite, name: str):
     settings = {"num_slots": 1} | {name: 0}
-    with pytest.raises(ConfigError, match=f"MetaWorldSim: {name} is 0, expected at least 1"):
+    with pytest.raises(ConfigError, match=f"MetaWorldSim: {name} is 0, expected a whole number"):
         MetaWorldSim(mt10, **settings)
 
 

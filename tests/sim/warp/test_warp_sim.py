@@ -319,7 +319,7 @@ def test_what_does_not_fit_the_contract_is_refused(sims: tuple[VectorSim, WarpSi
 @pytest.mark.parametrize("setting", ["num_slots", "image_size", "num_contacts"])
 def test_counts_must_be_positive(suite: Suite, setting: str):
     settings = {"num_slots": 1, "device": "cpu", setting: 0}
-    with pytest.raises(ConfigError, match=f"WarpSim: {setting} is 0, expected at least 1"):
+    with pytest.raises(ConfigError, match=f"WarpSim: {setting} is 0, expected a whole number"):
         WarpSim(suite, **settings)
 
 

@@ -29,7 +29,7 @@ class ScriptedExpert:
             ConfigError: A goal has a predicate that no skill makes true.
         """
         self._sim, suite = sim, sim.suite
-        terms = [list(_wanted(task.goal)) for task in suite.tasks]
+        terms = [list(_wanted(task.goal, task.name)) for task in suite.tasks]
         self._start = np.cumsum([0, *(len(part) for part in terms)])
         scenes = np.repeat(suite.scene_of_task, np.diff(self._start))
         flat = [term for part in terms for term in part]
@@ -82,15 +82,17 @@ class ScriptedExpert:
         return current
 
 
-def _wanted(goal: Goal) -> Iterator[Goal]:
+def _wanted(goal: Goal, task: str) -> Iterator[Goal]:
     """Yield the predicates that suffice for a goal; of alternatives the first."""
     if goal.name == "or":
-        yield from _wanted(goal.parts[0])
+        yield from _wanted(goal.parts[0], task)
     elif goal.name == "and":
         for part in goal.parts:
-            yield from _wanted(part)
+            yield from _wanted(part, task)
     elif goal.name == "not":
-        raise ConfigError("the scripted expert cannot make 'not' true; name what it should do")
+        raise ConfigError(
+            f"task '{task}': the scripted expert cannot make 'not' true; name what it should do"
+        )
     else:
         yield goal
 

@@ -7,8 +7,14 @@ import mujoco
 import numpy as np
 
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
-from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
+from vla_crl.errors import SpecError
+from vla_crl.sim.calls import (
+    chunk_result,
+    require_counts,
+    require_running,
+    reset_arrays,
+    rows_of,
+)
 from vla_crl.sim.divergence import Divergence, culprit
 from vla_crl.sim.metaworld.expert import MetaWorldExpert
 from vla_crl.sim.metaworld.models import require_metaworld
@@ -45,12 +51,11 @@ class MetaWorldSim:
             image_size: Height and width of each camera image, pixels.
 
         Raises:
-            ConfigError: A count is not positive, or the package is missing.
+            ConfigError: A count is no whole number from 1 on, or the package is missing.
         """
-        counts = {"num_slots": num_slots, "num_threads": num_threads, "image_size": image_size}
-        for name, value in counts.items():
-            if value < 1:
-                raise ConfigError(f"MetaWorldSim: {name} is {value}, expected at least 1")
+        require_counts(
+            "MetaWorldSim", num_slots=num_slots, num_threads=num_threads, image_size=image_size
+        )
         require_metaworld()
         self.suite, self.num_slots = suite, num_slots
         self.divergences: list[Divergence] = []

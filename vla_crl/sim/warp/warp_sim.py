@@ -10,6 +10,7 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, c
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
     chunk_result,
+    require_counts,
     require_episode,
     require_running,
     require_scenes,
@@ -63,15 +64,11 @@ class WarpSim:
             variation: Of all tasks that have none of their own.
 
         Raises:
-            ConfigError: A count is not positive, or there is no such device.
+            ConfigError: A count is no whole number from 1 on, or there is no such device.
         """
-        for name, value in [
-            ("num_slots", num_slots),
-            ("image_size", image_size),
-            ("num_contacts", num_contacts),
-        ]:
-            if value < 1:
-                raise ConfigError(f"WarpSim: {name} is {value}, expected at least 1")
+        require_counts(
+            "WarpSim", num_slots=num_slots, image_size=image_size, num_contacts=num_contacts
+        )
         require_scenes("WarpSim", suite)
         self.suite, self.num_slots = suite, num_slots
         self.divergences: list[Divergence] = []
