@@ -518,8 +518,9 @@ def test_counts_must_be_positive(suite: Suite, setting: str):
     with pytest.raises(ConfigError, match=f"VectorSim: {setting} is 0, expected a whole number"):
         VectorSim(suite, **settings)
     for value in (1.5, True, "4"):
+        settings[setting] = value
         with pytest.raises(ConfigError, match=rf"{setting} is '?{value}'?, expected a whole numb"):
-            VectorSim(suite, **settings | {setting: value})
+            VectorSim(suite, **settings)
 
 
 def test_some_slots_may_be_stepped_while_others_are_observed(new_sim: NewSim):
