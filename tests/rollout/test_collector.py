@@ -5,11 +5,8 @@ import torch
 from vla_crl.errors import ConfigError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector, CollectorConfig
+from vla_crl.rollout.lanes import run_lanes, simulate_lanes
 from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
-
-CONFIG = CollectorConfig(num_envs=3, num_chunks=13, num_threads=1)
-"""Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit."""
 
 
 @pytest.fixture
@@ -17,9 +14,12 @@ def collect(untrained_policy: VLAPolicy):
     for parameter in untrained_policy.value_head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
 
-    def make(seed: int = 0, config: CollectorConfig = CONFIG) -> Collector:
-        sim = VectorSim(load_suite("tabletop_object"), config.num_envs, num_threads=1)
-        return Collector(untrained_policy, sim, "red_cube_in_basket", config=config, seed=seed)
+    # Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit.
+    def make(seed: int = 0, num_chunks: int = 13) -> Collector:
+        sims = simulate_lanes(load_suite("tabletop_object"), 3)
+        return Collector(
+            untrained_policy, sims, "red_cube_in_basket", num_chunks=num_chunks, seed=seed
+        )
 
     return make
 
@@ -49,20 +49,37 @@ def test_last_next_value_is_the_first_value_of_the_following_iteration(collect):
 
 
 def test_episodes_run_on_across_iterations(collect):
-    collector = collect(config=CollectorConfig(num_envs=3, num_chunks=7, num_threads=1))
+    collector = collect(num_chunks=7)
     assert collector.collect().episodes == 0
     assert collector.collect().episodes == 3
 
 
 def test_every_training_state_is_used_once_before_any_is_used_again(collect):
-    collector = collect()
-    sim = collector._sim
-    num_states, seen = len(sim.suite.train_ids), []
-    for _ in range(num_states // 3):
-        seen += sim.state_ids.tolist()
-        collector._restart(np.arange(3))
-    assert len(seen) == len(set(seen)) == 3 * (num_states // 3)
-    assert set(seen) <= set(sim.suite.train_ids)
+    lanes, seen = collect()._lanes, []
+    train_ids = set(load_suite("tabletop_object").train_ids)
+    for lane, num_slots in zip(lanes, (2, 1), strict=True):
+        for _ in range(len(train_ids) // 2 // num_slots):
+            seen += lane._sim.state_ids.tolist()
+            lane._restart(np.arange(num_slots))
+    assert len(seen) == len(train_ids)
+    assert set(seen) == train_ids
+
+
+def test_the_parts_of_the_time_are_all_of_it(collect):
+    statistics = collect().collect()
+    parts = ("render_s", "policy_s", "physics_s", "wait_s")
+    assert all(getattr(statistics, part) > 0 for part in parts)
+    assert sum(getattr(statistics, part) for part in parts) == pytest.approx(statistics.wall_s)
+
+
+def test_a_lane_does_not_depend_on_the_others(collect):
+    def first_lane(num_lanes: int) -> torch.Tensor:
+        collector = collect()
+        storage, values = collector.storage, torch.zeros(13, 3)
+        run_lanes(lambda lane: lane.collect(storage, values), collector._lanes[:num_lanes])
+        return storage.log_probs[:, :2].clone()
+
+    assert torch.equal(first_lane(1), first_lane(2))
 
 
 def test_the_same_seed_collects_the_same_numbers(collect):

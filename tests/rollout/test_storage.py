@@ -154,8 +154,37 @@ def test_step_beyond_the_end_is_rejected():
 
 
 def test_step_out_of_order_is_rejected():
-    with pytest.raises(SpecError, match="got step 1 from slot 0, expected step 0 from slot 0"):
+    with pytest.raises(SpecError, match="got step 1 from slot 0, expected step 0, or 0 to begin"):
         add(empty_storage(), 1)
+
+
+def test_slots_may_be_ahead_of_others():
+    one_by_one, together = empty_storage(), full_storage()
+    for slot in (1, 0):
+        for step in range(3):
+            add_slot(one_by_one, step, slot)
+    one_by_one.finish(np.zeros((3, 2)))
+    assert torch.equal(one_by_one.values, together.values)
+    add_slot(one_by_one, 0, 1)
+    with pytest.raises(SpecError, match="got step 2 from slot 1, expected step 1"):
+        add_slot(one_by_one, 2, 1)
+    with pytest.raises(SpecError, match="finish: 4 of 6 chunks were added"):
+        one_by_one.finish(np.zeros((3, 2)))
+
+
+def add_slot(storage: RolloutStorage, step: int, slot: int) -> None:
+    context, chunk = sampled(storage.num_slots, 100.0 * step)
+    row, nothing = slice(slot, slot + 1), np.zeros(1, dtype=bool)
+    chunk = TinyChunk(chunk.trace[row], chunk.log_prob[row], chunk.value[row])
+    storage.add(
+        step,
+        context[row],
+        chunk,
+        reward=np.full(1, float(step)),
+        terminated=nothing,
+        truncated=nothing,
+        slots=row,
+    )
 
 
 def test_use_before_finish_is_rejected():

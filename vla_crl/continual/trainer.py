@@ -23,6 +23,7 @@ from vla_crl.progress import console, track
 from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.rollout.lanes import simulate_lanes
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
@@ -216,12 +217,15 @@ class Trainer:
         config, budget = self.config, self.stream.episodes_per_task
         seed = _stage_seed(config.seed, stage)
         self.method.before_task(self.policy, task)
-        sim = self.suite.simulate(
+        sims = simulate_lanes(
+            self.suite,
             config.collector.num_envs,
             num_threads=config.collector.num_threads,
             variation=config.variation,
         )
-        collector = Collector(self.policy, sim, task, config=config.collector, seed=seed)
+        collector = Collector(
+            self.policy, sims, task, num_chunks=config.collector.num_chunks, seed=seed
+        )
         ppo = PPO(self.policy, config.ppo)
         generator = torch.Generator().manual_seed(seed)
         episodes = 0
@@ -246,8 +250,8 @@ class Trainer:
             return collector.storage
 
         self.method.after_task(self.policy, task, collect_fresh)
-        collector.close()
-        sim.close()
+        for sim in sims:
+            sim.close()
 
     def _record(
         self,
@@ -367,13 +371,13 @@ def _drop_later_stages(path: Path, stage: int, rounds: int) -> None:
 
 def _iteration_line(row: Mapping[str, Any]) -> str:
     total = row["collect_s"] + row["update_s"]
-    parts = ("render", "policy", "wait", "update")
+    parts = ("render", "policy", "physics", "wait", "update")
     shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
         f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
         f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
-        f"(%: {shares}; physics {100 * row['physics_s'] / total:.0f} beside them)"
+        f"(%: {shares})"
     )
 
 

@@ -140,14 +140,16 @@ class ExpertLayer(nn.Module):
     ) -> Tensor:
         batch, length, _ = hidden.shape
         query = _rotate(self._heads(self.q_proj(hidden)), rotation)
-        keys = torch.cat([memory[0], _rotate(self._heads(self.k_proj(hidden)), rotation)], dim=2)
-        values = torch.cat([memory[1], self._heads(self.v_proj(hidden))], dim=2)
-        # Query heads that share a key head become more rows of it: nothing is repeated.
+        keys = memory[0], _rotate(self._heads(self.k_proj(hidden)), rotation)
+        values = memory[1], self._heads(self.v_proj(hidden))
+        # Query heads that share a key head become more rows of it: nothing is repeated. And the
+        # softmax runs over two products, so that the long memory is not copied behind the own few.
         query = query.reshape(batch, self.num_kv_heads, -1, self.head_dim)
         groups = query.shape[2] // length
-        output = functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask.repeat(1, 1, groups, 1)
-        )
+        scores = torch.cat([query @ part.transpose(2, 3) for part in keys], dim=-1)
+        scores = scores * self.head_dim**-0.5 + mask.repeat(1, 1, groups, 1)
+        weights = scores.softmax(dim=-1).split([part.shape[2] for part in keys], dim=-1)
+        output = weights[0] @ values[0] + weights[1] @ values[1]
         output = output.reshape(batch, -1, length, self.head_dim).transpose(1, 2)
         return self.o_proj(output.flatten(2))
 
@@ -162,12 +164,13 @@ def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor:
-    """Return [B, 1, D * tokens, L + D * tokens] bool, True where a row may see a column."""
+    """Return [B, 1, D * tokens, L + D * tokens], 0 where a row may see a column, else -inf."""
     draw = torch.arange(draws, device=padding_mask.device).repeat_interleave(tokens)
     own = draw[:, None] == draw[None, :]
     batch, length = padding_mask.shape
     seen = padding_mask[:, None, :].expand(batch, len(draw), length)
-    return torch.cat([seen, own.expand(batch, -1, -1)], dim=-1)[:, None]
+    visible = torch.cat([seen, own.expand(batch, -1, -1)], dim=-1)[:, None]
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, -math.inf)
 
 
 def _time_embedding(flow_time: Tensor, width: int) -> Tensor:

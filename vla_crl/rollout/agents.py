@@ -1,22 +1,28 @@
 """Who may act in a simulation: a policy, or the scripted expert."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.rollout.lanes import lane_generator
 from vla_crl.sim.simulation import ScriptedSimulation, Simulation
 
 Act = Callable[[np.ndarray], np.ndarray]
 """From slots [B] to their next actions [B, K, 7]."""
-Agent = Callable[[ScriptedSimulation], Act]
-"""Takes its place in a simulation."""
 
 
-def policy_agent(
-    policy: VLAPolicy, *, deterministic: bool, seed: int = 0
-) -> Callable[[Simulation], Act]:
+class Agent(Protocol):
+    """Takes its place in a simulation; what it draws there is the lane's own."""
+
+    def __call__(self, sim: ScriptedSimulation, lane: int = 0) -> Act:
+        """Return what acts in `sim`."""
+        ...
+
+
+def policy_agent(policy: VLAPolicy, *, deterministic: bool, seed: int = 0) -> Agent:
     """Let a policy act.
 
     Args:
@@ -25,8 +31,8 @@ def policy_agent(
         seed: Seed of sampling; without effect on deterministic actions.
     """
 
-    def start(sim: Simulation) -> Act:
-        generator = torch.Generator().manual_seed(seed)
+    def start(sim: Simulation, lane: int = 0) -> Act:
+        generator = lane_generator(seed, lane)
 
         @torch.no_grad()
         def act(slots: np.ndarray) -> np.ndarray:
@@ -39,7 +45,7 @@ def policy_agent(
     return start
 
 
-def expert_agent(sim: ScriptedSimulation) -> Act:
+def expert_agent(sim: ScriptedSimulation, lane: int = 0) -> Act:
     """Let the scripted expert act, one control step at a time."""
     expert = sim.expert()
     return lambda slots: expert.act(slots)[:, None]

@@ -1,6 +1,6 @@
 """Success of a policy, or of the scripted expert, on the fixed test states of a suite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ import numpy as np
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
+from vla_crl.rollout.lanes import run_lanes, simulate_lanes
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.scene_config import Split
@@ -48,7 +49,7 @@ def evaluate(
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
-        num_envs: Environments stepped together.
+        num_envs: Environments stepped together, half of them in each of two lanes.
         divergences: Folder for states in which physics blew up; such an episode is a failure.
 
     Returns:
@@ -69,20 +70,22 @@ def evaluate(
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
-    sim = suite.simulate(min(num_envs, len(queue_tasks)))
-    act = agent(sim)
+    sims = simulate_lanes(suite, min(num_envs, len(queue_tasks)))
     success = np.zeros(len(queue_tasks), dtype=bool)
-    episode = np.arange(sim.num_slots)
-    running, started = np.arange(sim.num_slots), sim.num_slots
-    sim.reset(running, tasks=queue_tasks[episode], state_ids=queue_ids[episode])
-    with track("evaluation", len(queue_tasks)) as progress:
+
+    def play(lane: int) -> Iterator[None]:
+        """Run every episode whose number is the lane's."""
+        sim = sims[lane]
+        act, running = agent(sim, lane), np.arange(sim.num_slots)
+        queue = np.arange(lane, len(queue_tasks), len(sims))
+        episode, queue = queue[: len(running)].copy(), queue[len(running) :]
+        sim.reset(running, tasks=queue_tasks[episode], state_ids=queue_ids[episode])
         while len(running):
             result = sim.step_chunk(act(running), running)
             success[episode[running]] = result.success
             is_over = result.terminated | result.truncated
-            refill = running[is_over][: len(queue_tasks) - started]
-            episode[refill] = np.arange(started, started + len(refill))
-            started += len(refill)
+            refill = running[is_over][: len(queue)]
+            episode[refill], queue = queue[: len(refill)], queue[len(refill) :]
             sim.reset(
                 refill, tasks=queue_tasks[episode[refill]], state_ids=queue_ids[episode[refill]]
             )
@@ -90,7 +93,12 @@ def evaluate(
             progress.advance(int(is_over.sum()))
             for line in save_divergences(sim.divergences, divergences):
                 progress.print(line)
-    sim.close()
+            yield
+
+    with track("evaluation", len(queue_tasks)) as progress:
+        run_lanes(play, range(len(sims)))
+    for sim in sims:
+        sim.close()
     counts = success.reshape(len(indices), num_episodes).sum(axis=1)
     return [
         TaskResult(suite.tasks[index].name, suite.tasks[index].split, int(count), num_episodes)

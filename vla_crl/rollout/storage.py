@@ -81,7 +81,7 @@ class RolloutStorage:
         self.next_values = torch.zeros_like(self.rewards)
         self.terminated = torch.zeros_like(self.rewards, dtype=torch.bool)
         self.truncated = torch.zeros_like(self.terminated)
-        self._num_added = 0
+        self._num_added = torch.zeros(num_slots, dtype=torch.int64)
         self._finished = False
 
     def add(
@@ -97,14 +97,16 @@ class RolloutStorage:
     ) -> None:
         """Store what some neighbouring slots saw, chose and got in chunk `step`.
 
+        Several threads may call it, each with slots of its own.
+
         Args:
-            step: 0 begins a new rollout, the others follow in order.
+            step: 0 begins a new rollout of these slots, the others follow in order.
             context: [B] what the chunk was chosen from.
             chunk: [B].
             reward: [B] sum over the steps of the chunk.
             terminated: [B] bool.
             truncated: [B] bool.
-            slots: Which; within a step they follow in order. All N by default.
+            slots: Which; all N by default.
 
         Raises:
             SpecError: A step out of order or beyond T, a shape that does not fit, or a number
@@ -117,11 +119,12 @@ class RolloutStorage:
             )
         slots = slots or slice(0, self.num_slots)
         here = slice(step * self.num_slots + slots.start, step * self.num_slots + slots.stop)
-        if here.start not in (0, self._num_added):
-            expected, slot = divmod(self._num_added, self.num_slots)
+        expected = self._num_added[slots]
+        if step and (expected != step).any():
+            slot = int((expected != step).nonzero()[0])
             raise SpecError(
-                f"RolloutStorage: got step {step} from slot {slots.start}, expected step "
-                f"{expected} from slot {slot}, or step 0 from slot 0"
+                f"RolloutStorage: got step {step} from slot {slots.start + slot}, expected step "
+                f"{expected[slot]}, or 0 to begin again"
             )
         columns = (
             ("log_prob", self.log_probs, chunk.log_prob),
@@ -137,7 +140,7 @@ class RolloutStorage:
         chunk.trace.copy_into(self._rows.trace, here)
         for buffer, column in checked:
             buffer[step, slots] = column
-        self._num_added = here.stop
+        self._num_added[slots] = step + 1
         self._finished = False
 
     def finish(self, next_values: ArrayLike | Tensor) -> None:
@@ -151,9 +154,9 @@ class RolloutStorage:
         Raises:
             SpecError: Steps are missing, or `next_values` has the wrong shape or is not finite.
         """
-        if self._num_added != self.num_steps * self.num_slots:
+        if (self._num_added != self.num_steps).any():
             raise SpecError(
-                f"RolloutStorage.finish: {self._num_added} of "
+                f"RolloutStorage.finish: {self._num_added.sum()} of "
                 f"{self.num_steps * self.num_slots} chunks were added"
             )
         self.next_values[:] = self._column("next_values", self.next_values, next_values)
