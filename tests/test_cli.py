@@ -261,6 +261,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
+        ("evaluate --policy exprt --suite kitchen", "Did you mean 'expert'?"),
         ("evaluate --policy a/b --suite kitchen", "a/b: no such policy. Known names: tiny."),
         ("rollout --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("evaluate --policy tiny --suite kitchen --episods 3", "Did you mean --episodes?"),

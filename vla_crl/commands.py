@@ -16,7 +16,7 @@ from typing import Any, cast
 from vla_crl import catalog
 from vla_crl.config import load_toml, override, read_toml, write_atomically
 from vla_crl.doctor import check_all
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, unknown_name
 
 Options = argparse.Namespace
 Rows = list[dict[str, Any]]
@@ -263,6 +263,9 @@ def _agent(policy: str, *, deterministic: bool) -> Any:
 
     if policy == EXPERT:
         return expert_agent
+    known = catalog.list_policies()
+    if policy not in known and not ("/" in policy or Path(policy).exists()):
+        raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
     return policy_agent(load_policy(policy), deterministic=deterministic)
 
 

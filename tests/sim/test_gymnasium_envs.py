@@ -145,6 +145,18 @@ def test_unknown_names_are_refused():
             SuiteVectorEnv("tabletop_object", num_envs=2, tasks=odd)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mode: TaskEnv("tabletop_object", "red_cube_in_basket", render_mode=mode),
+        lambda mode: SuiteVectorEnv("tabletop_object", num_envs=2, render_mode=mode),
+    ],
+)
+def test_an_unknown_render_mode_is_refused_with_the_nearest_one(make):
+    with pytest.raises(ConfigError, match="unknown render_mode 'rgb'. Did you mean 'rgb_array'"):
+        make("rgb")
+
+
 def test_frames_are_drawn_only_in_render_mode(env: TaskEnv):
     env.reset(seed=0)
     assert env.render() is None

@@ -24,7 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene_config import MAX_INSTRUCTION_LENGTH
@@ -32,6 +32,7 @@ from vla_crl.sim.task_suite import TaskSuite, make_renderers
 
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
+RENDER_MODES = ["rgb_array"]
 STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
 """Bound of the state's numbers (m, rad, m): beyond the arm's reach, a full turn, the fingers."""
 
@@ -54,7 +55,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     `info` holds "success", "state_id" and "task".
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as Gymnasium's
+    metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as Gymnasium's
 
     def __init__(
         self, suite: str, task: str, *, image_size: int = 64, render_mode: str | None = None
@@ -68,8 +69,9 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             render_mode: "rgb_array" or None.
 
         Raises:
-            ConfigError: No such suite or task.
+            ConfigError: No such suite, task or render mode.
         """
+        _require_render_mode(render_mode)
         self._robots = _Robots(suite, [task], image_size)
         self.render_mode = render_mode
         self.metadata = _metadata(self._robots.suite)
@@ -146,8 +148,9 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             render_mode: "rgb_array" or None.
 
         Raises:
-            ConfigError: No such suite or task, or a count below 1.
+            ConfigError: No such suite, task or render mode, or a count below 1.
         """
+        _require_render_mode(render_mode)
         if tasks is not None and (isinstance(tasks, str) or not len(tasks)):
             raise ConfigError(f"tasks: got {tasks!r}, expected task names, or None for all")
         names = tasks or [task.name for task in find_suite(suite).tasks]
@@ -280,8 +283,13 @@ class _Robots:
         return images[:, 0]
 
 
+def _require_render_mode(render_mode: str | None) -> None:
+    if render_mode not in (None, *RENDER_MODES):
+        raise unknown_name("Gymnasium environment", "render_mode", str(render_mode), RENDER_MODES)
+
+
 def _metadata(suite: TaskSuite) -> dict[str, Any]:
-    return {"render_modes": ["rgb_array"], "render_fps": round(suite.control_hz)}
+    return {"render_modes": RENDER_MODES, "render_fps": round(suite.control_hz)}
 
 
 def make_task_vector_env(suite: str, task: str, **kwargs: Any) -> SuiteVectorEnv:
