@@ -16,6 +16,8 @@ from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Simulation
 
+_PARTS = ("render", "policy", "physics")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectorConfig:
@@ -129,9 +131,6 @@ class Collector:
         )
 
 
-_PARTS = ("render", "policy", "physics")
-
-
 class _Lane:
     """A simulation and its columns of the storage.
 
@@ -196,7 +195,7 @@ class _Lane:
 
     def _clear(self) -> None:
         self.episodes = self.successes = self.num_steps = 0
-        self.seconds = dict.fromkeys(_PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(_PARTS, 0.0)
 
     def _look(self, slots: np.ndarray | None = None) -> Context:
         with self._timed("render"):
