@@ -66,7 +66,10 @@ class RunDirectory:
         """
         run = cls(path)
         if not run.config_file.is_file():
-            raise ConfigError(f"{path}: not a run directory, it has no {run.config_file.name}")
+            raise ConfigError(
+                f"{path}: not a run directory, it has no {run.config_file.name}; name the folder "
+                "of a run, or begin one without --resume"
+            )
         return run
 
     @contextmanager

@@ -34,7 +34,7 @@ def test_a_stream_may_be_run_through_twice() -> None:
         ({"heldout_tasks": ("x", "x")}, "heldout_tasks: 'x' is listed 2 times"),
         ({"heldout_tasks": ("x", "b")}, "'b' is both a training and a held-out task"),
         ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be at least 1"),
-        ({"rounds": 0}, "stream.rounds is 0; it must be at least 1"),
+        ({"rounds": 0}, "rounds is 0; it must be at least 1"),
     ],
 )
 def test_a_stream_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:

@@ -7,6 +7,7 @@ from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector, CollectorConfig
 from vla_crl.rollout.lanes import run_lanes, simulate_lanes
 from vla_crl.sim.suite import load_suite
+from vla_crl.sim.vector_sim import VectorSim
 
 
 @pytest.fixture
@@ -89,6 +90,22 @@ def test_the_same_seed_collects_the_same_numbers(collect):
     other = collect(seed=5)
     other.collect()
     assert not torch.equal(first.storage.log_probs, other.storage.log_probs)
+
+
+def test_simulations_that_cannot_be_lanes_are_refused(untrained_policy):
+    suite = load_suite("tabletop_object")
+    sim, other = VectorSim(suite, 1), VectorSim(load_suite("tabletop_goal"), 1)
+
+    def collect(sims, num_chunks=1):
+        Collector(untrained_policy, sims, "red_cube_in_basket", num_chunks=num_chunks, seed=0)
+
+    for sims in ([], [sim, sim], sim):
+        with pytest.raises(ConfigError, match="expected a list of simulations, each once"):
+            collect(sims)
+    with pytest.raises(ConfigError, match="several suites: tabletop_goal, tabletop_object"):
+        collect([sim, other])
+    with pytest.raises(ConfigError, match="num_chunks is 0, expected at least 1"):
+        collect([sim], num_chunks=0)
 
 
 def test_counts_are_checked():

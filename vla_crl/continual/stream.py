@@ -26,13 +26,13 @@ class TaskStream:
 
     def __post_init__(self) -> None:
         if not self.train_tasks:
-            raise ConfigError("stream.train_tasks is empty; name at least one task to train")
+            raise ConfigError("train_tasks is empty; name at least one task to train")
         for field in ("train_tasks", "heldout_tasks"):
             names = getattr(self, field)
             for name in dict.fromkeys(names):
                 if names.count(name) > 1:
                     raise ConfigError(
-                        f"stream.{field}: '{name}' is listed {names.count(name)} times; "
+                        f"{field}: '{name}' is listed {names.count(name)} times; "
                         "every task may stand in a stream once (rounds repeats the whole stream)"
                     )
         for name in self.heldout_tasks:
@@ -43,9 +43,7 @@ class TaskStream:
                 )
         for field in ("episodes_per_task", "rounds"):
             if getattr(self, field) < 1:
-                raise ConfigError(
-                    f"stream.{field} is {getattr(self, field)}; it must be at least 1"
-                )
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
 
     @property
     def num_stages(self) -> int:

@@ -70,9 +70,9 @@ class Collector:
     """Fills a storage with the policy's own experience on one task.
 
     Every simulation is a lane, stepped by a thread of its own: while the worlds of one move, the
-    policy looks at those of another. Episodes run on across iterations. Initial states come in a
-    random order of the training ids, which the lanes share out; each is used once before any is
-    used again.
+    policy looks at those of another. Episodes run on across iterations. Every lane has a share of
+    the training ids and takes its initial states from them in random order, each once before any
+    again.
     """
 
     def __init__(
@@ -92,7 +92,11 @@ class Collector:
             task: Name of the task.
             num_chunks: T.
             seed: Seed of the actions and of the order of initial states.
+
+        Raises:
+            ConfigError: No chunk, no simulation, one twice, or simulations of several suites.
         """
+        _check(sims, num_chunks)
         self._num_chunks = num_chunks
         self._lanes = []
         num_slots = 0
@@ -129,6 +133,18 @@ class Collector:
             physics_s=seconds["physics"],
             wait_s=wall_s - sum(seconds.values()),
         )
+
+
+def _check(sims: Sequence[Simulation], num_chunks: int) -> None:
+    if num_chunks < 1:
+        raise ConfigError(f"Collector: num_chunks is {num_chunks}, expected at least 1")
+    if not isinstance(sims, Sequence) or not sims or len({id(sim) for sim in sims}) < len(sims):
+        raise ConfigError(
+            f"Collector: sims is {sims!r}, expected a list of simulations, each once; "
+            "simulate_lanes makes one"
+        )
+    if len(names := {sim.suite.name for sim in sims}) > 1:
+        raise ConfigError(f"Collector: sims are of several suites: {', '.join(sorted(names))}")
 
 
 class _Lane:

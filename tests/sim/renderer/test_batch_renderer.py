@@ -256,6 +256,29 @@ def test_images_do_not_depend_on_how_the_batch_is_split(batch):
     assert np.array_equal(backwards[::-1], expected)
 
 
+@pytest.mark.parametrize("geom", [1, 2, 3, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("field", "number"), [(0, 0), (0, 2), (1, 0), (1, 5)])
+def test_what_has_no_finite_pose_is_not_drawn(batch, geom, value, field, number):
+    model, poses = batch
+    renderer = BatchRenderer(model, ["eye", "side"], 48, 40)
+    away, broken = [part.copy() for part in poses], [part.copy() for part in poses]
+    away[0][:, geom] = 1e4  # beyond the far plane
+    broken[field][:, geom, number] = value
+    assert np.array_equal(renderer.segment(*broken), renderer.segment(*away))
+    assert np.array_equal(renderer.render(*broken), renderer.render(*away))
+
+
+@pytest.mark.parametrize("field", [2, 3])
+def test_a_camera_without_a_finite_pose_sees_nothing(batch, field):
+    model, poses = batch
+    renderer = BatchRenderer(model, ["eye"], 48, 40)
+    poses = [part.copy() for part in poses]
+    poses[field][:] = np.nan
+    assert (renderer.segment(*poses) == -1).all()
+    assert (renderer.render(*poses) == 0).all()
+
+
 def test_only_the_asked_rows_are_written(batch):
     model, poses = batch
     renderer = BatchRenderer(model, ["eye"], 16, 16)

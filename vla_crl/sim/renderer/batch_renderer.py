@@ -20,7 +20,7 @@ from vla_crl.sim.renderer.appearance import (
 )
 from vla_crl.sim.renderer.compilation import entry_point
 from vla_crl.sim.renderer.frame import new_workspace
-from vla_crl.sim.renderer.rasterizer import clear, find_surfaces
+from vla_crl.sim.renderer.rasterizer import clear, find_surfaces, has_finite_pose
 from vla_crl.sim.renderer.scene_arrays import build_scene
 from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
 from vla_crl.sim.source_version import source_version
@@ -103,6 +103,7 @@ class BatchRenderer:
     ) -> NDArray[np.uint8]:
         """Draw colour images.
 
+        A geom whose pose is not finite is not drawn; a camera whose pose is not sees black.
         Releases the interpreter lock, so callers may draw blocks of rows from threads of their own.
 
         Args:
@@ -217,8 +218,8 @@ class BatchRenderer:
         return tuple(np.ascontiguousarray(array) for array in poses)  # type: ignore[return-value]
 
 
-def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Build the two loops over worlds and cameras; `version` belongs to the key of their cache."""
+def _make_render_frames(version: int) -> Callable[..., None]:
+    """Build the loop over worlds and cameras; `version` belongs to the key of its cache."""
 
     @entry_point
     def render_frames(scene, looks, poses, start, stop, images):
@@ -234,6 +235,9 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
             look = look_of(looks, world)
             for camera in range(images.shape[1]):
                 image = images[world, camera]
+                if not has_finite_pose(scene.cameras, camera, pose):
+                    image[:] = 0
+                    continue
                 clear(scene.cameras, camera, frame)
                 find_surfaces(scene, camera, pose, workspace, 0, num_opaque)
                 find_seen(frame)
@@ -247,6 +251,12 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
                     if frame.is_seen[num_opaque:num_geoms].any():
                         shade(scene, look, camera, pose, workspace, layer)
                         blend(scene.geoms.opacity, layer, frame, image)
+
+    return render_frames
+
+
+def _make_segment_frames(version: int) -> Callable[..., None]:
+    """Build the same loop for geom ids."""
 
     @entry_point
     def segment_frames(scene, poses, start, stop, ids):
@@ -266,7 +276,8 @@ def _make_kernels(version: int) -> tuple[Callable[..., None], Callable[..., None
                     for x in range(width):
                         ids[world, camera, y, x] = names[frame.geom[y, x]]
 
-    return render_frames, segment_frames
+    return segment_frames
 
 
-_render_frames, _segment_frames = _make_kernels(source_version())
+_render_frames = _make_render_frames(source_version())
+_segment_frames = _make_segment_frames(source_version())

@@ -72,6 +72,17 @@ def find_surfaces(
                 _draw(geoms.primitive[index], index, columns, rows, np.float32(near), frame)
 
 
+@compiled
+def has_finite_pose(cameras: CameraArrays, camera: int, pose: tuple):
+    """Return whether a camera is anywhere; one that is not sees nothing."""
+    model_id, total = cameras.model_id[camera], 0.0
+    for k in range(3):
+        total += pose[2][model_id, k]
+    for k in range(9):
+        total += pose[3][model_id, k]
+    return abs(total) < np.inf
+
+
 @inlined
 def _to_camera(geom, camera, pose):
     """Express a geom's position and axes in the camera frame."""
@@ -93,6 +104,11 @@ def _write_window(geoms, index, centre, axes, cameras, camera, frame):
     near, far = cameras.depth_range[camera, 0], cameras.depth_range[camera, 1]
     reach = geoms.reach[index]
     window[index, 0], window[index, 1] = 0, 0
+    # What is not finite is nowhere: as the number of a pixel it could be any. The first row tells
+    # of all nine, for the camera's rotation has mixed them.
+    extent = centre[0] + centre[1] + centre[2] + axes[0] + axes[1] + axes[2]
+    if not abs(extent) < np.inf:
+        return
     if -centre[2] + reach < near or -centre[2] - reach > far:
         return
     size = (geoms.size[index, 0], geoms.size[index, 1], geoms.size[index, 2])
