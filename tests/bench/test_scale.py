@@ -52,8 +52,9 @@ def test_memory_has_a_limit_at_the_size_that_is_promised(monkeypatch: pytest.Mon
 
 
 def test_peak_memory_counts_what_was_touched_and_never_falls():
-    resident_mib = psutil.Process().memory_info().rss / 2**20
-    assert scale.peak_memory_mib() >= 0.99 * resident_mib
-    num_mib = int(scale.peak_memory_mib() - resident_mib) + 32  # past the old peak
+    resident_mib, before_mib = psutil.Process().memory_info().rss / 2**20, scale.peak_memory_mib()
+    assert before_mib >= 0.99 * resident_mib
+    num_mib = int(before_mib - resident_mib) + 128  # past the old peak
     np.ones(num_mib * 2**20, np.uint8)
-    assert scale.peak_memory_mib() >= resident_mib + num_mib - 8
+    # The kernel may take back some of what was resident in the meantime.
+    assert scale.peak_memory_mib() >= before_mib + 64
