@@ -55,6 +55,16 @@ def test_episodes_run_on_across_iterations(collect):
     assert collector.collect().episodes == 3
 
 
+def test_success_is_of_as_many_recent_episodes_as_there_are_slots(collect):
+    collector = collect(num_chunks=7)
+    assert np.isnan(collector.collect().success)  # none of three slots has ended
+    assert collector.collect().success == 0.0
+    # Episodes and successes of an iteration: those of slots begun together do not end together.
+    iterations = {(2, 2): 2 / 5, (0, 0): 2 / 5, (2, 1): 3 / 4, (3, 0): 0.0, (1, 1): 1 / 4}
+    for counts, expected in iterations.items():
+        assert collector._recent_success(*counts) == expected
+
+
 def test_every_training_state_is_used_once_before_any_is_used_again(collect):
     lanes, seen = collect()._lanes, []
     train_ids = set(load_suite("tabletop_object").train_ids)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -264,14 +265,13 @@ class Trainer:
         update_s: float,
     ) -> dict[str, Any]:
         """Write one line of metrics.jsonl and return it."""
-        rate = statistics.successes / statistics.episodes if statistics.episodes else float("nan")
         row = {
             "stage": stage,
             "task": task,
             "iteration": iteration,
             "episodes": episodes,
-            "success": rate,
-            "return": rate,
+            "success": statistics.success,
+            "return": statistics.success,
             "diverged": len(statistics.divergences),
             **metrics,
             "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
@@ -373,9 +373,10 @@ def _iteration_line(row: Mapping[str, Any]) -> str:
     total = row["collect_s"] + row["update_s"]
     parts = ("render", "policy", "physics", "wait", "update")
     shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
+    rate = "    -" if isnan(row["success"]) else f"{row['success']:.3f}"  # too few episodes yet
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
-        f"success {row['success']:.3f}  return {row['return']:.3f}  kl {row['kl']:.4f}  "
+        f"success {rate}  return {rate}  kl {row['kl']:.4f}  "
         f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
         f"(%: {shares})"
     )

@@ -193,7 +193,7 @@ def draw_learning_curves(record: RunRecord) -> Figure:
         episodes = np.array([row["episodes"] for row in rows], dtype=float)
         success = 100 * _column(rows, "success")
         axes.plot(
-            episodes, success, color=BLUE, lw=0.8, alpha=0.35, label="training, each iteration"
+            episodes, success, color=BLUE, lw=0.8, alpha=0.35, label="training, latest episodes"
         )
         axes.plot(episodes, _smooth(success), color=BLUE, label="training, smoothed")
         _mark_test_results(axes, record.matrix, stage, rows[-1]["task"], float(episodes[-1]))

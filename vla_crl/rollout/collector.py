@@ -46,6 +46,9 @@ class CollectionStatistics:
     Attributes:
         episodes: Episodes that ended.
         successes: Those that succeeded.
+        success: Fraction of the last episodes that succeeded: of this iteration and as many before
+            as give one episode a slot, NaN while there are fewer. A single iteration would
+            mislead: successes end early, and failures of slots begun together end together.
         num_steps: Control steps taken.
         divergences: Episodes ended because physics blew up (counted as failures).
         wall_s: Seconds spent.
@@ -57,6 +60,7 @@ class CollectionStatistics:
 
     episodes: int
     successes: int
+    success: float
     num_steps: int
     divergences: tuple[Divergence, ...]
     wall_s: float
@@ -109,6 +113,7 @@ class Collector:
             )  # fmt: skip
             self._lanes.append(lane)
             num_slots += sim.num_slots
+        self._history: list[tuple[int, int]] = []  # episodes and successes of recent iterations
         with torch.no_grad():
             context = policy.encode(sims[0].observe())
             chunk = policy.act(context, deterministic=True)
@@ -122,9 +127,12 @@ class Collector:
         storage.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in _PARTS}
+        episodes = sum(lane.episodes for lane in lanes)
+        successes = sum(lane.successes for lane in lanes)
         return CollectionStatistics(
-            episodes=sum(lane.episodes for lane in lanes),
-            successes=sum(lane.successes for lane in lanes),
+            episodes=episodes,
+            successes=successes,
+            success=self._recent_success(episodes, successes),
             num_steps=sum(lane.num_steps for lane in lanes),
             divergences=tuple(event for lane in lanes for event in lane.take_divergences()),
             wall_s=wall_s,
@@ -133,6 +141,15 @@ class Collector:
             physics_s=seconds["physics"],
             wait_s=wall_s - sum(seconds.values()),
         )
+
+    def _recent_success(self, episodes: int, successes: int) -> float:
+        """Take note of an iteration and return the success of as few as are needed."""
+        history, least = self._history, self.storage.num_slots
+        history.append((episodes, successes))
+        while sum(ended for ended, _ in history[1:]) >= least:
+            history.pop(0)
+        total, succeeded = (sum(counts) for counts in zip(*history, strict=True))
+        return succeeded / total if total >= least else float("nan")
 
 
 def _check(sims: Sequence[Simulation], num_chunks: int) -> None:
