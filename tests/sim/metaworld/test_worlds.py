@@ -83,6 +83,18 @@ def test_an_episode_is_bit_for_bit_meta_worlds(task: str):
         assert np.array_equal(observation, world.observation)
 
 
+def test_whether_the_pads_touch_something_is_meta_worlds_answer():
+    task, answers = "pick-place-v3", set()
+    world = World(task, 4000)
+    env, theirs = world._env, env_class(task).touching_object
+    for _ in range(60):
+        world.step_chunk(seven(act(task, world.observation))[None], 500)
+        answer = env.touching_object(env._get_id_main_object())
+        assert answer == theirs(env, env._get_id_main_object())
+        answers.add(answer)
+    assert answers == {True, False}
+
+
 @pytest.mark.parametrize("task", ["door-open-v3", "window-open-v3", "coffee-push-v3"])
 def test_the_lean_model_has_the_dynamics_of_the_full_one(task: str):
     full = mujoco.MjModel.from_xml_path(env_class(task).model_name.fget(None))

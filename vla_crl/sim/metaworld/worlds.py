@@ -150,6 +150,14 @@ def _episode_class(task: str) -> Any:
             self._freeze_rand_vec = True  # `reset` calls it twice
             return observation
 
+        def touching_object(self, object_geom_id: int) -> bool:
+            # Meta-World's own goes through all contacts in Python, most of some tasks' step.
+            geoms, force = self.data.contact.geom, self.data.efc_force
+            with_object = (geoms == object_geom_id).any(axis=1)
+            pads = (self.data.geom(f"{side}pad_geom").id for side in ("left", "right"))
+            touching = (with_object & (geoms == pad).any(axis=1) for pad in pads)
+            return all(force[self.data.contact.efc_address[on]].sum() > 0 for on in touching)
+
         def do_simulation(self, ctrl: Any, n_frames: int) -> None:
             super().do_simulation(ctrl, n_frames)
             if any(self.data.warning[kind].number for kind in _BAD):
