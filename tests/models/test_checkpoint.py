@@ -75,6 +75,12 @@ def test_preset_builds_a_policy_with_random_weights():
     assert 1_000_000 < sum(p.numel() for p in policy.parameters()) < 2_000_000
 
 
+def test_a_file_that_is_no_preset_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="notes.txt' is a file, expected a checkpoint's folder"):
+        load_policy(tmp_path / "notes.txt")
+
+
 def test_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match="unknown policy 'tinny'. Did you mean 'tiny'?"):
         load_policy("tinny")

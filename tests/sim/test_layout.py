@@ -132,7 +132,7 @@ def test_a_layout_without_room_is_refused(scene: Scene):
     layout = dataclasses.replace(scene.config.layout, free_distance_m=1.0)
     config = dataclasses.replace(scene.config, layout=layout)
     crowded = dataclasses.replace(scene, config=config)
-    with pytest.raises(ConfigError, match="'scene.xml': found no room for 5 objects at least 1.0"):
+    with pytest.raises(ConfigError, match="suite.toml: layout: found no room for 5 objects"):
         initial_states(crowded)
 
 

@@ -154,7 +154,11 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
             'start = { tray = 0.1 }\ngoal = ["in", "red cube"',
             "task 'red_cube_in_basket': start: unknown joint 'tray'",
         ),
-        ('scene = "scene.xml"', 'scene = "scen.xml"', "scen.xml: MuJoCo cannot compile it"),
+        (
+            'scene = "scene.xml"',
+            'scene = "scen.xml"',
+            "suite.toml: scene: there is no file .*scen.xml",
+        ),
         ("control_hz = 10.0", "control_hz = 0.0", "control_hz = 0.0, expected more than 0"),
         ("control_hz = 10.0", "control_hz = nan", "control_hz = nan, expected more than 0"),
         ("horizon = 48", "horizon = 0", "horizon = 0, expected 1 to 100000"),

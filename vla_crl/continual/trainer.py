@@ -140,7 +140,13 @@ class TrainConfig:
         if heldout is None:
             heldout = tuple(task.name for task in suite.tasks_of("heldout"))
         for name in (*tasks, *heldout):
-            suite.task_index(name)
+            try:
+                suite.task_index(name)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{error} If the recipe's tasks are those of another suite, name some of this "
+                    "one, or ask for all of its own: --tasks None --heldout-tasks None"
+                ) from error
         return TaskStream(
             train_tasks=tasks, heldout_tasks=heldout, rounds=self.rounds,
             episodes_per_task=self.episodes_per_task,

@@ -70,9 +70,14 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
 
     Raises:
         CheckpointError: A file is missing, truncated or does not fit.
-        ConfigError: There is no such preset.
+        ConfigError: There is no such preset, or it is some other file.
     """
     path = Path(path_or_preset)
+    if path.is_file() and path.suffix != ".toml":
+        raise ConfigError(
+            f"policy '{path_or_preset}' is a file, expected a checkpoint's folder, the name of a "
+            "preset or a preset's .toml"
+        )
     if not path.is_dir():
         path = policy_path(str(path_or_preset)).with_suffix("")
         if not path.is_dir():

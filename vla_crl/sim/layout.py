@@ -57,7 +57,7 @@ def initial_states(scene: Scene) -> InitialStates:
     sampled = _sample(layout_arrays(scene), seeds, positions, yaws, fixtures, grips)
     if not sampled:
         raise ConfigError(
-            f"scene '{scene.config.scene}': found no room for {len(free)} objects at least "
+            f"{scene.file}: layout: found no room for {len(free)} objects at least "
             f"{layout.free_distance_m} m apart; enlarge free_low_m..free_high_m "
             "or lower free_distance_m"
         )

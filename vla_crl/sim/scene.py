@@ -22,12 +22,14 @@ class Scene:
     """A compiled scene.
 
     Attributes:
-        config: The file that it comes from.
+        config: Content of `file`.
+        file: The suite.toml.
         things: Those of the file's things that are there.
         model: MuJoCo's model.
     """
 
     config: SceneConfig
+    file: Path
     things: tuple[ThingConfig, ...]
     model: mujoco.MjModel
 
@@ -100,6 +102,8 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
         ConfigError: The things do not fit the scene.
     """
     path = file.parent / config.scene
+    if not path.is_file():
+        raise ConfigError(f"{file}: scene: there is no file {path}")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
         free = {body.name for body in spec.bodies if _is_free(body)}
@@ -112,7 +116,7 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
     # A world that blows up must not begin anew by itself: the episode ends there.
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     things = tuple(thing for thing in config.things if thing not in absent)
-    scene = Scene(config, things, model)
+    scene = Scene(config, file, things, model)
     _check_names(scene, file)
     _check_things(scene, file)
     _check_arm(scene, file)
