@@ -489,13 +489,25 @@ def test_tasks_and_states_are_integers(new_sim: NewSim):
         sim.reset([0], tasks=[0], state_ids=[1.9])  # type: ignore[list-item]
 
 
-def test_a_slot_without_an_episode_is_not_observed(new_sim: NewSim):
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda sim: sim.observe(),
+        lambda sim: sim.instructions(),
+        lambda sim: sim.thing_positions(),
+        lambda sim: sim.site_positions(0),
+        lambda sim: sim.grip_pose(),
+        lambda sim: sim.finger_positions(),
+        lambda sim: sim.camera_poses(),
+        lambda sim: sim.action_latency(),
+        lambda sim: sim.expert().act(np.arange(3)),
+    ],
+)
+def test_a_slot_without_an_episode_tells_nothing(new_sim: NewSim, ask: Callable[[VectorSim], Any]):
     sim = new_sim(3)
     sim.reset([1], tasks=[0], state_ids=[0])
-    with pytest.raises(
-        SpecError, match=r"VectorSim.observe: slots \[0, 2\] have no episode; reset"
-    ):
-        sim.observe()
+    with pytest.raises(SpecError, match=r"VectorSim: slots \[0, 2\] have no episode; reset them"):
+        ask(sim)
 
 
 @pytest.mark.parametrize("suite", ["tabletop_object", find_suite("metaworld_mt10")])

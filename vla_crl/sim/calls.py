@@ -23,6 +23,21 @@ def rows_of(sim: Simulation, slots: Indices | None) -> np.ndarray:
     return _slots(type(sim).__name__, slots, sim.num_slots)
 
 
+def episode_rows(sim: Simulation, slots: Indices | None) -> np.ndarray:
+    """Return [B] slots as an array, all of them by default, each with an episode to tell of.
+
+    Raises:
+        SpecError: As `rows_of`, or one has never been reset.
+    """
+    rows = rows_of(sim, slots)
+    new = rows[sim.state_ids[rows] < 0]
+    if len(new):
+        raise SpecError(
+            f"{type(sim).__name__}: slots {new[:5].tolist()} have no episode; reset them first"
+        )
+    return rows
+
+
 def reset_arrays(
     sim: Simulation, slots: Indices, tasks: Indices, state_ids: Indices
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,20 +71,6 @@ def require_running(sim: Simulation, rows: np.ndarray, outcome: np.ndarray) -> N
         raise SpecError(
             f"{type(sim).__name__}.step_chunk: slots {over[:5].tolist()} have no running episode; "
             "reset them first"
-        )
-
-
-def require_episode(sim: Simulation, rows: np.ndarray) -> None:
-    """Check that `rows` [B] have been reset.
-
-    Raises:
-        SpecError: One has never been.
-    """
-    new = rows[sim.state_ids[rows] < 0]
-    if len(new):
-        raise SpecError(
-            f"{type(sim).__name__}.observe: slots {new[:5].tolist()} have no episode; reset them "
-            "first"
         )
 
 

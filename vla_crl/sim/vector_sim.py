@@ -10,8 +10,8 @@ from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_action
 from vla_crl.sim.calls import (
     checked_states,
     chunk_result,
+    episode_rows,
     require_counts,
-    require_episode,
     require_running,
     require_scenes,
     reset_arrays,
@@ -166,8 +166,7 @@ class VectorSim:
         Raises:
             SpecError: A slot has no episode.
         """
-        rows = rows_of(self, slots)
-        require_episode(self, rows)
+        rows = episode_rows(self, slots)
         shape = (len(rows), *self._images.shape[1:])
         images = self._images if slots is None else np.empty(shape, np.uint8)
         self.render(self._renderers, rows, images)
@@ -204,7 +203,7 @@ class VectorSim:
         NaN where the slot's scene does not have the thing; an object that a variation has sent
         away is where it waits, out of sight.
         """
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         bodies = self.suite.thing_bodies[self._scenes_of(rows)]
         positions = self._slots.body_pos[rows[:, None], bodies]
         positions[bodies < 0] = np.nan
@@ -214,7 +213,7 @@ class VectorSim:
         self, site: int, slots: Sequence[int] | np.ndarray | None = None
     ) -> np.ndarray:
         """Return [B, 3] positions (m, world) of a site of the slots' scene."""
-        return self._slots.site_pos[rows_of(self, slots), site]
+        return self._slots.site_pos[episode_rows(self, slots), site]
 
     def expert(self) -> "ScriptedExpert":
         """Return the scripted expert of the suite's tasks."""
@@ -235,7 +234,7 @@ class VectorSim:
             indices: [B] which of them.
             slots: [B] slot indices; all slots by default.
         """
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         holds, scenes = np.empty(len(rows), bool), self._scenes_of(rows)
         for scene in np.unique(scenes):
             chosen, grip_site = scenes == scene, self._worlds[scene].grip_site
@@ -250,28 +249,28 @@ class VectorSim:
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the grip site's position [B, 3] (m, world) and rotation matrix [B, 3, 3]."""
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         site = np.array([world.grip_site for world in self._worlds])[self._scenes_of(rows)]
         return self._slots.site_pos[rows, site], self._slots.site_mat[rows, site].reshape(-1, 3, 3)
 
     def finger_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, 2] finger joint positions (m; 0 closed)."""
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         return self._slots.qpos[rows[:, None], self._episodes.fingers[self._scenes_of(rows)]]
 
     def instructions(self, slots: Sequence[int] | np.ndarray | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
-        return self._episodes.instructions(rows_of(self, slots))
+        return self._episodes.instructions(episode_rows(self, slots))
 
     def action_latency(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B] control steps by which actions take effect late."""
-        return self._slots.latency[rows_of(self, slots)]
+        return self._slots.latency[episode_rows(self, slots)]
 
     def camera_poses(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the policy's cameras: positions [B, C, 3] (m, world), matrices [B, C, 3, 3]."""
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         ids = [[s.model.camera(c).id for c in self.suite.cameras] for s in self.suite.scenes]
         cameras = np.array(ids)[self._scenes_of(rows)]
         position, rotation = self._slots.camera_pos, self._slots.camera_mat
@@ -287,7 +286,7 @@ class VectorSim:
                 and lights.
             data: Gets the slot's state and its poses, also where robot or cameras are displaced.
         """
-        rows = np.array([slot])
+        rows = episode_rows(self, [slot])
         scene = int(self._scenes_of(rows)[0])
         wear(model, self._episodes.dress(model_appearance(self.suite.model(scene)), scene, rows))
         mujoco.mj_setState(model, data, self._physics(slot), STATE_SPEC)

@@ -180,8 +180,11 @@ def test_counts_must_be_positive(mt10: MetaWorldSuite, name: str):
 
 def test_wrong_calls_are_refused(new_sim):
     sim = new_sim(2)
+    for ask in (sim.observe, sim.instructions, sim.thing_positions, sim.camera_poses):
+        with pytest.raises(SpecError, match=r"MetaWorldSim: slots \[0, 1\] have no episode"):
+            ask()
     with pytest.raises(SpecError, match="slot 0 has no episode; reset it first"):
-        sim.observe()
+        sim.world(0)
     with pytest.raises(SpecError, match=r"slots \[0, 1\] have no running episode"):
         sim.step_chunk(np.zeros((2, 1, ACTION_DIM)))
     with pytest.raises(SpecError, match="1 slots, 2 tasks, 1 state_ids; expected one task and"):

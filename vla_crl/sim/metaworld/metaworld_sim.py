@@ -10,6 +10,7 @@ from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_action
 from vla_crl.errors import SpecError
 from vla_crl.sim.calls import (
     chunk_result,
+    episode_rows,
     require_counts,
     require_running,
     reset_arrays,
@@ -129,7 +130,7 @@ class MetaWorldSim:
 
     def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
         """Render the cameras of `slots` (all by default) and read their state and instruction."""
-        rows, size = rows_of(self, slots), self._image_size
+        rows, size = episode_rows(self, slots), self._image_size
         self._renderers |= make_renderers(
             self.suite, self.suite.cameras, size, set(self._task[rows]) - set(self._renderers)
         )
@@ -148,19 +149,19 @@ class MetaWorldSim:
     def instructions(self, slots: Sequence[int] | np.ndarray | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
         return tuple(
-            self.suite.tasks[task].instruction for task in self._task[rows_of(self, slots)]
+            self.suite.tasks[task].instruction for task in self._task[episode_rows(self, slots)]
         )
 
     def thing_positions(self, slots: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Return [B, 2, 3] positions (m, world) of the object and of the goal."""
-        looks = self._looks(rows_of(self, slots))
+        looks = self._looks(episode_rows(self, slots))
         return np.array([[look.object_pos, look.goal_pos] for look in looks])
 
     def camera_poses(
         self, slots: Sequence[int] | np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the policy's cameras: positions [B, C, 3] (m, world), matrices [B, C, 3, 3]."""
-        rows = rows_of(self, slots)
+        rows = episode_rows(self, slots)
         cameras = [
             self._drawing_of(task).cameras(look)
             for task, look in zip(self._task[rows], self._looks(rows), strict=True)

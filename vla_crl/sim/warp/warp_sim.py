@@ -10,8 +10,8 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, c
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
     chunk_result,
+    episode_rows,
     require_counts,
-    require_episode,
     require_running,
     require_scenes,
     reset_arrays,
@@ -160,8 +160,7 @@ class WarpSim:
         Raises:
             SpecError: A slot has no episode.
         """
-        rows = rows_of(self, slots)
-        require_episode(self, rows)
+        rows = episode_rows(self, slots)
         with self._lock:
             images, state = self._draw(rows).numpy(), self._feel(rows).numpy()
             if slots is not None:
