@@ -1,5 +1,6 @@
 """The command line; what its commands call is replaced by fakes that record their arguments."""
 
+import ctypes
 import json
 import logging
 import os
@@ -350,6 +351,22 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     assert calls == [((agent, "kitchen", ["lift"]), expected)]
 
 
+def test_what_c_code_prints_stays_out_of_the_json_document(
+    world: Path, install: Install, capfd: pytest.CaptureFixture[str]
+) -> None:
+    libc = ctypes.CDLL(None)
+
+    def warn(*_: Any, **__: Any) -> list[TaskResult]:
+        libc.printf(b"WARNING: unstable\n")  # to C's own buffer
+        return [TaskResult()]
+
+    install("vla_crl.rollout.evaluate", evaluate=warn)
+    code, out, err = run(capfd, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["task"] == "lift"
+    assert "WARNING: unstable" in err
+
+
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -662,6 +679,15 @@ def test_doctor_ends_with_1_when_something_fails(
         code, out, _ = run(capsys, "doctor", "--json")
         assert code == expected
         assert json.loads(out)[0]["status"] == status
+
+
+def test_too_little_memory_is_told_in_a_line(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.rollout.evaluate", evaluate=Calls(MemoryError("Unable to allocate 4 TiB")))
+    code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
+    assert code == 2
+    assert "vla-crl: error: Unable to allocate 4 TiB" in err
 
 
 def test_a_checkpoint_error_is_a_users_error(

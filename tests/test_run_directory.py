@@ -70,6 +70,12 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "run/versions.json").read_bytes() == before
 
 
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"cannot be made \(.*\); give another --run-dir"):
+        create(tmp_path / "notes.txt" / "run")
+
+
 def test_a_folder_of_other_files_is_not_said_to_be_a_run(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/me.png").write_bytes(b"")

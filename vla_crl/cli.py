@@ -6,6 +6,7 @@ stdout. Logs and progress go to stderr.
 
 import argparse
 import contextlib
+import ctypes
 import difflib
 import itertools
 import json
@@ -13,7 +14,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -211,14 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides, options.command_line = unknown, ["vla-crl", *arguments]
         if unknown and options.command not in commands.RECIPE_CLASSES:
             raise _unknown_argument(options, unknown[0])
-        with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        with _stdout_to_stderr() if options.json else contextlib.nullcontext():
             result = options.function(options)
         if options.json:
             print(json.dumps(result, indent=2, allow_nan=False))
         elif result:
             _print_rows(result)
         sys.stdout.flush()
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, MemoryError) as error:
         print(f"vla-crl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -230,6 +231,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return (
         1 if options.command == "doctor" and any(row["status"] == "fail" for row in result) else 0
     )
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what is printed elsewhere, also by C code, such as MuJoCo's warnings."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        ctypes.CDLL(None).fflush(None)  # what C has not written yet
+        os.dup2(own, 1)
+        os.close(own)
 
 
 def _print_rows(result: Rows | dict[str, Any]) -> None:

@@ -126,20 +126,20 @@ def train(options: Options) -> None:
         RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
     with trainer.run.locked():
         trainer.train(resume=options.resume)
-    if config.video_episodes:
-        film_run(
-            {
-                "before training": policy_agent(load_policy(config.policy), deterministic=True),
-                "after training": policy_agent(trainer.policy, deterministic=True),
-            },
-            config.suite,
-            trainer.stream.train_tasks,
-            num_episodes=config.video_episodes,
-            folder=trainer.run.videos,
-        )
-    matrix = SuccessMatrix.read(trainer.run.matrix_file, rounds=config.rounds)
-    print_results(matrix, console)
-    print(write_report(path))
+        if config.video_episodes:
+            film_run(
+                {
+                    "before training": policy_agent(load_policy(config.policy), deterministic=True),
+                    "after training": policy_agent(trainer.policy, deterministic=True),
+                },
+                config.suite,
+                trainer.stream.train_tasks,
+                num_episodes=config.video_episodes,
+                folder=trainer.run.videos,
+            )
+        matrix = SuccessMatrix.read(trainer.run.matrix_file, rounds=config.rounds)
+        print_results(matrix, console)
+        print(write_report(path))
 
 
 def evaluate(options: Options) -> Rows:

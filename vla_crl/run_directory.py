@@ -51,8 +51,13 @@ class RunDirectory:
             json.dumps(to_mapping(config), allow_nan=False)
         except ValueError as error:
             raise ConfigError(f"{path}: a setting is not a finite number") from error
-        for folder in (run.path, run.checkpoints, run.videos, run.plots):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for folder in (run.path, run.checkpoints, run.videos, run.plots):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be made ({error}); give another --run-dir"
+            ) from error
         save_json(config, run.config_file)
         save_json(describe_run(seed, command), run.versions_file)
         return run

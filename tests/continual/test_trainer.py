@@ -227,8 +227,8 @@ def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch
     monkeypatch.setattr(trainer_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(dataclasses.replace(config, variation=variation), tmp_path / "run")
-    *evaluated, first_lane, second_lane = drawn
-    assert first_lane == second_lane == variation
+    checked, *evaluated, first_lane, second_lane = drawn
+    assert checked == first_lane == second_lane == variation
     assert evaluated == [None] * len(evaluated)  # how an evaluation varies is the suite's matter
     assert evaluated
 
@@ -243,6 +243,10 @@ def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch
         (
             {"video_episodes": 500},
             "video_episodes is 500, but suite 'tabletop_object' has 200",
+        ),
+        (
+            {"variation": VariationConfig(materials=("wod",))},
+            "variation of 'red_cube_in_basket': unknown material 'wod'",
         ),
         (
             {"evaluation": EvaluationConfig(num_episodes=201)},

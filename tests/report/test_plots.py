@@ -1,9 +1,18 @@
 """Figures have what it takes to read them."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
-from vla_crl.report.plots import DIAGNOSTICS, draw_diagnostics, draw_retention, write_plots
+from vla_crl.report.plots import (
+    DIAGNOSTICS,
+    draw_diagnostics,
+    draw_learning_curves,
+    draw_retention,
+    write_plots,
+)
 from vla_crl.report.run_record import RunRecord
 
 
@@ -17,6 +26,18 @@ def test_every_panel_of_the_diagnostics_has_numbers_at_its_own_axis(run_path: Pa
     for axes in panels:
         assert any(label.get_text() for label in axes.get_yticklabels() if label.get_visible())
     assert [bool(axes.get_xlabel()) for axes in panels] == [False] * (len(titles) - 2) + [True] * 2
+
+
+def test_the_smoothed_curve_begins_where_there_are_numbers(run_path: Path) -> None:
+    record = RunRecord.read(run_path)
+    rows = [
+        {"stage": 1, "task": "a", "episodes": e, "success": s}
+        for e, s in ((10, None), (20, 0.5), (30, 1.0))
+    ]
+    figure = draw_learning_curves(replace(record, iterations=rows))
+    raw, smoothed = (line.get_ydata() for line in figure.axes[0].lines[:2])
+    assert np.array_equal(np.isnan(np.asarray(raw)), [True, False, False])
+    assert np.array_equal(np.asarray(smoothed), [np.nan, 75.0, 75.0], equal_nan=True)
 
 
 def test_figures_appear_in_the_order_in_which_to_show_them(run_path: Path) -> None:

@@ -1,10 +1,11 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
+from vla_crl.rollout import demonstrations as demonstrations_module
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
     PerturbationConfig,
@@ -12,7 +13,9 @@ from vla_crl.rollout.demonstrations import (
 )
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.grounding import ground
+from vla_crl.sim.suite import load_suite
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.vector_sim import VectorSim
 
 NUM_EPISODES = 12
 CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)
@@ -77,6 +80,23 @@ def test_more_episodes_begin_with_the_same_ones(demonstrations: Demonstrations):
     fewer = collect_demonstrations("tabletop_object", 3, seed=3)
     assert np.array_equal(fewer.state, demonstrations.state[: len(fewer)])
     assert np.array_equal(fewer.label, demonstrations.label[: len(fewer)])
+
+
+def test_every_task_meets_every_state_in_the_long_run(monkeypatch):
+    suite, met = load_suite("tabletop_object"), set()
+    config = replace(suite.scenes[0].config, num_train_states=4)
+    scenes = (replace(suite.scenes[0], config=config),)
+    small = replace(suite, scenes=scenes, tasks=tuple(t for t in suite.tasks if not t.scene)[:2])
+    monkeypatch.setattr(demonstrations_module, "find_suite", lambda name: small)
+    reset = VectorSim.reset
+
+    def spy(self, slots, *, tasks, state_ids):
+        met.update(zip(tasks.tolist(), state_ids.tolist(), strict=True))
+        reset(self, slots, tasks=tasks, state_ids=state_ids)
+
+    monkeypatch.setattr(VectorSim, "reset", spy)
+    collect_demonstrations("small", 32, seed=0)
+    assert met == {(task, state) for task in range(2) for state in range(4)}
 
 
 def test_without_noise_the_episodes_are_the_experts():

@@ -128,6 +128,21 @@ def test_a_task_named_twice_is_refused(untrained_policy):
         evaluate_policy(untrained_policy, tasks, num_episodes=1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_envs": 0}, "evaluate: num_envs is 0, expected a whole number from 1 on"),
+        ({"num_episodes": 2.5}, "evaluate: num_episodes is 2.5, expected a whole number"),
+        ({"states": "tset"}, "evaluate: unknown states 'tset'. Did you mean 'test'"),
+        ({"tasks": []}, r"evaluate: tasks is \[\], expected a list of names, or None for all"),
+        ({"tasks": "lift"}, "evaluate: tasks is 'lift', expected a list of names, or None"),
+    ],
+)
+def test_wrong_arguments_are_refused(untrained_policy, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(policy_agent(untrained_policy, deterministic=True), SUITE, **arguments)
+
+
 def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
     reset = VectorSim.reset
 

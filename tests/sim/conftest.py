@@ -1,10 +1,14 @@
-"""A suite and its first scene, and simulations that are closed after the test."""
+"""A suite and its first scene, changed copies, and simulations that are closed after the test."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vla_crl.catalog import catalog_dir
+from vla_crl.sim import suite as suite_module
 from vla_crl.sim.scene import Scene
 from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.vector_sim import VectorSim
@@ -31,3 +35,20 @@ def new_sim(suite: Suite) -> Iterator[Callable[..., VectorSim]]:
     yield new_sim
     for sim in sims:
         sim.close()
+
+
+@pytest.fixture
+def load_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Suite]:
+    """Load a copy of the suite in which one text of a file is replaced."""
+
+    def load_changed(
+        old: str, new: str, file: str = "suite.toml", suite: str = "tabletop_object"
+    ) -> Suite:
+        folder = Path(shutil.copytree(catalog_dir("envs"), tmp_path / "envs")) / suite
+        text = (folder / file).read_text(encoding="utf-8")
+        assert old in text
+        (folder / file).write_text(text.replace(old, new), encoding="utf-8")
+        monkeypatch.setattr(suite_module, "suite_path", lambda name: folder)
+        return load_suite.__wrapped__("changed")
+
+    return load_changed

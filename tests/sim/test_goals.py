@@ -223,6 +223,25 @@ def test_between_is_a_box_about_the_middle_of_the_line(
         assert SHARED.holds("between", "cube", "block", "ball") == expected
 
 
+def test_nothing_is_between_two_things_in_one_place(bench: Bench) -> None:
+    for thing in ("block", "ball", "cube"):
+        bench.put(thing, (0.1, 0.0, 0.02))
+    assert not bench.holds("between", "cube", "block", "ball")
+
+
+def test_goals_hold_as_many_truth_values_as_fit(bench: Bench) -> None:
+    def nested(depth: int, innermost: list[Any]) -> list[Any]:
+        goal: list[Any] = innermost
+        for _ in range(depth):
+            goal = ["and", ["not", ["open", "drawer"]], goal]
+        return goal
+
+    assert bench.holds(*nested(62, ["not", ["open", "drawer"]]))
+    assert not bench.holds(*nested(62, ["open", "drawer"]))
+    with pytest.raises(ConfigError, match="a goal needs 64 truth values at once, expected at most"):
+        bench.holds(*nested(63, ["open", "drawer"]))
+
+
 def test_on_is_what_a_thing_does_that_fell_on_another(bench: Bench) -> None:
     bench.put("block", (0.0, 0.0, 0.02))
     bench.put("cube", (0.005, 0.01, 0.07))

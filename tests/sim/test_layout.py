@@ -5,6 +5,7 @@ from collections.abc import Callable
 import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
@@ -101,6 +102,50 @@ def test_everything_stands_still_while_the_robot_idles(suite: Suite, new_sim: Ne
     sim.step_chunk(np.zeros((len(ids), 20, ACTION_DIM)))
     assert np.nanmax(np.linalg.norm(sim.thing_positions() - things, axis=-1)) < 0.002
     assert np.linalg.norm(sim.grip_pose()[0] - grip, axis=-1).max() < 0.002
+
+
+@pytest.mark.parametrize("quat", ["0.5 0.5 0.5 0.5", "0.6 0.8 0 0"])
+def test_an_object_starts_oriented_as_in_the_file_and_turned_about_the_vertical(
+    load_changed: Callable[..., Suite], new_sim: NewSim, quat: str
+):
+    old, new = '<body name="orange_brick">', f'<body name="orange_brick" quat="{quat}">'
+    suite = load_changed(old, new, "scene.xml")
+    scene = next(s for s in suite.scenes if "orange brick" in s.bodies)
+    task = list(suite.scenes).index(scene)
+    body = scene.bodies["orange brick"]
+    start = scene.model.jnt_qposadr[scene.model.body_jntadr[body]]
+    qpos = initial_states(scene).qpos[:, start : start + 7]
+    w, x, y, z = map(float, quat.split())
+    turn = Rotation.from_quat(qpos[:, [4, 5, 6, 3]]) * Rotation.from_quat([x, y, z, w]).inv()
+    assert np.allclose(np.linalg.norm(qpos[:, 3:], axis=1), 1.0)
+    assert np.allclose(turn.as_rotvec()[:, :2], 0.0, atol=1e-12)
+    assert np.ptp(turn.as_rotvec()[:, 2]) > 0.5
+    vertical = Rotation.from_quat([x, y, z, w]).as_matrix()[2]
+    assert np.allclose(qpos[:, 2], np.abs(vertical) @ [0.032, 0.015, 0.015])  # a box's reach down
+    if quat == "0.5 0.5 0.5 0.5":  # on end, not on an edge
+        sim = new_sim(8, suite=suite)
+        tasks = np.flatnonzero(suite.scene_of_task == task)[:1].repeat(8)
+        sim.reset(range(8), tasks=tasks, state_ids=range(8))
+        things = sim.thing_positions()
+        sim.step_chunk(np.zeros((8, 20, ACTION_DIM)))
+        assert np.nanmax(np.linalg.norm(sim.thing_positions() - things, axis=-1)) < 0.002
+
+
+@pytest.mark.parametrize("name", ["basket", "arm_base"])
+def test_fixtures_and_robot_stand_turned_as_in_the_file(
+    load_changed: Callable[..., Suite], new_sim: NewSim, name: str
+):
+    quat, file = 'quat="0.9659258 0 0 0.2588190"', "scene.xml"  # 30 degrees
+    folder = "../robots/arm7.xml" if name == "arm_base" else file
+    suite = load_changed(f'<body name="{name}"', f'<body name="{name}" {quat}', folder)
+    sim, model = new_sim(4, suite=suite), suite.scenes[0].model
+    sim.reset(range(4), tasks=[0] * 4, state_ids=range(4))
+    data = mujoco.MjData(model)
+    sim.write_scene(2, model, data)
+    turned = data.geom("basket_floor" if name == "basket" else "base_geom").xmat
+    assert np.allclose(turned.reshape(3, 3), Rotation.from_euler("z", 30, degrees=True).as_matrix())
+    commanded = initial_states(suite.scenes[0]).controller[:4, :3]
+    assert np.abs(sim.grip_pose()[0] - commanded).max() < 5e-4
 
 
 def test_an_id_is_the_same_picture_for_every_task_with_the_same_things(

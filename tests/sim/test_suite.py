@@ -1,33 +1,13 @@
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import mujoco
 import pytest
 
 from vla_crl.catalog import catalog_dir, list_suites
 from vla_crl.errors import ConfigError
-from vla_crl.sim import suite as suite_module
 from vla_crl.sim.suite import Suite, load_suite
 
 Loader = Callable[..., Suite]
-
-
-@pytest.fixture
-def load_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loader:
-    """Load a copy of the suite in which one text of a file is replaced."""
-
-    def load_changed(
-        old: str, new: str, file: str = "suite.toml", suite: str = "tabletop_object"
-    ) -> Suite:
-        folder = Path(shutil.copytree(catalog_dir("envs"), tmp_path / "envs")) / suite
-        text = (folder / file).read_text(encoding="utf-8")
-        assert old in text
-        (folder / file).write_text(text.replace(old, new), encoding="utf-8")
-        monkeypatch.setattr(suite_module, "suite_path", lambda name: folder)
-        return load_suite.__wrapped__("changed")
-
-    return load_changed
 
 
 OURS = [name for name in list_suites() if not name.startswith("metaworld_")]
@@ -285,6 +265,21 @@ def test_joints_are_named(load_changed: Loader):
     with pytest.raises(ConfigError, match="joints is empty, expected those of the arm"):
         load_changed(line, "joints = []")
     assert end in text
+
+
+def test_a_goal_about_something_left_out_is_refused(load_changed: Loader):
+    text = (catalog_dir("envs") / "tabletop_object" / "suite.toml").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith('goal = ["in", "red cube"'))
+    message = "task 'red_cube_in_basket': its goal names 'pink egg', which its things leave out"
+    with pytest.raises(ConfigError, match=message):
+        load_changed(line, line.replace("red cube", "pink egg"))
+
+
+def test_an_object_is_one_body(load_changed: Loader):
+    old = '<body name="red_cube"><freejoint/>'
+    lid = '<body name="lid"><joint type="hinge"/><geom size=".01" pos="0 0 .03"/></body>'
+    with pytest.raises(ConfigError, match="body 'red_cube' has bodies within; an object is one"):
+        load_changed(old, old + lid, "scene.xml")
 
 
 def test_an_object_has_a_geom_of_its_own(load_changed: Loader):

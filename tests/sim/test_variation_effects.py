@@ -123,6 +123,19 @@ def test_a_fixed_camera_moves_and_turns_in_its_own_frame(new_sim: NewSim):
     assert np.all(back[:, 0, 2] > position[:, 0, 2])
 
 
+def test_a_camera_on_something_fixed_moves_as_well(
+    load_changed: Callable[..., Suite], new_sim: NewSim
+):
+    old = '<camera name="agentview" pos=".62 0 .62" xyaxes="0 1 0 -0.731 0 0.682" fovy="32"/>'
+    mount = f'<body name="mount"><geom size=".001" contype="0" conaffinity="0"/>{old}</body>'
+    settings: dict[str, Any] = {"camera_shift_m": SHIFT, "camera_turn_rad": TURN}
+    mounted = load_changed(old, mount, "scene.xml")
+    moved = started(new_sim, variation=fixed(**settings), suite=mounted).camera_poses()
+    expected = started(new_sim, variation=fixed(**settings)).camera_poses()
+    for one, other in zip(moved, expected, strict=True):
+        assert np.allclose(one, other, atol=1e-12)
+
+
 def test_a_moved_camera_sees_what_a_model_with_that_camera_shows(scene: Scene, new_sim: NewSim):
     varied = started(new_sim, variation=fixed(camera_shift_m=SHIFT, camera_turn_rad=TURN))
     model = copy(scene.model)

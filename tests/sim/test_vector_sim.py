@@ -355,6 +355,32 @@ def test_a_divergence_is_diagnosed_saved_and_replayed(
     other = new_sim(1)
     assert replay(loaded, other)
     assert str(other.divergences[0]) == str(divergence)
+    first = next((tmp_path / "new").iterdir())
+    kept = first.read_bytes()
+    paths = {first, divergence.save(tmp_path / "new"), divergence.save(tmp_path / "new")}
+    assert {path.name for path in paths} == {
+        f"tabletop_object.black_bottle_in_basket.8.4{end}.npz" for end in ("", ".2", ".3")
+    }
+    assert first.read_bytes() == kept
+
+
+def test_what_blew_up_first_is_to_blame_though_it_shakes_all(
+    load_changed: Callable[..., Suite], new_sim: NewSim, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log of warnings
+    old = '<geom class="object" name="red_cube_geom"'
+    sim = new_sim(1, suite=load_changed(old, f'{old} solref="-1e15 -1e-3"', "scene.xml"))
+    sim.reset([0], tasks=[0], state_ids=[0])
+    expert, states = ScriptedExpert(sim), sim.get_states()
+    model = model_of(sim, 0)
+    states["physics"][0, 1 + model.jnt_qposadr[model.body("red_cube").jntadr[0]] + 2] -= 0.01
+    sim.set_states(states)  # sunk into the table, which throws it out
+    while not sim.divergences:
+        result = sim.step_chunk(expert.act(np.array([0]))[:, None])
+        assert not result.truncated[0]
+    assert sim.divergences[0].joint == "red_cube"
+    assert np.isfinite(sim.divergences[0].speed)
 
 
 @pytest.mark.parametrize("part", ["position", "velocity"])
@@ -508,6 +534,22 @@ def test_a_slot_without_an_episode_tells_nothing(new_sim: NewSim, ask: Callable[
     sim.reset([1], tasks=[0], state_ids=[0])
     with pytest.raises(SpecError, match=r"VectorSim: slots \[0, 2\] have no episode; reset them"):
         ask(sim)
+
+
+@pytest.mark.parametrize("name", ["tabletop_object", "metaworld_mt10"])
+def test_a_closed_simulation_says_that_it_is_closed(name: str):
+    sim = find_suite(name).simulate(1)
+    sim.reset([0], tasks=[0], state_ids=[0])
+    sim.close()
+    with pytest.raises(SpecError, match="is closed; make a new one"):
+        sim.step_chunk(np.zeros((1, 1, ACTION_DIM)))
+    with pytest.raises(SpecError, match="is closed; make a new one"):
+        sim.observe()
+
+
+def test_a_variation_that_is_none_is_refused(new_sim: NewSim):
+    with pytest.raises(SpecError, match="variation is a dict, expected a VariationConfig or None"):
+        new_sim(1, variation={"friction_gain": (0.5, 1.0)})
 
 
 @pytest.mark.parametrize("suite", ["tabletop_object", find_suite("metaworld_mt10")])

@@ -178,6 +178,7 @@ class Trainer:
                 f"video_episodes is {config.video_episodes}, but suite '{self.suite.name}' has "
                 f"{len(self.suite.test_ids)} test states"
             )
+        self.suite.simulate(1, variation=config.variation).close()  # does the variation fit?
         self.policy = load_policy(config.policy)
         self.policy.eval()
         self.policy.set_exploration(

@@ -280,9 +280,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     """Return a running mean over about a tenth of the curve, NaN left out."""
     half = max(1, len(values) // 20)
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return np.array(
-        [np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows]
-    )
+    pairs = zip(values, windows, strict=True)
+    return np.array([np.nan if np.isnan(value) else np.nanmean(near) for value, near in pairs])
 
 
 def _wrap(label: str, width: int = 16) -> str:

@@ -133,7 +133,9 @@ def collect_demonstrations(
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
     sim = find_suite(suite_name).simulate(min(num_slots, num_episodes), variation=variation)
-    order = np.random.default_rng(seed).permutation(sim.suite.train_ids)
+    rng, ids = np.random.default_rng(seed), sim.suite.train_ids
+    # Drawn anew each time through, or every task would meet the same states again.
+    order = np.concatenate([rng.permutation(ids) for _ in range(-(-num_episodes // len(ids)))])
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
     expert = sim.expert()
@@ -146,9 +148,7 @@ def collect_demonstrations(
         slots = slots[: num_episodes - started]
         episodes = np.arange(started, started + len(slots))
         started += len(slots)
-        num_tasks = len(sim.suite.tasks)
-        ids = order[episodes % len(order)]
-        sim.reset(slots, tasks=episodes % num_tasks, state_ids=ids)
+        sim.reset(slots, tasks=episodes % len(sim.suite.tasks), state_ids=order[episodes])
         episode_of[slots] = episodes
         return slots
 

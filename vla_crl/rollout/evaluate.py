@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.rollout.lanes import run_lanes, simulate_lanes
 from vla_crl.sim.backends import find_suite
+from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.scene_config import Split
 
@@ -56,9 +57,16 @@ def evaluate(
         One result a task, in the order asked for.
 
     Raises:
-        ConfigError: An unknown task, or more episodes than states.
+        ConfigError: An unknown task or kind of states, no task, or a number out of range.
     """
     suite = find_suite(suite_name)
+    require_counts("evaluate", num_episodes=num_episodes, num_envs=num_envs)
+    if states not in ("test", "train"):
+        raise unknown_name("evaluate", "states", states, ("test", "train"))
+    if tasks is not None and (isinstance(tasks, str) or not tasks):
+        raise ConfigError(
+            f"evaluate: tasks is {tasks!r}, expected a list of names, or None for all"
+        )
     if tasks and len(set(tasks)) < len(tasks):
         raise ConfigError(f"evaluate: a task is named twice: {', '.join(tasks)}")
     ids = suite.test_ids if states == "test" else suite.train_ids

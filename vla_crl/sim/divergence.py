@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import BadZipFile
@@ -61,9 +62,12 @@ class Divergence:
         )
 
     def save(self, folder: Path) -> Path:
-        """Write an npz file without pickled objects and return its path."""
+        """Write an npz file without pickled objects, beside those there are; return its path."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{self.suite}.{self.task}.{self.state_id}.{self.num_steps}.npz"
+        name = f"{self.suite}.{self.task}.{self.state_id}.{self.num_steps}"
+        endings = chain(("",), (f".{number}" for number in count(2)))
+        paths = (folder / f"{name}{ending}.npz" for ending in endings)
+        path = next(path for path in paths if not path.exists())
         np.savez(path, allow_pickle=False, **asdict(self))
         return path
 

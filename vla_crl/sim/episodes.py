@@ -1,11 +1,12 @@
 """How an episode begins: initial state and what it varies, written into the slots."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import mujoco
 import numpy as np
 
-from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.layout import initial_states
 from vla_crl.sim.renderer import Appearance
 from vla_crl.sim.rotations import matrix_from_axis_angle
@@ -54,7 +55,12 @@ class Episodes:
         Raises:
             ConfigError: A variation names a material that a scene does not have, or sends objects
                 away where there is no ground.
+            SpecError: The variation is something else.
         """
+        if not isinstance(cast(Any, variation), VariationConfig | None):
+            raise SpecError(
+                f"variation is a {type(variation).__name__}, expected a VariationConfig or None"
+            )
         num_slots = len(slots.task)
         self._suite, self._worlds, self._slots = suite, worlds, slots
         variations = (task.variation or variation for task in suite.tasks)
@@ -164,7 +170,7 @@ class Episodes:
         ctrl[:, world.arm_actuators] = initial.controller[state_ids, 12:-1]
         ctrl[:, world.finger_actuators] = initial.controller[state_ids, -1:]
         mocap_pos = initial.mocap_pos[state_ids].reshape(len(rows), 3 * model.nmocap)
-        mocap_quat = np.tile([1.0, 0.0, 0.0, 0.0], (len(rows), model.nmocap))
+        mocap_quat = np.tile(model.body_quat[model.body_mocapid >= 0].ravel(), (len(rows), 1))
         rest = np.concatenate([ctrl, mocap_pos, mocap_quat], axis=1)
         begin = _commands_at(model)
         slots.physics[rows, begin : begin + rest.shape[1]] = rest

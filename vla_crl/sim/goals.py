@@ -38,7 +38,7 @@ DIRECTIONS = {
 
 PREDICATES = {
     "in": Predicate(("thing", "region"), "the thing's origin lies inside the region's box"),
-    "on": Predicate(("thing", "thing"), "the first thing rests on the second"),
+    "on": Predicate(("thing", "thing"), "the first thing is on the second, in the gripper or not"),
     "stacked": Predicate(("thing", "thing"), "on, and the gripper has let go"),
     "released": Predicate(("thing",), "the gripper is away from the thing"),
     "open": Predicate(("joint",), "the thing's joint is past on_at"),
@@ -54,6 +54,8 @@ PREDICATES = {
         ("thing", "thing", "thing"), "the first thing stands in the middle of the others"
     ),
 }
+MAX_DEPTH = 63
+"""Truth values that `goal_reached` keeps in one integer."""
 COMPOSITIONS = {"and": Op.AND, "or": Op.OR, "not": Op.NOT}
 
 
@@ -137,6 +139,12 @@ def compile_goals(
         joints: Of the things that have one.
     """
     programs = [list(_program(goal, model, bodies, joints)) if goal else [] for goal in goals]
+    for goal, program in zip(goals, programs, strict=True):
+        if _depth(program) > MAX_DEPTH:
+            raise ConfigError(
+                f"a goal needs {_depth(program)} truth values at once, expected at most "
+                f"{MAX_DEPTH}; put the parts of nested 'and' or 'or' into one list: {goal}"
+            )
     longest = max(len(program) for program in programs)
     ids, numbers = np.zeros((len(goals), longest, 4), np.int64), np.zeros((len(goals), longest, 2))
     for task, program in enumerate(programs):
@@ -154,6 +162,12 @@ def compile_goals(
         geom_type=model.geom_type.astype(np.int64),
         geom_size=np.array([_half_sizes(model, geom) for geom in range(model.ngeom)]),
     )
+
+
+def _depth(program: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> int:
+    """Return how many truth values a program holds at most."""
+    pushed = {int(Op.AND): -1, int(Op.OR): -1, int(Op.NOT): 0}
+    return max(np.cumsum([pushed.get(int(step[0]), 1) for step, _ in program]), default=0)
 
 
 def _program(

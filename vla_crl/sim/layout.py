@@ -66,8 +66,7 @@ def initial_states(scene: Scene) -> InitialStates:
         start = model.jnt_qposadr[model.body_jntadr[body]]
         qpos[:, start : start + 2] = positions[:, k]
         qpos[:, start + 2] = rest_height(model, int(body))
-        qpos[:, start + 3] = np.cos(yaws[:, k] / 2)
-        qpos[:, start + 6] = np.sin(yaws[:, k] / 2)
+        qpos[:, start + 3 : start + 7] = _turned(model.body_quat[body], yaws[:, k])
     mocap_pos = np.tile(mujoco.MjData(model).mocap_pos, (num_states, 1, 1))
     for k, body in enumerate(mocap):
         mocap_pos[:, model.body_mocapid[body], :2] = fixtures[:, k]
@@ -169,16 +168,27 @@ def _make_solver(version):
 _solve_postures = _make_solver(source_version())
 
 
+def _turned(quat_wxyz: np.ndarray, yaws: np.ndarray) -> np.ndarray:
+    """Return [B, 4] an orientation turned about the vertical by yaws [B] (rad)."""
+    w, x, y, z = quat_wxyz
+    c, s = np.cos(yaws / 2), np.sin(yaws / 2)
+    return np.stack([c * w - s * z, c * x - s * y, c * y + s * x, c * z + s * w], axis=1)
+
+
 def rest_height(model: mujoco.MjModel, body: int) -> float:
-    """Height of an upright body's origin when it stands on the plane z = 0."""
+    """Height of a body's origin when it stands on the plane z = 0, oriented as in the file."""
+    rotation = np.empty(9)
+    mujoco.mju_quat2Mat(rotation, model.body_quat[body])
+    up = rotation[6:9]  # the vertical in the body's frame
     geoms = range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
-    return max(_reach_down(model, geom) - model.geom_pos[geom, 2] for geom in geoms)
+    return max(_reach_down(model, geom, up) - model.geom_pos[geom] @ up for geom in geoms)
 
 
-def _reach_down(model: mujoco.MjModel, geom: int) -> float:
-    """Return how far a geom reaches below its centre in an upright body."""
+def _reach_down(model: mujoco.MjModel, geom: int, up: np.ndarray) -> float:
+    """Return how far a geom reaches below its centre; up [3] is the vertical in its body."""
     axes = np.empty(9)
     mujoco.mju_quat2Mat(axes, model.geom_quat[geom])
+    axes[6:9] = up @ axes.reshape(3, 3)
     if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:
         mesh = model.geom_dataid[geom]
         start = model.mesh_vertadr[mesh]

@@ -142,6 +142,8 @@ def _predicate(goals, op, a, b, c, numbers, poses):
         dx, dy = position[c, 0] - position[b, 0], position[c, 1] - position[b, 1]
         x, y = position[a, 0] - position[b, 0], position[a, 1] - position[b, 1]
         length = np.hypot(dx, dy)
+        if length == 0.0:
+            return False  # the others stand in one place
         along, across = (x * dx + y * dy) / length, (x * dy - y * dx) / length
         in_middle = abs(along - length / 2) <= length / 4 and abs(across) <= OFF_LINE_M
         return in_middle and _stand_level(goals, a, b, poses)

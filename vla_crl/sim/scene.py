@@ -192,6 +192,11 @@ def _check_things(scene: Scene, path: Path) -> None:
                 f"{path}: thing '{thing.name}': body '{thing.body}' has no geom of its own; put "
                 "what it stands on into that body"
             )
+        if body.dofnum[0] == 6 and np.any(model.body_parentid == body.id):
+            raise ConfigError(
+                f"{path}: thing '{thing.name}': body '{thing.body}' has bodies within; an object "
+                "is one body, so put their geoms into it"
+            )
         if thing.body == scene.config.arm.base:
             raise ConfigError(f"{path}: thing '{thing.name}': body '{thing.body}' is the arm's")
 

@@ -194,8 +194,14 @@ def world_of(suite: Suite, index: int) -> World:
         mechanics=Mechanics(*(array.copy() for array in mechanics_of(model))),
         objects=Objects(objects, model.body_dofadr[objects].astype(np.int64)),
         base=model.body(arm.base).id,
-        varied_cameras=np.isin(np.arange(model.ncam), cameras) & (model.cam_bodyid == 0),
+        varied_cameras=np.isin(np.arange(model.ncam), cameras) & _are_fixed(model),
     )
+
+
+def _are_fixed(model: mujoco.MjModel) -> np.ndarray:
+    """Return [cameras] bool: those that neither a joint nor a mocap body moves."""
+    bodies = model.cam_bodyid
+    return (model.body_weldid[bodies] == 0) & (model.body_mocapid[model.body_rootid[bodies]] < 0)
 
 
 def allocate_slots(suite: Suite, worlds: Sequence[World], num_slots: int) -> Slots:

@@ -100,8 +100,11 @@ def _healthy(velocities):
 
 
 @njit(nogil=True)
-def _control_step(world, scratch, row, action, grip, base_shift):
-    """Advance one controller row and run the physics under it, joints moving linearly."""
+def _control_step(world, scratch, row, action, grip, base_shift, qvel):
+    """Advance one controller row and run the physics under it, joints moving linearly.
+
+    Physics stops where its velocities `qvel` diverge.
+    """
     ctrl = _view(scratch.arrays[0], (world.sizes.nu,))
     num_arm = world.arm_actuators.shape[0]
     previous = row[12:].copy()
@@ -115,6 +118,8 @@ def _control_step(world, scratch, row, action, grip, base_shift):
             change = row[12 + num_arm] - previous[num_arm]
             ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
         mj_step(scratch.model, scratch.data)
+        if not _healthy(qvel):  # at once, before what blew up has spread
+            return
     _rouse(world, scratch)
     mj_kinematics(scratch.model, scratch.data)
 
@@ -139,7 +144,7 @@ def _step_slot(world, scratch, slots, row, actions):
     _enter(world, scratch, slots, row)
     for action in actions:
         acting = _delayed(slots, row, action)
-        _control_step(world, scratch, controller, acting, grip, slots.base_shift[row])
+        _control_step(world, scratch, controller, acting, grip, slots.base_shift[row], qvel)
         grip[:] = site_pos[world.grip_site]
         slots.num_steps[row] += 1
         if not _healthy(qvel):

@@ -4,11 +4,11 @@ A suite either has a scene of its own (`SceneConfig`) or collects tasks of other
 (`CollectionConfig`), each perhaps under another name, split or variation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
@@ -230,6 +230,11 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
                     f"{where}: things: '{thing}' has no free joint and so is always there; name "
                     "objects only"
                 )
+        left_out = set(names) - {thing.name for thing in scene.things}
+        if missing := left_out & set(_words(task.goal)):
+            raise ConfigError(
+                f"{where}: its goal names '{min(missing)}', which its things leave out; add it there"
+            )
         tasks.append(
             Task(
                 name=task.name,
@@ -246,6 +251,15 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
     return Suite(
         name=name, description=description, scenes=tuple(scenes.values()), tasks=tuple(tasks)
     )
+
+
+def _words(written: Any) -> Iterator[str]:
+    """Yield all words of a goal as it is written, right or wrong."""
+    if isinstance(written, (list, tuple)):
+        for part in written:
+            yield from _words(part)
+    elif isinstance(written, str):
+        yield written
 
 
 @lru_cache

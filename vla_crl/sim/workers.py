@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
+from vla_crl.errors import SpecError
 from vla_crl.sim.slots import Scratch, scratch_of
 
 BLOCK_SLOTS = 8
@@ -92,4 +93,17 @@ def spread(
         if len(part := rows[scenes == scene])
         for start in range(0, len(part), BLOCK_SLOTS)
     ]
-    list(pool.map(lambda block: work(*block), blocks))
+    on_each(pool, lambda block: work(*block), blocks)
+
+
+def on_each(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Sequence[Any]) -> None:
+    """Call `work` with the first of all arguments, the second of all, ... on the pool's threads.
+
+    Raises:
+        SpecError: The pool is shut down.
+    """
+    try:
+        parts = pool.map(work, *arguments)
+    except RuntimeError as error:  # what the executor says of itself; `work` has not begun
+        raise SpecError("the simulation is closed; make a new one") from error
+    list(parts)

@@ -162,6 +162,21 @@ def test_a_goal_that_forbids_says_not_what_to_do():
     sim.close()
 
 
+def test_what_a_goal_forbids_is_left_and_what_cannot_be_made_is_passed_over():
+    suite = load_suite("tabletop_goal")
+    shut = Goal("not", parts=(Goal("open", ("drawer",)),))
+    wanted = suite.tasks[1].goal
+    goals = Goal("and", parts=(shut, wanted)), Goal("or", parts=(shut, wanted)), wanted
+    actions = []
+    for goal in goals:
+        sim = VectorSim(replace(suite, tasks=(replace(suite.tasks[1], goal=goal),)), 1)
+        sim.reset([0], tasks=[0], state_ids=[0])
+        actions.append(ScriptedExpert(sim).act(np.array([0])))
+        sim.close()
+    assert np.array_equal(actions[0], actions[2])
+    assert np.array_equal(actions[1], actions[2])
+
+
 def test_a_goal_that_only_a_grasp_makes_true_is_refused_for_what_is_pushed():
     suite = load_suite("tabletop_goal")
     task = suite.tasks[0]

@@ -83,18 +83,20 @@ class ScriptedExpert:
 
 
 def _wanted(goal: Goal, task: str) -> Iterator[Goal]:
-    """Yield the predicates that suffice for a goal; of alternatives the first."""
-    if goal.name == "or":
-        yield from _wanted(goal.parts[0], task)
-    elif goal.name == "and":
-        for part in goal.parts:
-            yield from _wanted(part, task)
-    elif goal.name == "not":
+    """Yield the predicates that suffice for a goal; of alternatives the first that can be made.
+
+    What a goal forbids beside what it wants is left to hold as it does when the episode begins.
+    """
+    if not goal.parts:
+        yield goal
+        return
+    parts = [] if goal.name == "not" else [part for part in goal.parts if part.name != "not"]
+    if not parts:
         raise ConfigError(
             f"task '{task}': the scripted expert cannot make 'not' true; name what it should do"
         )
-    else:
-        yield goal
+    for part in parts[:1] if goal.name == "or" else parts:
+        yield from _wanted(part, task)
 
 
 def _skill(sim: VectorSim, scene: int, term: Goal) -> Skill:

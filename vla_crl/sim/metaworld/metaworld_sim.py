@@ -26,7 +26,7 @@ from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.task_suite import make_renderers
-from vla_crl.sim.workers import spread
+from vla_crl.sim.workers import on_each, spread
 
 
 class MetaWorldSim:
@@ -112,7 +112,7 @@ class MetaWorldSim:
         def begin(row: int, task: int, state_id: int) -> None:
             self._worlds[row] = World(self.suite.tasks[task].name, state_id)
 
-        list(self._physics.map(begin, rows.tolist(), task.tolist(), ids.tolist()))
+        on_each(self._physics, begin, rows.tolist(), task.tolist(), ids.tolist())
         self._task[rows], self._state_id[rows] = task, ids
         self._num_steps[rows], self._outcome[rows] = 0, RUNNING
 
@@ -124,7 +124,7 @@ class MetaWorldSim:
         checked = check_actions(actions, len(rows))
         require_running(self, rows, self._outcome[rows])
         before = self._num_steps[rows]
-        list(self._physics.map(self._step_slot, rows.tolist(), checked))
+        on_each(self._physics, self._step_slot, rows.tolist(), [*checked])
         outcome = self._outcome[rows]
         return chunk_result(outcome, self._num_steps[rows] - before)
 
