@@ -134,7 +134,10 @@ OBJECT, GOAL = 'task = "tabletop_object.red_cube_in_basket"', 'task = "tabletop_
             (f'{OBJECT}\nthings = ["red cube", "blue cylindr"]',),
             "'mine': task 'tabletop_object.red_cube_in_basket': unknown thing 'blue cylindr'. Did",
         ),
-        ((f'{OBJECT}\nthings = ["pink egg"]',), "'in': unknown thing 'red cube'.*Known: basket, p"),
+        (
+            (f'{OBJECT}\nthings = ["pink egg"]',),
+            "its goal names 'red cube', which its things leave out",
+        ),
         ((f'{OBJECT}\nsplit = "tset"',), "split = 'tset', expected .* Did you mean 'test'|heldout"),
         ((f"{OBJECT}\nhorizon = 5",), "unknown key 'horizon' in TaskReference"),
         (

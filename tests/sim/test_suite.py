@@ -127,7 +127,11 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         ("horizon = 48", "horizonn = 48", "unknown key 'horizonn'"),
         ('["in", "red cube", "basket"]', '["inn", "red cube"]', "unknown predicate 'inn'. Did"),
         ('["red cube", "blue', '["red cub", "blue', "unknown thing 'red cub'. Did you mean 'red c"),
-        ('["red cube", "blue', '["blue', "'red_cube_in_basket': 'in': unknown thing 'red cube'"),
+        (
+            '["red cube", "blue',
+            '["blue',
+            "'red_cube_in_basket': its goal names 'red cube', which its things",
+        ),
         ('["in", "red cube"', '["in", "cup"', "unknown thing 'cup'.*Known: basket, blue cylinder"),
         (
             'goal = ["in", "red cube"',

@@ -233,7 +233,8 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
         left_out = set(names) - {thing.name for thing in scene.things}
         if missing := left_out & set(_words(task.goal)):
             raise ConfigError(
-                f"{where}: its goal names '{min(missing)}', which its things leave out; add it there"
+                f"{where}: its goal names '{min(missing)}', which its things leave out; "
+                "add it there"
             )
         tasks.append(
             Task(
