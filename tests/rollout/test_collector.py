@@ -55,14 +55,26 @@ def test_episodes_run_on_across_iterations(collect):
     assert collector.collect().episodes == 3
 
 
-def test_success_is_of_as_many_recent_episodes_as_there_are_slots(collect):
+def test_success_is_that_of_the_latest_episodes_that_had_the_time_to_fail(collect):
+    collector = collect(num_chunks=7)  # an episode has at most twelve
+    lane, other = collector._lanes
+    # As if two slots had succeeded at once and begun anew, at chunks 3 and 4.
+    other.outcomes += [(0, True), (3, True)]
+    assert np.isnan(collector.collect().success)
+    lane.outcomes, other.outcomes = [(0, False), (1, True)], [(0, True), (3, True)]
+    lane.collect, other.collect = lambda *_: iter(()), lambda *_: iter(())
+    # After 14 chunks those begun at 2 or earlier must be over, after 21 those begun at 9.
+    assert collector.collect().success == 2 / 3
+    assert collector.collect().success == 3 / 4  # both that began at 0, as there are three slots
+    lane.outcomes += [(9, False), (9, False), (10, True)]
+    assert collector.collect().success == 1 / 3  # the last three
+    assert [*lane.outcomes, *other.outcomes] == [(9, False), (9, False), (10, True)]
+
+
+def test_success_is_zero_if_all_episodes_end_at_the_time_limit(collect):
     collector = collect(num_chunks=7)
-    assert np.isnan(collector.collect().success)  # none of three slots has ended
+    assert np.isnan(collector.collect().success)
     assert collector.collect().success == 0.0
-    # Episodes and successes of an iteration: those of slots begun together do not end together.
-    iterations = {(2, 2): 2 / 5, (0, 0): 2 / 5, (2, 1): 3 / 4, (3, 0): 0.0, (1, 1): 1 / 4}
-    for counts, expected in iterations.items():
-        assert collector._recent_success(*counts) == expected
 
 
 def test_every_training_state_is_used_once_before_any_is_used_again(collect):

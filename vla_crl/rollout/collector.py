@@ -46,9 +46,9 @@ class CollectionStatistics:
     Attributes:
         episodes: Episodes that ended.
         successes: Those that succeeded.
-        success: Fraction of the last episodes that succeeded: of this iteration and as many before
-            as give one episode a slot, NaN while there are fewer. A single iteration would
-            mislead: successes end early, and failures of slots begun together end together.
+        success: Fraction of successes among the latest episodes that have had the time to fail,
+            at least one a slot: those begun an episode's greatest length ago or earlier. NaN until
+            then. Among whatever ended lately successes would be too many, as they end early.
         num_steps: Control steps taken.
         divergences: Episodes ended because physics blew up (counted as failures).
         wall_s: Seconds spent.
@@ -113,7 +113,8 @@ class Collector:
             )  # fmt: skip
             self._lanes.append(lane)
             num_slots += sim.num_slots
-        self._history: list[tuple[int, int]] = []  # episodes and successes of recent iterations
+        self._clock = 0  # chunks so far
+        self._max_chunks = -(-sims[0].suite.horizon // policy.config.execution_horizon)
         with torch.no_grad():
             context = policy.encode(sims[0].observe())
             chunk = policy.act(context, deterministic=True)
@@ -127,12 +128,11 @@ class Collector:
         storage.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in _PARTS}
-        episodes = sum(lane.episodes for lane in lanes)
-        successes = sum(lane.successes for lane in lanes)
+        self._clock += self._num_chunks
         return CollectionStatistics(
-            episodes=episodes,
-            successes=successes,
-            success=self._recent_success(episodes, successes),
+            episodes=sum(lane.episodes for lane in lanes),
+            successes=sum(lane.successes for lane in lanes),
+            success=self._recent_success(),
             num_steps=sum(lane.num_steps for lane in lanes),
             divergences=tuple(event for lane in lanes for event in lane.take_divergences()),
             wall_s=wall_s,
@@ -142,14 +142,17 @@ class Collector:
             wait_s=wall_s - sum(seconds.values()),
         )
 
-    def _recent_success(self, episodes: int, successes: int) -> float:
-        """Take note of an iteration and return the success of as few as are needed."""
-        history, least = self._history, self.storage.num_slots
-        history.append((episodes, successes))
-        while sum(ended for ended, _ in history[1:]) >= least:
-            history.pop(0)
-        total, succeeded = (sum(counts) for counts in zip(*history, strict=True))
-        return succeeded / total if total >= least else float("nan")
+    def _recent_success(self) -> float:
+        """Return the success of the latest episodes that must be over by now."""
+        outcomes = [outcome for lane in self._lanes for outcome in lane.outcomes]
+        begun = sorted(start for start, _ in outcomes if start <= self._clock - self._max_chunks)
+        if len(begun) < self.storage.num_slots:
+            return float("nan")
+        first, last = begun[-self.storage.num_slots], begun[-1]
+        for lane in self._lanes:
+            lane.outcomes = [outcome for outcome in lane.outcomes if outcome[0] >= first]
+        latest = [success for start, success in outcomes if first <= start <= last]
+        return sum(latest) / len(latest)
 
 
 def _check(sims: Sequence[Simulation], num_chunks: int) -> None:
@@ -172,6 +175,7 @@ class _Lane:
         successes: See `CollectionStatistics`.
         num_steps: Likewise.
         seconds: By part.
+        outcomes: Of recent episodes: number of the chunk with which one began, success.
     """
 
     def __init__(
@@ -184,6 +188,8 @@ class _Lane:
         self._state_ids, self._queue = state_ids, []
         self._rng = np.random.default_rng(seed)
         self._generator = lane_generator(*seed)
+        self._clock, self._begun = 0, np.zeros(sim.num_slots, np.int64)
+        self.outcomes: list[tuple[int, bool]] = []
         self._clear()
         self._restart(np.arange(sim.num_slots))
 
@@ -213,8 +219,12 @@ class _Lane:
             # The value of the episode's own last observation, before the refill.
             self._evaluate(np.flatnonzero(result.truncated), next_values[step])
             ended = torch.from_numpy(result.terminated | result.truncated)
-            self._restart(np.flatnonzero(ended))
-            self.episodes += int(ended.sum())
+            over = np.flatnonzero(ended)
+            begun, success = self._begun[over].tolist(), result.success[over].tolist()
+            self.outcomes += zip(begun, success, strict=True)
+            self._clock += 1
+            self._restart(over)
+            self.episodes += len(over)
             self.successes += int(result.success.sum())
             self.num_steps += int(result.num_steps.sum())
             yield
@@ -247,6 +257,7 @@ class _Lane:
         ids, self._queue = self._queue[: len(slots)], self._queue[len(slots) :]
         with self._timed("physics"):
             self._sim.reset(slots, tasks=np.full(len(slots), self._task), state_ids=ids)
+        self._begun[slots] = self._clock
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
