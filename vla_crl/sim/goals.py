@@ -54,8 +54,8 @@ PREDICATES = {
         ("thing", "thing", "thing"), "the first thing stands in the middle of the others"
     ),
 }
-MAX_DEPTH = 63
-"""Truth values that `goal_reached` keeps in one integer."""
+MAX_DEPTH = 31
+"""Truth values that `goal_reached` keeps in one integer, which has 32 bits on a GPU."""
 COMPOSITIONS = {"and": Op.AND, "or": Op.OR, "not": Op.NOT}
 
 
