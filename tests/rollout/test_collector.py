@@ -63,9 +63,11 @@ def test_success_is_that_of_the_latest_episodes_that_had_the_time_to_fail(collec
     assert np.isnan(collector.collect().success)
     lane.outcomes, other.outcomes = [(0, False), (1, True)], [(0, True), (3, True)]
     lane.collect, other.collect = lambda *_: iter(()), lambda *_: iter(())
-    # After 14 chunks those begun at 2 or earlier must be over, after 21 those begun at 9.
+    lane.clock = 14  # those begun at 2 or earlier must be over
     assert collector.collect().success == 2 / 3
+    lane.clock = 21
     assert collector.collect().success == 3 / 4  # both that began at 0, as there are three slots
+    lane.clock = 28
     lane.outcomes += [(9, False), (9, False), (10, True)]
     assert collector.collect().success == 1 / 3  # the last three
     assert [*lane.outcomes, *other.outcomes] == [(9, False), (9, False), (10, True)]

@@ -113,7 +113,6 @@ class Collector:
             )  # fmt: skip
             self._lanes.append(lane)
             num_slots += sim.num_slots
-        self._clock = 0  # chunks so far
         self._max_chunks = -(-sims[0].suite.horizon // policy.config.execution_horizon)
         with torch.no_grad():
             context = policy.encode(sims[0].observe())
@@ -128,7 +127,6 @@ class Collector:
         storage.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in _PARTS}
-        self._clock += self._num_chunks
         return CollectionStatistics(
             episodes=sum(lane.episodes for lane in lanes),
             successes=sum(lane.successes for lane in lanes),
@@ -145,7 +143,8 @@ class Collector:
     def _recent_success(self) -> float:
         """Return the success of the latest episodes that must be over by now."""
         outcomes = [outcome for lane in self._lanes for outcome in lane.outcomes]
-        begun = sorted(start for start, _ in outcomes if start <= self._clock - self._max_chunks)
+        latest_start = self._lanes[0].clock - self._max_chunks
+        begun = sorted(start for start, _ in outcomes if start <= latest_start)
         if len(begun) < self.storage.num_slots:
             return float("nan")
         first, last = begun[-self.storage.num_slots], begun[-1]
@@ -175,6 +174,7 @@ class _Lane:
         successes: See `CollectionStatistics`.
         num_steps: Likewise.
         seconds: By part.
+        clock: Chunks so far, of all iterations.
         outcomes: Of recent episodes: number of the chunk with which one began, success.
     """
 
@@ -188,7 +188,7 @@ class _Lane:
         self._state_ids, self._queue = state_ids, []
         self._rng = np.random.default_rng(seed)
         self._generator = lane_generator(*seed)
-        self._clock, self._begun = 0, np.zeros(sim.num_slots, np.int64)
+        self.clock, self._begun = 0, np.zeros(sim.num_slots, np.int64)
         self.outcomes: list[tuple[int, bool]] = []
         self._clear()
         self._restart(np.arange(sim.num_slots))
@@ -222,7 +222,7 @@ class _Lane:
             over = np.flatnonzero(ended)
             begun, success = self._begun[over].tolist(), result.success[over].tolist()
             self.outcomes += zip(begun, success, strict=True)
-            self._clock += 1
+            self.clock += 1
             self._restart(over)
             self.episodes += len(over)
             self.successes += int(result.success.sum())
@@ -257,7 +257,7 @@ class _Lane:
         ids, self._queue = self._queue[: len(slots)], self._queue[len(slots) :]
         with self._timed("physics"):
             self._sim.reset(slots, tasks=np.full(len(slots), self._task), state_ids=ids)
-        self._begun[slots] = self._clock
+        self._begun[slots] = self.clock
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

@@ -103,7 +103,7 @@ def _healthy(velocities):
 def _control_step(world, scratch, row, action, grip, base_shift, qvel):
     """Advance one controller row and run the physics under it, joints moving linearly.
 
-    Physics stops where its velocities `qvel` diverge.
+    Return whether its velocities `qvel` stayed healthy; it stops where they do not.
     """
     ctrl = _view(scratch.arrays[0], (world.sizes.nu,))
     num_arm = world.arm_actuators.shape[0]
@@ -119,9 +119,10 @@ def _control_step(world, scratch, row, action, grip, base_shift, qvel):
             ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
         mj_step(scratch.model, scratch.data)
         if not _healthy(qvel):  # at once, before what blew up has spread
-            return
+            return False
     _rouse(world, scratch)
     mj_kinematics(scratch.model, scratch.data)
+    return True
 
 
 @njit(nogil=True)
@@ -144,10 +145,11 @@ def _step_slot(world, scratch, slots, row, actions):
     _enter(world, scratch, slots, row)
     for action in actions:
         acting = _delayed(slots, row, action)
-        _control_step(world, scratch, controller, acting, grip, slots.base_shift[row], qvel)
+        shift = slots.base_shift[row]
+        healthy = _control_step(world, scratch, controller, acting, grip, shift, qvel)
         grip[:] = site_pos[world.grip_site]
         slots.num_steps[row] += 1
-        if not _healthy(qvel):
+        if not healthy:
             slots.outcome[row] = DIVERGED
         elif goal_reached(world.goals, slots.task[row], poses):
             slots.outcome[row] = SUCCESS
