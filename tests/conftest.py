@@ -9,6 +9,7 @@ from vla_crl.doctor import GL_INSTALL, draws_frames, use_headless_gl
 
 # Before torch and MuJoCo are imported. The tensors of tests are tiny: more threads only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("VLA_CRL_PATH", None)  # the catalogue that is tested is the package's
 use_headless_gl()
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,41 @@ def test_policies_and_recipes_may_be_paths(small_catalog: Path) -> None:
     recipe.write_text("")
     assert catalog.policy_path(str(checkpoint)) == checkpoint
     assert catalog.recipe_path(str(recipe)) == recipe
+
+
+def test_definitions_of_ones_own_stand_beside_the_packages(
+    small_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for own, suite in (("mine", "garage"), ("ours", "garden")):
+        (small_catalog / own / "envs" / suite).mkdir(parents=True)
+        (small_catalog / own / "envs" / suite / "suite.toml").touch()
+    (small_catalog / "ours/experiments").mkdir()
+    (small_catalog / "ours/experiments/long.toml").touch()
+    monkeypatch.chdir(small_catalog)
+    monkeypatch.setenv("VLA_CRL_PATH", os.pathsep.join(["mine", str(small_catalog / "ours"), ""]))
+    assert catalog.list_suites() == ["garage", "garden", "kitchen"]
+    assert catalog.suite_path("garage") == small_catalog / "mine/envs/garage"
+    assert catalog.recipe_path("long") == small_catalog / "ours/experiments/long.toml"
+    assert catalog.list_policies() == ["tiny"]
+
+
+def test_a_name_that_is_defined_twice_names_both_files(
+    small_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_catalog / "mine/policies").mkdir(parents=True)
+    (small_catalog / "mine/policies/tiny.toml").touch()
+    monkeypatch.setenv("VLA_CRL_PATH", str(small_catalog / "mine"))
+    message = "mine/policies/tiny.toml: the name 'tiny' is taken by .*/policies/tiny.toml; rename"
+    with pytest.raises(ConfigError, match=message):
+        catalog.policy_path("tiny")
+
+
+def test_a_folder_of_ones_own_that_does_not_exist_is_named(
+    small_catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLA_CRL_PATH", str(small_catalog / "mine"))
+    with pytest.raises(ConfigError, match="VLA_CRL_PATH: '.*/mine' is no folder; list folders"):
+        catalog.list_suites()
 
 
 def test_a_folder_in_the_working_directory_does_not_hide_a_misspelt_name(

@@ -177,6 +177,7 @@ def test_list_and_show_print_one_json_document(
     assert document("show", "suite", "kitchen") == {
         "name": "kitchen",
         "description": "Two pots.",
+        "folder": str(world / "envs/kitchen"),
         "tasks": [lift, push],
     }
     assert document("show", "policy", "tiny") == {"num_layers": 2}

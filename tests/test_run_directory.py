@@ -161,7 +161,8 @@ def test_another_config_may_not_resume(tmp_path: Path) -> None:
     changed = replace(RunConfig(), ppo=PPOConfig(clip_range=0.3), tasks=("a",))
     message = (
         r"config.json: ppo.clip_range is 0.2 there but 0.3 now "
-        r"\(keys that differ: ppo.clip_range, tasks\). Resume with the same settings or start"
+        r"\(keys that differ: ppo.clip_range, tasks\). Resume it with the command that began it "
+        r"and --resume \(vla-crl train demo\), or start a new run"
     )
     with pytest.raises(ConfigError, match=message):
         run.require_config(changed)

@@ -1,11 +1,13 @@
-"""Find the definitions that ship with the package: suites, policy presets and recipes.
+"""Find definitions by name: suites, policy presets and recipes.
 
-They lie in `envs/`, `policies/` and `experiments/` of a checkout and in `vla_crl/_catalog/` of a
-wheel.
+Those of the package lie in `envs/`, `policies/` and `experiments/` of a checkout and in
+`vla_crl/_catalog/` of a wheel; your own in folders of these names in every folder that the
+environment variable VLA_CRL_PATH lists.
 """
 
 import importlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -14,12 +16,14 @@ from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, unknown_name
 
 Kind = Literal["envs", "policies", "experiments"]
+OWN_FOLDERS = "VLA_CRL_PATH"
+"""Environment variable: folders with definitions of your own, separated as in PATH."""
 SUITE_NAME = re.compile(r"[\w-]+")
 """What Gymnasium, and collections that write suite.task, can make a part of a name."""
 
 
 def catalog_dir(kind: Kind) -> Path:
-    """Return the folder that holds one kind of definition."""
+    """Return the folder that holds the package's definitions of one kind."""
     package = Path(__file__).resolve().parent
     shipped, checkout = package / "_catalog" / kind, package.parent
     if shipped.is_dir():
@@ -32,17 +36,17 @@ def catalog_dir(kind: Kind) -> Path:
 
 def list_suites() -> list[str]:
     """Return the names of all suites: folders with a suite.toml."""
-    return sorted(path.parent.name for path in catalog_dir("envs").glob("*/suite.toml"))
+    return sorted(_files("envs"))
 
 
 def list_policies() -> list[str]:
     """Return the names of all policy presets."""
-    return sorted(path.stem for path in catalog_dir("policies").glob("*.toml"))
+    return sorted(_files("policies"))
 
 
 def list_recipes() -> list[str]:
     """Return the names of all recipes."""
-    return sorted(path.stem for path in catalog_dir("experiments").glob("*.toml"))
+    return sorted(_files("experiments"))
 
 
 def suite_path(name: str) -> Path:
@@ -51,11 +55,12 @@ def suite_path(name: str) -> Path:
     Raises:
         ConfigError: There is no such suite, or its folder's name cannot be a part of other names.
     """
-    if name not in list_suites():
-        raise unknown_name("catalog", "suite", name, list_suites())
+    files = _files("envs")
+    if name not in files:
+        raise unknown_name("catalog", "suite", name, sorted(files))
     if not SUITE_NAME.fullmatch(name):
         raise ConfigError(f"suite '{name}': expected a folder of letters, digits, '_' and '-' only")
-    return catalog_dir("envs") / name
+    return files[name].parent
 
 
 def expert_success(name: str) -> dict[str, float]:
@@ -84,7 +89,7 @@ def policy_path(name: str) -> Path:
     Raises:
         ConfigError: There is neither such a preset nor such a path.
     """
-    return _find("policies", "policy", name, list_policies())
+    return _find("policy", name, _files("policies"))
 
 
 def recipe_path(name: str) -> Path:
@@ -93,7 +98,7 @@ def recipe_path(name: str) -> Path:
     Raises:
         ConfigError: There is neither such a recipe nor such a file.
     """
-    path = _find("experiments", "recipe", name, list_recipes())
+    path = _find("recipe", name, _files("experiments"))
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, expected a recipe file (.toml)")
     return path
@@ -111,15 +116,40 @@ def description(path: Path) -> str:
     return str(content.get("description", comment))
 
 
-def _find(kind: Kind, noun: str, name: str, known: list[str]) -> Path:
+def _files(kind: Kind) -> dict[str, Path]:
+    """Return the files of one kind by name, the package's and the user's; no name twice.
+
+    Raises:
+        ConfigError: VLA_CRL_PATH lists what is no folder, or a name is defined twice.
+    """
+    folders = [catalog_dir(kind)]
+    for entry in filter(None, os.environ.get(OWN_FOLDERS, "").split(os.pathsep)):
+        if not Path(entry).is_dir():
+            raise ConfigError(
+                f"{OWN_FOLDERS}: '{entry}' is no folder; list folders that hold envs/, policies/ "
+                f"or experiments/, separated by '{os.pathsep}'"
+            )
+        folders.append(Path(entry).resolve() / kind)
+    found: dict[str, Path] = {}
+    for folder in dict.fromkeys(folders):
+        for file in folder.glob("*/suite.toml" if kind == "envs" else "*.toml"):
+            name = file.parent.name if kind == "envs" else file.stem
+            if name in found:
+                raise ConfigError(f"{file}: the name '{name}' is taken by {found[name]}; rename it")
+            found[name] = file
+    return found
+
+
+def _find(noun: str, name: str, known: dict[str, Path]) -> Path:
     if name in known:
-        return catalog_dir(kind) / f"{name}.toml"
+        return known[name]
     # Only what looks like a path is one: a stray folder must not hide a misspelt name.
     if "/" in name or "\\" in name or name.endswith(".toml"):
         if Path(name).exists():
             return Path(name)
-        raise ConfigError(f"{name}: no such {noun}. Known names: {', '.join(known) or 'none'}.")
-    raise unknown_name("catalog", noun, name, known)
+        names = ", ".join(sorted(known)) or "none"
+        raise ConfigError(f"{name}: no such {noun}. Known names: {names}.")
+    raise unknown_name("catalog", noun, name, sorted(known))
 
 
 def load_attribute(target: str, where: str) -> object:

@@ -259,7 +259,7 @@ def _print_rows(result: Rows | dict[str, Any]) -> None:
             if isinstance(value, list):
                 _print_rows(value)
             else:
-                console.print(f"{key}: {value}")
+                console.print(f"{key}: {value}", soft_wrap=True)
         return
     columns = [column for column in result[0] if column != "suite"]
     for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):

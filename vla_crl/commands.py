@@ -298,7 +298,8 @@ def _describe_suite(name: str) -> dict[str, Any]:
         | {"expert_success": success.get(task.name)}
         for task in suite.tasks
     ]
-    return {"name": name, "description": suite.description, "tasks": tasks}
+    folder = str(catalog.suite_path(name))
+    return {"name": name, "description": suite.description, "folder": folder, "tasks": tasks}
 
 
 def _require_new(path: Path, flag: str, *, suffix: str = "") -> None:

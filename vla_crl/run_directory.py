@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import math
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,17 +161,19 @@ class RunDirectory:
         """Check that `config` is the one of this run.
 
         Raises:
-            ConfigError: It is not; a run is only resumed with the settings it was started with.
+            ConfigError: It is not; a run is only resumed with the settings it was started with, and
+                the message tells the command that did.
         """
         stored = _flatten(self.read_config())
         given = _flatten(json.loads(json.dumps(to_mapping(config))))
         changed = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
         if changed:
-            key = changed[0]
+            key, begun = changed[0], shlex.join(self.read_versions().get("command", []))
             raise ConfigError(
                 f"{self.config_file}: {key} is {stored.get(key)!r} there but {given.get(key)!r} "
                 f"now (keys that differ: {', '.join(changed)}). "
-                "Resume with the same settings or start a new run with another --run-dir."
+                f"Resume it with the command that began it and --resume ({begun}), or start a new "
+                "run with another --run-dir."
             )
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

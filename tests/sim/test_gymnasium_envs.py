@@ -13,6 +13,7 @@ from vla_crl.sim.backends import task_names
 from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
 from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.vector_sim import VectorSim
 
 TASK = "vla_crl/tabletop_object.red_cube_in_basket-v0"
@@ -143,6 +144,8 @@ def test_unknown_names_are_refused():
     for odd in ("red_cube_in_basket", []):
         with pytest.raises(ConfigError, match="tasks: got .*, expected task names, or None"):
             SuiteVectorEnv("tabletop_object", num_envs=2, tasks=odd)
+    with pytest.raises(ConfigError, match="SuiteVectorEnv: num_envs is -2, expected a whole num"):
+        SuiteVectorEnv("tabletop_object", num_envs=-2)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +254,23 @@ def test_robots_in_different_scenes_equal_gymnasiums_own_vector_env():
             assert data_equivalence(one, other, exact=True)
     envs.close()
     peer.close()
+
+
+def test_episodes_vary_alike_in_every_environment_with_a_variation():
+    variation = VariationConfig(light_gain=(0.2, 0.4), state_noise=(0.1, 0.1), paraphrase=True)
+    env = gymnasium.make(TASK, variation=variation)
+    check_env(env.unwrapped, skip_render_check=True)
+    single, _ = env.reset(options={"state_id": 3})
+    envs = gymnasium.make_vec(TASK, num_envs=2, variation=variation)
+    batch, _ = envs.reset(options={"state_id": 3})
+    plain = gymnasium.make(TASK)
+    bright, _ = plain.reset(options={"state_id": 3})
+    for seen in (single, bright):
+        is_same = [np.array_equal(batch[key][1], seen[key]) for key in ("images", "state")]
+        assert is_same == [seen is single] * 2
+    assert batch["instruction"][0] == single["instruction"]
+    for each in (env, envs, plain):
+        each.close()
 
 
 def test_gymnasiums_checker_finds_nothing_in_a_perturbed_task():

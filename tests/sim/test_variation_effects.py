@@ -579,7 +579,11 @@ def test_a_divergence_under_variation_is_replayed(
     assert sim.step_chunk(actions).diverged.tolist() == [False, True, False]
     (divergence,) = sim.divergences
     assert np.array_equal(divergence.pending, states["pending"][1])
-    other = new_sim(1, variation=EVERYTHING)
-    assert replay(Divergence.load(divergence.save(tmp_path)), other)
+    loaded = Divergence.load(divergence.save(tmp_path))
+    assert loaded.variation == EVERYTHING
+    with pytest.raises(ConfigError, match="the simulation varies None, the one that blew up Varia"):
+        replay(loaded, new_sim(1))
+    other = new_sim(1, variation=loaded.variation)
+    assert replay(loaded, other)
     assert str(other.divergences[0]) == str(divergence)
     assert other.divergences[0].speed == divergence.speed

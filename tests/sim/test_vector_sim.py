@@ -141,6 +141,9 @@ def test_states_that_do_not_fit_are_refused(new_sim: NewSim, change, message: st
     change(states)
     with pytest.raises(SpecError, match=message):
         sim.set_states(states)
+    nothing: Any = None
+    with pytest.raises(SpecError, match=r"set_states: got None, expected \['controller'"):
+        sim.set_states(nothing)
     assert all(np.array_equal(value, before[name]) for name, value in sim.get_states().items())
 
 
@@ -403,7 +406,7 @@ def test_what_was_broken_before_the_chunk_is_to_blame(
 
 
 def test_a_divergence_of_something_else_is_not_replayed(new_sim: NewSim, tmp_path: Path):
-    numbers = np.zeros(3), np.zeros(2), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7))
+    numbers = np.zeros(3), np.zeros(2), np.zeros(3), np.zeros((8, 7)), np.zeros((1, 7)), None
     sim, task = new_sim(1), "red_cube_in_basket"
     with pytest.raises(ConfigError, match="'kitchen', but the simulation is of 'tabletop_object'"):
         replay(Divergence("kitchen", "lift", 0, 0, "lid", 1e9, *numbers), sim)

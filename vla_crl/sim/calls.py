@@ -1,6 +1,7 @@
 """Arguments and results of a simulation's calls, checked and built alike in every backend."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,8 +110,9 @@ def checked_states(
         SpecError: Other names, shapes or kinds of numbers, or numbers that no slot can have.
     """
     where = f"{type(sim).__name__}.set_states"
-    if states.keys() != own.keys():
-        raise SpecError(f"{where}: got {sorted(states)}, expected {sorted(own)}, as of get_states")
+    given_names = sorted(states) if isinstance(cast(Any, states), Mapping) else states
+    if given_names != sorted(own):
+        raise SpecError(f"{where}: got {given_names}, expected {sorted(own)}, as of get_states")
     checked = {name: np.asarray(values) for name, values in states.items()}
     for name, array in own.items():
         given = checked[name]

@@ -1,5 +1,6 @@
 """What is kept of a simulation that blew up, so that it can be looked at and run again."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
@@ -10,8 +11,10 @@ from zipfile import BadZipFile
 import mujoco
 import numpy as np
 
+from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.slots import STATE_SPEC
+from vla_crl.sim.variation import VariationConfig
 
 if TYPE_CHECKING:
     from vla_crl.sim.vector_sim import VectorSim
@@ -39,6 +42,7 @@ class Divergence:
         controller: [R] likewise.
         pending: [L, 7] actions that had not taken effect yet, likewise.
         actions: [K, 7] the chunk.
+        variation: What the simulation varied in tasks that have no variation of their own.
     """
 
     suite: str
@@ -52,6 +56,7 @@ class Divergence:
     controller: np.ndarray
     pending: np.ndarray
     actions: np.ndarray
+    variation: VariationConfig | None
 
     def __str__(self) -> str:
         """Say in one line what happened."""
@@ -68,7 +73,9 @@ class Divergence:
         endings = chain(("",), (f".{number}" for number in count(2)))
         paths = (folder / f"{name}{ending}.npz" for ending in endings)
         path = next(path for path in paths if not path.exists())
-        np.savez(path, allow_pickle=False, **asdict(self))
+        values = asdict(self)
+        values["variation"] = json.dumps(values["variation"])
+        np.savez(path, allow_pickle=False, **values)
         return path
 
     @staticmethod
@@ -81,10 +88,13 @@ class Divergence:
         try:
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 values = {field.name: archive[field.name] for field in fields(Divergence)}
+            scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
+            variation = json.loads(scalars["variation"])
         except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
             raise ConfigError(f"{path} is no record of diverged physics: {error}") from error
-        scalars = {name: value.item() for name, value in values.items() if value.ndim == 0}
-        return Divergence(**{**values, **scalars})
+        if variation is not None:
+            variation = from_mapping(VariationConfig, variation, f"{path}: variation")
+        return Divergence(**{**values, **scalars, "variation": variation})
 
 
 def save_divergences(divergences: list[Divergence], folder: Path) -> Iterator[str]:
@@ -125,13 +135,13 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
 
     Args:
         divergence: What happened.
-        sim: Of the same suite, with the same `variation` as the one that blew up.
+        sim: `load_suite(record.suite).simulate(1, variation=record.variation)`.
 
     Returns:
         Whether physics blew up again.
 
     Raises:
-        ConfigError: The divergence is of another suite or task.
+        ConfigError: The divergence is of another suite, task or variation.
         SpecError: Its state does not fit the scene, or the simulation is not a `VectorSim`.
     """
     from vla_crl.sim.vector_sim import VectorSim
@@ -146,6 +156,11 @@ def replay(divergence: Divergence, sim: "VectorSim") -> bool:
         raise ConfigError(
             f"replay: a divergence of suite '{divergence.suite}', but the simulation is of "
             f"'{suite.name}'"
+        )
+    if divergence.variation != sim.variation:
+        raise ConfigError(
+            f"replay: the simulation varies {sim.variation}, the one that blew up "
+            f"{divergence.variation}; make it with simulate(1, variation=record.variation)"
         )
     task = suite.task_index(divergence.task)
     expected = mujoco.mj_stateSize(suite.scenes[suite.tasks[task].scene].model, STATE_SPEC)

@@ -26,15 +26,18 @@ from vla_crl.catalog import list_suites
 from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.backends import find_suite, task_names
+from vla_crl.sim.calls import require_counts
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene_config import MAX_INSTRUCTION_LENGTH
 from vla_crl.sim.task_suite import TaskSuite, make_renderers
+from vla_crl.sim.variation import VariationConfig
 
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
 RENDER_MODES = ["rgb_array"]
-STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [0.1] * 2, np.float32)
-"""Bound of the state's numbers (m, rad, m): beyond the arm's reach, a full turn, the fingers."""
+STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [1.0] * 2, np.float32)
+"""Bound of the numbers (m, rad, m): beyond the arm's reach, a full turn and the fingers, each
+with the greatest noise."""
 
 
 def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
@@ -58,8 +61,9 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as Gymnasium's
 
     def __init__(
-        self, suite: str, task: str, *, image_size: int = 64, render_mode: str | None = None
-    ) -> None:
+        self, suite: str, task: str, *, image_size: int = 64, render_mode: str | None = None,
+        variation: VariationConfig | None = None,
+    ) -> None:  # fmt: skip
         """Build the environment.
 
         Args:
@@ -67,12 +71,13 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             task: Name of one of its tasks.
             image_size: Height and width of the observed images, pixels.
             render_mode: "rgb_array" or None.
+            variation: What episodes vary, unless the task has a variation of its own.
 
         Raises:
-            ConfigError: No such suite, task or render mode.
+            ConfigError: No such suite, task or render mode, or the variation does not fit.
         """
         _require_render_mode(render_mode)
-        self._robots = _Robots(suite, [task], image_size)
+        self._robots = _Robots(suite, [task], image_size, variation=variation)
         self.render_mode = render_mode
         self.metadata = _metadata(self._robots.suite)
         self.observation_space = observation_space(self._robots.suite, image_size)
@@ -136,6 +141,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     def __init__(
         self, suite: str, *, num_envs: int = 1, tasks: Sequence[str] | None = None,
         image_size: int = 64, num_threads: int = 2, render_mode: str | None = None,
+        variation: VariationConfig | None = None,
     ) -> None:  # fmt: skip
         """Build the environments.
 
@@ -146,17 +152,21 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             image_size: Height and width of the observed images, pixels.
             num_threads: Threads for physics and rendering.
             render_mode: "rgb_array" or None.
+            variation: What episodes vary in tasks that have no variation of their own.
 
         Raises:
-            ConfigError: No such suite, task or render mode, or a count below 1.
+            ConfigError: No such suite, task or render mode, a count below 1, or the variation does
+                not fit.
         """
         _require_render_mode(render_mode)
+        require_counts("SuiteVectorEnv", num_envs=num_envs)
         if tasks is not None and (isinstance(tasks, str) or not len(tasks)):
             raise ConfigError(f"tasks: got {tasks!r}, expected task names, or None for all")
         names = tasks or [task.name for task in find_suite(suite).tasks]
         self._robots = _Robots(
-            suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads
-        )
+            suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads,
+            variation=variation,
+        )  # fmt: skip
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = _metadata(self._robots.suite) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space = observation_space(self._robots.suite, image_size)
@@ -237,11 +247,14 @@ class _Robots:
     """What both environments share: a simulation, initial states and frames."""
 
     def __init__(
-        self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1
-    ) -> None:
+        self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1,
+        *, variation: VariationConfig | None,
+    ) -> None:  # fmt: skip
         self.suite = find_suite(suite)
         self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
-        self.sim = self.suite.simulate(len(tasks), num_threads=num_threads, image_size=image_size)
+        self.sim = self.suite.simulate(
+            len(tasks), num_threads=num_threads, image_size=image_size, variation=variation
+        )
         self._renderers: dict[int, BatchRenderer] = {}
 
     def reset(

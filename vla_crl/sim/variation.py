@@ -21,6 +21,10 @@ Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 NOTHING: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 MAX_LATENCY = 8
 """Control steps."""
+GREATEST = {
+    "action_latency": MAX_LATENCY, "base_shift_m": 1.0, "image_noise": 1.0, "state_noise": 0.1,
+}  # fmt: skip
+"""Beyond them a robot sees or reaches nothing any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +87,11 @@ class VariationConfig:
                 raise ConfigError(f"variation: {entry.name} = {value}, expected at least 0")
         if self.mass_gain[0] <= 0:
             raise ConfigError(f"variation: mass_gain = {self.mass_gain}, expected more than 0")
-        if self.action_latency[1] > MAX_LATENCY:
-            raise ConfigError(
-                f"variation: action_latency = {self.action_latency}, expected at most {MAX_LATENCY}"
-            )
+        for name, greatest in GREATEST.items():
+            if np.max(np.abs(getattr(self, name))) > greatest:
+                raise ConfigError(
+                    f"variation: {name} = {getattr(self, name)}, expected at most {greatest}"
+                )
         check_seed(self.seed, "variation: seed")
 
 

@@ -87,6 +87,7 @@ class VectorSim:
         require_scenes("VectorSim", suite)
         self.suite = suite
         self.num_slots = num_slots
+        self.variation = variation
         self._worlds = [world_of(suite, index) for index in range(len(suite.scenes))]
         self._slots = allocate_slots(suite, self._worlds, num_slots)
         self._episodes = Episodes(suite, self._worlds, self._slots, variation)
@@ -367,6 +368,7 @@ class VectorSim:
             speed=speed,
             physics=physics,
             actions=actions.copy(),
+            variation=self.variation,
             num_steps=int(before["num_steps"]),
             controller=before["controller"],
             pending=before["pending"],

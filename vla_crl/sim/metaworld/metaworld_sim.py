@@ -220,6 +220,7 @@ class MetaWorldSim:
             controller=np.empty(0),
             pending=np.empty((0, ACTION_DIM)),
             actions=actions.copy(),
+            variation=None,
         )
 
     def _drawing_of(self, task: int) -> Drawing:

@@ -70,7 +70,7 @@ class WarpSim:
             "WarpSim", num_slots=num_slots, image_size=image_size, num_contacts=num_contacts
         )
         require_scenes("WarpSim", suite)
-        self.suite, self.num_slots = suite, num_slots
+        self.suite, self.num_slots, self.variation = suite, num_slots, variation
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._device, self._num_contacts = _device(device), num_contacts
@@ -237,6 +237,7 @@ class WarpSim:
                     num_steps=int(before[k]),
                     controller=controller[row].copy(),
                     pending=pending[row].copy(),
+                    variation=self.variation,
                 )
             )
 
