@@ -67,6 +67,17 @@ def test_the_table_shows_rates_ratio_and_goal(
     assert "7.0" in text
 
 
+def test_nothing_is_cut_off_in_a_narrow_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "sim.tabletop_object.pixels.vs_AsyncVectorEnv_chunked"
+    print_table([against_peer(name, 1.0, "steps/s", "AsyncVectorEnv, 16 processes", 2.0, goal=10)])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
+    assert "".join(cells) == name
+
+
 def test_an_empty_table_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     print_table([])
     assert "benchmark" in capsys.readouterr().out

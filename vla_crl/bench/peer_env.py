@@ -18,9 +18,9 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.sim.controller import command
 from vla_crl.sim.gymnasium_envs import STATE_BOUND
 from vla_crl.sim.layout import initial_states
+from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.predicates import Poses, goal_reached
 from vla_crl.sim.slots import MAX_SPEED, world_of
-from vla_crl.sim.source_version import source_version
 from vla_crl.sim.suite import load_suite
 
 

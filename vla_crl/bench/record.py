@@ -91,18 +91,20 @@ def print_table(records: Sequence[BenchRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("benchmark", caption=records[0].hardware if records else None)
-    for column in ("value", "unit", "peer", "peer value", "ratio", "goal"):
-        table.add_column(column, justify="left" if column in {"unit", "peer"} else "right")
+    table = Table(caption=records[0].hardware if records else None, show_lines=True)
+    table.add_column("benchmark", overflow="fold")  # a name is there to be copied, never cut
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("peer", overflow="fold")
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("goal", justify="right", no_wrap=True)
     for record in records:
         met = {None: "", True: " met", False: " missed"}[record.met]
         sign = {"at least": ">=", "at most": "<="}[record.goal_kind]
+        peer = "" if record.peer_value is None else f"{record.peer_value:,.1f}: {record.peer}"
         table.add_row(
             record.name,
-            f"{record.value:,.1f}",
-            record.unit,
-            record.peer or "",
-            "" if record.peer_value is None else f"{record.peer_value:,.1f}",
+            f"{record.value:,.1f} {record.unit}",
+            peer,
             "" if record.ratio is None else f"{record.ratio:.2f}",
             "" if record.goal is None else f"{sign} {record.goal:g}{met}",
         )

@@ -10,9 +10,9 @@ from numba import njit
 from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
 from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.predicates import support
 from vla_crl.sim.scene import Scene
-from vla_crl.sim.source_version import source_version
 
 FIRST_TEST_SEED = 1_000_000
 """Test states have random streams of their own, so they stay when training states are added."""

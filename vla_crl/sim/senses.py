@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from vla_crl.sim.source_version import source_version
+from vla_crl.sim.machine_code import source_version
 
 STATE_STREAM = 1
 """Images and states of one moment have random streams of their own."""

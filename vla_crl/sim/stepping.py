@@ -5,6 +5,7 @@ from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.controller import command
 from vla_crl.sim.kinematics import multiply
+from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.mechanics import vary
 from vla_crl.sim.mujoco_c import (
     as_double_pointer,
@@ -26,7 +27,6 @@ from vla_crl.sim.slots import (
     SUCCESS,
     TIME_LIMIT,
 )
-from vla_crl.sim.source_version import source_version
 
 
 @njit(nogil=True)

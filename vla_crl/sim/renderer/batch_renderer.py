@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError
+from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.renderer.appearance import (
     Appearance,
     LookArrays,
@@ -23,7 +24,6 @@ from vla_crl.sim.renderer.frame import new_workspace
 from vla_crl.sim.renderer.rasterizer import clear, find_surfaces, has_finite_pose
 from vla_crl.sim.renderer.scene_arrays import build_scene
 from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
-from vla_crl.sim.source_version import source_version
 
 Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 

@@ -1,0 +1,51 @@
+"""Machine code that numba keeps on the disk: when it is stale, and a word while it is made."""
+
+import logging
+import zlib
+from functools import cache
+from pathlib import Path
+
+from numba.core import event
+from numba.core.caching import NullCache
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def source_version() -> int:
+    """Return a checksum of the source files of `vla_crl.sim` that numba may compile.
+
+    Those in `experts/` are plain Python, those in `warp/` are compiled by Warp.
+
+    Numba checks the file of a cached function only, not the files of what it calls, but it also
+    compares the values in the function's closure. A cached entry point therefore keeps this number
+    in its closure, and nothing else is cached.
+    """
+    folder = Path(__file__).parent
+    others = {file for name in ("experts", "warp") for file in (folder / name).rglob("*.py")}
+    files = sorted(set(folder.rglob("*.py")) - others)
+    return zlib.crc32(b"".join(file.read_bytes() for file in files))
+
+
+class _Announcer(event.Listener):
+    """Says once why the first call takes so long: one of our cached functions is compiled."""
+
+    def on_start(self, event: event.Event) -> None:
+        """Tell whoever waits."""
+        dispatcher = (event.data or {})["dispatcher"]
+        is_ours = dispatcher.py_func.__module__.startswith("vla_crl.")
+        if is_ours and not isinstance(dispatcher._cache, NullCache):
+            _announce()
+
+    def on_end(self, event: event.Event) -> None:
+        """Say nothing."""
+
+
+@cache
+def _announce() -> None:
+    logger.info(
+        "Compiling the simulation for this machine: a minute or two, after installation only."
+    )
+
+
+event.register("numba:compile", _Announcer())
