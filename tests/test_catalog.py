@@ -77,6 +77,9 @@ def test_a_folder_of_ones_own_that_does_not_exist_is_named(
     monkeypatch.setenv("VLA_CRL_PATH", str(small_catalog / "mine"))
     with pytest.raises(ConfigError, match="VLA_CRL_PATH: '.*/mine' is no folder; list folders"):
         catalog.list_suites()
+    monkeypatch.setenv("VLA_CRL_PATH", str(small_catalog / "envs"))
+    with pytest.raises(ConfigError, match="envs' holds no envs/, policies/ or experiments/; name"):
+        catalog.list_suites()
 
 
 def test_a_folder_in_the_working_directory_does_not_hide_a_misspelt_name(

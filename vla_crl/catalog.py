@@ -10,7 +10,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, unknown_name
@@ -120,7 +120,7 @@ def _files(kind: Kind) -> dict[str, Path]:
     """Return the files of one kind by name, the package's and the user's; no name twice.
 
     Raises:
-        ConfigError: VLA_CRL_PATH lists what is no folder, or a name is defined twice.
+        ConfigError: VLA_CRL_PATH lists what holds no definitions, or a name is defined twice.
     """
     folders = [catalog_dir(kind)]
     for entry in filter(None, os.environ.get(OWN_FOLDERS, "").split(os.pathsep)):
@@ -128,6 +128,11 @@ def _files(kind: Kind) -> dict[str, Path]:
             raise ConfigError(
                 f"{OWN_FOLDERS}: '{entry}' is no folder; list folders that hold envs/, policies/ "
                 f"or experiments/, separated by '{os.pathsep}'"
+            )
+        if not any((Path(entry) / other).is_dir() for other in get_args(Kind)):
+            raise ConfigError(
+                f"{OWN_FOLDERS}: '{entry}' holds no envs/, policies/ or experiments/; name the "
+                "folder that does"
             )
         folders.append(Path(entry).resolve() / kind)
     found: dict[str, Path] = {}

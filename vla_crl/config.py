@@ -93,6 +93,22 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
         raise ConfigError(f"{where}: {error}") from error
 
 
+def check_types(config: object, where: str) -> None:
+    """Refuse a dataclass whose values are not of the types that its fields say.
+
+    `from_mapping` does so on its own; Python does not.
+
+    Args:
+        config: The dataclass.
+        where: The beginning of the error message.
+
+    Raises:
+        ConfigError: Names the first field that is wrong.
+    """
+    for name, hint in typing.get_type_hints(type(config)).items():
+        _convert(hint, getattr(config, name), where, name)
+
+
 def to_mapping(config: object) -> dict[str, Any]:
     """Return a config as plain data that `from_mapping` reads back to an equal config."""
     return dataclasses.asdict(cast(Any, config))

@@ -129,6 +129,10 @@ OBJECT, GOAL = 'task = "tabletop_object.red_cube_in_basket"', 'task = "tabletop_
             ('task = "tabletop_30.tabletop_goal.open_drawer"',),
             "suite 'tabletop_30' is a collection, name its source",
         ),
+        (
+            ('task = "metaworld_mt10.reach-v3"',),
+            "mine.suite.toml: task 'metaworld_mt10.reach-v3': .*has the backend 'metaworld'",
+        ),
         ((OBJECT, OBJECT), "mine.suite.toml: task names must be unique, repeated: .*red_cube_in_"),
         (
             (f'{OBJECT}\nthings = ["red cube", "blue cylindr"]',),
@@ -155,6 +159,14 @@ def test_a_faulty_collection_is_refused(collect: Collect, tasks: tuple[str, ...]
 def test_a_collection_without_tasks_is_refused(collect: Collect):
     with pytest.raises(ConfigError, match="mine.suite.toml: tasks is empty, expected at least one"):
         collect(text="tasks = []")
+
+
+def test_a_suite_that_forgot_its_scene_is_told_so(folder: Path):
+    file = folder / "tabletop_goal" / "suite.toml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('scene = "scene.xml"', ""))
+    with pytest.raises(ConfigError, match="suite.toml: key 'scene' of SceneConfig is missing"):
+        read_suite(file)
 
 
 @pytest.mark.parametrize(

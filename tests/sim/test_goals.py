@@ -238,8 +238,30 @@ def test_goals_hold_as_many_truth_values_as_fit(bench: Bench) -> None:
 
     assert bench.holds(*nested(30, ["not", ["open", "drawer"]]))
     assert not bench.holds(*nested(30, ["open", "drawer"]))
-    with pytest.raises(ConfigError, match="a goal needs 32 truth values at once, expected at most"):
+    with pytest.raises(
+        ConfigError, match="its goal needs 32 truth values at once, expected at most"
+    ):
         bench.holds(*nested(31, ["open", "drawer"]))
+
+
+@pytest.mark.parametrize(
+    ("size", "turn"),
+    [
+        (".045 .05 .012", "0 0 0"),
+        (".045 .05 .012", "35 0 0"),
+        (".012 .045 .05", "0 90 0"),
+        (".045 .012 .05", "0 0 90"),
+        (".012 .045 .05", "-70 90 0"),
+    ],
+)
+def test_a_slab_is_as_wide_as_it_lies_however_it_is_written(size: str, turn: str) -> None:
+    model = mujoco.MjModel.from_xml_string(
+        f'''<mujoco><compiler eulerseq="zyx"/><worldbody><body name="slab" euler="{turn}">
+        <freejoint/><geom type="box" size="{size}"/></body></worldbody></mujoco>'''
+    )
+    goal = parse_goal(["released", "slab"], "test", {"thing": ("slab",)})
+    goals = compile_goals([goal], model, {"slab": 1}, {})
+    assert goals.half_width[1] == pytest.approx(0.045)
 
 
 def test_on_is_what_a_thing_does_that_fell_on_another(bench: Bench) -> None:

@@ -79,7 +79,10 @@ def test_the_seed_determines_the_training_states(suite: Suite, env: TaskEnv):
 
 def test_a_state_can_be_named_also_of_the_test_set(suite: Suite, env: TaskEnv):
     observation, info = env.reset(options={"state_id": suite.test_ids[3]})
-    assert info == {"success": False, "state_id": suite.test_ids[3], "task": "red_cube_in_basket"}
+    assert info == {
+        "success": False, "diverged": False, "state_id": suite.test_ids[3],
+        "task": "red_cube_in_basket",
+    }  # fmt: skip
     sim = VectorSim(suite, 1, image_size=16)
     sim.reset([0], tasks=[0], state_ids=[suite.test_ids[3]])
     assert np.array_equal(observation["images"], sim.observe().images[0])
@@ -309,6 +312,20 @@ def test_physics_that_blows_up_is_told_and_ends_the_episode(env: TaskEnv):
     states["physics"][0, 1] = np.nan
     sim.set_states(states)
     with pytest.warns(UserWarning, match="blew up in task 'red_cube_in_basket', initial state"):
-        _, reward, terminated, truncated, _ = env.step(np.zeros(7))
-    assert (reward, terminated, truncated) == (0.0, True, False)
-    assert not sim.divergences
+        _, reward, terminated, truncated, info = env.step(np.zeros(7))
+    assert (reward, terminated, truncated, info["diverged"]) == (0.0, True, False, True)
+    assert [divergence.task for divergence in env.divergences] == ["red_cube_in_basket"]
+    assert not env.reset(seed=0)[1]["diverged"]
+
+
+def test_a_batch_tells_whose_physics_blew_up(envs: SuiteVectorEnv):
+    envs.reset(seed=0)
+    sim = envs._robots.sim
+    assert isinstance(sim, VectorSim)
+    states = sim.get_states()
+    states["physics"][1, 1] = np.nan
+    sim.set_states(states)
+    with pytest.warns(UserWarning, match="blew up in task 'green_cube_in_tray', initial state"):
+        _, _, terminated, _, infos = envs.step(np.zeros((3, 7)))
+    assert infos["diverged"].tolist() == terminated.tolist() == [False, True, False]
+    assert len(envs.divergences) == 1

@@ -181,6 +181,18 @@ def test_a_layout_without_room_is_refused(scene: Scene):
         initial_states(crowded)
 
 
+def test_a_start_that_the_arm_does_not_reach_is_refused(scene: Scene):
+    layout = dataclasses.replace(
+        scene.config.layout, grip_low_m=(3.0, 0.0, 0.2), grip_high_m=(3.0, 0.0, 0.2)
+    )
+    far = dataclasses.replace(scene, config=dataclasses.replace(scene.config, layout=layout))
+    message = (
+        r"layout: the arm does not reach \[3. +0. +0.2\], it stays 3.599 m away; move grip_low_m"
+    )
+    with pytest.raises(ConfigError, match=message):
+        initial_states(far)
+
+
 @pytest.mark.parametrize(
     ("geom", "height_m"),
     [

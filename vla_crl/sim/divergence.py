@@ -13,7 +13,7 @@ import numpy as np
 
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.slots import STATE_SPEC
+from vla_crl.sim.slots import MAX_SPEED, STATE_SPEC
 from vla_crl.sim.variation import VariationConfig
 
 if TYPE_CHECKING:
@@ -60,14 +60,17 @@ class Divergence:
 
     def __str__(self) -> str:
         """Say in one line what happened."""
+        is_finite = np.isfinite(self.speed)
+        motion = f"moves at {self.speed:.3g} m/s or rad/s" if is_finite else "is not finite"
         return (
             f"physics of '{self.suite}' blew up in task '{self.task}', initial state "
-            f"{self.state_id}, after {self.num_steps} control steps: joint '{self.joint}' moves "
-            f"at {self.speed:.3g} m/s or rad/s; the episode counts as a failure"
+            f"{self.state_id}, after {self.num_steps} control steps: joint '{self.joint}' "
+            f"{motion}; the episode counts as a failure"
         )
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write an npz file without pickled objects, beside those there are; return its path."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{self.suite}.{self.task}.{self.state_id}.{self.num_steps}"
         endings = chain(("",), (f".{number}" for number in count(2)))
@@ -109,20 +112,20 @@ def culprit(model: mujoco.MjModel, before: np.ndarray, qvel: np.ndarray) -> tupl
 
     Args:
         model: Of the scene.
-        before: [state] packed by STATE_SPEC, before the chunk; what is not finite there is to
-            blame.
+        before: [state] packed by STATE_SPEC, before the chunk; what is not finite or too fast there
+            is to blame.
         qvel: [nv] after the chunk; else the first that is not finite, else the greatest.
     """
-    broken = np.flatnonzero(~np.isfinite(before[1 : 1 + model.nq + model.nv]))
-    if not len(broken):
+    positions, velocities = np.split(before[1 : 1 + model.nq + model.nv], [model.nq])
+    if len(broken := np.flatnonzero(~np.isfinite(positions))):
+        joint = int(np.searchsorted(model.jnt_qposadr, broken[0], side="right")) - 1
+        return joint_name(model, joint), float("nan")
+    if len(fast := np.flatnonzero(~(np.abs(velocities) < MAX_SPEED))):
+        dof, speed = int(fast[0]), np.abs(velocities)
+    else:
         speed = np.abs(qvel)
         dof = int(np.argmax(np.where(np.isfinite(speed), speed, np.inf)))
-        return joint_name(model, int(model.dof_jntid[dof])), float(speed[dof])
-    place = int(broken[0])
-    if place >= model.nq:
-        return joint_name(model, int(model.dof_jntid[place - model.nq])), float("nan")
-    joint = int(np.searchsorted(model.jnt_qposadr, place, side="right")) - 1
-    return joint_name(model, joint), float("nan")
+    return joint_name(model, int(model.dof_jntid[dof])), float(speed[dof])
 
 
 def joint_name(model: mujoco.MjModel, joint: int) -> str:

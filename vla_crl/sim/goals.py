@@ -54,6 +54,8 @@ PREDICATES = {
         ("thing", "thing", "thing"), "the first thing stands in the middle of the others"
     ),
 }
+MIN_HORIZONTAL = 0.1
+"""Length of the horizontal part of a unit vector that tells a direction."""
 MAX_DEPTH = 31
 """Truth values that `goal_reached` keeps in one integer, which has 32 bits on a GPU."""
 COMPOSITIONS = {"and": Op.AND, "or": Op.OR, "not": Op.NOT}
@@ -73,6 +75,13 @@ class Goal:
     arguments: tuple[str, ...] = ()
     parts: tuple["Goal", ...] = ()
 
+    @property
+    def depth(self) -> int:
+        """How many truth values its evaluation holds at once."""
+        if not self.parts:
+            return 2 if self.name == "stacked" else 1  # "stacked" is two predicates
+        return max((number > 0) + part.depth for number, part in enumerate(self.parts))
+
     def terms(self) -> Iterator["Goal"]:
         """Yield the predicates in the order in which they are written."""
         if not self.parts:
@@ -90,7 +99,7 @@ def parse_goal(written: Any, where: str, known: Mapping[str, Sequence[str]]) -> 
         known: For each kind of argument the names that the suite has.
 
     Raises:
-        ConfigError: An unknown word, or the wrong number of arguments.
+        ConfigError: An unknown word, the wrong number of arguments, or too deeply nested.
     """
     if not isinstance(written, (list, tuple)) or not written or not isinstance(written[0], str):
         raise ConfigError(f'{where}: goal {written!r} is not a list like ["on", "cube", "plate"]')
@@ -99,7 +108,13 @@ def parse_goal(written: Any, where: str, known: Mapping[str, Sequence[str]]) -> 
         if not arguments or (name == "not" and len(arguments) != 1):
             expected = "one goal" if name == "not" else "at least one goal"
             raise ConfigError(f"{where}: '{name}' has {len(arguments)} parts, expected {expected}")
-        return Goal(name, parts=tuple(parse_goal(part, where, known) for part in arguments))
+        goal = Goal(name, parts=tuple(parse_goal(part, where, known) for part in arguments))
+        if goal.depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{where}: its goal needs {goal.depth} truth values at once, expected at most "
+                f"{MAX_DEPTH}; put the parts of nested 'and' or 'or' into one list"
+            )
+        return goal
     if name not in PREDICATES:
         raise unknown_name(where, "predicate", name, (*PREDICATES, *COMPOSITIONS))
     kinds = PREDICATES[name].arguments
@@ -139,12 +154,6 @@ def compile_goals(
         joints: Of the things that have one.
     """
     programs = [list(_program(goal, model, bodies, joints)) if goal else [] for goal in goals]
-    for goal, program in zip(goals, programs, strict=True):
-        if _depth(program) > MAX_DEPTH:
-            raise ConfigError(
-                f"a goal needs {_depth(program)} truth values at once, expected at most "
-                f"{MAX_DEPTH}; put the parts of nested 'and' or 'or' into one list: {goal}"
-            )
     longest = max(len(program) for program in programs)
     ids, numbers = np.zeros((len(goals), longest, 4), np.int64), np.zeros((len(goals), longest, 2))
     for task, program in enumerate(programs):
@@ -152,22 +161,19 @@ def compile_goals(
             ids[task, k, : len(step)] = step
             numbers[task, k, : len(values)] = values
     first, count = model.body_geomadr, model.body_geomnum
+    at_rest = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, at_rest)
+    turns = at_rest.xmat.reshape(-1, 3, 3)
     return Goals(
         programs=ids,
         lengths=np.array([len(program) for program in programs]),
         numbers=numbers,
         site_size=model.site_size.copy(),
-        half_width=np.array([_half_width(model, body) for body in range(model.nbody)]),
+        half_width=np.array([_half_width(model, *item) for item in enumerate(turns)]),
         geoms=np.stack([first, first + count], axis=1).astype(np.int64),
         geom_type=model.geom_type.astype(np.int64),
         geom_size=np.array([_half_sizes(model, geom) for geom in range(model.ngeom)]),
     )
-
-
-def _depth(program: Sequence[tuple[tuple[int, ...], tuple[float, ...]]]) -> int:
-    """Return how many truth values a program holds at most."""
-    pushed = {int(Op.AND): -1, int(Op.OR): -1, int(Op.NOT): 0}
-    return max(np.cumsum([pushed.get(int(step[0]), 1) for step, _ in program]), default=0)
 
 
 def _program(
@@ -208,21 +214,30 @@ def _program(
             yield (Op.BESIDE, bodies[names[0]], bodies[names[1]]), DIRECTIONS[goal.name]
 
 
-def _half_width(model: mujoco.MjModel, body: int) -> float:
-    """Return the smaller horizontal half extent of a body's own geoms, in its own frame."""
+def _half_width(model: mujoco.MjModel, body: int, turn: np.ndarray) -> float:
+    """Return the smallest horizontal half extent of a body's box, oriented as `turn` [3, 3].
+
+    The box encloses the body's own geoms and has the body's axes. It is looked at along the
+    horizontal parts of these axes and across them: however it stands, its sides are among them.
+    """
     start = model.body_geomadr[body]
-    geoms = range(start, start + model.body_geomnum[body])
     corners = []
-    for geom in geoms:
+    for geom in range(start, start + model.body_geomnum[body]):
         centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, model.geom_quat[geom])
-        turn = rotation.reshape(3, 3)
-        middle, reach = model.geom_pos[geom] + turn @ centre, np.abs(turn) @ half
+        middle = model.geom_pos[geom] + rotation.reshape(3, 3) @ centre
+        reach = np.abs(rotation.reshape(3, 3)) @ half
         corners += [middle - reach, middle + reach]
     if not corners:
         return 0.0
-    return float(np.min((np.max(corners, axis=0) - np.min(corners, axis=0))[:2]) / 2)
+    half = (np.max(corners, axis=0) - np.min(corners, axis=0)) / 2
+    extents = []
+    for x, y, _ in turn.T:
+        if (length := np.hypot(x, y)) > MIN_HORIZONTAL:
+            sides = np.array([[x, y], [-y, x]]) / length
+            extents += (np.abs(sides @ turn[:2]) @ half).tolist()
+    return min(extents)
 
 
 def _half_sizes(model: mujoco.MjModel, geom: int) -> np.ndarray:

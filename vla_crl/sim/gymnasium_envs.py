@@ -27,6 +27,7 @@ from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_action
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.backends import find_suite, task_names
 from vla_crl.sim.calls import require_counts
+from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene_config import MAX_INSTRUCTION_LENGTH
 from vla_crl.sim.task_suite import TaskSuite, make_renderers
@@ -55,7 +56,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     """One task of a suite; a step is one control step, the reward is 1 on success.
 
     `reset` draws a training state; `options={"state_id": ...}` names one, test states included.
-    `info` holds "success", "state_id" and "task".
+    `info` holds "success", "diverged" (physics blew up), "state_id" and "task".
     """
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as Gymnasium's
@@ -93,7 +94,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """
         super().reset(seed=seed)
         self._robots.reset(np.array([0]), [self.np_random], options)
-        return self._observe(), self._info(success=False)
+        return self._observe(), self._info(success=False, diverged=False)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Take one control step; the action is clipped to [-1, 1].
@@ -104,9 +105,15 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         if np.shape(action) != (ACTION_DIM,):
             raise SpecError(f"action: got shape {np.shape(action)}, expected ({ACTION_DIM},)")
         result = self._robots.step(np.asarray(action)[None, None], np.array([0]))
-        success = bool(result.success[0])
+        success, diverged = bool(result.success[0]), bool(result.diverged[0])
+        info = self._info(success=success, diverged=diverged)
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
-        return self._observe(), float(success), terminated, truncated, self._info(success=success)
+        return self._observe(), float(success), terminated, truncated, info
+
+    @property
+    def divergences(self) -> list[Divergence]:
+        """Every step under which physics blew up; whoever reads it may clear it."""
+        return self._robots.divergences
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the first camera's view, [256, 256, 3] uint8; None without a render mode."""
@@ -124,10 +131,10 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             "instruction": observation.instruction[0],
         }
 
-    def _info(self, *, success: bool) -> dict[str, Any]:
+    def _info(self, **outcome: bool) -> dict[str, Any]:
         sim = self._robots.sim
         task = self._robots.suite.tasks[sim.tasks[0]]
-        return {"success": success, "state_id": int(sim.state_ids[0]), "task": task.name}
+        return outcome | {"state_id": int(sim.state_ids[0]), "task": task.name}
 
 
 class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
@@ -197,7 +204,8 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         ]
         self._robots.reset(np.arange(self.num_envs), self._generators, options)
         self._is_over[:] = False
-        return self._observe(), self._infos(np.zeros(self.num_envs, dtype=bool))
+        nowhere = np.zeros(self.num_envs, dtype=bool)
+        return self._observe(), self._infos(success=nowhere, diverged=nowhere.copy())
 
     def step(
         self, actions: np.ndarray
@@ -212,13 +220,19 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             raise SpecError(f"actions: got shape {np.shape(actions)}, expected {shape}")
         actions = check_actions(np.asarray(actions)[:, None], self.num_envs)
         running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
-        success, terminated, truncated = np.zeros((3, self.num_envs), dtype=bool)
+        success, diverged, terminated, truncated = np.zeros((4, self.num_envs), dtype=bool)
         result = self._robots.step(actions[running], running)
-        success[running] = result.success
+        success[running], diverged[running] = result.success, result.diverged
         terminated[running], truncated[running] = result.terminated, result.truncated
         self._robots.reset(over, [self._generators[robot] for robot in over], None)
         self._is_over = terminated | truncated
-        return self._observe(), success.astype(float), terminated, truncated, self._infos(success)
+        infos = self._infos(success=success, diverged=diverged)
+        return self._observe(), success.astype(float), terminated, truncated, infos
+
+    @property
+    def divergences(self) -> list[Divergence]:
+        """Every step under which physics blew up; whoever reads it may clear it."""
+        return self._robots.divergences
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame [256, 256, 3] uint8 per robot; None without a render mode."""
@@ -236,10 +250,10 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             "instruction": observation.instruction,
         }
 
-    def _infos(self, success: np.ndarray) -> dict[str, Any]:
+    def _infos(self, **outcome: np.ndarray) -> dict[str, Any]:
         sim, suite = self._robots.sim, self._robots.suite
         names = np.array([suite.tasks[task].name for task in sim.tasks], dtype=object)
-        infos = {"success": success, "state_id": sim.state_ids, "task": names}
+        infos = outcome | {"state_id": sim.state_ids, "task": names}
         return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
 
 
@@ -255,6 +269,7 @@ class _Robots:
         self.sim = self.suite.simulate(
             len(tasks), num_threads=num_threads, image_size=image_size, variation=variation
         )
+        self.divergences: list[Divergence] = []
         self._renderers: dict[int, BatchRenderer] = {}
 
     def reset(
@@ -279,6 +294,7 @@ class _Robots:
         result = self.sim.step_chunk(actions, slots)
         for divergence in self.sim.divergences:
             warnings.warn(str(divergence), stacklevel=3)
+        self.divergences += self.sim.divergences
         self.sim.divergences.clear()
         return result
 

@@ -9,7 +9,7 @@ from numba import njit
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
-from vla_crl.sim.kinematics import chain_of, inverse
+from vla_crl.sim.kinematics import chain_of, forward, inverse
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.predicates import support
 from vla_crl.sim.scene import Scene
@@ -17,6 +17,7 @@ from vla_crl.sim.scene import Scene
 FIRST_TEST_SEED = 1_000_000
 """Test states have random streams of their own, so they stay when training states are added."""
 MAX_ATTEMPTS = 10_000
+MAX_MISS_M = 0.005
 GRIP_DOWN = np.diag([1.0, -1.0, -1.0])
 """Orientation of the grip site at the start: approach axis straight down."""
 
@@ -40,7 +41,7 @@ def initial_states(scene: Scene) -> InitialStates:
     """Compute the initial states of a scene; every id has its own random stream.
 
     Raises:
-        ConfigError: The layout leaves no room for the objects.
+        ConfigError: The layout leaves no room for the objects, or the arm does not reach it.
     """
     model, layout = scene.model, scene.config.layout
     chain = chain_of(model, scene.config.arm)
@@ -73,7 +74,13 @@ def initial_states(scene: Scene) -> InitialStates:
     controller = np.empty((num_states, row_size(chain)))
     controller[:, POSITION], controller[:, ROTATION] = grips, GRIP_DOWN.ravel()
     controller[:, JOINTS], controller[:, -1] = chain.rest_rad, FINGER_OPEN_M
-    _solve_postures(chain, controller)
+    misses = np.empty(num_states)
+    _solve_postures(chain, controller, misses)
+    if misses.max() > MAX_MISS_M:
+        raise ConfigError(
+            f"{scene.file}: layout: the arm does not reach {np.round(grips[misses.argmax()], 3)}, "
+            f"it stays {misses.max():.3f} m away; move grip_low_m..grip_high_m, or the robot"
+        )
     joints = [model.joint(name).qposadr[0] for name in scene.config.arm.joints]
     fingers = [model.joint(name).qposadr[0] for name in scene.config.arm.fingers]
     qpos[:, joints], qpos[:, fingers] = controller[:, JOINTS], FINGER_OPEN_M
@@ -157,10 +164,16 @@ def _make_solver(version):
     """Return the compiled loop over states, cached (see `source_version`)."""
 
     @njit(cache=True)
-    def solve_postures(chain, controller):
+    def solve_postures(chain, controller, misses):
+        """Find the joints of every row; write how far, m, the grip stays from its place."""
         _ = version
-        for row in controller:
+        position, rotation = np.empty(3), np.empty((3, 3))
+        jacobian = np.empty((6, chain.axes.shape[0]))
+        for k in range(controller.shape[0]):
+            row = controller[k]
             inverse(chain, row[12:-1], row[0:3], row[3:12].copy().reshape((3, 3)), 60)
+            forward(chain, row[12:-1], position, rotation, jacobian)
+            misses[k] = np.sqrt(np.sum((position - row[0:3]) ** 2))
 
     return solve_postures
 

@@ -47,7 +47,7 @@ class Goals(NamedTuple):
         lengths: [tasks] used part of a program.
         numbers: [tasks, L, 2] the joint position of a threshold, or the direction of "beside".
         site_size: [sites, 3] half sizes, m.
-        half_width: [bodies] of the body's own geoms at rest, the smaller of x and y, m.
+        half_width: [bodies] of the body's own geoms as they stand in the file, the smallest, m.
         geoms: [bodies, 2] first and last + 1 of a body's geoms.
         geom_type: [geoms] mjtGeom.
         geom_size: [geoms, 3].

@@ -5,7 +5,7 @@ A suite either has a scene of its own (`SceneConfig`) or collects tasks of other
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,9 +176,11 @@ def read_suite(file: Path) -> SceneConfig | CollectionConfig:
     if "backend" in content:
         raise ConfigError(
             f"{file}: has the backend '{content['backend']}' and no scene of its own; expected one "
-            "with a scene; in Python, vla_crl.sim.backends.find_suite loads either"
+            "with a scene, which load_suite and collections need; "
+            "vla_crl.sim.backends.find_suite loads either"
         )
-    config_class = SceneConfig if "scene" in content else CollectionConfig
+    own = {field.name for field in fields(SceneConfig)} - {"description", "tasks"}
+    config_class = SceneConfig if own & content.keys() else CollectionConfig
     return from_mapping(config_class, content, str(file))
 
 
@@ -193,8 +195,11 @@ def _collection(name: str, config: CollectionConfig, file: Path) -> Suite:
         suite_name, dot, task_name = reference.task.partition(".")
         if not dot:
             raise ConfigError(f"{where}: expected the name of a suite, a dot and a task of it")
-        source = suite_path(suite_name) / "suite.toml"
-        scene = read_suite(source)
+        try:
+            source = suite_path(suite_name) / "suite.toml"
+            scene = read_suite(source)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
         if isinstance(scene, CollectionConfig):
             raise ConfigError(f"{where}: suite '{suite_name}' is a collection, name its source")
         found = [task for task in scene.tasks if task.name == task_name]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_crl.config import check_seed
+from vla_crl.config import check_seed, check_types
 from vla_crl.errors import ConfigError
 
 Range = tuple[float, float]
@@ -71,13 +71,12 @@ class VariationConfig:
         return self != VariationConfig(seed=self.seed)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check types and ranges."""
+        check_types(self, "variation")
         for entry in fields(self):
             value, default = getattr(self, entry.name), entry.default
             if not isinstance(default, tuple) or entry.name == "materials":
                 continue
-            if np.shape(value) != np.shape(default):
-                raise ConfigError(f"variation: {entry.name} = {value}, expected one like {default}")
             low, high = np.asarray(value)
             if not np.all(np.isfinite(value)):
                 raise ConfigError(f"variation: {entry.name} = {value}, expected finite numbers")

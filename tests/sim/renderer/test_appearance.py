@@ -1,11 +1,14 @@
 """Worlds that differ in colours, textures and lights, against models that have those."""
 
+from typing import Any
+
 import mujoco
 import numpy as np
 import pytest
 
 from vla_crl.errors import SpecError
 from vla_crl.sim.renderer import Appearance, BatchRenderer
+from vla_crl.sim.renderer.batch_renderer import _render_frames
 
 NUM_WORLDS = 5
 LIGHT_FIELDS = ("light_ambient", "light_diffuse", "light_pos", "light_dir")
@@ -99,6 +102,14 @@ def test_the_models_own_appearance_changes_nothing(renderer, poses):
     own = renderer.appearance(NUM_WORLDS)
     assert own.geom_rgb[0, 3].tolist() == pytest.approx([0.2, 0.7, 0.3])  # of the material
     assert np.array_equal(renderer.render(*poses, appearance=own), renderer.render(*poses))
+
+
+def test_an_appearance_needs_no_machine_code_of_its_own(renderer, poses):
+    compiled: Any = _render_frames
+    renderer.render(*poses)
+    before = len(compiled.signatures)
+    renderer.render(*poses, appearance=renderer.appearance(NUM_WORLDS))
+    assert len(compiled.signatures) == before
 
 
 def test_changing_one_world_leaves_the_others_as_they_are(renderer, poses):

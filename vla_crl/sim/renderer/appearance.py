@@ -137,7 +137,7 @@ def look_arrays(
     )
     for index in np.flatnonzero(~lights.is_spot):
         everywhere += ambient[:, index]
-    return LookArrays(
+    looks = LookArrays(
         colour=colour,
         surface=surfaces.of_geom[np.arange(len(geoms.model_id)), material[:, geoms.model_id]],
         ambient=everywhere.astype(np.float32),
@@ -146,6 +146,8 @@ def look_arrays(
         diffuse=_pick(lights, appearance.headlight_diffuse, appearance.light_diffuse),
         spot_ambient=ambient,
     )
+    # One memory layout for any number of worlds: numba compiles the renderer for each anew.
+    return LookArrays._make(np.ascontiguousarray(array) for array in looks)
 
 
 def _pick(
