@@ -22,9 +22,9 @@ def test_a_missing_package_names_its_extra():
     peers.require_extra("bench", "numpy", "numpy", "none")
     with pytest.raises(
         ConfigError,
-        match=r"bench: peer 'warp' needs the package no_such_package: pip install 'vla-crl\[mjx\]'",
+        match=r"bench: peer 'warp' needs the package no_such_package: pip install 'vla-crl\[warp\]'",
     ):
-        peers.require_extra("bench", "warp", "no_such_package", "mjx")
+        peers.require_extra("bench", "warp", "no_such_package", "warp")
 
 
 @pytest.mark.parametrize("backend", ["osmesa", None])
