@@ -279,7 +279,8 @@ def test_a_mistake_is_one_line_with_code_2(
     arguments: str,
     message: str,
 ) -> None:
-    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
     install("vla_crl.report.page", write_report=Calls())
     install("vla_crl.report.film", record_rollouts=Calls(), film_run=Calls())
     install("vla_crl.rollout.evaluate", evaluate=Calls())
@@ -477,7 +478,10 @@ def test_pretrain_applies_flags_to_the_recipe(
     install("vla_crl.pretraining", PretrainConfig=TrainConfig, pretrain=calls)
     code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
     config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
-    assert (code, calls) == (0, [((config, Path("runs/demo")), {"recipe": "demo"})])
+    assert (code, calls) == (
+        0,
+        [((config, Path("runs/demo")), {"recipe": "demo --seed 3 --ppo.learning-rate 1e-4"})],
+    )
 
 
 def test_train_makes_a_run_and_its_report(
@@ -490,7 +494,8 @@ def test_train_makes_a_run_and_its_report(
     write_report = Calls(Path("runs/demo/report.html"))
     film_run = Calls()
     install("vla_crl.report.film", film_run=film_run)
-    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
     install("vla_crl.report.page", write_report=write_report)
     arguments = ("train", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
     code, out, err = run(capsys, *arguments)
@@ -527,7 +532,8 @@ def test_train_makes_a_run_and_its_report(
 def test_a_recipe_that_does_not_fit_leaves_no_run(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
     install("vla_crl.report.film", film_run=Calls())
     install("vla_crl.report.page", write_report=Calls())
     code, _, err = run(capsys, "train", "demo", "--suite", "unfit")
@@ -552,7 +558,8 @@ def test_a_recipe_of_another_command_is_named_as_such(
 def test_a_wrong_setting_makes_no_run(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["train", "demo", "--ppo.learning-rat", "1"])
     assert exit_info.value.code == 2
@@ -563,7 +570,8 @@ def test_a_wrong_setting_makes_no_run(
 def test_help_after_a_recipe_lists_its_settings(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    install("vla_crl.continual.trainer", TrainConfig=TrainConfig, Trainer=Trainer)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
     with pytest.raises(SystemExit) as exit_info:
         cli.main(["train", "demo", "--help"])
     assert exit_info.value.code == 0
@@ -689,6 +697,14 @@ def test_too_little_memory_is_told_in_a_line(
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 2
     assert "vla-crl: error: Unable to allocate 4 TiB" in err
+
+
+def test_training_that_meets_no_number_is_told_in_a_line(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.rollout.evaluate", evaluate=Calls(FloatingPointError("penalty is nan")))
+    code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
+    assert (code, err.endswith("vla-crl: error: penalty is nan\n")) == (2, True)
 
 
 def test_a_checkpoint_error_is_a_users_error(

@@ -25,5 +25,5 @@ def test_an_empty_list_says_none() -> None:
 
 
 def test_user_errors_are_built_in_errors_too() -> None:
-    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError}
-    assert all(issubclass(error, ValueError) for error in USER_ERRORS)
+    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError, FloatingPointError}
+    assert all(issubclass(error, (ValueError, ArithmeticError)) for error in USER_ERRORS)

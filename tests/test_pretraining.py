@@ -93,6 +93,39 @@ def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_eval_episodes": 201}, "num_eval_episodes is 201, but suite .* has 200 test states"),
+        (
+            {"num_check_episodes": 5000, "target_success": 0.5},
+            "num_check_episodes is 5000, but suite 'tabletop_30' has 4000 training states",
+        ),
+        (
+            {"supervised": dataclasses.replace(CONFIG.supervised, loss_weights={"flo": 1.0})},
+            "supervised.loss_weights: unknown loss term 'flo'. Did you mean 'flow'",
+        ),
+    ],
+)
+def test_what_would_fail_after_the_training_is_refused_before_it(
+    tmp_path, monkeypatch, setting, message
+):
+    monkeypatch.delattr(pretraining, "collect_demonstrations")
+    with pytest.raises(ConfigError, match=message):
+        pretrain(dataclasses.replace(CONFIG, **setting), tmp_path / "checkpoint", recipe="mine")
+
+
+def test_an_interrupted_evaluation_leaves_the_trained_policy(tmp_path, monkeypatch):
+    def interrupt(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(CONFIG, tmp_path / "checkpoint", recipe="mine")
+    load_policy(tmp_path / "checkpoint")
+    assert "success_on_test_ids" not in read_card(tmp_path / "checkpoint")
+
+
 def test_the_question_fraction_is_checked():
     with pytest.raises(ConfigError, match=r"question_fraction = 1\.0"):
         dataclasses.replace(CONFIG, question_fraction=1.0)

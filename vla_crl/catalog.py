@@ -174,7 +174,10 @@ def load_attribute(target: str, where: str) -> object:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(f"{where}: '{target}': there is no module '{error.name}'") from error
+            raise ConfigError(
+                f"{where}: '{target}': there is no module '{error.name}'; one of your own must be "
+                "installed, or its folder be in PYTHONPATH"
+            ) from error
         raise
     if not hasattr(module, attribute):
         raise unknown_name(where, f"name in {module_name}", attribute, vars(module))

@@ -7,6 +7,7 @@ modules are imported where they are used, so that `--help` and typos answer at o
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ PEER_BENCHES = {
 }
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
-    "train": "vla_crl.continual.trainer:TrainConfig",
+    "train": "vla_crl.continual.recipe:TrainConfig",
 }
 
 
@@ -102,7 +103,7 @@ def pretrain(options: Options) -> None:
     config = load_recipe("pretrain", options.recipe, options.overrides)
     from vla_crl.pretraining import pretrain as pretrain_policy
 
-    pretrain_policy(config, output, recipe=options.recipe)
+    pretrain_policy(config, output, recipe=shlex.join([options.recipe, *options.overrides]))
 
 
 def train(options: Options) -> None:

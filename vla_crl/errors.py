@@ -16,8 +16,9 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, truncated or does not fit the policy."""
 
 
-USER_ERRORS = (ConfigError, SpecError, CheckpointError)
-"""What the command line reports without a traceback, with exit code 2."""
+USER_ERRORS = (ConfigError, SpecError, CheckpointError, FloatingPointError)
+"""What the command line reports without a traceback, with exit code 2; the last one where training
+meets a number that is not finite."""
 
 
 def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> ConfigError:

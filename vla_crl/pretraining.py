@@ -12,12 +12,12 @@ import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
 from vla_crl.config import check_seed, write_atomically
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.models.token_heads import SupervisedBatch
+from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
 from vla_crl.progress import track
 from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.demonstrations import (
@@ -82,13 +82,13 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     Args:
         config: The recipe.
         output: Checkpoint directory, must not exist.
-        recipe: How the recipe is called on the command line, for the card.
+        recipe: The recipe with its flags, as on the command line, for the card.
 
     Returns:
         The card.
 
     Raises:
-        ConfigError: `output` exists, or the policy's grounding heads do not fit the suite.
+        ConfigError: `output` exists, or the recipe does not fit the suite or the policy.
     """
     if output.exists():
         raise ConfigError(f"{output} exists; remove it or give another --output")
@@ -101,6 +101,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
             f"policy '{config.policy}': num_objects = {policy.config.num_objects}, but suite "
             f"'{suite.name}' has {len(suite.things)} things"
         )
+    _check_before_work(config, suite)
     demonstrations = collect_demonstrations(
         config.suite,
         config.num_episodes,
@@ -111,13 +112,8 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, suite, config)
     trained = perf_counter()
-    agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(agent, suite.name, num_episodes=config.num_eval_episodes)
-    success = {row.task: row.successes / row.episodes for row in rows}
     card = {
         "suite": suite.name,
-        "success_on_test_ids": success,
-        "mean_success": float(np.mean(list(success.values()))),
         "episodes_per_task": config.num_eval_episodes,
         "demonstrations": config.num_episodes,
         "samples": num_updates * config.supervised.batch_size,
@@ -127,9 +123,33 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         "hardware": hardware_name(),
         "recipe": recipe,
     }
+    save_policy(policy, output, card)  # before the evaluation, which may be interrupted
+    agent = policy_agent(policy, deterministic=True)
+    rows = evaluate(agent, suite.name, num_episodes=config.num_eval_episodes)
+    success = {row.task: row.successes / row.episodes for row in rows}
+    card |= {
+        "success_on_test_ids": success,
+        "mean_success": float(np.mean(list(success.values()))),
+    }
     save_policy(policy, output, card)
     write_atomically(output / "README.md", card_markdown(card))
     return card
+
+
+def _check_before_work(config: PretrainConfig, suite: TaskSuite) -> None:
+    """Refuse what would fail only after the training."""
+    checks = [("num_eval_episodes", suite.test_ids, "test")]
+    if config.target_success is not None:
+        checks.append(("num_check_episodes", suite.train_ids, "training"))
+    for name, ids, kind in checks:
+        if getattr(config, name) > len(ids):
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}, but suite '{suite.name}' has {len(ids)} "
+                f"{kind} states"
+            )
+    for term in config.supervised.loss_weights:
+        if term not in LOSS_TERMS:
+            raise unknown_name("supervised.loss_weights", "loss term", term, LOSS_TERMS)
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:

@@ -10,10 +10,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
-from vla_crl.algos.protocols import PPOBatch
+from vla_crl.algos.protocols import PPOBatch, ReplayBatch
 from vla_crl.algos.rows import Rows
 from vla_crl.continual.method import ContinualMethod, NoSettings
-from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.rollout.storage import RolloutStorage
 
 STD = 0.3
@@ -191,6 +191,40 @@ def test_advantages_are_normalised_over_the_rollout_and_not_the_minibatch(
     )
     metrics = PPO(policy, settings).update(rollout, OnlyRow(1), seeded())
     assert metrics["policy_loss"] == pytest.approx(expected / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hook", "tensor", "message"),
+    [
+        (
+            "sample_weights",
+            torch.ones(64, 1),
+            r"sample_weights has shape \[64, 1\], expected \[64\]",
+        ),
+        (
+            "penalty",
+            torch.ones(3),
+            r"penalty has shape \[3\], expected \[\]; any other would be br",
+        ),
+    ],
+)
+def test_what_would_be_broadcast_to_a_wrong_loss_is_refused(
+    monkeypatch: pytest.MonkeyPatch, hook: str, tensor: Tensor, message: str
+):
+    monkeypatch.setattr(ContinualMethod, hook, lambda *arguments: tensor)
+    policy = toy()
+    with pytest.raises(SpecError, match=message):
+        PPO(policy, config()).update(collect(policy, seeded()), NO_METHOD, seeded())
+
+
+def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPatch):
+    policy = toy()
+    rollout = collect(policy, seeded())
+    batch = next(iter(rollout.minibatches(8, seeded())))
+    replay = ReplayBatch(batch.context, batch.trace, torch.ones(8, 1))
+    monkeypatch.setattr(ContinualMethod, "extra_batch", lambda *arguments: replay)
+    with pytest.raises(SpecError, match=r"extra_batch.weights has shape \[8, 1\], expected \[8\]"):
+        PPO(policy, config()).update(rollout, NO_METHOD, seeded())
 
 
 def test_kl_limit_ends_the_update_before_the_step():

@@ -143,7 +143,7 @@ def test_the_base_changes_nothing():
         """The hooks written out as the identity."""
 
         def sample_weights(self, batch: PPOBatch) -> Tensor:
-            return torch.tensor(1.0)
+            return torch.ones(len(batch))
 
         def extra_batch(self, num_samples: int) -> None:
             return None

@@ -35,6 +35,7 @@ def test_a_stream_may_be_run_through_twice() -> None:
         ({"heldout_tasks": ("x", "b")}, "'b' is both a training and a held-out task"),
         ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be at least 1"),
         ({"rounds": 0}, "rounds is 0; it must be at least 1"),
+        ({"rounds": 10_001}, "rounds is 10001, which makes .* stages .*; expected at most 10000"),
     ],
 )
 def test_a_stream_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:

@@ -207,6 +207,8 @@ def test_more_rounds_than_any_stream_has_are_refused(tmp_path: Path) -> None:
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.csv: no such file; expected a long-format"):
         SuccessMatrix.read(tmp_path / "none.csv")
+    with pytest.raises(ConfigError, match="is a folder; expected a long-format success matrix"):
+        SuccessMatrix.read(tmp_path)
     (tmp_path / "m.csv").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ConfigError, match=r"m\.csv: not a text file"):
         SuccessMatrix.read(tmp_path / "m.csv")

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,9 @@ from safetensors.torch import load_file, save
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.continual.trainer import (
-    EvaluationConfig,
-    ExplorationConfig,
-    TrainConfig,
-    Trainer,
-)
+from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
@@ -144,13 +141,76 @@ def test_resuming_without_the_stage_checkpoint_says_which_file_is_missing(config
 
 
 @pytest.mark.parametrize(
-    "content", [b"nothing of the kind", save({"memory": torch.ones(1)})], ids=["junk", "no time"]
+    ("content", "message"),
+    [
+        (b"nothing of the kind", "method.safetensors is truncated or not a safetensors file"),
+        (save({"memory": torch.ones(1)}), "method.safetensors: 'wall_s' is missing; copy it again"),
+    ],
+    ids=["junk", "no time"],
 )
-def test_a_state_of_the_method_that_cannot_be_read_is_an_error(finished, config, tmp_path, content):
+def test_a_state_of_the_method_that_cannot_be_read_is_an_error(
+    finished, config, tmp_path, content, message
+):
     run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
     (run.checkpoint(2) / "method.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="method.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=message):
         Trainer(config, run).train(resume=True)
+
+
+def test_a_matrix_of_other_tasks_is_not_resumed(finished, config, tmp_path):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "j"))
+    with run.matrix_file.open("a") as file:
+        file.write("0,purple_ball_in_basket,heldout,1,2\n")
+    with pytest.raises(ConfigError, match="matrix.csv: has the task 'purple_ball_in_basket', exp"):
+        Trainer(config, run).train(resume=True)
+
+
+class UnfreezingMethod(ContinualMethod):
+    """Trains what no checkpoint of a run holds."""
+
+    def before_task(self, policy, task):
+        dict(policy.named_parameters())["expert.norm.weight"].requires_grad_(True)
+
+
+class MergingMethod(ContinualMethod):
+    """Changes what no checkpoint of a run holds."""
+
+    def after_task(self, policy, task, collect):
+        dict(policy.named_parameters())["expert.norm.weight"].data += 1.0
+
+
+class CountingMethod(ContinualMethod):
+    """Keeps something that is no tensor."""
+
+    def state_dict(self) -> Any:
+        return {"count": 3}
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        (
+            UnfreezingMethod, ConfigError,
+            "UnfreezingMethod': before_task: 'expert.norm.weight' is trainable, but checkpoints",
+        ),
+        (CountingMethod, ConfigError, r"state_dict\(\)\['count'\] is a int, expected a tensor"),
+        (MergingMethod, CheckpointError, "stage_1: weights outside of adapters and value head hav"),
+    ],
+)  # fmt: skip
+def test_a_method_that_changes_what_checkpoints_do_not_hold_is_refused(
+    config, tmp_path, method, error, message
+):
+    changed = dataclasses.replace(config, method=f"{__name__}:{method.__name__}")
+    with pytest.raises(error, match=message):
+        run_all(changed, tmp_path / "k")
+
+
+def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_check_budget", lambda self: None)
+    ppo = dataclasses.replace(config.ppo, value_warmup_iterations=50)
+    short = dataclasses.replace(config, ppo=ppo, episodes_per_task=1)
+    with pytest.raises(ConfigError, match="stage 1: its .* episodes were used up by .* iterations"):
+        run_all(short, tmp_path / "l")
 
 
 class RecordingMethod(ContinualMethod):
@@ -162,10 +222,15 @@ class RecordingMethod(ContinualMethod):
         self.calls.append(f"before {task}")
 
     def after_task(self, policy, task, collect):
-        self.calls.append(f"after {task}, {collect().values.shape[0]} chunks")
+        rollout = collect()
+        self.calls.append(f"after {task}, {rollout.values.shape[0]} chunks")
+        returns = rollout.returns.clone()
+        rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
+        assert torch.equal(rollout.returns, returns)  # of this rollout, not of the last one
 
     def state_dict(self):
-        return {"memory": torch.tensor([1.0, 2.0])}
+        memory = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        return {"memory": memory.T, "view": memory[0], "wall_s": torch.tensor(7.0)}
 
 
 def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, tmp_path):
@@ -179,12 +244,14 @@ def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, 
         "after green_cube_in_tray, 6 chunks",
     ]
     state = load_file(run.checkpoint(2) / "method.safetensors")
-    assert state["memory"].tolist() == [1.0, 2.0]
+    assert state["method/memory"].tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    assert state["method/view"].tolist() == [1.0, 2.0]
+    assert state["method/wall_s"] == 7.0
 
 
 def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(config, tmp_path):
     useless = dataclasses.replace(config, lora=LoRAConfig(site="backbone"))
-    with pytest.raises(ConfigError, match="insulation = 'full' stops the gradient"):
+    with pytest.raises(ConfigError, match="but no gradient reaches them: .* contexts that are st"):
         Trainer(useless, RunDirectory(tmp_path / "f"))
     assert not (tmp_path / "f").exists()
 

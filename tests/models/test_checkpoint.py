@@ -1,13 +1,16 @@
 import json
+import shutil
 
 import pytest
 import torch
 
+from vla_crl.catalog import policy_path
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import LoRAConfig, add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
     POLICY_FILE,
+    base_fingerprint,
     build_policy,
     load_adapter,
     load_policy,
@@ -58,7 +61,7 @@ def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
     policy, base = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(rank=2))
     randomize_adapters(policy)
-    save_adapter(policy, tmp_path, "tiny")
+    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
     load_adapter(base, tmp_path)
     assert torch.equal(actions(base, observation), actions(policy, observation))
 
@@ -79,6 +82,27 @@ def test_a_file_that_is_no_preset_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="notes.txt' is a file, expected a checkpoint's folder"):
         load_policy(tmp_path / "notes.txt")
+
+
+def test_a_folder_of_the_presets_name_does_not_hide_it(tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    policy = load_policy("tiny")
+    add_lora(policy, LoRAConfig(rank=2))
+    save_adapter(policy, tmp_path / "stage_1", "tiny", base_fingerprint(policy))
+    assert json.loads((tmp_path / "stage_1/adapter.json").read_text())["base"] == "tiny"
+
+
+def test_a_preset_of_ones_own_is_found_from_everywhere(policy, tmp_path, monkeypatch):
+    shutil.copy(policy_path("tiny"), tmp_path / "mine.toml")
+    shutil.copytree(policy_path("tiny").with_suffix(""), tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    policy = load_policy("./mine.toml")
+    add_lora(policy, LoRAConfig(rank=2))
+    save_adapter(policy, tmp_path / "stage_1", "./mine.toml", base_fingerprint(policy))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    load_policy("../stage_1")
 
 
 def test_unknown_preset_names_the_known_ones():
@@ -135,21 +159,21 @@ def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
     add_lora(other, LoRAConfig(site="expert"))
-    save_adapter(policy, tmp_path, "tiny")
+    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
     with pytest.raises(CheckpointError, match="does not fit the policy.*site='expert'"):
         load_adapter(other, tmp_path)
 
 
 def test_saving_an_adapter_needs_adapters(policy, tmp_path):
     with pytest.raises(CheckpointError, match="has no adapters; use save_policy"):
-        save_adapter(policy, tmp_path, "tiny")
+        save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
 
 
 def test_adapters_of_a_run_load_with_the_base_policy_they_name(policy, observation, tmp_path):
     save_policy(policy, tmp_path / "base")
     add_lora(policy, LoRAConfig(rank=2))
     randomize_adapters(policy)
-    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"), base_fingerprint(policy))
     loaded = load_policy(tmp_path / "stage_1")
     assert loaded.lora == policy.lora
     assert torch.equal(actions(loaded, observation), actions(policy, observation))
@@ -161,7 +185,7 @@ def test_adapters_of_other_weights_are_refused(make_policy, tmp_path):
     add_lora(policy, LoRAConfig(rank=2))
     with torch.no_grad():
         next(parameter for parameter in policy.parameters()).add_(1.0)
-    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"), base_fingerprint(policy))
     with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
         load_policy(tmp_path / "stage_1")
 
@@ -169,7 +193,7 @@ def test_adapters_of_other_weights_are_refused(make_policy, tmp_path):
 @pytest.mark.parametrize("base", [3, "itself"])
 def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base):
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path, "tiny")
+    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
     record = json.loads((tmp_path / "adapter.json").read_text())
     record["base"] = str(tmp_path) if base == "itself" else base
     (tmp_path / "adapter.json").write_text(json.dumps(record))

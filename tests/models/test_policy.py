@@ -270,7 +270,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
     ("settings", "message"),
     [
         ({"num_steps": 0}, "num_steps and num_flow_draws must be >= 1, got 0 and 4"),
-        ({"noise_level": 0.0}, "noise_level must be > 0, got 0.0; act without noise"),
+        ({"noise_level": 0.0}, "noise_level is 0.0, expected a finite number > 0; the policy acts"),
     ],
 )
 def test_flow_settings_out_of_range_are_refused(settings, message):
@@ -293,7 +293,7 @@ def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observat
 
 
 def test_exploration_without_noise_is_refused(policy):
-    with pytest.raises(ConfigError, match="noise_level must be > 0, got 0.0"):
+    with pytest.raises(ConfigError, match="noise_level is 0.0, expected a finite number"):
         policy.set_exploration(noise_level=0.0)
 
 

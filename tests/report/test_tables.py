@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import (
@@ -52,8 +53,23 @@ def test_results_fit_the_terminal_of_a_run_that_is_not_complete(
     with console.capture() as capture:
         print_results(matrix, console)
     lines = [re.sub(r"\s+", " ", line) for line in capture.get().splitlines()]
-    assert f"│ red cube in basket │ trained │ 46 % │ 88 % │ 85 % │ {MISSING} │" in lines
+    assert f"│ red cube in basket │ trained │ 46 │ 88 │ 85 │ {MISSING} │" in lines
     assert f"│ Final success (AVG) │ avg │ {MISSING} │ {MISSING} │" in lines
+
+
+def test_stages_that_do_not_fit_the_terminal_stand_in_further_tables() -> None:
+    names = [f"task_{number}" for number in range(10)]
+    cells = [
+        Cell(stage=stage, task=task, split="train", successes=stage, episodes=100)
+        for stage in range(21)
+        for task in names
+    ]
+    console = Console(width=80)
+    with console.capture() as capture:
+        print_results(SuccessMatrix.from_cells(cells, rounds=2), console)
+    text = re.sub(r" +", " ", capture.get())
+    assert "│ task 3 │ trained │ 0 │ 1 │ 2 │ 3 │ 4 │ 5 │ 6 │" in text
+    assert "│ task 3 │ trained │ 14 │ 15 │ 16 │ 17 │ 18 │ 19 │ 20 │" in text
 
 
 def test_results_show_metrics_with_intervals(run_path: Path) -> None:

@@ -100,8 +100,8 @@ def step_mean_std(
         std   = sigma * sqrt(delta).
 
     `noise_level = 0` is the Euler step of the ODE. Deviation: the weight of x1_hat is kept >= 0.
-    That binds on the last step only (t - delta = 0), whose mean then is a_hat as in the ODE;
-    `clamp_noise_weight=False` is the published formula.
+    That binds on the last step (t - delta = 0), whose mean then is a_hat as in the ODE, and where
+    noise_level > 1 before it, too; `clamp_noise_weight=False` is the published formula.
 
     Args:
         x: [B, H, A].

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
 from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
-from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -204,6 +204,7 @@ class PPO:
 
         Raises:
             FloatingPointError: A loss or gradient is not finite; the step was not applied.
+            SpecError: A hook returned a tensor of another shape than it should.
             ConfigError: A trainable parameter has no path to the loss.
         """
         config = self.config
@@ -247,9 +248,12 @@ class PPO:
             )
             losses = {"policy_loss": policy_loss.mean(), "value_loss": value_loss.mean()}
             if not self.warming_up:
-                losses["policy_loss"] = (hooks.sample_weights(batch) * policy_loss).mean()
+                weights = hooks.sample_weights(batch)
+                _require_shape("sample_weights", weights, policy_loss.shape)
+                losses["policy_loss"] = (weights * policy_loss).mean()
                 losses["replay_loss"] = self._replay_loss(hooks.extra_batch(len(batch)))
                 losses["penalty"] = hooks.penalty(self.policy, batch)
+                _require_shape("penalty", losses["penalty"], torch.Size())
             self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
             deviation = (ratio - 1).abs()
             clip_fraction = (deviation > config.clip_range).float().mean()
@@ -265,6 +269,7 @@ class PPO:
         if replay is None:
             return torch.zeros(())
         log_prob, _ = self.policy.evaluate_actions(replay.context, replay.trace)
+        _require_shape("extra_batch.weights", replay.weights, log_prob.shape)
         return -(replay.weights * log_prob).mean()
 
     def _step(self, losses: Mapping[str, Tensor], hooks: UpdateHooks) -> dict[str, Tensor]:
@@ -350,6 +355,14 @@ class PPO:
             if not quantity.isfinite():
                 raise FloatingPointError(
                     f"PPO iteration {self.iteration}: {name} is {quantity.item()}, expected a "
-                    "finite number; the step was not applied. Check the rollout's rewards and "
-                    "values, or lower learning_rate"
+                    "finite number; the step was not applied. Lower learning_rate, or check the "
+                    "rollout's rewards and values and what the method adds"
                 )
+
+
+def _require_shape(hook: str, tensor: Tensor, expected: torch.Size) -> None:
+    if tensor.shape != expected:
+        raise SpecError(
+            f"method: {hook} has shape {list(tensor.shape)}, expected {list(expected)}; any other "
+            "would be broadcast to a wrong loss"
+        )

@@ -46,8 +46,13 @@ class SupervisedConfig:
                 f"num_updates = {self.num_updates} and batch_size = {self.batch_size}; "
                 "both must be >= 1"
             )
-        if not self.learning_rate > 0.0:
-            raise ConfigError(f"learning_rate = {self.learning_rate} must be > 0")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)}, expected a finite number > 0")
+        if self.num_warmup_updates < 0:
+            raise ConfigError(f"num_warmup_updates = {self.num_warmup_updates}, expected >= 0")
+        if not 0.0 <= self.final_fraction <= 1.0:
+            raise ConfigError(f"final_fraction = {self.final_fraction}, expected in [0, 1]")
         if not self.loss_weights or min(self.loss_weights.values()) <= 0.0:
             raise ConfigError("loss_weights must name at least one loss, each with a weight > 0")
 

@@ -14,8 +14,8 @@ from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError, unknown_name
 
 Collect = Callable[[], Rollout]
-"""Collects one fresh rollout of the current task with the current policy. The next one is written
-over it; its minibatches are copies."""
+"""Collects one fresh rollout of the current task with the current policy, advantages included. The
+next one is written over it; its minibatches are copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,16 @@ class ContinualMethod:
               -> with method.evaluating(policy, task): evaluate
           -> save method.state_dict()               # and load_state_dict on resuming
 
+    Stage 0, before any `before_task`, is evaluated and saved too. On resuming, `load_state_dict`
+    comes first and stages that are done are not repeated. Contexts are stored without gradient.
+
+        class Anchor(ContinualMethod):                # my_methods.py, in PYTHONPATH
+            config_class = AnchorConfig               # frozen dataclass: strength: float = 1.0
+            ...
+
+        vla-crl train demo --method my_methods:Anchor                 # or method = in a recipe,
+                                                      # its settings under [method_settings]
+
     A method changes the policy's parameters (`vla_crl.algos.ppo.policy_parameters`), never the
     value head: protecting the critic hurts (Continual World, arXiv 2105.10919). Subclasses with
     settings name their frozen dataclass in `config_class` and get an instance as `self.config`.
@@ -57,7 +67,10 @@ class ContinualMethod:
         self.config = config
 
     def before_task(self, policy: ActorCritic, task: str) -> None:
-        """Prepare a stage: choose what to train, add an adapter, divide the replay memory."""
+        """Prepare a stage: choose which adapters to train, divide the replay memory.
+
+        Only adapters and the value head may be trained: the checkpoints of a run hold nothing else.
+        """
 
     def sample_weights(self, batch: PPOBatch) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
@@ -82,7 +95,7 @@ class ContinualMethod:
         """Look at the policy after an optimizer step: path integrals, averages, multipliers."""
 
     def after_task(self, policy: ActorCritic, task: str, collect: Collect) -> None:
-        """Close a stage: estimate importance, fill the memory, merge or prune weights.
+        """Close a stage: estimate importance, fill the memory, prune or average adapters.
 
         Args:
             policy: As trained on `task`.

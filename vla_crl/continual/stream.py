@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vla_crl.continual.success_matrix import Split
+from vla_crl.continual.success_matrix import MAX_STAGES, Split
 from vla_crl.errors import ConfigError, unknown_name
 
 
@@ -44,6 +44,11 @@ class TaskStream:
         for field in ("episodes_per_task", "rounds"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.num_stages > MAX_STAGES:
+            raise ConfigError(
+                f"rounds is {self.rounds}, which makes {self.num_stages} stages of "
+                f"{len(self.train_tasks)} tasks; expected at most {MAX_STAGES} stages"
+            )
 
     @property
     def num_stages(self) -> int:

@@ -340,9 +340,10 @@ def _is_json(path: Path) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    if not path.exists() or path.is_dir():
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
         raise ConfigError(
-            f"{path}: no such file; expected a long-format success matrix (.csv or .jsonl) "
+            f"{path}: {found}; expected a long-format success matrix (.csv or .jsonl) "
             f"with the columns {', '.join(COLUMNS)}"
         )
     try:

@@ -1,156 +1,43 @@
 """The stage loop: train on one task after another, evaluate all tasks after each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from vla_crl.algos.ppo import PPO, PPOConfig
-from vla_crl.config import check_seed
+from vla_crl.algos.ppo import PPO
 from vla_crl.continual.method import ContinualMethod, make_method
-from vla_crl.continual.stream import TaskStream
+from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.adapters import LoRAConfig, add_lora, check_loss_paths
-from vla_crl.models.checkpoint import load_adapter, load_policy, save_adapter
-from vla_crl.models.policy import StochasticStep
+from vla_crl.models.adapters import (
+    add_lora,
+    check_loss_paths,
+    check_only_adapters_train,
+)
+from vla_crl.models.checkpoint import (
+    base_fingerprint,
+    load_adapter,
+    load_policy,
+    load_tensors,
+    save_adapter,
+    save_tensors,
+)
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import policy_agent
-from vla_crl.rollout.collector import CollectionStatistics, Collector, CollectorConfig
+from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import simulate_lanes
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import save_divergences
-from vla_crl.sim.task_suite import TaskSuite
-from vla_crl.sim.variation import VariationConfig
 
 METHOD_FILE = "method.safetensors"
 """State of the continual-learning method in a stage's checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """How the success matrix is measured."""
-
-    num_episodes: int = 100
-    """Test episodes a task and stage; always the same test states."""
-    num_sampled_episodes: int = 50
-    """The same for the sampling policy, as it acts in training; 0 leaves it out."""
-    num_envs: int = 128
-    """Environments stepped together."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, least in (("num_episodes", 1), ("num_sampled_episodes", 0), ("num_envs", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
-                )
-
-    def check_states(self, suite: TaskSuite) -> None:
-        """Check that the suite has as many test states as are asked for.
-
-        Raises:
-            ConfigError: It has fewer.
-        """
-        for name in ("num_episodes", "num_sampled_episodes"):
-            if getattr(self, name) > len(suite.test_ids):
-                raise ConfigError(
-                    f"evaluation.{name} is {getattr(self, name)}, but suite '{suite.name}' has "
-                    f"{len(suite.test_ids)} test states"
-                )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplorationConfig:
-    """How training samples actions; what is omitted is the policy's own setting."""
-
-    noise_level: float | None = None
-    """Noise level of the stochastic flow step, > 0."""
-    stochastic_step: StochasticStep | None = None
-    """Which flow step is stochastic: always the last, or one drawn for every observation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A recipe: suite x policy x method x stream x budget."""
-
-    suite: str
-    """Suite of the catalogue."""
-    policy: str
-    """Preset or checkpoint directory of the base policy."""
-    episodes_per_task: int
-    """Training episodes of a stage; its last iteration runs to its end, so a few more."""
-    method: str = "sequential"
-    """Continual-learning method."""
-    method_settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the method."""
-    tasks: tuple[str, ...] | None = None
-    """Training tasks in order; the suite's training tasks if omitted."""
-    heldout_tasks: tuple[str, ...] | None = None
-    """Tasks only evaluated; the suite's held-out tasks if omitted."""
-    rounds: int = 1
-    """How often the training tasks are run through, in the same order."""
-    seed: int = 0
-    """Seeds everything."""
-    num_torch_threads: int = 2
-    """Threads of the policy's matrix products."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Learning rule."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """Noise while collecting."""
-    variation: VariationConfig = field(default_factory=VariationConfig)
-    """Domain randomisation: what training episodes vary, in tasks without a variation of their own.
-    Evaluation does not."""
-    collector: CollectorConfig = field(default_factory=CollectorConfig)
-    """Size of an iteration."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """Success matrix."""
-    video_episodes: int = 2
-    """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, least in (("num_torch_threads", 1), ("video_episodes", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        check_seed(self.seed)
-        if self.tasks == ():
-            raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")
-
-    def stream(self, suite: TaskSuite) -> TaskStream:
-        """Resolve the stream against the suite.
-
-        Raises:
-            ConfigError: A task that the suite does not have.
-        """
-        tasks, heldout = self.tasks, self.heldout_tasks
-        if tasks is None:
-            tasks = tuple(task.name for task in suite.tasks_of("train"))
-        if heldout is None:
-            heldout = tuple(task.name for task in suite.tasks_of("heldout"))
-        for name in (*tasks, *heldout):
-            try:
-                suite.task_index(name)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"{error} If the recipe's tasks are those of another suite, name some of this "
-                    "one, or ask for all of its own: --tasks None --heldout-tasks None"
-                ) from error
-        return TaskStream(
-            train_tasks=tasks, heldout_tasks=heldout, rounds=self.rounds,
-            episodes_per_task=self.episodes_per_task,
-        )  # fmt: skip
 
 
 class Trainer:
@@ -191,7 +78,8 @@ class Trainer:
                 f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
                 f"{config.lora}; make them equal"
             )
-        check_loss_paths(self.policy, self.policy.config.insulation)
+        check_loss_paths(self.policy, "full")  # stored contexts pass no gradient on
+        self._base_sha256 = base_fingerprint(self.policy)
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
@@ -225,6 +113,7 @@ class Trainer:
         config, budget = self.config, self.stream.episodes_per_task
         seed = _stage_seed(config.seed, stage)
         self.method.before_task(self.policy, task)
+        check_only_adapters_train(self.policy, f"method '{config.method}': before_task")
         sims = simulate_lanes(
             self.suite,
             config.collector.num_envs,
@@ -252,9 +141,18 @@ class Trainer:
                 for line in save_divergences([*statistics.divergences], self.run.divergences):
                     progress.print(line)
                 progress.advance(statistics.episodes)
+        if ppo.iteration <= config.ppo.value_warmup_iterations:
+            raise ConfigError(
+                f"stage {stage}: its {episodes} episodes were used up by {ppo.iteration} "
+                "iterations, which train the value head alone (ppo.value_warmup_iterations = "
+                f"{config.ppo.value_warmup_iterations}); raise episodes_per_task"
+            )
 
         def collect_fresh() -> RolloutStorage:
             collector.collect()
+            collector.storage.compute_advantages(
+                gamma=config.ppo.gamma, gae_lambda=config.ppo.gae_lambda
+            )
             return collector.storage
 
         self.method.after_task(self.policy, task, collect_fresh)
@@ -301,13 +199,24 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder, self.config.policy)
-        wall_s = torch.tensor(self._wall_s, dtype=torch.float64)
-        save_file(self.method.state_dict() | {"wall_s": wall_s}, folder / METHOD_FILE)
+        save_adapter(self.policy, folder, self.config.policy, self._base_sha256)
+        state = {f"method/{name}": tensor for name, tensor in self._method_state().items()}
+        state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
+        save_tensors(state, folder / METHOD_FILE)
         if sampled:
             append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
         append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
         console.print(_stage_line(stage, cells), soft_wrap=True)
+
+    def _method_state(self) -> Mapping[str, torch.Tensor]:
+        state = self.method.state_dict()
+        for name, value in state.items():
+            if not isinstance(cast(Any, value), torch.Tensor):
+                raise ConfigError(
+                    f"method '{self.config.method}': state_dict()['{name}'] is a "
+                    f"{type(value).__name__}, expected a tensor"
+                )
+        return state
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
         cells, seed = [], _stage_seed(self.config.seed, stage)
@@ -347,18 +256,23 @@ class Trainer:
             run.sampled_matrix_file.unlink(missing_ok=True)
             run.keep_metrics(lambda _: False)
             return -1
-        stage = SuccessMatrix.read(run.matrix_file, rounds=rounds).evaluated_stages[-1]
+        matrix = SuccessMatrix.read(run.matrix_file, rounds=rounds)
+        if foreign := set(matrix.tasks) - set(self.stream.tasks):
+            raise ConfigError(
+                f"{run.matrix_file}: has the task '{min(foreign)}', expected those of the stream: "
+                f"{', '.join(self.stream.tasks)}; restore the file"
+            )
+        stage = matrix.evaluated_stages[-1]
         if run.sampled_matrix_file.exists():
             _drop_later_stages(run.sampled_matrix_file, stage, rounds)
         run.keep_metrics(lambda row: row["stage"] <= stage)
         folder = run.checkpoint(stage)
         load_adapter(self.policy, folder)
-        try:
-            state = load_file(folder / METHOD_FILE)
-            self._wall_s = float(state.pop("wall_s"))
-        except (OSError, SafetensorError, KeyError) as error:
-            raise CheckpointError(f"{folder / METHOD_FILE}: cannot be read ({error})") from error
-        self.method.load_state_dict(state)
+        state = load_tensors(folder / METHOD_FILE)
+        if "wall_s" not in state:
+            raise CheckpointError(f"{folder / METHOD_FILE}: 'wall_s' is missing; copy it again")
+        self._wall_s = float(state.pop("wall_s"))
+        self.method.load_state_dict({key.removeprefix("method/"): v for key, v in state.items()})
         return stage
 
 

@@ -105,6 +105,24 @@ def adapter_state_dict(policy: "VLAPolicy") -> dict[str, Tensor]:
     }
 
 
+def check_only_adapters_train(policy: "VLAPolicy", where: str) -> None:
+    """Fail before training if what is trained would not be in the checkpoints of a run.
+
+    Args:
+        policy: With `requires_grad` set as it will be trained.
+        where: Who set it, for the error message.
+
+    Raises:
+        ConfigError: Something besides adapters and value head is trainable.
+    """
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and not (_is_adapter(name) or name.startswith("value_head.")):
+            raise ConfigError(
+                f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters and value "
+                "head only; leave the rest frozen"
+            )
+
+
 def load_adapter_state_dict(policy: "VLAPolicy", tensors: dict[str, Tensor]) -> None:
     """Write what `adapter_state_dict` returned into a policy with the same adapters.
 
@@ -168,9 +186,9 @@ def check_loss_paths(
         )
     if "backbone" in groups and insulation == "full":
         raise ConfigError(
-            "backbone parameters are trainable, but insulation = 'full' stops the gradient of the "
-            "flow and no token loss is trained; use LoRA site 'expert', insulation = 'none' or a "
-            "token loss"
+            "backbone parameters are trainable, but no gradient reaches them: the flow's stops at "
+            "the context (insulation = 'full', or contexts that are stored, as PPO's are), and no "
+            "token loss is trained; use LoRA site 'expert', or pretrain with a token loss"
         )
 
 

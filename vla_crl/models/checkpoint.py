@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vla_crl.catalog import policy_path
+from vla_crl.catalog import list_policies, policy_path
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import (
@@ -39,7 +39,7 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
         card: What else a reader should know, e.g. training data and success; JSON types only.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _save_tensors(policy.state_dict(), directory / MODEL_FILE)
+    save_tensors(policy.state_dict(), directory / MODEL_FILE)
     record = {
         "format": FORMAT,
         "config": to_mapping(policy.config),
@@ -72,13 +72,14 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
         CheckpointError: A file is missing, truncated or does not fit.
         ConfigError: There is no such preset, or it is some other file.
     """
+    is_preset = str(path_or_preset) in list_policies()  # also where a folder of that name lies
     path = Path(path_or_preset)
-    if path.is_file() and path.suffix != ".toml":
+    if not is_preset and path.is_file() and path.suffix != ".toml":
         raise ConfigError(
             f"policy '{path_or_preset}' is a file, expected a checkpoint's folder, the name of a "
             "preset or a preset's .toml"
         )
-    if not path.is_dir():
+    if is_preset or not path.is_dir():
         path = policy_path(str(path_or_preset)).with_suffix("")
         if not path.is_dir():
             raise CheckpointError(
@@ -108,7 +109,7 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:
         raise CheckpointError(f"{error} (written by another version of the policy?)") from error
-    tensors = _load_tensors(path / MODEL_FILE)
+    tensors = load_tensors(path / MODEL_FILE)
     try:
         policy.load_state_dict(tensors)
     except RuntimeError as error:
@@ -128,28 +129,34 @@ def read_card(directory: Path) -> dict[str, Any]:
     return _read_record(directory / POLICY_FILE, "card")["card"]
 
 
-def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
+def save_adapter(policy: VLAPolicy, directory: Path, base: str, base_sha256: str) -> None:
     """Write only the adapters and the value head.
 
     Args:
         policy: Has adapters.
         directory: Made if missing.
         base: Preset or checkpoint directory of the policy without them.
+        base_sha256: `base_fingerprint` of the policy when it was loaded.
 
     Raises:
-        CheckpointError: The policy has no adapters.
+        CheckpointError: The policy has no adapters, or other weights have changed since.
     """
     if policy.lora is None:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
+    if base_fingerprint(policy) != base_sha256:
+        raise CheckpointError(
+            f"{directory}: weights outside of adapters and value head have changed since '{base}' "
+            "was loaded, and a checkpoint of adapters does not hold them; change adapters only"
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    _save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
-    if Path(base).is_dir():
+    save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
+    if base not in list_policies() and Path(base).exists():
         base = str(Path(base).resolve())
     record = {
         "format": FORMAT,
         "lora": to_mapping(policy.lora),
         "base": base,
-        "base_sha256": base_fingerprint(policy),
+        "base_sha256": base_sha256,
     }
     save_json(record, directory / ADAPTER_FILE)
 
@@ -166,7 +173,7 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
             f"{directory}: its adapters were trained on other weights than those that "
             f"'{record['base']}' has now; restore them"
         )
-    tensors = _load_tensors(directory / ADAPTER_MODEL_FILE)
+    tensors = load_tensors(directory / ADAPTER_MODEL_FILE)
     try:
         config = from_mapping(LoRAConfig, record["lora"], str(directory / ADAPTER_FILE))
         if policy.lora is None:
@@ -188,15 +195,22 @@ def base_fingerprint(policy: VLAPolicy) -> str:
     return digest.hexdigest()
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, in one step; they may share memory."""
     from safetensors.torch import save_file
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(copies, temporary)
     os.replace(temporary, path)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or something else.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,5 +1,6 @@
 """The VLA policy: backbone, action expert, token heads and value head behind one contract."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -52,10 +53,10 @@ class FlowConfig:
                 "flow: num_steps and num_flow_draws must be >= 1, got "
                 f"{self.num_steps} and {self.num_flow_draws}"
             )
-        if not self.noise_level > 0.0:
+        if not 0.0 < self.noise_level < math.inf:
             raise ConfigError(
-                f"flow: noise_level must be > 0, got {self.noise_level}; "
-                "act without noise with deterministic=True"
+                f"noise_level is {self.noise_level}, expected a finite number > 0; the policy acts "
+                "without noise where it is told to act deterministically"
             )
 
 

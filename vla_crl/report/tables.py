@@ -29,6 +29,8 @@ from vla_crl.report.wording import (
 )
 
 Row = tuple[str, ...]
+TASK_WIDTH, STAGE_WIDTH = 36, 6
+"""Characters that task and split take in a terminal's table, and each stage."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +91,25 @@ def matrix_header(matrix: SuccessMatrix) -> Row:
 
 
 def print_results(matrix: SuccessMatrix, console: Console) -> None:
-    """Print the success matrix, tasks as rows and stages as columns, and the metrics."""
-    header = (
-        "task",
-        "split",
-        "before",
-        *(str(stage) for stage, _ in enumerate(matrix.rates[1:], 1)),
-    )
-    rows = [
-        (
-            task_label(task),
-            "trained" if task in matrix.train_tasks else "held out",
-            *(MISSING if np.isnan(rate) else percent(rate) for rate in rates),
-        )
-        for task, rates in zip(matrix.tasks, matrix.rates.T, strict=True)
-    ]
-    console.print(_terminal_table("Success on the test states after every stage", header, rows))
+    """Print the success matrix, tasks as rows and stages as columns, and the metrics.
+
+    Stages that do not fit beside each other stand in further tables.
+    """
+    num_stages = len(matrix.rates)
+    num_columns = max((console.width - TASK_WIDTH) // STAGE_WIDTH, 1)
+    for first in range(0, num_stages, num_columns):
+        stages = range(first, min(first + num_columns, num_stages))
+        rows = [
+            (
+                task_label(task),
+                "trained" if task in matrix.train_tasks else "held out",
+                *(MISSING if np.isnan(rate) else f"{100 * rate:.0f}" for rate in rates[stages]),
+            )
+            for task, rates in zip(matrix.tasks, matrix.rates.T, strict=True)
+        ]
+        title = "Success on the test states in % after every stage (0: before training)"
+        header = ("task", "split", *map(str, stages))
+        console.print(_terminal_table(title, header, rows))
     header = ("metric", "name", "value", "95 % interval")
     rows = [(title, name, *rest) for name, title, *rest in metric_rows(matrix)]
     console.print(_terminal_table("Metrics, differences in percentage points", header, rows))

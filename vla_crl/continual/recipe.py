@@ -1,0 +1,131 @@
+"""What a training recipe says: suite, policy, method, stream and budget."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla_crl.algos.ppo import PPOConfig
+from vla_crl.config import check_seed
+from vla_crl.continual.stream import TaskStream
+from vla_crl.errors import ConfigError
+from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.policy import StochasticStep
+from vla_crl.rollout.collector import CollectorConfig
+from vla_crl.sim.task_suite import TaskSuite
+from vla_crl.sim.variation import VariationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the success matrix is measured."""
+
+    num_episodes: int = 100
+    """Test episodes a task and stage; always the same test states."""
+    num_sampled_episodes: int = 50
+    """The same for the sampling policy, as it acts in training; 0 leaves it out."""
+    num_envs: int = 128
+    """Environments stepped together."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("num_episodes", 1), ("num_sampled_episodes", 0), ("num_envs", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
+                )
+
+    def check_states(self, suite: TaskSuite) -> None:
+        """Check that the suite has as many test states as are asked for.
+
+        Raises:
+            ConfigError: It has fewer.
+        """
+        for name in ("num_episodes", "num_sampled_episodes"):
+            if getattr(self, name) > len(suite.test_ids):
+                raise ConfigError(
+                    f"evaluation.{name} is {getattr(self, name)}, but suite '{suite.name}' has "
+                    f"{len(suite.test_ids)} test states"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplorationConfig:
+    """How training samples actions; what is omitted is the policy's own setting."""
+
+    noise_level: float | None = None
+    """Noise level of the stochastic flow step, > 0."""
+    stochastic_step: StochasticStep | None = None
+    """Which flow step is stochastic: always the last, or one drawn for every observation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A recipe: suite x policy x method x stream x budget."""
+
+    suite: str
+    """Suite of the catalogue."""
+    policy: str
+    """Preset or checkpoint directory of the base policy."""
+    episodes_per_task: int
+    """Training episodes of a stage; its last iteration runs to its end, so a few more."""
+    method: str = "sequential"
+    """Continual-learning method: one that 'vla-crl list methods' names, or package.module:Class."""
+    method_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the method."""
+    tasks: tuple[str, ...] | None = None
+    """Training tasks in order; the suite's training tasks if omitted."""
+    heldout_tasks: tuple[str, ...] | None = None
+    """Tasks only evaluated; the suite's held-out tasks if omitted."""
+    rounds: int = 1
+    """How often the training tasks are run through, in the same order."""
+    seed: int = 0
+    """Seeds everything."""
+    num_torch_threads: int = 2
+    """Threads of the policy's matrix products."""
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Learning rule."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """Noise while collecting."""
+    variation: VariationConfig = field(default_factory=VariationConfig)
+    """Domain randomisation: what training episodes vary, in tasks without a variation of their own.
+    Evaluation does not."""
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
+    """Size of an iteration."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Success matrix."""
+    video_episodes: int = 2
+    """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, least in (("num_torch_threads", 1), ("video_episodes", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        check_seed(self.seed)
+        if self.tasks == ():
+            raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")
+
+    def stream(self, suite: TaskSuite) -> TaskStream:
+        """Resolve the stream against the suite.
+
+        Raises:
+            ConfigError: A task that the suite does not have.
+        """
+        tasks, heldout = self.tasks, self.heldout_tasks
+        if tasks is None:
+            tasks = tuple(task.name for task in suite.tasks_of("train"))
+        if heldout is None:
+            heldout = tuple(task.name for task in suite.tasks_of("heldout"))
+        for name in (*tasks, *heldout):
+            try:
+                suite.task_index(name)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{error} If the recipe's tasks are those of another suite, name some of this "
+                    "one, or ask for all of its own: --tasks None --heldout-tasks None"
+                ) from error
+        return TaskStream(
+            train_tasks=tasks, heldout_tasks=heldout, rounds=self.rounds,
+            episodes_per_task=self.episodes_per_task,
+        )  # fmt: skip
