@@ -98,7 +98,9 @@ def test_success_terminates_with_reward_one(suite: Suite, env: TaskEnv):
     assert rewards == [0.0] * (len(steps) - 1) + [1.0]
     assert terminated == [False] * (len(steps) - 1) + [True]
     assert not any(truncated)
-    assert steps[-1][4] == {"success": True, "state_id": 5, "task": "red_cube_in_basket"}
+    assert steps[-1][4] == {
+        "success": True, "diverged": False, "state_id": 5, "task": "red_cube_in_basket",
+    }  # fmt: skip
     with pytest.raises(SpecError, match="no running episode; reset them first"):
         env.step(actions[0])
 
