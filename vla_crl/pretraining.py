@@ -138,15 +138,12 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
 
 def _check_before_work(config: PretrainConfig, suite: TaskSuite) -> None:
     """Refuse what would fail only after the training."""
-    checks = [("num_eval_episodes", suite.test_ids, "test")]
-    if config.target_success is not None:
-        checks.append(("num_check_episodes", suite.train_ids, "training"))
-    for name, ids, kind in checks:
-        if getattr(config, name) > len(ids):
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}, but suite '{suite.name}' has {len(ids)} "
-                f"{kind} states"
-            )
+    suite.require_states(num_eval_episodes=config.num_eval_episodes)
+    if config.target_success is not None and config.num_check_episodes > len(suite.train_ids):
+        raise ConfigError(
+            f"num_check_episodes is {config.num_check_episodes}, but suite '{suite.name}' has "
+            f"{len(suite.train_ids)} training states"
+        )
     for term in config.supervised.loss_weights:
         if term not in LOSS_TERMS:
             raise unknown_name("supervised.loss_weights", "loss term", term, LOSS_TERMS)

@@ -33,19 +33,6 @@ class EvaluationConfig:
                     f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
                 )
 
-    def check_states(self, suite: TaskSuite) -> None:
-        """Check that the suite has as many test states as are asked for.
-
-        Raises:
-            ConfigError: It has fewer.
-        """
-        for name in ("num_episodes", "num_sampled_episodes"):
-            if getattr(self, name) > len(suite.test_ids):
-                raise ConfigError(
-                    f"evaluation.{name} is {getattr(self, name)}, but suite '{suite.name}' has "
-                    f"{len(suite.test_ids)} test states"
-                )
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationConfig:

@@ -59,12 +59,13 @@ class Trainer:
         self.config, self.run = config, run
         self.suite = find_suite(config.suite)
         self.stream = config.stream(self.suite)
-        config.evaluation.check_states(self.suite)
-        if config.video_episodes > len(self.suite.test_ids):
-            raise ConfigError(
-                f"video_episodes is {config.video_episodes}, but suite '{self.suite.name}' has "
-                f"{len(self.suite.test_ids)} test states"
-            )
+        self.suite.require_states(
+            **{
+                "evaluation.num_episodes": config.evaluation.num_episodes,
+                "evaluation.num_sampled_episodes": config.evaluation.num_sampled_episodes,
+                "video_episodes": config.video_episodes,
+            }
+        )
         self.suite.simulate(1, variation=config.variation).close()  # does the variation fit?
         self.policy = load_policy(config.policy)
         self.policy.eval()

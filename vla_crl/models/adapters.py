@@ -74,7 +74,7 @@ def add_lora(policy: "VLAPolicy", config: LoRAConfig) -> None:
     peft.inject_adapter_in_model(settings, policy, _ADAPTER_NAME)
     policy.lora = config
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(_is_adapter(name) or name.startswith("value_head."))
+        parameter.requires_grad_(_is_saved(name))
 
 
 @contextmanager
@@ -98,11 +98,7 @@ def adapter_disabled(policy: "VLAPolicy") -> Iterator[None]:
 
 def adapter_state_dict(policy: "VLAPolicy") -> dict[str, Tensor]:
     """Return the adapters and the value head: all that changes in PPO with LoRA."""
-    return {
-        name: tensor
-        for name, tensor in policy.state_dict().items()
-        if _is_adapter(name) or name.startswith("value_head.")
-    }
+    return {name: tensor for name, tensor in policy.state_dict().items() if _is_saved(name)}
 
 
 def check_only_adapters_train(policy: "VLAPolicy", where: str) -> None:
@@ -116,7 +112,7 @@ def check_only_adapters_train(policy: "VLAPolicy", where: str) -> None:
         ConfigError: Something besides adapters and value head is trainable.
     """
     for name, parameter in policy.named_parameters():
-        if parameter.requires_grad and not (_is_adapter(name) or name.startswith("value_head.")):
+        if parameter.requires_grad and not _is_saved(name):
             raise ConfigError(
                 f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters and value "
                 "head only; leave the rest frozen"
@@ -192,8 +188,9 @@ def check_loss_paths(
         )
 
 
-def _is_adapter(name: str) -> bool:
-    return ".lora_A." in name or ".lora_B." in name
+def _is_saved(name: str) -> bool:
+    """Tell whether a parameter belongs to an adapter or the value head."""
+    return ".lora_A." in name or ".lora_B." in name or name.startswith("value_head.")
 
 
 def _group_of(name: str) -> Group:

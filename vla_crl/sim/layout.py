@@ -18,6 +18,7 @@ FIRST_TEST_SEED = 1_000_000
 """Test states have random streams of their own, so they stay when training states are added."""
 MAX_ATTEMPTS = 10_000
 MAX_MISS_M = 0.02
+"""How far the grip may start from its place; an arm of few joints has to compromise."""
 GRIP_DOWN = np.diag([1.0, -1.0, -1.0])
 """Orientation of the grip site at the start: approach axis straight down."""
 

@@ -5,8 +5,8 @@ import zlib
 from functools import cache
 from pathlib import Path
 
-from numba.core import event
 from numba.core.caching import NullCache
+from numba.core.event import Event, Listener, register
 
 logger = logging.getLogger(__name__)
 
@@ -27,17 +27,17 @@ def source_version() -> int:
     return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 
-class _Announcer(event.Listener):
+class _Announcer(Listener):
     """Says once why the first call takes so long: one of our cached functions is compiled."""
 
-    def on_start(self, event: event.Event) -> None:
+    def on_start(self, event: Event) -> None:
         """Tell whoever waits."""
         dispatcher = (event.data or {})["dispatcher"]
         is_ours = dispatcher.py_func.__module__.startswith("vla_crl.")
         if is_ours and not isinstance(dispatcher._cache, NullCache):
             _announce()
 
-    def on_end(self, event: event.Event) -> None:
+    def on_end(self, event: Event) -> None:
         """Say nothing."""
 
 
@@ -48,4 +48,4 @@ def _announce() -> None:
     )
 
 
-event.register("numba:compile", _Announcer())
+register("numba:compile", _Announcer())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import mujoco
 import numpy as np
 
-from vla_crl.errors import unknown_name
+from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.scene_config import Split
 from vla_crl.sim.variation import VariationConfig
@@ -71,6 +71,19 @@ class TaskSuite(ABC):
     @abstractmethod
     def test_ids(self) -> range:
         """Initial states kept for evaluation."""
+
+    def require_states(self, **counts: int) -> None:
+        """Check before the work that there are as many test states as settings ask for.
+
+        Raises:
+            ConfigError: There are fewer; names the setting.
+        """
+        for name, count in counts.items():
+            if count > len(self.test_ids):
+                raise ConfigError(
+                    f"{name} is {count}, but suite '{self.name}' has {len(self.test_ids)} test "
+                    "states"
+                )
 
     @cached_property
     @abstractmethod
