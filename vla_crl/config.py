@@ -187,6 +187,11 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -
     # TOML has no null: "None" switches an optional setting off, as it does in a flag.
     if types.NoneType in members and (value is None or (value == "None" and str not in members)):
         return None
+    classes = [member for member in members if dataclasses.is_dataclass(member)]
+    if classes and isinstance(value, Mapping):
+        # Of several the one that has most of the keys; its errors help most.
+        keys = set(cast(Mapping[str, Any], value))
+        return _convert(max(classes, key=lambda c: len(keys & _field_names(c))), value, where, key)
     for member in members:
         try:
             if member is not types.NoneType:
@@ -197,6 +202,10 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -
         raise errors[0]
     names = " | ".join(_name(member) for member in members)
     raise ConfigError(f"{where}: {key} = {value!r} ({type(value).__name__}), expected {names}")
+
+
+def _field_names(config_class: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_class)}
 
 
 def _convert_tuple(members: tuple[Any, ...], value: Sequence[Any], where: str, key: str) -> Any:

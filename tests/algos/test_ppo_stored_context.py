@@ -9,9 +9,9 @@ from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.contracts import Observation
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import LoRAConfig, add_lora
-from vla_crl.models.backbone import BackboneConfig
 from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.vlm import BackboneConfig
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 
 NO_METHOD = ContinualMethod(NoSettings())

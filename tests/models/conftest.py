@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vla_crl.contracts import Observation
-from vla_crl.models.backbone import BackboneConfig
 from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.token_heads import SupervisedBatch
+from vla_crl.models.vlm import BackboneConfig
 
 BACKBONE = BackboneConfig(
     image_size=32,

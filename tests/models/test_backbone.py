@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.backbone import BackboneConfig
+from vla_crl.models.vlm import BackboneConfig
 
 
 def prefix_of(policy, length: int = 9):

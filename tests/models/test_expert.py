@@ -10,7 +10,7 @@ from vla_crl.models.expert import ExpertConfig
 
 def make_context(policy, num_rows: int = 3, length: int = 7) -> Context:
     generator = torch.Generator().manual_seed(1)
-    backbone = policy.config.backbone
+    backbone = policy.backbone.sizes
     shape = (num_rows, backbone.num_layers, backbone.num_kv_heads, length, backbone.head_dim)
     mask = torch.ones(num_rows, length, dtype=torch.bool)
     mask[1, 3:5] = False
@@ -38,7 +38,7 @@ def split(x: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 def joint_attention(policy, prefix, valid, hidden):
     """One softmax over both experts, layer by layer, from the projections' weights alone."""
-    backbone = policy.config.backbone
+    backbone = policy.backbone.sizes
     length, tokens = prefix.shape[1], hidden.shape[1]
     positions = torch.cat(
         [(valid.cumsum(1) - 1).clamp(min=0), valid.sum(1)[:, None] + torch.arange(tokens)], dim=1

@@ -258,12 +258,18 @@ def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observati
         ({"insulation": 1.5}, r"insulation = 1.5, expected 'full', 'none' or a number in \(0, 1\)"),
         ({"execution_horizon": 9}, "execution_horizon = 9 must be from 1 to action_horizon = 8"),
         ({"action_horizon": 7}, "action_horizon = 7 must be a multiple of"),
-        ({"expert": ExpertConfig(num_heads=3)}, "expert.num_heads = 3 must be a multiple of"),
+        ({"vocabulary": ()}, "vocabulary has 0 words; a backbone with random weights needs some"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        PolicyConfig(vocabulary=("pick",), **settings)
+        PolicyConfig(**{"vocabulary": ("pick",)} | settings)
+
+
+def test_an_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
+    message = "expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
+    with pytest.raises(ConfigError, match=message):
+        make_policy(expert=ExpertConfig(num_heads=3))
 
 
 @pytest.mark.parametrize(

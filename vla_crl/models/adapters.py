@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from vla_crl.errors import ConfigError, SpecError
@@ -24,9 +25,6 @@ _GROUP_OF_MODULE: dict[str, Group] = {
     "expert": "expert",
     "value_head": "value",
 }
-_EXPERT = r"expert\.(layers\..*_proj|action_in|action_out|time_mlp\.[02])"
-_BACKBONE = r"backbone\..*(_proj|\.fc1|\.fc2|\.proj)"
-_LINEAR_LAYERS = {"expert": _EXPERT, "backbone": _BACKBONE, "both": f"{_EXPERT}|{_BACKBONE}"}
 _ADAPTER_NAME = "default"
 
 
@@ -68,7 +66,7 @@ def add_lora(policy: "VLAPolicy", config: LoRAConfig) -> None:
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=_LINEAR_LAYERS[config.site],
+        target_modules=_linear_layers(policy, config.site),
         init_lora_weights=True,
     )
     peft.inject_adapter_in_model(settings, policy, _ADAPTER_NAME)
@@ -186,6 +184,26 @@ def check_loss_paths(
             "the context (insulation = 'full', or contexts that are stored, as PPO's are), and no "
             "token loss is trained; use LoRA site 'expert', or pretrain with a token loss"
         )
+
+
+def _linear_layers(policy: "VLAPolicy", site: str) -> list[str]:
+    """Return the names of the layers at a site that the action expert's output depends on.
+
+    Of the backbone these are the layers behind the context. The last text layer's queries and MLP,
+    for one, reach neither keys nor values, and an adapter there would never get a gradient.
+    """
+    layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
+    names = [name for name in layers if name.startswith("expert.") and site != "backbone"]
+    if site != "expert":
+        backbone = [name for name in layers if name.startswith("backbone.")]
+        weights = [layers[name].weight.requires_grad_() for name in backbone]
+        context = policy.encode(policy.example_observation())
+        reached = torch.autograd.grad(
+            context.keys.sum() + context.values.sum(), weights, allow_unused=True
+        )
+        pairs = zip(backbone, reached, strict=True)
+        names += [name for name, gradient in pairs if gradient is not None]
+    return names
 
 
 def _is_saved(name: str) -> bool:

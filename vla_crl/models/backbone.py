@@ -1,5 +1,6 @@
-"""Vision-language backbone: transformers' SmolVLM parts and a recorder for keys and values."""
+"""Vision-language backbone: a model of transformers and a recorder for its keys and values."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,78 +9,31 @@ from torch import Tensor, nn
 
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Context
-from vla_crl.models.tokenizer import PADDING_ID
+from vla_crl.models.rope import rope_frequencies, rotate, rotation
+from vla_crl.models.vlm import VisionLanguageModel
 
 RECORDING_ATTENTION = "vla_crl_recording_sdpa"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Sizes of the vision tower, the pixel-shuffle connector and the text model."""
+@dataclass(frozen=True)
+class BackboneSizes:
+    """What the rest of a policy has to know of its backbone; measured, not configured.
 
-    num_cameras: int = 2
-    """Images per observation."""
-    image_size: int = 64
-    """Height and width of an image in pixels."""
-    patch_size: int = 8
-    """Height and width of a patch in pixels."""
-    vision_width: int = 96
-    """Width of the vision tower."""
-    num_vision_layers: int = 1
-    """Transformer layers of the vision tower; 0 leaves patches, positions and a norm."""
-    num_vision_heads: int = 3
-    """Attention heads of the vision tower."""
-    vision_mlp_width: int = 192
-    """Hidden width of the vision tower's MLP."""
-    pixel_shuffle: int = 2
-    """Edge of the square of patches that becomes one token."""
-    width: int = 128
-    """Width of the text model."""
-    num_layers: int = 3
-    """Layers of the text model; the expert has as many."""
-    num_heads: int = 4
-    """Query heads of the text model."""
-    num_kv_heads: int = 4
-    """Key and value heads; fewer make the stored context smaller."""
-    mlp_width: int = 320
-    """Hidden width of the text model's gated MLP."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary position embedding."""
-    initializer_range: float = 0.06
-    """Standard deviation of the initial weights; 0.02 learns more slowly at this width."""
+    Attributes:
+        width: Of a token.
+        num_layers: Layers of the text model.
+        num_kv_heads: Key and value heads of a layer.
+        head_dim: Numbers per head.
+        rope_theta: Base of the rotary position embedding.
+        tokens_per_side: Image tokens along one edge of an image.
+    """
 
-    def __post_init__(self) -> None:
-        """Check what the parts demand of each other."""
-        patches = self.image_size // self.patch_size
-        for name, whole, part in (
-            ("image_size by patch_size", self.image_size, self.patch_size),
-            ("patches per side by pixel_shuffle", patches, self.pixel_shuffle),
-            ("vision_width by num_vision_heads", self.vision_width, self.num_vision_heads),
-            ("width by 2 * num_heads", self.width, 2 * self.num_heads),
-            ("num_heads by num_kv_heads", self.num_heads, self.num_kv_heads),
-        ):
-            if part < 1 or whole < 1 or whole % part:
-                raise ConfigError(f"backbone: {name} must divide evenly, got {whole} by {part}")
-        if self.num_layers < 1 or self.num_vision_layers < 0 or self.num_cameras < 1:
-            raise ConfigError(
-                "backbone: needs num_layers >= 1, num_vision_layers >= 0 and num_cameras >= 1, got "
-                f"{self.num_layers}, {self.num_vision_layers} and {self.num_cameras}"
-            )
-
-    @property
-    def tokens_per_side(self) -> int:
-        """Image tokens along one edge of an image."""
-        return self.image_size // self.patch_size // self.pixel_shuffle
-
-    @property
-    def tokens_per_image(self) -> int:
-        """Image tokens of one camera, row by row from the top left."""
-        return self.tokens_per_side**2
-
-    @property
-    def head_dim(self) -> int:
-        """Numbers per attention head."""
-        return self.width // self.num_heads
+    width: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float
+    tokens_per_side: int
 
 
 @dataclass(frozen=True)
@@ -114,39 +68,52 @@ class _Recorder:
 
 
 class Backbone(nn.Module):
-    """SmolVLM vision tower, connector and text model, called part by part.
+    """A vision-language model, called part by part.
 
-    The processor and image splitting of SmolVLM are skipped: the caller builds the sequence of
-    embeddings and this class runs it with its own attention mask.
+    Chat templates, special image tokens and the splitting of images are skipped: the caller builds
+    the sequence of embeddings and this class runs it with its own attention mask.
     """
 
-    def __init__(self, config: BackboneConfig, vocab_size: int) -> None:
-        """Build the model with random weights."""
+    def __init__(self, vlm: VisionLanguageModel, num_cameras: int) -> None:
+        """Take over the model.
+
+        Raises:
+            ConfigError: It is of a kind that cannot be a backbone.
+        """
         super().__init__()
-        self.config = config
-        self.model = _build_smolvlm(config, vocab_size)
+        from transformers import AttentionInterface
+        from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+        AttentionInterface.register(RECORDING_ATTENTION, _recording_attention)
+        AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
+        self.vlm = vlm
+        self.model = vlm.model
+        self.sizes = self._measure()
         # Where in which camera a token comes from. Rotary positions only shape attention; the
         # expert reads values, and those must say where the named object is.
-        position = torch.randn(config.num_cameras, config.tokens_per_image, config.width)
-        self.image_position = nn.Parameter(IMAGE_POSITION_SCALE * position)
+        position = torch.randn(num_cameras, self.sizes.tokens_per_side**2, self.sizes.width)
+        # What a pretrained model knows of its tokens is not to be disturbed.
+        scale = 0.0 if vlm.is_pretrained else IMAGE_POSITION_SCALE
+        self.image_position = nn.Parameter(scale * position)
+
+    @property
+    def text_model(self) -> Any:
+        """The decoder that image, word and state tokens run through."""
+        return self.model.get_decoder()
 
     @property
     def feature_dim(self) -> int:
         """Width F of `Context.features`."""
-        return 2 * self.config.width
+        return 2 * self.sizes.width
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Map images [B, C, H, W, 3] uint8 to image tokens [B, C, T, width]."""
-        pixels = images.flatten(0, 1).permute(0, 3, 1, 2)
-        # SmolVLM's own normalisation: mean and standard deviation 0.5.
-        pixels = pixels.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
-        patches = self.model.vision_model(pixel_values=pixels).last_hidden_state
-        tokens = self.model.connector(patches).unflatten(0, images.shape[:2])
+        tokens = self.vlm.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
         return tokens + self.image_position
 
     def embed_words(self, token_ids: Tensor) -> Tensor:
         """Map word numbers [B, W] to embeddings [B, W, width]."""
-        return self.model.text_model.embed_tokens(token_ids)
+        return self.model.get_input_embeddings()(token_ids)
 
     def forward(
         self, prefix: Tensor, valid: Tensor, queries: Tensor | None = None
@@ -171,7 +138,7 @@ class Backbone(nn.Module):
             steps = torch.arange(num_queries, device=prefix.device)
             positions = torch.cat([positions, next_position[:, None] + steps], dim=1)
         recorder = _Recorder(length)
-        output = self.model.text_model(
+        output = self.text_model(
             inputs_embeds=embeddings,
             attention_mask=_attention_mask(valid, num_queries),
             position_ids=positions,
@@ -196,6 +163,48 @@ class Backbone(nn.Module):
             query_hidden=hidden[:, length:],
         )
 
+    @torch.no_grad()
+    def _measure(self) -> BackboneSizes:
+        """Run one black image and three equal tokens, and look at what comes out."""
+        was_training = self.training
+        self.eval()
+        size = self.vlm.image_transform.size
+        try:
+            self.text_model.set_attn_implementation(RECORDING_ATTENTION)
+            image_tokens = self.vlm.embed_images(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            prefix = torch.ones(1, 3, image_tokens.shape[-1])
+            keys = self(prefix, torch.ones(1, 3, dtype=torch.bool)).context.keys
+            theta = float(self.text_model.config.rope_parameters["rope_theta"])
+        except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
+            raise ConfigError(
+                f"backbone: a {type(self.model).__name__} cannot be one. Expected a model that "
+                "turns images of one size into tokens, and a text model with rotary positions and "
+                f"exchangeable attention; {type(error).__name__}: {error}"
+            ) from error
+        self.train(was_training)
+        tokens_per_side = math.isqrt(image_tokens.shape[1])
+        if tokens_per_side**2 != image_tokens.shape[1]:
+            raise ConfigError(
+                f"backbone: a {type(self.model).__name__} gives {image_tokens.shape[1]} tokens an "
+                "image, expected a square grid of them"
+            )
+        at_0, at_2 = keys[0, 0, :, 0], keys[0, 0, :, 2]
+        two_steps = rotation(torch.tensor(2), rope_frequencies(theta, keys.shape[4]))
+        if not torch.allclose(at_2, rotate(at_0, two_steps), rtol=1e-3, atol=1e-4):
+            raise ConfigError(
+                f"backbone: a {type(self.text_model).__name__} with rope_parameters "
+                f"{self.text_model.config.rope_parameters} does not turn its keys as Llama does, "
+                "which is how the action expert turns its own"
+            )
+        return BackboneSizes(
+            width=image_tokens.shape[-1],
+            num_layers=keys.shape[1],
+            num_kv_heads=keys.shape[2],
+            head_dim=keys.shape[4],
+            rope_theta=theta,
+            tokens_per_side=tokens_per_side,
+        )
+
 
 def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:
     """Return [B, 1, L + Q, L + Q] bool, True where a row may see a column."""
@@ -208,42 +217,6 @@ def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:
         own[length:] = True
         mask = mask | torch.diag(own)
     return mask
-
-
-def _build_smolvlm(config: BackboneConfig, vocab_size: int) -> Any:
-    from transformers import AttentionInterface, LlamaConfig, SmolVLMConfig, SmolVLMModel
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-    from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
-
-    AttentionInterface.register(RECORDING_ATTENTION, _recording_attention)
-    AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
-    vision = SmolVLMVisionConfig(
-        hidden_size=config.vision_width,
-        intermediate_size=config.vision_mlp_width,
-        num_hidden_layers=config.num_vision_layers,
-        num_attention_heads=config.num_vision_heads,
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        initializer_range=config.initializer_range,
-    )
-    text = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-        initializer_range=config.initializer_range,
-        pad_token_id=PADDING_ID,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    whole = SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=config.pixel_shuffle)
-    whole._attn_implementation = "sdpa"
-    model = SmolVLMModel(whole)
-    model.text_model.set_attn_implementation(RECORDING_ATTENTION)
-    return model
 
 
 def _recording_attention(

@@ -1,8 +1,9 @@
 """Policies and adapters on disk: JSON for settings, safetensors for numbers, never pickle.
 
 A policy is a directory with `policy.json` (format, config with vocabulary, adapters, card) and
-`model.safetensors`; an adapter is one with `adapter.json`, which names its base policy, and
-`adapter.safetensors`. A run keeps adapters.
+`model.safetensors`; where its backbone began as a pretrained model also `vlm/`, with that model's
+config, tokenizer and image processor, so that loading asks no network. An adapter is a directory
+with `adapter.json`, which names its base policy, and `adapter.safetensors`. A run keeps adapters.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from vla_crl.models.policy import PolicyConfig, VLAPolicy
 
 FORMAT = 1
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
+VLM_FOLDER = "vlm"
 ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
 
 
@@ -40,6 +42,8 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
     """
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
+    if policy.backbone.vlm.is_pretrained:
+        policy.backbone.vlm.save_files(directory / VLM_FOLDER)
     record = {
         "format": FORMAT,
         "config": to_mapping(policy.config),
@@ -50,12 +54,17 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
 
 
 def build_policy(preset: str | Path) -> VLAPolicy:
-    """Build the architecture of a preset with random weights.
+    """Build the architecture of a preset with random weights, a pretrained backbone's excepted.
 
     Raises:
-        ConfigError: There is no such preset.
+        ConfigError: There is no such preset, or its parts do not fit together.
     """
-    return VLAPolicy(load_toml(PolicyConfig, policy_path(str(preset))))
+    path = policy_path(str(preset))
+    config = load_toml(PolicyConfig, path)
+    try:
+        return VLAPolicy(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
@@ -104,7 +113,7 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     record = _read_record(path / POLICY_FILE, "config", "lora", "card")
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        policy = VLAPolicy(config)
+        policy = VLAPolicy(config, vlm_files=path / VLM_FOLDER)
         if record["lora"] is not None:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.backbone import BackboneConfig
+from vla_crl.models.backbone import BackboneSizes
 from vla_crl.models.context import Context
+from vla_crl.models.rope import Rotation, rope_frequencies, rotate, rotation
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 """Periods of the flow time embedding, as in pi_0 (arXiv 2410.24164)."""
@@ -47,10 +48,19 @@ class ActionExpert(nn.Module):
     rope_frequencies: Tensor
 
     def __init__(
-        self, config: ExpertConfig, backbone: BackboneConfig, action_horizon: int, action_dim: int
+        self, config: ExpertConfig, backbone: BackboneSizes, action_horizon: int, action_dim: int
     ) -> None:
-        """Build the expert that fits `backbone`."""
+        """Build the expert that fits `backbone`.
+
+        Raises:
+            ConfigError: Its heads cannot share the backbone's key and value heads.
+        """
         super().__init__()
+        if config.num_heads % backbone.num_kv_heads:
+            raise ConfigError(
+                f"expert.num_heads = {config.num_heads} must be a multiple of the backbone's "
+                f"{backbone.num_kv_heads} key and value heads"
+            )
         self.config = config
         self.chunk_shape = (action_horizon, action_dim)
         width = config.width
@@ -63,10 +73,8 @@ class ActionExpert(nn.Module):
         )
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.action_out = nn.Linear(width, token_dim)
-        frequencies = backbone.rope_theta ** -(
-            torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
-        )
-        self.register_buffer("rope_frequencies", frequencies.repeat(2), persistent=False)
+        frequencies = rope_frequencies(backbone.rope_theta, backbone.head_dim)
+        self.register_buffer("rope_frequencies", frequencies, persistent=False)
 
     def forward(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
         """Return the predicted clean chunks [B, D, H, A].
@@ -84,25 +92,24 @@ class ActionExpert(nn.Module):
         hidden = self.action_in(x.reshape(batch, draws, tokens, -1)) + self.token_embedding
         hidden = hidden + self.time_mlp(_time_embedding(flow_time, self.config.width))[:, :, None]
         hidden = hidden.flatten(1, 2)
-        rotation = self._rotation(context.next_position, draws)
+        turn = self._rotation(context.next_position, draws)
         mask = _attention_mask(context.padding_mask, draws, tokens)
         for index, layer in enumerate(self.layers):
             memory = context.keys[:, index], context.values[:, index]
-            hidden = layer(hidden, memory, mask, rotation)
+            hidden = layer(hidden, memory, mask, turn)
         return self.action_out(self.norm(hidden)).reshape(batch, draws, *self.chunk_shape)
 
-    def _rotation(self, next_position: Tensor, draws: int) -> tuple[Tensor, Tensor]:
+    def _rotation(self, next_position: Tensor, draws: int) -> Rotation:
         """Return cosine and sine [B, 1, D * tokens, head_dim] from `next_position` on."""
         steps = torch.arange(self.config.num_action_tokens, device=next_position.device)
         positions = next_position[:, None] + steps.repeat(draws)
-        angles = positions[:, None, :, None] * self.rope_frequencies
-        return angles.cos(), angles.sin()
+        return rotation(positions[:, None], self.rope_frequencies)
 
 
 class ExpertLayer(nn.Module):
     """Pre-norm attention over [context ; own] and a gated MLP."""
 
-    def __init__(self, config: ExpertConfig, backbone: BackboneConfig) -> None:
+    def __init__(self, config: ExpertConfig, backbone: BackboneSizes) -> None:
         """Build one layer."""
         super().__init__()
         width, head_dim = config.width, backbone.head_dim
@@ -123,10 +130,10 @@ class ExpertLayer(nn.Module):
         hidden: Tensor,
         memory: tuple[Tensor, Tensor],
         mask: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        turn: Rotation,
     ) -> Tensor:
         """Map hidden states [B, S, width]; memory is keys and values [B, kv_heads, L, head_dim]."""
-        hidden = hidden + self._attend(self.attention_norm(hidden), memory, mask, rotation)
+        hidden = hidden + self._attend(self.attention_norm(hidden), memory, mask, turn)
         normed = self.mlp_norm(hidden)
         gated = functional.silu(self.gate_proj(normed)) * self.up_proj(normed)
         return hidden + self.down_proj(gated)
@@ -136,11 +143,11 @@ class ExpertLayer(nn.Module):
         hidden: Tensor,
         memory: tuple[Tensor, Tensor],
         mask: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        turn: Rotation,
     ) -> Tensor:
         batch, length, _ = hidden.shape
-        query = _rotate(self._heads(self.q_proj(hidden)), rotation)
-        keys = memory[0], _rotate(self._heads(self.k_proj(hidden)), rotation)
+        query = rotate(self._heads(self.q_proj(hidden)), turn)
+        keys = memory[0], rotate(self._heads(self.k_proj(hidden)), turn)
         values = memory[1], self._heads(self.v_proj(hidden))
         # Query heads that share a key head become more rows of it: nothing is repeated. And the
         # softmax runs over two products, so that the long memory is not copied behind the own few.
@@ -155,12 +162,6 @@ class ExpertLayer(nn.Module):
 
     def _heads(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply the rotary embedding in the half-split layout of transformers' Llama."""
-    first, second = heads.chunk(2, dim=-1)
-    return heads * rotation[0] + torch.cat([-second, first], dim=-1) * rotation[1]
 
 
 def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from vla_crl.algos.rows import Rows
 from vla_crl.contracts import ACTION_DIM, STATE_DIM, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.adapters import LoRAConfig
-from vla_crl.models.backbone import Backbone, BackboneConfig, BackboneOutput
+from vla_crl.models.backbone import Backbone, BackboneOutput
 from vla_crl.models.context import Context, Insulation
 from vla_crl.models.expert import ActionExpert, ExpertConfig
 from vla_crl.models.normalization import NormStats
@@ -27,6 +29,13 @@ from vla_crl.models.token_heads import (
 )
 from vla_crl.models.tokenizer import WordTokenizer
 from vla_crl.models.value import ValueHead
+from vla_crl.models.vlm import (
+    BackboneConfig,
+    PretrainedBackboneConfig,
+    VisionLanguageModel,
+    build_smolvlm,
+    load_vlm,
+)
 
 StochasticStep = Literal["last", "random"]
 
@@ -64,12 +73,14 @@ class FlowConfig:
 class PolicyConfig:
     """Everything needed to build a policy with random weights."""
 
-    vocabulary: tuple[str, ...]
-    """Words the tokenizer knows, lower case; their order is fixed with the weights."""
+    vocabulary: tuple[str, ...] = ()
+    """Words the tokenizer knows, lower case; their order is fixed with the weights. A pretrained
+    backbone brings a tokenizer of its own."""
     max_words: int = 12
-    """Longest instruction in words; every instruction takes this many prefix tokens."""
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """Vision-language model."""
+    """Longest instruction in words (of a pretrained tokenizer: in tokens); every instruction takes
+    this many prefix tokens."""
+    backbone: BackboneConfig | PretrainedBackboneConfig = field(default_factory=BackboneConfig)
+    """Vision-language model: sizes of one with random weights, or the source of another."""
     expert: ExpertConfig = field(default_factory=ExpertConfig)
     """Action expert."""
     flow: FlowConfig = field(default_factory=FlowConfig)
@@ -109,10 +120,10 @@ class PolicyConfig:
                 f"action_horizon = {self.action_horizon} must be a multiple of "
                 f"expert.num_action_tokens = {self.expert.num_action_tokens}"
             )
-        if self.expert.num_heads % self.backbone.num_kv_heads:
+        if bool(self.vocabulary) == isinstance(self.backbone, PretrainedBackboneConfig):
             raise ConfigError(
-                f"expert.num_heads = {self.expert.num_heads} must be a multiple of "
-                f"backbone.num_kv_heads = {self.backbone.num_kv_heads}"
+                f"vocabulary has {len(self.vocabulary)} words; a backbone with random weights "
+                "needs some, one with a source brings a tokenizer of its own"
             )
 
 
@@ -139,19 +150,35 @@ class VLAPolicy(nn.Module):
     The prefix is [camera 0 | camera 1 | ... | words | state]; see `Context` for what it leaves.
     """
 
-    def __init__(self, config: PolicyConfig, norm_stats: NormStats | None = None) -> None:
-        """Build with random weights; without `norm_stats` nothing is normalised."""
+    def __init__(
+        self,
+        config: PolicyConfig,
+        norm_stats: NormStats | None = None,
+        *,
+        vlm_files: Path | None = None,
+    ) -> None:
+        """Build with random weights, those of a pretrained backbone excepted.
+
+        Args:
+            config: Architecture.
+            norm_stats: Without, nothing is normalised.
+            vlm_files: Of a checkpoint with a pretrained backbone: its source is not asked, and the
+                weights, random here too, are for the caller to load.
+
+        Raises:
+            ConfigError: The backbone cannot be loaded, or does not fit the expert.
+        """
         super().__init__()
         self.config = config
         self.lora: LoRAConfig | None = None
-        self.tokenizer = WordTokenizer(config.vocabulary, config.max_words)
         self.norm_stats = norm_stats or NormStats(STATE_DIM, ACTION_DIM)
-        self.backbone = Backbone(config.backbone, self.tokenizer.num_words)
-        width = config.backbone.width
+        vlm = _make_vlm(config, vlm_files)
+        self.tokenizer = vlm.tokenizer
+        self.backbone = Backbone(vlm, config.backbone.num_cameras)
+        sizes = self.backbone.sizes
+        width = sizes.width
         self.state_in = nn.Linear(STATE_DIM, width)
-        self.expert = ActionExpert(
-            config.expert, config.backbone, config.action_horizon, ACTION_DIM
-        )
+        self.expert = ActionExpert(config.expert, sizes, config.action_horizon, ACTION_DIM)
         tokens = config.expert.num_action_tokens
         self.token_heads = TokenHeads(
             width,
@@ -161,7 +188,7 @@ class VLAPolicy(nn.Module):
             num_position_bins=config.num_position_bins,
             num_cameras=config.backbone.num_cameras,
         )
-        self.grounding = GroundingHeads(width, config.backbone.tokens_per_side, config.num_objects)
+        self.grounding = GroundingHeads(width, sizes.tokens_per_side, config.num_objects)
         self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
 
     @property
@@ -197,6 +224,13 @@ class VLAPolicy(nn.Module):
         return self._run_backbone(
             image_tokens, state, token_ids.to(self.device), word_mask.to(self.device)
         ).context
+
+    def example_observation(self) -> Observation:
+        """Return one observation of the right shape: black images, a word, a state of zeros."""
+        config = self.config.backbone
+        shape = (1, config.num_cameras, config.image_size, config.image_size, 3)
+        word = (*self.config.vocabulary, "pick")[0]
+        return Observation(np.zeros(shape, np.uint8), np.zeros((1, STATE_DIM), np.float32), (word,))
 
     @torch.no_grad()
     def act(
@@ -342,3 +376,9 @@ class VLAPolicy(nn.Module):
                 f"images: got {tuple(shape)}, the policy expects [B, cameras, H, W, 3] with "
                 f"{expected} after B"
             )
+
+
+def _make_vlm(config: PolicyConfig, files: Path | None) -> VisionLanguageModel:
+    if isinstance(config.backbone, PretrainedBackboneConfig):
+        return load_vlm(config.backbone, config.max_words, files)
+    return build_smolvlm(config.backbone, WordTokenizer(config.vocabulary, config.max_words))

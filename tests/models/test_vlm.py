@@ -1,0 +1,369 @@
+"""Pretrained backbones: small models of several families, written by transformers itself."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from vla_crl.config import load_toml
+from vla_crl.contracts import Observation
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.models.adapters import LoRAConfig, add_lora, trainable_parameters
+from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
+from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.vlm import BackboneConfig, ImageTransform, PretrainedBackboneConfig
+from vla_crl.testing.check_policy import check_policy
+
+VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "initializer_range": 0.2,
+}
+CONFIG = PolicyConfig(
+    max_words=20,
+    backbone=PretrainedBackboneConfig(source="?", image_size=48),
+    expert=ExpertConfig(width=12, num_heads=4, mlp_width=16),
+    num_objects=3,
+    value_width=8,
+)
+
+
+def smolvlm(**text):
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    text = TEXT | {"model_type": "llama"} | text
+    config = SmolVLMConfig(vision_config=VISION, text_config=text, scale_factor=2)
+    return SmolVLMForConditionalGeneration(config)
+
+
+def paligemma():
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+    vision = VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
+    text = TEXT | {"model_type": "gemma"}
+    return PaliGemmaForConditionalGeneration(
+        PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=32)
+    )
+
+
+def llava(*, text=None, **settings):
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    vision = VISION | {"model_type": "clip_vision_model"}
+    text = TEXT | {"model_type": "qwen3"} | (text or {})
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, **settings)
+    )
+
+
+def internvl():
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    vision = VISION | {"image_size": [32, 32], "patch_size": [8, 8]}
+    text = TEXT | {"model_type": "qwen2"}
+    return InternVLForConditionalGeneration(InternVLConfig(vision_config=vision, text_config=text))
+
+
+FAMILIES = {"smolvlm": smolvlm, "paligemma": paligemma, "llava": llava, "internvl": internvl}
+
+
+@pytest.fixture(scope="session")
+def other_files(tmp_path_factory) -> Path:
+    """A subword tokenizer and an image processor, as models bring them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("other_files")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<bos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(["pick up the red cube, where is it"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>"
+    ).save_pretrained(folder)
+    SiglipImageProcessorPil(
+        size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save(tmp_path_factory, other_files):
+    """Return a function that writes a model with its files and returns the folder."""
+
+    def write(model) -> Path:
+        folder = tmp_path_factory.mktemp("vlm")
+        model.save_pretrained(folder)
+        return Path(shutil.copytree(other_files, folder, dirs_exist_ok=True))
+
+    return write
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def source(request, save) -> Path:
+    torch.manual_seed(0)
+    return save(FAMILIES[request.param]())
+
+
+def policy_from(source: Path, **backbone: object) -> VLAPolicy:
+    torch.manual_seed(1)
+    settings = replace(CONFIG.backbone, source=str(source), **backbone)
+    return VLAPolicy(replace(CONFIG, backbone=settings)).eval()
+
+
+@pytest.fixture
+def seen() -> Observation:
+    rng = np.random.default_rng(0)
+    return Observation(
+        images=rng.integers(0, 256, (2, 2, 48, 48, 3), dtype=np.uint8),
+        state=rng.standard_normal((2, 8)).astype(np.float32),
+        instruction=("pick up the red cube", "where is the cube"),
+    )
+
+
+def test_a_policy_with_a_pretrained_backbone_keeps_the_contract(source, seen):
+    policy = policy_from(source)
+    check_policy(policy, seen)
+    sizes = policy.backbone.sizes
+    assert (sizes.width, sizes.num_layers, sizes.num_kv_heads, sizes.head_dim) == (32, 3, 2, 8)
+
+
+def test_the_weights_are_those_of_the_source(source):
+    policy, whole = policy_from(source), AutoModel.from_pretrained(source)
+    for name, tensor in policy.backbone.model.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+    assert not policy.backbone.image_position.any()
+
+
+def test_image_tokens_are_those_of_transformers(source):
+    policy, whole = policy_from(source), AutoModel.from_pretrained(source).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), dtype=np.uint8)
+    processor = AutoImageProcessor.from_pretrained(source)
+    pixels = processor([*images.reshape(4, 32, 32, 3)], return_tensors="pt").pixel_values
+    pixels = pixels[:, None] if "smolvlm" in whole.config.model_type else pixels
+    expected = whole.get_image_features(pixel_values=pixels).pooler_output
+    expected = torch.stack([*expected]).unflatten(0, (2, 2))
+    ours = policy.backbone.embed_images(torch.from_numpy(images))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_recorded_keys_and_values_equal_the_cache_of_transformers(source):
+    policy, whole = policy_from(source), AutoModel.from_pretrained(source).eval()
+    prefix = torch.randn(2, 9, 32)
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    valid[1, 5:7] = False
+    context = policy.backbone(prefix, valid).context
+    decoder = whole.get_decoder()
+    decoder.set_attn_implementation("sdpa")
+    cache = decoder(
+        inputs_embeds=prefix,
+        attention_mask=valid[:, None, None, :].expand(2, 1, 9, 9),
+        position_ids=(valid.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=True,
+    ).past_key_values
+    for index, layer in enumerate(cache.layers):
+        torch.testing.assert_close(context.keys[:, index], layer.keys)
+        torch.testing.assert_close(context.values[:, index], layer.values)
+
+
+def test_instructions_go_through_the_models_own_tokenizer(source, seen):
+    ids, mask = policy_from(source).tokenizer.encode(seen.instruction)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    for row, valid, text in zip(ids, mask, seen.instruction, strict=True):
+        assert row[valid].tolist() == tokenizer(text).input_ids
+        assert valid.sum() < 20
+        assert valid.tolist() == sorted(valid.tolist(), reverse=True)
+
+
+def test_a_checkpoint_does_not_need_the_source(source, seen, tmp_path):
+    copy = shutil.copytree(source, tmp_path / "source")
+    policy = policy_from(copy)
+    torch.nn.init.normal_(policy.backbone.image_position)
+    add_lora(policy, LoRAConfig(rank=2, site="both"))
+    save_policy(policy, tmp_path / "checkpoint")
+    shutil.rmtree(copy)
+    loaded = load_policy(tmp_path / "checkpoint").eval()
+    assert loaded.config == policy.config
+    ours, theirs = loaded.encode(seen), policy.encode(seen)
+    assert torch.equal(ours.keys, theirs.keys)
+    assert torch.equal(ours.features, theirs.features)
+
+
+def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
+    policy = policy_from(source)
+    policy.config = replace(policy.config, insulation="none")
+    add_lora(policy, LoRAConfig(rank=2, site="both"))
+    context = policy.encode(seen)
+    trace = policy.act(context.detach(), deterministic=False).trace
+    policy.evaluate_actions(context, trace)[0].sum().backward()
+    groups = trainable_parameters(policy)
+    for group in ("backbone", "expert"):
+        assert groups[group]
+        assert all(parameter.grad is not None for parameter in groups[group])
+
+
+def test_the_first_text_layers_are_those_of_the_whole_model(save, seen):
+    source = save(smolvlm())
+    whole, part = policy_from(source).encode(seen), policy_from(source, num_layers=2).encode(seen)
+    assert part.keys.shape[1] == 2
+    # The state token has weights of its own, drawn anew: it is the last and seen by all.
+    assert torch.equal(part.keys[:, 0, :, :-1], whole.keys[:, 0, :, :-1])
+
+
+def test_images_are_resized_and_normalised_as_the_image_processor_does(other_files):
+    processor = AutoImageProcessor.from_pretrained(other_files)
+    smooth = np.linspace(0, 255, 48 * 48 * 3).reshape(1, 48, 48, 3).astype(np.uint8)
+    transform = ImageTransform(32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    expected = processor([smooth[0]], return_tensors="pt").pixel_values
+    # PIL rounds to whole numbers of 1 / 255, which the smallest standard deviation stretches.
+    torch.testing.assert_close(
+        transform(torch.from_numpy(smooth)), expected, rtol=0.0, atol=1.5 / 255 / 0.2
+    )
+
+
+def test_images_of_the_right_size_are_only_normalised():
+    transform = ImageTransform(2, mean=(0.5, 0.5, 0.0), std=(0.5, 0.25, 1.0))
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 2, 2, 3)
+    # (0 - 0.5) / 0.5 = -1; (0.2 - 0.5) / 0.25 = -1.2; 1.
+    torch.testing.assert_close(transform(image)[0, :, 0, 0], torch.tensor([-1.0, -1.2, 1.0]))
+
+
+def test_a_preset_needs_nothing_but_the_source(save, seen, tmp_path):
+    preset = tmp_path / "mine.toml"
+    source = save(smolvlm())
+    preset.write_text(
+        f'max_words = 20\n[backbone]\nsource = "{source}"\nimage_size = 48\n'
+        "[expert]\nnum_heads = 4\n"
+    )
+    check_policy(build_policy(preset).eval(), seen)
+
+
+def test_a_backbone_table_without_source_has_sizes(tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text('vocabulary = ["pick"]\n[backbone]\nimage_size = 32\n')
+    assert load_toml(PolicyConfig, preset).backbone == BackboneConfig(image_size=32)
+
+
+def test_an_unknown_key_of_a_pretrained_backbone_names_the_nearest(tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text('[backbone]\nsource = "x"\nnum_layer = 3\n')
+    with pytest.raises(ConfigError, match="'num_layer' in PretrainedBackboneConfig. Did you mean"):
+        load_toml(PolicyConfig, preset)
+
+
+def test_too_long_an_instruction_is_counted_in_tokens(save, seen):
+    policy = policy_from(save(smolvlm()))
+    long = replace(seen, instruction=("xyz" * 20,) * 2)
+    with pytest.raises(SpecError, match="has 6. tokens, expected 1 to 20; shorten it or raise"):
+        policy.encode(long)
+
+
+def test_a_missing_source_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing': cannot be loaded. Name a vision-language"):
+        policy_from(tmp_path / "nothing")
+
+
+def test_a_model_without_eyes_is_refused(save):
+    from transformers import LlamaConfig, LlamaModel
+
+    with pytest.raises(ConfigError, match="transformers says: 'llama' sees no images"):
+        policy_from(save(LlamaModel(LlamaConfig(**TEXT))))
+
+
+def test_weights_that_are_missing_are_not_made_up(save):
+    from safetensors.torch import load_file, save_file
+
+    source = save(smolvlm())
+    tensors = load_file(source / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "connector" not in name}
+    save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"of 1 parameters are missing, first 'connector\.mod"):
+        policy_from(source)
+
+
+def test_more_text_layers_than_there_are_are_refused(save):
+    with pytest.raises(ConfigError, match="num_layers is 4, but the text model has 3"):
+        policy_from(save(smolvlm()), num_layers=4)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: llava(text={"use_sliding_window": True, "max_window_layers": 1}),
+            "Qwen3Model with layers of full_attention, sliding_attention; expected",
+        ),
+        (
+            lambda: llava(vision_feature_select_strategy="full"),
+            "LlavaModel gives 17 tokens an image, expected a square grid",
+        ),
+        (
+            lambda: smolvlm(
+                rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+            ),
+            "does not turn its keys as Llama does",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_a_backbone_is_refused(save, model, message):
+    with pytest.raises(ConfigError, match=message):
+        policy_from(save(model()))
+
+
+def test_a_model_that_wants_more_than_pixels_is_refused(save):
+    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+
+    vision = VISION | {"model_type": "pixtral", "head_dim": 12}
+    text = TEXT | {"model_type": "mistral", "sliding_window": None}
+    config = Mistral3Config(vision_config=vision, text_config=text)
+    with pytest.raises(ConfigError, match="a Mistral3Model cannot be one. Expected a model that"):
+        policy_from(save(Mistral3ForConditionalGeneration(config)))
+
+
+def test_images_without_a_fixed_size_or_known_filter_are_refused(save):
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    source = save(smolvlm())
+    SiglipImageProcessorPil(resample=4).save_pretrained(source)
+    with pytest.raises(ConfigError, match="images of size 32, resized by PIL's filter 4; expected"):
+        policy_from(source)
+
+
+@pytest.mark.parametrize("settings", [{"num_cameras": 0}, {"image_size": 0}, {"num_layers": 0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ConfigError, match="needs num_cameras, image_size and num_layers >= 1"):
+        PretrainedBackboneConfig(source="x", **settings)
+
+
+def test_a_vocabulary_beside_a_source_is_refused():
+    with pytest.raises(ConfigError, match="vocabulary has 1 words; .* a tokenizer of its own"):
+        replace(CONFIG, vocabulary=("pick",))

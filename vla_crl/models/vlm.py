@@ -1,0 +1,294 @@
+"""Vision-language models of transformers: a small one built from sizes, or a pretrained one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vla_crl.errors import ConfigError
+from vla_crl.models.tokenizer import PADDING_ID, SubwordTokenizer, WordTokenizer
+
+RESAMPLE = {1: "bicubic", 2: "bilinear", 3: "bicubic"}
+"""PIL's number of a filter, as torch calls it. Lanczos (1) becomes bicubic, as in torchvision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """A SmolVLM with random weights: sizes of vision tower, connector and text model."""
+
+    num_cameras: int = 2
+    """Images per observation."""
+    image_size: int = 64
+    """Height and width of an image in pixels."""
+    patch_size: int = 8
+    """Height and width of a patch in pixels."""
+    vision_width: int = 96
+    """Width of the vision tower."""
+    num_vision_layers: int = 1
+    """Transformer layers of the vision tower; 0 leaves patches, positions and a norm."""
+    num_vision_heads: int = 3
+    """Attention heads of the vision tower."""
+    vision_mlp_width: int = 192
+    """Hidden width of the vision tower's MLP."""
+    pixel_shuffle: int = 2
+    """Edge of the square of patches that becomes one token."""
+    width: int = 128
+    """Width of the text model."""
+    num_layers: int = 3
+    """Layers of the text model; the expert has as many."""
+    num_heads: int = 4
+    """Query heads of the text model."""
+    num_kv_heads: int = 4
+    """Key and value heads; fewer make the stored context smaller."""
+    mlp_width: int = 320
+    """Hidden width of the text model's gated MLP."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position embedding."""
+    initializer_range: float = 0.06
+    """Standard deviation of the initial weights; 0.02 learns more slowly at this width."""
+
+    def __post_init__(self) -> None:
+        """Check what the parts demand of each other."""
+        patches = self.image_size // self.patch_size
+        for name, whole, part in (
+            ("image_size by patch_size", self.image_size, self.patch_size),
+            ("patches per side by pixel_shuffle", patches, self.pixel_shuffle),
+            ("vision_width by num_vision_heads", self.vision_width, self.num_vision_heads),
+            ("width by 2 * num_heads", self.width, 2 * self.num_heads),
+            ("num_heads by num_kv_heads", self.num_heads, self.num_kv_heads),
+        ):
+            if part < 1 or whole < 1 or whole % part:
+                raise ConfigError(f"backbone: {name} must divide evenly, got {whole} by {part}")
+        if self.num_layers < 1 or self.num_vision_layers < 0 or self.num_cameras < 1:
+            raise ConfigError(
+                "backbone: needs num_layers >= 1, num_vision_layers >= 0 and num_cameras >= 1, got "
+                f"{self.num_layers}, {self.num_vision_layers} and {self.num_cameras}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedBackboneConfig:
+    """A pretrained vision-language model; its sizes and its tokenizer are its own.
+
+    It has to turn an image into a square grid of tokens and to have a text model with plain rotary
+    positions and full attention, as SmolVLM, Idefics3, PaliGemma, LLaVA and InternVL do.
+    """
+
+    source: str
+    """Folder written by `save_pretrained`, or a model's name on the Hugging Face hub."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub."""
+    num_cameras: int = 2
+    """Images per observation."""
+    image_size: int = 64
+    """Height and width of an observed image in pixels; resized to what the model was trained on."""
+    num_layers: int | None = None
+    """Text layers used, from the first on; None: all. The expert has as many."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        least = min(self.num_cameras, self.image_size)
+        if least < 1 or (self.num_layers is not None and self.num_layers < 1):
+            raise ConfigError(
+                "backbone: needs num_cameras, image_size and num_layers >= 1, got "
+                f"{self.num_cameras}, {self.image_size} and {self.num_layers}"
+            )
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """From raw pixels to what a vision tower was trained on.
+
+    Attributes:
+        size: Height and width; images of another size are resized.
+        mean: Per channel, of pixels in [0, 1].
+        std: Likewise.
+        resample: Interpolation, as `torch.nn.functional.interpolate` calls it.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resample: str = "bicubic"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images [N, H, W, 3] uint8 to pixels [N, 3, size, size] float32."""
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        if pixels.shape[-1] != self.size:
+            size = (self.size, self.size)
+            pixels = functional.interpolate(pixels, size, mode=self.resample, antialias=True)
+            pixels = pixels.clamp_(0.0, 255.0)  # bicubic weights overshoot
+        # (pixel / 255 - mean) / std, in one multiplication and one subtraction.
+        scale = pixels.new_tensor([1.0 / 255.0 / std for std in self.std])
+        shift = pixels.new_tensor([m / std for m, std in zip(self.mean, self.std, strict=True)])
+        return pixels.mul_(scale[:, None, None]).sub_(shift[:, None, None])
+
+
+@dataclass(frozen=True)
+class VisionLanguageModel:
+    """What a backbone is made of.
+
+    Attributes:
+        model: Base model of transformers, without a language-modelling head.
+        tokenizer: Of the instructions.
+        image_transform: Of the cameras' images.
+        files: Of a pretrained model, what writes its `config.json` and the files of tokenizer and
+            image processor.
+    """
+
+    model: Any
+    tokenizer: WordTokenizer | SubwordTokenizer
+    image_transform: ImageTransform
+    files: tuple[Any, ...] = ()
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether its weights were somebody's before."""
+        return bool(self.files)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Map images [N, H, W, 3] uint8 to tokens [N, T, width] of the text model."""
+        pixels = self.image_transform(images)
+        if hasattr(self.model, "connector"):
+            # SmolVLM and Idefics3: `get_image_features` would also look for frames of padding,
+            # which takes longer than a small tower.
+            return self.model.connector(self.model.vision_model(pixel_values=pixels)[0])
+        features = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return features if isinstance(features, Tensor) else torch.stack([*features])
+
+    def save_files(self, folder: Path) -> None:
+        """Write all but the weights: what `load_vlm` needs instead of the source."""
+        for part in self.files:
+            part.save_pretrained(folder)
+
+
+def build_smolvlm(config: BackboneConfig, tokenizer: WordTokenizer) -> VisionLanguageModel:
+    """Build a SmolVLM of these sizes with random weights."""
+    from transformers import LlamaConfig, SmolVLMConfig, SmolVLMModel
+    from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
+
+    vision = SmolVLMVisionConfig(
+        hidden_size=config.vision_width,
+        intermediate_size=config.vision_mlp_width,
+        num_hidden_layers=config.num_vision_layers,
+        num_attention_heads=config.num_vision_heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        initializer_range=config.initializer_range,
+    )
+    text = LlamaConfig(
+        vocab_size=tokenizer.num_words,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        initializer_range=config.initializer_range,
+        pad_token_id=PADDING_ID,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    whole = SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=config.pixel_shuffle)
+    whole._attn_implementation = "sdpa"
+    half = (0.5, 0.5, 0.5)  # SmolVLM's own normalisation
+    return VisionLanguageModel(
+        SmolVLMModel(whole), tokenizer, ImageTransform(config.image_size, mean=half, std=half)
+    )
+
+
+def load_vlm(
+    config: PretrainedBackboneConfig, max_words: int, saved: Path | None = None
+) -> VisionLanguageModel:
+    """Load a pretrained model, its tokenizer and what its image processor does to images.
+
+    Args:
+        config: Where from, and how much of it.
+        max_words: Tokens of the longest instruction.
+        saved: Folder that `save_files` wrote. The model is then built from it with random weights,
+            for the caller to fill, and the source is not looked at.
+
+    Raises:
+        ConfigError: There is no such model, some of its weights are missing, or it is of a kind
+            that cannot be a backbone.
+    """
+    name = f"backbone '{config.source}'"
+    try:
+        model, tokenizer, processor, missing = _load_parts(config, saved)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name}: cannot be loaded. Name a vision-language model of the Hugging Face hub "
+            "(which needs the network once) or a folder with its config, weights, tokenizer and "
+            f"image processor. transformers says: {error}"
+        ) from error
+    if missing:
+        raise ConfigError(
+            f"{name}: the weights of {len(missing)} parameters are missing, first "
+            f"'{min(missing)}'; name a complete vision-language model"
+        )
+    _cut_text_layers(model.get_decoder(), config.num_layers, name)
+    return VisionLanguageModel(
+        model,
+        SubwordTokenizer(tokenizer, max_words),
+        _image_transform(model.config, processor, name),
+        files=(model.config, tokenizer, processor),
+    )
+
+
+def _load_parts(config: PretrainedBackboneConfig, saved: Path | None) -> tuple[Any, Any, Any, Any]:
+    """Return model, tokenizer, image processor and the names of weights that were not found."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    source = saved or config.source
+    revision: dict[str, Any] = {} if saved else {"revision": config.revision}
+    settings = AutoConfig.from_pretrained(source, **revision)
+    if not hasattr(settings, "vision_config"):
+        raise ValueError(f"'{settings.model_type}' sees no images.")
+    tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+    # It would tell of the unused language-modelling head, and of torchvision, which is not needed.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        processor = AutoImageProcessor.from_pretrained(source, **revision)
+        if saved:
+            return AutoModel.from_config(settings, dtype=torch.float32), tokenizer, processor, ()
+        model, info = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **revision
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, tokenizer, processor, info["missing_keys"]
+
+
+def _cut_text_layers(decoder: Any, num_layers: int | None, name: str) -> None:
+    layer_types = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
+    if not hasattr(decoder, "layers") or layer_types != {"full_attention"}:
+        raise ConfigError(
+            f"{name}: its text model is a {type(decoder).__name__} with layers of "
+            f"{', '.join(sorted(layer_types))}; expected a decoder with full_attention in all"
+        )
+    if num_layers is not None:
+        if num_layers > len(decoder.layers):
+            raise ConfigError(
+                f"{name}: num_layers is {num_layers}, but the text model has {len(decoder.layers)}"
+            )
+        decoder.layers = decoder.layers[:num_layers]
+
+
+def _image_transform(settings: Any, processor: Any, name: str) -> ImageTransform:
+    size = getattr(settings.vision_config, "image_size", None)
+    size = size if isinstance(size, int) or size is None else size[0]
+    resample = RESAMPLE.get(processor.resample)
+    if size is None or resample is None:
+        raise ConfigError(
+            f"{name}: images of size {size}, resized by PIL's filter {processor.resample}; "
+            f"expected a fixed size and one of the filters {', '.join(map(str, RESAMPLE))}"
+        )
+    if not processor.do_normalize:
+        return ImageTransform(size, mean=(0.0,) * 3, std=(1.0,) * 3, resample=resample)
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    return ImageTransform(size, mean=mean, std=std, resample=resample)
