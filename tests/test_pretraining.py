@@ -7,7 +7,7 @@ import torch
 
 from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
 from vla_crl.rollout.demonstrations import collect_demonstrations
@@ -113,6 +113,19 @@ def test_what_would_fail_after_the_training_is_refused_before_it(
     monkeypatch.delattr(pretraining, "collect_demonstrations")
     with pytest.raises(ConfigError, match=message):
         pretrain(dataclasses.replace(CONFIG, **setting), tmp_path / "checkpoint", recipe="mine")
+
+
+def test_a_sentence_too_long_for_the_policy_is_refused_before_the_demonstrations(
+    tmp_path, monkeypatch
+):
+    from vla_crl.catalog import policy_path
+
+    monkeypatch.delattr(pretraining, "collect_demonstrations")
+    text = policy_path("tiny").read_text().replace("max_words = 16", "max_words = 4")
+    (tmp_path / "terse.toml").write_text(text)
+    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "terse.toml"))
+    with pytest.raises(SpecError, match="expected 1 to 4; shorten it or raise max_words"):
+        pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
 def test_an_interrupted_evaluation_leaves_the_trained_policy(tmp_path, monkeypatch):

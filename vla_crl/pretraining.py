@@ -101,7 +101,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
             f"policy '{config.policy}': num_objects = {policy.config.num_objects}, but suite "
             f"'{suite.name}' has {len(suite.things)} things"
         )
-    _check_before_work(config, suite)
+    _check_before_work(config, suite, policy)
     demonstrations = collect_demonstrations(
         config.suite,
         config.num_episodes,
@@ -136,8 +136,9 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     return card
 
 
-def _check_before_work(config: PretrainConfig, suite: TaskSuite) -> None:
-    """Refuse what would fail only after the training."""
+def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPolicy) -> None:
+    """Refuse what would fail only after the demonstrations or after the training."""
+    policy.tokenizer.encode(_commands(suite) + _questions(suite))
     suite.require_states(num_eval_episodes=config.num_eval_episodes)
     if config.target_success is not None and config.num_check_episodes > len(suite.train_ids):
         raise ConfigError(
@@ -224,6 +225,14 @@ def _success_on_training_states(policy: VLAPolicy, config: PretrainConfig) -> fl
     return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 
 
+def _commands(suite: TaskSuite) -> list[str]:
+    return [task.instruction for task in suite.tasks]
+
+
+def _questions(suite: TaskSuite) -> list[str]:
+    return [f"where is the {thing}" for thing in suite.things]
+
+
 class BatchSampler:
     """Draws mixed batches of commands and questions from demonstrations."""
 
@@ -239,10 +248,10 @@ class BatchSampler:
         self._config = config
         self._rng = np.random.default_rng(config.seed)
         self._horizon = policy.config.action_horizon
-        commands = [task.instruction for task in suite.tasks]
-        questions = [f"where is the {thing}" for thing in suite.things]
-        self._num_commands = len(commands)
-        self._token_ids, self._word_mask = policy.tokenizer.encode(commands + questions)
+        self._num_commands = len(_commands(suite))
+        self._token_ids, self._word_mask = policy.tokenizer.encode(
+            _commands(suite) + _questions(suite)
+        )
 
     def draw(self) -> SupervisedBatch:
         """Return the next batch."""
