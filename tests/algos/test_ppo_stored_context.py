@@ -1,5 +1,7 @@
 """PPO on the real policy: its contexts are stored while collecting and not computed again."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.contracts import Observation
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.adapters import LoRAConfig, Site, add_lora
+from vla_crl.models.context import Insulation
 from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
@@ -22,8 +25,8 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def vla_policy() -> VLAPolicy:
-    """A real policy, very small, of which adapters on the expert and the value head are trained."""
+def vla_policy(site: Site = "expert", insulation: Insulation = "full") -> VLAPolicy:
+    """A real policy, very small, of which adapters and the value head are trained."""
     torch.manual_seed(0)
     backbone = BackboneConfig(
         image_size=32,
@@ -41,13 +44,14 @@ def vla_policy() -> VLAPolicy:
             vocabulary=("pick", "up", "the", "red", "cube"),
             backbone=backbone,
             expert=ExpertConfig(width=32, num_heads=2, mlp_width=64),
+            insulation=insulation,
         )
     )
-    add_lora(policy, LoRAConfig(rank=4, alpha=8))
+    add_lora(policy, LoRAConfig(rank=4, alpha=8, site=site))
     return policy
 
 
-def vla_rollout(policy: VLAPolicy) -> tuple[RolloutStorage, Observation]:
+def vla_rollout(policy: VLAPolicy, *, keep_observations: bool = False) -> RolloutStorage:
     num_steps, num_slots = 3, 8
     random = np.random.default_rng(0)
     observations = Observation(
@@ -60,11 +64,12 @@ def vla_rollout(policy: VLAPolicy) -> tuple[RolloutStorage, Observation]:
         seen = observations.select(np.arange(step * num_slots, (step + 1) * num_slots))
         with torch.no_grad():
             context = policy.encode(seen)
+        kept = policy.tokenize(seen) if keep_observations else context
         chunk = policy.act(context, deterministic=False, generator=generator)
-        storage = storage or RolloutStorage(num_steps, num_slots, context=context, chunk=chunk)
+        storage = storage or RolloutStorage(num_steps, num_slots, context=kept, chunk=chunk)
         storage.add(
             step,
-            context,
+            kept,
             chunk,
             reward=random.random(num_slots),
             terminated=random.random(num_slots) < 0.2,
@@ -72,27 +77,68 @@ def vla_rollout(policy: VLAPolicy) -> tuple[RolloutStorage, Observation]:
         )
     assert storage is not None
     storage.finish(torch.zeros(num_steps, num_slots))
-    return storage, observations
+    return storage
+
+
+def trained_names(policy: VLAPolicy) -> set[str]:
+    return {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
 
 
 def test_stored_contexts_train_a_real_policy_as_recomputed_ones_do():
     stored, recomputed = vla_policy(), vla_policy()
-    rollout, observations = vla_rollout(stored)
-    metrics = PPO(stored, SETTINGS).update(rollout, NO_METHOD, seeded())
-    again = RecomputedContexts(rollout, observations, recomputed.encode)
+    metrics = PPO(stored, SETTINGS).update(vla_rollout(stored), NO_METHOD, seeded())
+    again = RecomputedContexts(vla_rollout(recomputed, keep_observations=True), recomputed.encode)
     PPO(recomputed, SETTINGS).update(again, NO_METHOD, seeded())
     assert metrics["ratio_error"] < 1e-5  # rounding only
     start, other = vla_policy().state_dict(), recomputed.state_dict()
     for name, weight in stored.state_dict().items():
         torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-5)
     moved = {name for name, weight in other.items() if not weight.equal(start[name])}
-    trained = {name for name, parameter in stored.named_parameters() if parameter.requires_grad}
-    assert moved == trained
+    assert moved == trained_names(stored)
+
+
+@pytest.mark.parametrize("site", ["backbone", "both"])
+def test_adapters_of_the_backbone_learn_from_reward_through_recomputed_contexts(site):
+    policy = vla_policy(site, "none")
+    start = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    rollout = RecomputedContexts(vla_rollout(policy, keep_observations=True), policy.encode)
+    metrics = PPO(policy, SETTINGS).update(rollout, NO_METHOD, seeded())
+    assert metrics["ratio_error"] < 1e-5
+    moved = {name for name, weight in policy.state_dict().items() if not weight.equal(start[name])}
+    assert moved == trained_names(policy)
+    assert any(name.startswith("backbone.") for name in moved)
+
+
+def test_stored_contexts_cannot_train_the_backbone():
+    policy = vla_policy("both", "none")
+    with pytest.raises(ConfigError, match="'backbone.*has no path to the loss"):
+        PPO(policy, SETTINGS).update(vla_rollout(policy), NO_METHOD, seeded())
+
+
+def test_scaled_insulation_scales_the_gradient_of_the_backbone_alone():
+    gradients = []
+    for insulation in ("none", 0.25):
+        policy: Any = vla_policy("both", insulation)
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                if ".lora_B." in name:
+                    parameter.normal_(generator=seeded())
+        rollout = RecomputedContexts(vla_rollout(policy, keep_observations=True), policy.encode)
+        rollout.compute_advantages(gamma=0.9, gae_lambda=0.9)
+        batch = next(rollout.minibatches(24, seeded()))
+        policy.evaluate_actions(batch.context, batch.trace)[0].sum().backward()
+        gradients.append({n: p.grad for n, p in policy.named_parameters() if ".lora_A." in n})
+    for name, gradient in gradients[0].items():
+        scale = 0.25 if name.startswith("backbone.") else 1.0
+        # Within float32: the sums run in another order.
+        torch.testing.assert_close(
+            gradients[1][name], scale * gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())
+        )
 
 
 def test_forgotten_heads_of_a_real_policy_are_named():
     policy = vla_policy()
     policy.token_heads.requires_grad_(True)
-    rollout, _ = vla_rollout(policy)
+    rollout = vla_rollout(policy)
     with pytest.raises(ConfigError, match="'token_heads.*has no path to the loss; freeze it"):
         PPO(policy, SETTINGS).update(rollout, NO_METHOD, seeded())

@@ -251,9 +251,26 @@ def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, 
 
 def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(config, tmp_path):
     useless = dataclasses.replace(config, lora=LoRAConfig(site="backbone"))
-    with pytest.raises(ConfigError, match="but no gradient reaches them: .* contexts that are st"):
+    with pytest.raises(ConfigError, match="no gradient reaches them: .*insulation = 'full'"):
         Trainer(useless, RunDirectory(tmp_path / "f"))
     assert not (tmp_path / "f").exists()
+
+
+def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, tmp_path):
+    open_brain = dataclasses.replace(
+        config, tasks=TASKS[:1], lora=LoRAConfig(rank=2, site="both"), insulation="none"
+    )
+    run = run_all(open_brain, tmp_path / "open")
+    assert max(row["ratio_error"] for row in run.read_metrics()) < 5e-5
+    before, after = (load_file(run.checkpoint(stage) / "adapter.safetensors") for stage in (0, 1))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[0] for name in changed} == {"backbone", "expert", "value_head"}
+    load_policy(str(run.checkpoint(1)))
+
+
+def test_insulation_of_nothing_is_refused(config):
+    with pytest.raises(ConfigError, match="insulation is 0.5, but with lora.site = 'expert' noth"):
+        dataclasses.replace(config, insulation=0.5)
 
 
 def test_a_stream_names_its_unknown_task(config, tmp_path):

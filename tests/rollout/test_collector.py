@@ -16,10 +16,15 @@ def collect(untrained_policy: VLAPolicy):
         torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
 
     # Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit.
-    def make(seed: int = 0, num_chunks: int = 13) -> Collector:
+    def make(seed: int = 0, num_chunks: int = 13, recompute_contexts: bool = False) -> Collector:
         sims = simulate_lanes(load_suite("tabletop_object"), 3)
         return Collector(
-            untrained_policy, sims, "red_cube_in_basket", num_chunks=num_chunks, seed=seed
+            untrained_policy,
+            sims,
+            "red_cube_in_basket",
+            num_chunks=num_chunks,
+            seed=seed,
+            recompute_contexts=recompute_contexts,
         )
 
     return make
@@ -105,6 +110,22 @@ def test_a_lane_does_not_depend_on_the_others(collect):
         return storage.log_probs[:, :2].clone()
 
     assert torch.equal(first_lane(1), first_lane(2))
+
+
+def test_observations_are_kept_where_contexts_are_to_be_recomputed(collect, untrained_policy):
+    stored, collector = collect(), collect(recompute_contexts=True)
+    stored.collect()
+    collector.collect()
+    assert torch.equal(collector.storage.log_probs, stored.storage.log_probs)
+    one, other = (
+        next(rollout.minibatches(8, torch.Generator().manual_seed(0)))
+        for rollout in (stored.rollout, collector.rollout)
+    )
+    assert torch.equal(one.rows, other.rows)
+    torch.testing.assert_close(other.context.keys, one.context.keys)
+    assert other.context.keys.requires_grad
+    assert not one.context.keys.requires_grad
+    assert collector.storage._rows.context.images.dtype == torch.uint8
 
 
 def test_the_same_seed_collects_the_same_numbers(collect):

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from vla_crl.algos.rows import Rows
-from vla_crl.contracts import Observation
 from vla_crl.errors import SpecError
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 
@@ -237,16 +236,11 @@ def test_next_values_are_checked():
 
 def test_recomputed_contexts_come_from_the_observation_of_their_row():
     storage = full_storage()
-    marks = np.array([0, 1, 100, 101, 200, 201], dtype=np.float32)
-    observations = Observation(
-        np.zeros((6, 1, 2, 2, 3), dtype=np.uint8), marks[:, None].repeat(8, 1), ("go",) * 6
-    )
 
-    def encode(observation: Observation) -> TinyContext:
-        state = torch.from_numpy(observation.state)
-        return TinyContext(state[:, :3] + 0.5, state[:, :1] > 0)
+    def encode(kept: TinyContext) -> TinyContext:
+        return TinyContext(kept.keys + 0.5, kept.mask)
 
-    recomputed = RecomputedContexts(storage, observations, encode)
+    recomputed = RecomputedContexts(storage, encode)
     stored = storage.minibatches(4, torch.Generator().manual_seed(0))
     fresh = recomputed.minibatches(4, torch.Generator().manual_seed(0))
     for a, b in zip(stored, fresh, strict=True):

@@ -1,6 +1,6 @@
 """Proximal policy optimisation of a flow policy on stored contexts.
 
-The reinforcement gradient ends at the policy's context (knowledge insulation), so the update
+Where the reinforcement gradient ends at the policy's context (knowledge insulation), the update
 never runs the backbone: it re-evaluates the one stochastic flow step that was stored.
 """
 

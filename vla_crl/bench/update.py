@@ -38,8 +38,9 @@ def bench_update(
     policy = VLAPolicy(PolicyConfig(vocabulary=tuple(INSTRUCTION.split())))
     add_lora(policy, LoRAConfig())
     observations = _random_observations(policy, num_steps * num_slots)
-    stored = _collect(policy, observations, num_steps, num_slots)
-    recomputed = RecomputedContexts(stored, observations, policy.encode)
+    stored = _collect(policy, observations, num_steps, num_slots, keep_observations=False)
+    tokenized = _collect(policy, observations, num_steps, num_slots, keep_observations=True)
+    recomputed = RecomputedContexts(tokenized, policy.encode)
     ppo = PPO(policy, PPOConfig(num_epochs=num_epochs, target_kl=None, value_warmup_iterations=0))
 
     def seconds(rollout: Rollout) -> float:
@@ -74,18 +75,25 @@ def _random_observations(policy: VLAPolicy, num_observations: int) -> Observatio
 
 
 def _collect(
-    policy: VLAPolicy, observations: Observation, num_steps: int, num_slots: int
+    policy: VLAPolicy,
+    observations: Observation,
+    num_steps: int,
+    num_slots: int,
+    *,
+    keep_observations: bool,
 ) -> RolloutStorage:
-    """Let the policy act on the observations; rewards are random."""
+    """Let the policy act on the observations; rewards are random, the same in every call."""
     random, generator = np.random.default_rng(1), torch.Generator().manual_seed(0)
-    rows = np.arange(num_steps * num_slots).reshape(num_steps, num_slots)
+    steps = np.arange(num_steps * num_slots).reshape(num_steps, num_slots)
     with torch.no_grad():
-        contexts = [policy.encode(observations.select(row)) for row in rows]
+        seen = [policy.tokenize(observations.select(row)) for row in steps]
+        contexts = [policy.encode(tokenized) for tokenized in seen]
+    kept = seen if keep_observations else contexts
     chunks = [policy.act(c, deterministic=False, generator=generator) for c in contexts]
-    storage = RolloutStorage(num_steps, num_slots, context=contexts[0], chunk=chunks[0])
+    storage = RolloutStorage(num_steps, num_slots, context=kept[0], chunk=chunks[0])
     ends = np.zeros(num_slots, dtype=bool)
-    for step, (context, chunk) in enumerate(zip(contexts, chunks, strict=True)):
+    for step, (rows, chunk) in enumerate(zip(kept, chunks, strict=True)):
         reward = random.random(num_slots)
-        storage.add(step, context, chunk, reward=reward, terminated=ends, truncated=ends)
+        storage.add(step, rows, chunk, reward=reward, terminated=ends, truncated=ends)
     storage.finish(np.zeros((num_steps, num_slots)))
     return storage

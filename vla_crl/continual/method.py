@@ -47,7 +47,9 @@ class ContinualMethod:
           -> save method.state_dict()               # and load_state_dict on resuming
 
     Stage 0, before any `before_task`, is evaluated and saved too. On resuming, `load_state_dict`
-    comes first and stages that are done are not repeated. Contexts are stored without gradient.
+    comes first and stages that are done are not repeated. Contexts come without gradient, except
+    where adapters of the backbone are trained: there each minibatch has fresh ones with the graph,
+    so detach what is kept.
 
         class Anchor(ContinualMethod):                # my_methods.py, in PYTHONPATH
             config_class = AnchorConfig               # frozen dataclass: strength: float = 1.0

@@ -8,6 +8,7 @@ from vla_crl.config import check_seed
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.context import Insulation
 from vla_crl.models.policy import StochasticStep
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
@@ -72,6 +73,9 @@ class TrainConfig:
     """Learning rule."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters."""
+    insulation: Insulation = "full"
+    """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1). Less
+    than full is for adapters on the backbone, and runs it again in every epoch of an update."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Noise while collecting."""
     variation: VariationConfig = field(default_factory=VariationConfig)
@@ -90,6 +94,11 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
         check_seed(self.seed)
+        if self.insulation != "full" and self.lora.site == "expert":
+            raise ConfigError(
+                f"insulation is {self.insulation!r}, but with lora.site = 'expert' nothing of the "
+                "backbone is trained; choose the site 'backbone' or 'both', or insulation 'full'"
+            )
         if self.tasks == ():
             raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")
 

@@ -1,6 +1,7 @@
 """The stage loop: train on one task after another, evaluate all tasks after each."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -9,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from vla_crl.algos.ppo import PPO
+from vla_crl.algos.protocols import Rollout
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
@@ -17,6 +19,7 @@ from vla_crl.models.adapters import (
     add_lora,
     check_loss_paths,
     check_only_adapters_train,
+    trainable_parameters,
 )
 from vla_crl.models.checkpoint import (
     base_fingerprint,
@@ -31,7 +34,6 @@ from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import simulate_lanes
-from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import save_divergences
@@ -79,7 +81,8 @@ class Trainer:
                 f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
                 f"{config.lora}; make them equal"
             )
-        check_loss_paths(self.policy, "full")  # stored contexts pass no gradient on
+        self.policy.config = replace(self.policy.config, insulation=config.insulation)
+        check_loss_paths(self.policy, config.insulation)
         self._base_sha256 = base_fingerprint(self.policy)
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
@@ -122,7 +125,12 @@ class Trainer:
             variation=config.variation,
         )
         collector = Collector(
-            self.policy, sims, task, num_chunks=config.collector.num_chunks, seed=seed
+            self.policy,
+            sims,
+            task,
+            num_chunks=config.collector.num_chunks,
+            seed=seed,
+            recompute_contexts="backbone" in trainable_parameters(self.policy),
         )
         ppo = PPO(self.policy, config.ppo)
         generator = torch.Generator().manual_seed(seed)
@@ -131,7 +139,7 @@ class Trainer:
             while episodes < budget:
                 statistics = collector.collect()
                 started = perf_counter()
-                metrics = ppo.update(collector.storage, self.method, generator)
+                metrics = ppo.update(collector.rollout, self.method, generator)
                 update_s = perf_counter() - started
                 episodes += statistics.episodes
                 self._wall_s += statistics.wall_s + update_s
@@ -149,12 +157,12 @@ class Trainer:
                 f"{config.ppo.value_warmup_iterations}); raise episodes_per_task"
             )
 
-        def collect_fresh() -> RolloutStorage:
+        def collect_fresh() -> Rollout:
             collector.collect()
-            collector.storage.compute_advantages(
+            collector.rollout.compute_advantages(
                 gamma=config.ppo.gamma, gae_lambda=config.ppo.gae_lambda
             )
-            return collector.storage
+            return collector.rollout
 
         self.method.after_task(self.policy, task, collect_fresh)
         for sim in sims:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vla_crl.models.policy import VLAPolicy
 
 Group = Literal["backbone", "heads", "expert", "value"]
+Site = Literal["expert", "backbone", "both"]
 
 _GROUP_OF_MODULE: dict[str, Group] = {
     "backbone": "backbone",
@@ -36,8 +37,8 @@ class LoRAConfig:
     """Rank of every adapter."""
     alpha: int = 16
     """Scale; the update is multiplied by alpha / rank."""
-    site: Literal["expert", "backbone", "both"] = "expert"
-    """Which linear layers get an adapter."""
+    site: Site = "expert"
+    """Whose linear layers get an adapter; of the backbone those that the expert reads from."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -181,12 +182,12 @@ def check_loss_paths(
     if "backbone" in groups and insulation == "full":
         raise ConfigError(
             "backbone parameters are trainable, but no gradient reaches them: the flow's stops at "
-            "the context (insulation = 'full', or contexts that are stored, as PPO's are), and no "
-            "token loss is trained; use LoRA site 'expert', or pretrain with a token loss"
+            "the context (insulation = 'full') and no token loss is trained; use LoRA site "
+            "'expert', or insulation 'none' or a number in (0, 1)"
         )
 
 
-def _linear_layers(policy: "VLAPolicy", site: str) -> list[str]:
+def _linear_layers(policy: "VLAPolicy", site: Site) -> list[str]:
     """Return the names of the layers at a site that the action expert's output depends on.
 
     Of the backbone these are the layers behind the context. The last text layer's queries and MLP,

@@ -1,4 +1,4 @@
-"""What the backbone leaves behind for one batch of observations."""
+"""What goes into the backbone for one batch of observations, and what it leaves behind."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -8,6 +8,23 @@ from torch import Tensor
 from vla_crl.algos.rows import Rows
 
 Insulation = Literal["full", "none"] | float
+
+
+@dataclass(frozen=True)
+class TokenizedObservation(Rows):
+    """B observations as tensors on the policy's device, the sentences as numbers.
+
+    Attributes:
+        images: [B, C, H, W, 3] uint8.
+        state: [B, S] raw state.
+        token_ids: [B, W] int64 from the policy's tokenizer.
+        word_mask: [B, W] bool.
+    """
+
+    images: Tensor
+    state: Tensor
+    token_ids: Tensor
+    word_mask: Tensor
 
 
 @dataclass(frozen=True)

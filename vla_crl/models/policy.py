@@ -17,7 +17,7 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
-from vla_crl.models.context import Context, Insulation
+from vla_crl.models.context import Context, Insulation, TokenizedObservation
 from vla_crl.models.expert import ActionExpert, ExpertConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.token_heads import (
@@ -208,7 +208,22 @@ class VLAPolicy(nn.Module):
         given = {name: value for name, value in changes.items() if value is not None}
         self.config = replace(self.config, flow=replace(self.config.flow, **given))
 
-    def encode(self, observation: Observation) -> Context:
+    def tokenize(self, observation: Observation) -> TokenizedObservation:
+        """Check an observation and turn it into tensors.
+
+        Raises:
+            SpecError: The observation does not fit the policy.
+        """
+        self._check_images(observation.validate().images.shape)
+        token_ids, word_mask = self.tokenizer.encode(observation.instruction)
+        return TokenizedObservation(
+            images=torch.from_numpy(observation.images),
+            state=torch.from_numpy(observation.state),
+            token_ids=token_ids,
+            word_mask=word_mask,
+        ).to(self.device)
+
+    def encode(self, observation: Observation | TokenizedObservation) -> Context:
         """Run the backbone once over the prefix.
 
         Call it under `torch.no_grad()` while acting; the context carries the graph otherwise.
@@ -216,13 +231,13 @@ class VLAPolicy(nn.Module):
         Raises:
             SpecError: The observation does not fit the policy.
         """
-        self._check_images(observation.validate().images.shape)
-        token_ids, word_mask = self.tokenizer.encode(observation.instruction)
-        images = torch.from_numpy(observation.images).to(self.device)
-        state = torch.from_numpy(observation.state).to(self.device)
-        image_tokens = self.backbone.embed_images(images)
+        if isinstance(observation, Observation):
+            observation = self.tokenize(observation)
         return self._run_backbone(
-            image_tokens, state, token_ids.to(self.device), word_mask.to(self.device)
+            self.backbone.embed_images(observation.images),
+            observation.state,
+            observation.token_ids,
+            observation.word_mask,
         ).context
 
     def example_observation(self) -> Observation:

@@ -8,11 +8,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from vla_crl.algos.protocols import Rollout
 from vla_crl.errors import ConfigError
-from vla_crl.models.context import Context
+from vla_crl.models.context import Context, TokenizedObservation
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.lanes import lane_generator, run_lanes
-from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Simulation
 
@@ -77,6 +78,10 @@ class Collector:
     policy looks at those of another. Episodes run on across iterations. Every lane has a share of
     the training ids and takes its initial states from them in random order, each once before any
     again.
+
+    Attributes:
+        storage: T chunks in each of N slots, written again by every `collect`.
+        rollout: The same for an update, with contexts as it needs them.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Collector:
         *,
         num_chunks: int,
         seed: int,
+        recompute_contexts: bool = False,
     ) -> None:
         """Start an episode in every slot.
 
@@ -96,6 +102,8 @@ class Collector:
             task: Name of the task.
             num_chunks: T.
             seed: Seed of the actions and of the order of initial states.
+            recompute_contexts: Keep observations instead of contexts, so that an update computes
+                these with gradients: for a policy whose backbone learns from reward.
 
         Raises:
             ConfigError: No chunk, no simulation, one twice, or simulations of several suites.
@@ -115,15 +123,21 @@ class Collector:
             num_slots += sim.num_slots
         self._max_chunks = -(-sims[0].suite.horizon // policy.config.execution_horizon)
         with torch.no_grad():
-            context = policy.encode(sims[0].observe())
+            seen = policy.tokenize(sims[0].observe())
+            context = policy.encode(seen)
             chunk = policy.act(context, deterministic=True)
-        self.storage = RolloutStorage(num_chunks, num_slots, context=context, chunk=chunk)
+        kept = seen if recompute_contexts else context
+        self.storage = RolloutStorage(num_chunks, num_slots, context=kept, chunk=chunk)
+        self._recompute_contexts = recompute_contexts
+        self.rollout: Rollout = self.storage
+        if recompute_contexts:
+            self.rollout = RecomputedContexts(self.storage, policy.encode)
 
     def collect(self) -> CollectionStatistics:
-        """Run T chunks in every slot and leave them, finished, in `storage`."""
+        """Run T chunks in every slot and leave them, finished, in `storage` and `rollout`."""
         started, storage, lanes = perf_counter(), self.storage, self._lanes
         next_values = torch.zeros(self._num_chunks, storage.num_slots)
-        run_lanes(lambda lane: lane.collect(storage, next_values), lanes)
+        run_lanes(lambda lane: lane.collect(storage, next_values, self._recompute_contexts), lanes)
         storage.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in _PARTS}
@@ -193,13 +207,15 @@ class _Lane:
         self._clear()
         self._restart(np.arange(sim.num_slots))
 
-    def collect(self, storage: RolloutStorage, next_values: torch.Tensor) -> Iterator[None]:
+    def collect(
+        self, storage: RolloutStorage, next_values: torch.Tensor, keep_observations: bool = False
+    ) -> Iterator[None]:
         """Fill the lane's columns of the storage and of `next_values` [T, N]."""
         self._clear()
         next_values = next_values[:, self._columns]
         ended = torch.zeros(self._sim.num_slots, dtype=torch.bool)
         for step in range(storage.num_steps):
-            context = self._look()
+            seen, context = self._look()
             with self._timed("policy"):
                 chunk = self._policy.act(context, deterministic=False, generator=self._generator)
             if step:
@@ -209,7 +225,7 @@ class _Lane:
                 result = self._sim.step_chunk(actions)
             storage.add(
                 step,
-                context,
+                seen if keep_observations else context,
                 chunk,
                 reward=result.reward,
                 terminated=result.terminated,
@@ -240,16 +256,17 @@ class _Lane:
         self.episodes = self.successes = self.num_steps = 0
         self.seconds: dict[str, float] = dict.fromkeys(_PARTS, 0.0)
 
-    def _look(self, slots: np.ndarray | None = None) -> Context:
+    def _look(self, slots: np.ndarray | None = None) -> tuple[TokenizedObservation, Context]:
         with self._timed("render"):
             observation = self._sim.observe(slots)
         with self._timed("policy"):
-            return self._policy.encode(observation)
+            seen = self._policy.tokenize(observation)
+            return seen, self._policy.encode(seen)
 
     def _evaluate(self, slots: np.ndarray, values: torch.Tensor) -> None:
         """Put the values of what `slots` show now into `values` [N]."""
         if len(slots):
-            values[slots] = self._policy.value(self._look(slots))
+            values[slots] = self._policy.value(self._look(slots)[1])
 
     def _restart(self, slots: np.ndarray) -> None:
         while len(self._queue) < len(slots):

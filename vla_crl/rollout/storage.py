@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from numpy.typing import ArrayLike
@@ -11,7 +11,6 @@ from torch import Tensor
 from vla_crl.algos.advantages import generalized_advantages
 from vla_crl.algos.protocols import PPOBatch
 from vla_crl.algos.rows import Rows
-from vla_crl.contracts import Observation
 from vla_crl.errors import SpecError
 
 
@@ -42,7 +41,8 @@ class RolloutStorage:
     Args:
         num_steps: T, chunks per slot.
         num_slots: N, robots acting side by side.
-        context: A context of the policy; only shapes, types and device of its rows matter.
+        context: What is kept of the policy's sight, a context or (for `RecomputedContexts`) a
+            tokenized observation; only shapes, types and device of its rows matter.
         chunk: A chunk of the policy, likewise.
 
     Attributes:
@@ -226,22 +226,15 @@ class RecomputedContexts:
     """A rollout whose contexts are computed anew for every minibatch, with gradients.
 
     What an update needs that trains the backbone from reward. Where the backbone is insulated or
-    frozen it gives the same numbers as the stored contexts, at many times the cost.
+    frozen it gives the same numbers as stored contexts, at many times the cost.
 
     Args:
-        storage: The rollout.
-        observations: T * N of them, row t N + n is what slot n saw before chunk t.
+        storage: A rollout that holds tokenized observations in the place of contexts.
         encode: The policy's.
     """
 
-    def __init__(
-        self,
-        storage: RolloutStorage,
-        observations: Observation,
-        encode: Callable[[Observation], Rows],
-    ) -> None:
+    def __init__(self, storage: RolloutStorage, encode: Callable[[Any], Rows]) -> None:
         self.storage = storage
-        self.observations = observations
         self.encode = encode
         self.values, self.advantages, self.returns = (
             storage.values,
@@ -253,8 +246,7 @@ class RecomputedContexts:
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[PPOBatch]:
         """Yield the minibatches of the storage with fresh contexts."""
         for batch in self.storage.minibatches(size, generator):
-            observations = self.observations.select(batch.rows.cpu().numpy())
-            yield replace(batch, context=self.encode(observations))
+            yield replace(batch, context=self.encode(batch.context))
 
 
 def _columns(rows: Rows, path: str = "") -> Iterator[tuple[str, Tensor]]:
