@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from vla_crl.config import load_toml
 from vla_crl.contracts import Observation
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import LoRAConfig, add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
 from vla_crl.models.expert import ExpertConfig
@@ -57,11 +57,19 @@ def smolvlm(**text):
     return SmolVLMForConditionalGeneration(config)
 
 
-def paligemma():
+def idefics3():
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
+
+    text = TEXT | {"model_type": "llama"}
+    config = Idefics3Config(vision_config=VISION, text_config=text, scale_factor=2)
+    return Idefics3ForConditionalGeneration(config)
+
+
+def paligemma(text="gemma"):
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
     vision = VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
-    text = TEXT | {"model_type": "gemma"}
+    text = TEXT | {"model_type": text}
     return PaliGemmaForConditionalGeneration(
         PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=32)
     )
@@ -85,7 +93,13 @@ def internvl():
     return InternVLForConditionalGeneration(InternVLConfig(vision_config=vision, text_config=text))
 
 
-FAMILIES = {"smolvlm": smolvlm, "paligemma": paligemma, "llava": llava, "internvl": internvl}
+FAMILIES = {
+    "smolvlm": smolvlm,
+    "idefics3": idefics3,
+    "paligemma": paligemma,
+    "llava": llava,
+    "internvl": internvl,
+}
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +183,7 @@ def test_image_tokens_are_those_of_transformers(source):
     images = np.random.default_rng(0).integers(0, 256, (2, 2, 32, 32, 3), dtype=np.uint8)
     processor = AutoImageProcessor.from_pretrained(source)
     pixels = processor([*images.reshape(4, 32, 32, 3)], return_tensors="pt").pixel_values
-    pixels = pixels[:, None] if "smolvlm" in whole.config.model_type else pixels
+    pixels = pixels[:, None] if hasattr(whole, "connector") else pixels
     expected = whole.get_image_features(pixel_values=pixels).pooler_output
     expected = torch.stack([*expected]).unflatten(0, (2, 2))
     ours = policy.backbone.embed_images(torch.from_numpy(images))
@@ -347,6 +361,31 @@ def test_a_model_that_wants_more_than_pixels_is_refused(save):
     config = Mistral3Config(vision_config=vision, text_config=text)
     with pytest.raises(ConfigError, match="a Mistral3Model cannot be one. Expected a model that"):
         policy_from(save(Mistral3ForConditionalGeneration(config)))
+
+
+def test_qwens_positions_in_three_dimensions_are_refused(save):
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    vision = {"depth": 1, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    config = Qwen2_5_VLConfig(
+        vision_config=vision | {"out_hidden_size": 32}, text_config=TEXT | {"rope_parameters": rope}
+    )
+    with pytest.raises(ConfigError, match="backbone '.*': images of size None"):
+        policy_from(save(Qwen2_5_VLForConditionalGeneration(config)))
+
+
+@pytest.mark.parametrize("text", ["gemma2", "gemma3_text"])
+def test_gemmas_sliding_windows_are_refused(save, text):
+    with pytest.raises(ConfigError, match="with layers of .*sliding_attention; expected"):
+        policy_from(save(paligemma(text)))
+
+
+def test_a_checkpoint_without_the_models_files_is_incomplete(save, tmp_path):
+    save_policy(policy_from(save(smolvlm())), tmp_path / "checkpoint")
+    shutil.rmtree(tmp_path / "checkpoint/vlm")
+    with pytest.raises(CheckpointError, match="vlm is missing; copy the whole checkpoint"):
+        load_policy(tmp_path / "checkpoint")
 
 
 def test_images_without_a_fixed_size_or_known_filter_are_refused(save):

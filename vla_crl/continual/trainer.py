@@ -70,7 +70,6 @@ class Trainer:
         )
         self.suite.simulate(1, variation=config.variation).close()  # does the variation fit?
         self.policy = load_policy(config.policy)
-        self.policy.eval()
         self.policy.set_exploration(
             config.exploration.noise_level, config.exploration.stochastic_step
         )

@@ -25,6 +25,7 @@ from vla_crl.models.adapters import (
     load_adapter_state_dict,
 )
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.vlm import PretrainedBackboneConfig
 
 FORMAT = 1
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
@@ -104,16 +105,18 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
             )
         policy = load_policy(base)
         load_adapter(policy, path)
-        return policy.to(device)
+        return policy.to(device).eval()
     if not (path / POLICY_FILE).is_file():
         raise CheckpointError(
             f"{path}: no checkpoint, it has neither {POLICY_FILE} nor {ADAPTER_FILE}; of a run "
             "name a stage, RUN/checkpoints/stage_1"
         )
-    record = _read_record(path / POLICY_FILE, "config", "lora", "card")
+    record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        policy = VLAPolicy(config, vlm_files=path / VLM_FOLDER)
+        if isinstance(config.backbone, PretrainedBackboneConfig) and not files.is_dir():
+            raise CheckpointError(f"{files} is missing; copy the whole checkpoint directory")
+        policy = VLAPolicy(config, vlm_files=files)
         if record["lora"] is not None:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:
@@ -126,7 +129,7 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
             f"{path / MODEL_FILE} does not fit {POLICY_FILE} beside it; copy both from the same "
             f"checkpoint. {error}"
         ) from error
-    return policy.to(device)
+    return policy.to(device).eval()
 
 
 def read_card(directory: Path) -> dict[str, Any]:
