@@ -19,27 +19,7 @@ from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig, ImageTransform, PretrainedBackboneConfig
 from vla_crl.testing.check_policy import check_policy
 
-VISION = {
-    "hidden_size": 24,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-TEXT = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 300,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 1,
-    "initializer_range": 0.2,
-}
+FAMILIES = ["smolvlm", "idefics3", "paligemma", "llava", "internvl"]
 CONFIG = PolicyConfig(
     max_words=20,
     backbone=PretrainedBackboneConfig(source="?", image_size=48),
@@ -49,103 +29,10 @@ CONFIG = PolicyConfig(
 )
 
 
-def smolvlm(**text):
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    text = TEXT | {"model_type": "llama"} | text
-    config = SmolVLMConfig(vision_config=VISION, text_config=text, scale_factor=2)
-    return SmolVLMForConditionalGeneration(config)
-
-
-def idefics3():
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration
-
-    text = TEXT | {"model_type": "llama"}
-    config = Idefics3Config(vision_config=VISION, text_config=text, scale_factor=2)
-    return Idefics3ForConditionalGeneration(config)
-
-
-def paligemma(text="gemma"):
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
-
-    vision = VISION | {"model_type": "siglip_vision_model", "vision_use_head": False}
-    text = TEXT | {"model_type": text}
-    return PaliGemmaForConditionalGeneration(
-        PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=32)
-    )
-
-
-def llava(*, text=None, **settings):
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    vision = VISION | {"model_type": "clip_vision_model"}
-    text = TEXT | {"model_type": "qwen3"} | (text or {})
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, **settings)
-    )
-
-
-def internvl():
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
-
-    vision = VISION | {"image_size": [32, 32], "patch_size": [8, 8]}
-    text = TEXT | {"model_type": "qwen2"}
-    return InternVLForConditionalGeneration(InternVLConfig(vision_config=vision, text_config=text))
-
-
-FAMILIES = {
-    "smolvlm": smolvlm,
-    "idefics3": idefics3,
-    "paligemma": paligemma,
-    "llava": llava,
-    "internvl": internvl,
-}
-
-
-@pytest.fixture(scope="session")
-def other_files(tmp_path_factory) -> Path:
-    """A subword tokenizer and an image processor, as models bring them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("other_files")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<pad>", "<bos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(["pick up the red cube, where is it"], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single="<bos> $A", special_tokens=[("<bos>", 1)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>"
-    ).save_pretrained(folder)
-    SiglipImageProcessorPil(
-        size={"height": 32, "width": 32}, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.3, 0.4]
-    ).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def save(tmp_path_factory, other_files):
-    """Return a function that writes a model with its files and returns the folder."""
-
-    def write(model) -> Path:
-        folder = tmp_path_factory.mktemp("vlm")
-        model.save_pretrained(folder)
-        return Path(shutil.copytree(other_files, folder, dirs_exist_ok=True))
-
-    return write
-
-
 @pytest.fixture(scope="session", params=FAMILIES)
-def source(request, save) -> Path:
+def source(request, save_vlm) -> Path:
     torch.manual_seed(0)
-    return save(FAMILIES[request.param]())
+    return save_vlm(request.param)
 
 
 def policy_from(source: Path, **backbone: object) -> VLAPolicy:
@@ -188,6 +75,19 @@ def test_image_tokens_are_those_of_transformers(source):
     expected = torch.stack([*expected]).unflatten(0, (2, 2))
     ours = policy.backbone.embed_images(torch.from_numpy(images))
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_image_tokens_are_ordered_row_by_row_from_the_top_left(source):
+    policy = policy_from(source, image_size=32)
+    side = policy.backbone.sizes.tokens_per_side
+    dark = np.zeros((1, 2, 32, 32, 3), dtype=np.uint8)
+    tokens = policy.backbone.embed_images(torch.from_numpy(dark))
+    for cell in range(side**2):
+        row, column = np.array(divmod(cell, side)) * 32 // side
+        bright = dark.copy()
+        bright[0, 0, row : row + 32 // side, column : column + 32 // side] = 255
+        change = (policy.backbone.embed_images(torch.from_numpy(bright)) - tokens)[0, 0]
+        assert change.norm(dim=-1).argmax() == cell  # the others see it through attention
 
 
 def test_recorded_keys_and_values_equal_the_cache_of_transformers(source):
@@ -245,8 +145,8 @@ def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
         assert all(parameter.grad is not None for parameter in groups[group])
 
 
-def test_the_first_text_layers_are_those_of_the_whole_model(save, seen):
-    source = save(smolvlm())
+def test_the_first_text_layers_are_those_of_the_whole_model(save_vlm, seen):
+    source = save_vlm("smolvlm")
     whole, part = policy_from(source).encode(seen), policy_from(source, num_layers=2).encode(seen)
     assert part.keys.shape[1] == 2
     # The state token has weights of its own, drawn anew: it is the last and seen by all.
@@ -271,9 +171,9 @@ def test_images_of_the_right_size_are_only_normalised():
     torch.testing.assert_close(transform(image)[0, :, 0, 0], torch.tensor([-1.0, -1.2, 1.0]))
 
 
-def test_a_preset_needs_nothing_but_the_source(save, seen, tmp_path):
+def test_a_preset_needs_nothing_but_the_source(save_vlm, seen, tmp_path):
     preset = tmp_path / "mine.toml"
-    source = save(smolvlm())
+    source = save_vlm("smolvlm")
     preset.write_text(
         f'max_words = 20\n[backbone]\nsource = "{source}"\nimage_size = 48\n'
         "[expert]\nnum_heads = 4\n"
@@ -294,8 +194,8 @@ def test_an_unknown_key_of_a_pretrained_backbone_names_the_nearest(tmp_path):
         load_toml(PolicyConfig, preset)
 
 
-def test_too_long_an_instruction_is_counted_in_tokens(save, seen):
-    policy = policy_from(save(smolvlm()))
+def test_too_long_an_instruction_is_counted_in_tokens(save_vlm, seen):
+    policy = policy_from(save_vlm("smolvlm"))
     long = replace(seen, instruction=("xyz" * 20,) * 2)
     with pytest.raises(SpecError, match="has 6. tokens, expected 1 to 20; shorten it or raise"):
         policy.encode(long)
@@ -306,17 +206,10 @@ def test_a_missing_source_is_told(tmp_path):
         policy_from(tmp_path / "nothing")
 
 
-def test_a_model_without_eyes_is_refused(save):
-    from transformers import LlamaConfig, LlamaModel
-
-    with pytest.raises(ConfigError, match="transformers says: 'llama' sees no images"):
-        policy_from(save(LlamaModel(LlamaConfig(**TEXT))))
-
-
-def test_weights_that_are_missing_are_not_made_up(save):
+def test_weights_that_are_missing_are_not_made_up(save_vlm):
     from safetensors.torch import load_file, save_file
 
-    source = save(smolvlm())
+    source = save_vlm("smolvlm")
     tensors = load_file(source / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if "connector" not in name}
     save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
@@ -324,74 +217,52 @@ def test_weights_that_are_missing_are_not_made_up(save):
         policy_from(source)
 
 
-def test_more_text_layers_than_there_are_are_refused(save):
+def test_more_text_layers_than_there_are_are_refused(save_vlm):
     with pytest.raises(ConfigError, match="num_layers is 4, but the text model has 3"):
-        policy_from(save(smolvlm()), num_layers=4)
+        policy_from(save_vlm("smolvlm"), num_layers=4)
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("family", "settings", "message"),
     [
         (
-            lambda: llava(text={"use_sliding_window": True, "max_window_layers": 1}),
+            "llava",
+            {"text": {"use_sliding_window": True, "max_window_layers": 1}},
             "Qwen3Model with layers of full_attention, sliding_attention; expected",
         ),
         (
-            lambda: llava(vision_feature_select_strategy="full"),
+            "llava",
+            {"vision_feature_select_strategy": "full"},
             "LlavaModel gives 17 tokens an image, expected a square grid",
         ),
         (
-            lambda: smolvlm(
-                rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
-            ),
+            "smolvlm",
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
             "does not turn its keys as Llama does",
         ),
+        ("mistral3", {}, "a Mistral3Model cannot be one. Expected a model that turns images of"),
+        ("qwen2_5_vl", {}, "backbone '.*': images of size None"),
+        ("llama", {}, "transformers says: 'llama' sees no images"),
+        ("paligemma", {"text": "gemma2"}, "with layers of .*sliding_attention; expected"),
+        ("paligemma", {"text": "gemma3_text"}, "with layers of .*sliding_attention; expected"),
     ],
 )
-def test_a_model_that_cannot_be_a_backbone_is_refused(save, model, message):
+def test_a_model_that_cannot_be_a_backbone_is_refused(save_vlm, family, settings, message):
     with pytest.raises(ConfigError, match=message):
-        policy_from(save(model()))
+        policy_from(save_vlm(family, **settings))
 
 
-def test_a_model_that_wants_more_than_pixels_is_refused(save):
-    from transformers import Mistral3Config, Mistral3ForConditionalGeneration
-
-    vision = VISION | {"model_type": "pixtral", "head_dim": 12}
-    text = TEXT | {"model_type": "mistral", "sliding_window": None}
-    config = Mistral3Config(vision_config=vision, text_config=text)
-    with pytest.raises(ConfigError, match="a Mistral3Model cannot be one. Expected a model that"):
-        policy_from(save(Mistral3ForConditionalGeneration(config)))
-
-
-def test_qwens_positions_in_three_dimensions_are_refused(save):
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    vision = {"depth": 1, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2}
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
-    config = Qwen2_5_VLConfig(
-        vision_config=vision | {"out_hidden_size": 32}, text_config=TEXT | {"rope_parameters": rope}
-    )
-    with pytest.raises(ConfigError, match="backbone '.*': images of size None"):
-        policy_from(save(Qwen2_5_VLForConditionalGeneration(config)))
-
-
-@pytest.mark.parametrize("text", ["gemma2", "gemma3_text"])
-def test_gemmas_sliding_windows_are_refused(save, text):
-    with pytest.raises(ConfigError, match="with layers of .*sliding_attention; expected"):
-        policy_from(save(paligemma(text)))
-
-
-def test_a_checkpoint_without_the_models_files_is_incomplete(save, tmp_path):
-    save_policy(policy_from(save(smolvlm())), tmp_path / "checkpoint")
+def test_a_checkpoint_without_the_models_files_is_incomplete(save_vlm, tmp_path):
+    save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
     shutil.rmtree(tmp_path / "checkpoint/vlm")
     with pytest.raises(CheckpointError, match="vlm is missing; copy the whole checkpoint"):
         load_policy(tmp_path / "checkpoint")
 
 
-def test_images_without_a_fixed_size_or_known_filter_are_refused(save):
+def test_images_without_a_fixed_size_or_known_filter_are_refused(save_vlm):
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-    source = save(smolvlm())
+    source = save_vlm("smolvlm")
     SiglipImageProcessorPil(resample=4).save_pretrained(source)
     with pytest.raises(ConfigError, match="images of size 32, resized by PIL's filter 4; expected"):
         policy_from(source)
