@@ -56,7 +56,7 @@ def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
 def test_questions_have_no_action_loss_and_commands_do(sampler):
     batch = sampler.draw()
     where = sampler._token_ids[sampler._num_commands, 0]  # first word of "where is the red cube"
-    assert torch.equal(batch.has_action, batch.token_ids[:, 0] != where)
+    assert torch.equal(batch.has_action, batch.observation.token_ids[:, 0] != where)
     assert batch.has_action.any()
     assert not batch.has_action.all()
 
@@ -65,8 +65,10 @@ def test_chunks_are_the_next_clean_labels_and_stop_at_the_end_of_the_episode(
     sampler, demonstrations
 ):
     batch = sampler.draw()
-    for row in range(len(batch.state)):
-        step = np.flatnonzero((demonstrations.state == batch.state[row].numpy()).all(axis=1))[0]
+    for row in range(len(batch.observation.state)):
+        step = np.flatnonzero(
+            (demonstrations.state == batch.observation.state[row].numpy()).all(axis=1)
+        )[0]
         left = demonstrations.episode_end[step] - step
         assert batch.action_mask[row].sum() == min(8, left)
         expected = demonstrations.label[step : step + min(8, left)]
@@ -75,8 +77,8 @@ def test_chunks_are_the_next_clean_labels_and_stop_at_the_end_of_the_episode(
 
 def test_the_target_of_a_question_is_the_thing_it_names(sampler):
     batch = sampler.draw()
-    for row in torch.arange(len(batch.state))[~batch.has_action]:
-        words = batch.token_ids[row]
+    for row in torch.arange(len(batch.observation.state))[~batch.has_action]:
+        words = batch.observation.token_ids[row]
         asked = (sampler._token_ids == words).all(dim=1).nonzero().item() - sampler._num_commands
         assert torch.equal(batch.named_uv[row, 0], batch.object_uv[row, :, asked])
         assert torch.equal(batch.named_visible[row, 0], batch.object_visible[row, :, asked])

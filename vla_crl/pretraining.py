@@ -15,6 +15,7 @@ from vla_crl.config import check_seed, write_atomically
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
+from vla_crl.models.context import TokenizedObservation
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
@@ -271,10 +272,12 @@ class BatchSampler:
         rows = np.arange(num)[:, None]
         uv, visible = data.object_uv[steps], data.object_visible[steps]
         return SupervisedBatch(
-            images=torch.from_numpy(data.images[steps]),
-            state=torch.from_numpy(data.state[steps]),
-            token_ids=self._token_ids[sentence],
-            word_mask=self._word_mask[sentence],
+            observation=TokenizedObservation(
+                images=torch.from_numpy(data.images[steps]),
+                state=torch.from_numpy(data.state[steps]),
+                token_ids=self._token_ids[sentence],
+                word_mask=self._word_mask[sentence],
+            ),
             action_chunk=torch.from_numpy(data.label[np.minimum(chunk, end - 1)]),
             action_mask=torch.from_numpy(chunk < end),
             has_action=torch.from_numpy(~is_question),

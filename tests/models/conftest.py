@@ -70,12 +70,8 @@ def observation() -> Observation:
 @pytest.fixture
 def batch(policy: VLAPolicy, observation: Observation) -> SupervisedBatch:
     generator = torch.Generator().manual_seed(0)
-    token_ids, word_mask = policy.tokenizer.encode(observation.instruction)
     return SupervisedBatch(
-        images=torch.from_numpy(observation.images),
-        state=torch.from_numpy(observation.state),
-        token_ids=token_ids,
-        word_mask=word_mask,
+        observation=policy.tokenize(observation),
         action_chunk=torch.rand(4, 8, 7, generator=generator) * 2.0 - 1.0,
         action_mask=torch.arange(8).expand(4, 8) < torch.tensor([[8], [8], [5], [1]]),
         has_action=torch.tensor([True, False, True, True]),

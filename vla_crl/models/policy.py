@@ -233,12 +233,8 @@ class VLAPolicy(nn.Module):
         """
         if isinstance(observation, Observation):
             observation = self.tokenize(observation)
-        return self._run_backbone(
-            self.backbone.embed_images(observation.images),
-            observation.state,
-            observation.token_ids,
-            observation.word_mask,
-        ).context
+        image_tokens = self.backbone.embed_images(observation.images)
+        return self._run_backbone(image_tokens, observation).context
 
     def example_observation(self) -> Observation:
         """Return one observation of the right shape: black images, a word, a state of zeros."""
@@ -310,8 +306,8 @@ class VLAPolicy(nn.Module):
         """
         for name in sorted(terms - LOSS_TERMS):
             raise unknown_name("losses", "loss term", name, LOSS_TERMS)
-        self._check_images(batch.images.shape)
-        image_tokens = self.backbone.embed_images(batch.images)
+        self._check_images(batch.observation.images.shape)
+        image_tokens = self.backbone.embed_images(batch.observation.images)
         losses: dict[str, Tensor] = {}
         if "presence" in terms:
             losses["presence"] = self.grounding.presence_loss(image_tokens, batch)
@@ -320,9 +316,7 @@ class VLAPolicy(nn.Module):
         if terms <= losses.keys():
             return losses
         queries = self.token_heads.queries if terms & QUERY_TERMS else None
-        output = self._run_backbone(
-            image_tokens, batch.state, batch.token_ids, batch.word_mask, queries
-        )
+        output = self._run_backbone(image_tokens, batch.observation, queries)
         shape = image_tokens.shape
         first_hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
         if "pointer" in terms:
@@ -353,15 +347,13 @@ class VLAPolicy(nn.Module):
     def _run_backbone(
         self,
         image_tokens: Tensor,
-        state: Tensor,
-        token_ids: Tensor,
-        word_mask: Tensor,
+        observation: TokenizedObservation,
         queries: Tensor | None = None,
     ) -> BackboneOutput:
-        pixels = image_tokens.flatten(1, 2)
-        words = self.backbone.embed_words(token_ids)
-        state_token = self.state_in(self.norm_stats.normalize_state(state))[:, None]
-        always = word_mask.new_ones(len(state), 1)
+        pixels, word_mask = image_tokens.flatten(1, 2), observation.word_mask
+        words = self.backbone.embed_words(observation.token_ids)
+        state_token = self.state_in(self.norm_stats.normalize_state(observation.state))[:, None]
+        always = word_mask.new_ones(len(observation), 1)
         valid = torch.cat([always.expand(-1, pixels.shape[1]), word_mask, always], dim=1)
         return self.backbone(torch.cat([pixels, words, state_token], dim=1), valid, queries)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_crl.algos.rows import Rows
+from vla_crl.models.context import TokenizedObservation
 
 LOSS_TERMS = frozenset(
     {
@@ -26,10 +27,7 @@ class SupervisedBatch(Rows):
     """Labelled observations; masks say which labels a row has.
 
     Attributes:
-        images: [B, C, H, W, 3] uint8.
-        state: [B, S] raw state.
-        token_ids: [B, W] int64 from the policy's tokenizer.
-        word_mask: [B, W] bool.
+        observation: B of them.
         action_chunk: [B, H, A] raw actions in [-1, 1].
         action_mask: [B, H] bool, False past the end of the episode.
         has_action: [B] bool, False for questions.
@@ -39,10 +37,7 @@ class SupervisedBatch(Rows):
         object_visible: [B, C, O] bool.
     """
 
-    images: Tensor
-    state: Tensor
-    token_ids: Tensor
-    word_mask: Tensor
+    observation: TokenizedObservation
     action_chunk: Tensor
     action_mask: Tensor
     has_action: Tensor
