@@ -130,6 +130,17 @@ def test_a_sentence_too_long_for_the_policy_is_refused_before_the_demonstrations
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
+def test_cameras_that_do_not_fit_are_refused_before_the_demonstrations(tmp_path, monkeypatch):
+    from vla_crl.catalog import policy_path
+
+    monkeypatch.delattr(pretraining, "collect_demonstrations")
+    text = policy_path("tiny").read_text().replace("image_size = 64", "image_size = 32")
+    (tmp_path / "blurred.toml").write_text(text)
+    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "blurred.toml"))
+    with pytest.raises(SpecError, match=r"the policy expects .* with \(2, 32, 32, 3\)"):
+        pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
+
+
 def test_an_interrupted_evaluation_leaves_the_trained_policy(tmp_path, monkeypatch):
     def interrupt(*arguments, **settings):
         raise KeyboardInterrupt

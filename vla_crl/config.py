@@ -82,8 +82,7 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
                 f"{where}: unknown key '{key}' in {config_class.__name__}. {hint}Known: {known}."
             )
     for name, field in fields.items():
-        required = (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
-        if required and name not in mapping:
+        if _is_required(field) and name not in mapping:
             raise ConfigError(f"{where}: key '{name}' of {config_class.__name__} is missing")
     hints = typing.get_type_hints(config_class)
     values = {key: _convert(hints[key], value, where, key) for key, value in mapping.items()}
@@ -189,9 +188,9 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -
         return None
     classes = [member for member in members if dataclasses.is_dataclass(member)]
     if classes and isinstance(value, Mapping):
-        # Of several the one that has most of the keys; its errors help most.
-        keys = set(cast(Mapping[str, Any], value))
-        return _convert(max(classes, key=lambda c: len(keys & _field_names(c))), value, where, key)
+        # Of several the one that fits best; its errors help most.
+        keys = list(cast(Mapping[str, Any], value))
+        return _convert(max(classes, key=lambda c: _fit(c, keys)), value, where, key)
     for member in members:
         try:
             if member is not types.NoneType:
@@ -204,8 +203,16 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -
     raise ConfigError(f"{where}: {key} = {value!r} ({type(value).__name__}), expected {names}")
 
 
-def _field_names(config_class: Any) -> set[str]:
-    return {field.name for field in dataclasses.fields(config_class)}
+def _fit(config_class: Any, keys: Sequence[str]) -> tuple[int, int]:
+    """Count the required fields that the keys name or nearly name, then all that they name."""
+    fields = dataclasses.fields(config_class)
+    required = [field.name for field in fields if _is_required(field)]
+    near = [name for name in required if difflib.get_close_matches(name, keys, cutoff=0.7)]
+    return len(near), len({field.name for field in fields} & set(keys))
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return (field.default, field.default_factory) == (dataclasses.MISSING,) * 2
 
 
 def _convert_tuple(members: tuple[Any, ...], value: Sequence[Any], where: str, key: str) -> Any:

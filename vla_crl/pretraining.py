@@ -140,6 +140,10 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
 def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPolicy) -> None:
     """Refuse what would fail only after the demonstrations or after the training."""
     policy.tokenizer.encode(_commands(suite) + _questions(suite))
+    sim = suite.simulate(1)
+    sim.reset([0], tasks=[0], state_ids=[suite.train_ids[0]])
+    policy.tokenize(sim.observe())  # do the cameras fit?
+    sim.close()
     suite.require_states(num_eval_episodes=config.num_eval_episodes)
     if config.target_success is not None and config.num_check_episodes > len(suite.train_ids):
         raise ConfigError(

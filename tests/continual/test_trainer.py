@@ -271,6 +271,8 @@ def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, 
 def test_insulation_of_nothing_is_refused(config):
     with pytest.raises(ConfigError, match="insulation is 0.5, but with lora.site = 'expert' noth"):
         dataclasses.replace(config, insulation=0.5)
+    with pytest.raises(ConfigError, match="insulation = 1.5, expected 'full', 'none' or a number"):
+        dataclasses.replace(config, insulation=1.5)
 
 
 def test_a_stream_names_its_unknown_task(config, tmp_path):

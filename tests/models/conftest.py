@@ -170,6 +170,12 @@ def qwen2_5_vl():
     )
 
 
+def clip():
+    from transformers import CLIPConfig, CLIPModel
+
+    return CLIPModel(CLIPConfig(vision_config=VISION, text_config=TEXT))
+
+
 def llama():
     from transformers import LlamaConfig, LlamaModel
 
@@ -184,6 +190,7 @@ FAMILIES = {
     "internvl": internvl,
     "mistral3": mistral3,
     "qwen2_5_vl": qwen2_5_vl,
+    "clip": clip,
     "llama": llama,
 }
 

@@ -93,6 +93,23 @@ def test_a_folder_of_the_presets_name_does_not_hide_it(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "stage_1/adapter.json").read_text())["base"] == "tiny"
 
 
+def test_a_base_policy_that_is_gone_is_told_with_the_checkpoint(policy, tmp_path):
+    save_policy(policy, tmp_path / "base")
+    add_lora(policy, LoRAConfig(rank=2))
+    base = str(tmp_path / "base")
+    save_adapter(policy, tmp_path / "stage_1", base, base_fingerprint(policy))
+    shutil.rmtree(base)
+    message = "stage_1: its base policy cannot be loaded. .*base: no such policy"
+    with pytest.raises(CheckpointError, match=message):
+        load_policy(tmp_path / "stage_1")
+
+
+def test_a_preset_without_weights_tells_how_to_make_them(tmp_path):
+    shutil.copy(policy_path("tiny"), tmp_path / "mine.toml")
+    with pytest.raises(CheckpointError, match="pretrain RECIPE --policy .*mine.toml --output .*mi"):
+        load_policy(tmp_path / "mine.toml")
+
+
 def test_a_preset_of_ones_own_is_found_from_everywhere(policy, tmp_path, monkeypatch):
     shutil.copy(policy_path("tiny"), tmp_path / "mine.toml")
     shutil.copytree(policy_path("tiny").with_suffix(""), tmp_path / "mine")

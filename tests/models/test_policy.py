@@ -256,6 +256,7 @@ def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observati
     ("settings", "message"),
     [
         ({"insulation": 1.5}, r"insulation = 1.5, expected 'full', 'none' or a number in \(0, 1\)"),
+        ({"insulation": "ful"}, "insulation = 'ful', expected 'full', 'none' or a number"),
         ({"execution_horizon": 9}, "execution_horizon = 9 must be from 1 to action_horizon = 8"),
         ({"action_horizon": 7}, "action_horizon = 7 must be a multiple of"),
         ({"vocabulary": ()}, "vocabulary has 0 words; a backbone with random weights needs some"),

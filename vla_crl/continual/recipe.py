@@ -8,7 +8,7 @@ from vla_crl.config import check_seed
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import LoRAConfig
-from vla_crl.models.context import Insulation
+from vla_crl.models.context import Insulation, check_insulation
 from vla_crl.models.policy import StochasticStep
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
@@ -94,6 +94,7 @@ class TrainConfig:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
         check_seed(self.seed)
+        check_insulation(self.insulation)
         if self.insulation != "full" and self.lora.site == "expert":
             raise ConfigError(
                 f"insulation is {self.insulation!r}, but with lora.site = 'expert' nothing of the "

@@ -198,10 +198,10 @@ def _linear_layers(policy: "VLAPolicy", site: Site) -> list[str]:
     if site != "expert":
         backbone = [name for name in layers if name.startswith("backbone.")]
         weights = [layers[name].weight.requires_grad_() for name in backbone]
-        context = policy.encode(policy.example_observation())
-        reached = torch.autograd.grad(
-            context.keys.sum() + context.values.sum(), weights, allow_unused=True
-        )
+        with torch.enable_grad():
+            context = policy.encode(policy.example_observation())
+            read = context.keys.sum() + context.values.sum()
+        reached = torch.autograd.grad(read, weights, allow_unused=True)
         pairs = zip(backbone, reached, strict=True)
         names += [name for name, gradient in pairs if gradient is not None]
     return names

@@ -13,6 +13,8 @@ from vla_crl.models.rope import rope_frequencies, rotate, rotation
 from vla_crl.models.vlm import VisionLanguageModel
 
 RECORDING_ATTENTION = "vla_crl_recording_sdpa"
+NUM_PROBES = 20
+"""Tokens on which a text model is tried out."""
 
 
 @dataclass(frozen=True)
@@ -165,45 +167,49 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def _measure(self) -> BackboneSizes:
-        """Run one black image and three equal tokens, and look at what comes out."""
+        """Run one black image and a few equal tokens, and look at what comes out."""
+        model, text_model, size = self.model, self.text_model, self.vlm.image_transform.size
         was_training = self.training
         self.eval()
-        size = self.vlm.image_transform.size
         try:
-            self.text_model.set_attn_implementation(RECORDING_ATTENTION)
+            text_model.set_attn_implementation(RECORDING_ATTENTION)
             image_tokens = self.vlm.embed_images(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-            prefix = torch.ones(1, 3, image_tokens.shape[-1])
-            keys = self(prefix, torch.ones(1, 3, dtype=torch.bool)).context.keys
-            theta = float(self.text_model.config.rope_parameters["rope_theta"])
+            width = image_tokens.shape[-1]
+            prefix = torch.arange(width).sin().expand(1, NUM_PROBES, width)
+            keys = self(prefix, torch.ones(1, NUM_PROBES, dtype=torch.bool)).context.keys
         except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
             raise ConfigError(
-                f"backbone: a {type(self.model).__name__} cannot be one. Expected a model that "
-                "turns images of one size into tokens, and a text model with rotary positions and "
-                f"exchangeable attention; {type(error).__name__}: {error}"
+                f"{self.vlm.name}: a {type(model).__name__} cannot be one. Expected a model that "
+                "turns images of one size into tokens, and a text model whose attention can be "
+                f"exchanged; {type(error).__name__}: {error}"
             ) from error
         self.train(was_training)
-        tokens_per_side = math.isqrt(image_tokens.shape[1])
-        if tokens_per_side**2 != image_tokens.shape[1]:
-            raise ConfigError(
-                f"backbone: a {type(self.model).__name__} gives {image_tokens.shape[1]} tokens an "
-                "image, expected a square grid of them"
-            )
-        at_0, at_2 = keys[0, 0, :, 0], keys[0, 0, :, 2]
-        two_steps = rotation(torch.tensor(2), rope_frequencies(theta, keys.shape[4]))
-        if not torch.allclose(at_2, rotate(at_0, two_steps), rtol=1e-3, atol=1e-4):
-            raise ConfigError(
-                f"backbone: a {type(self.text_model).__name__} with rope_parameters "
-                f"{self.text_model.config.rope_parameters} does not turn its keys as Llama does, "
-                "which is how the action expert turns its own"
-            )
-        return BackboneSizes(
-            width=image_tokens.shape[-1],
+        sizes = BackboneSizes(
+            width=width,
             num_layers=keys.shape[1],
             num_kv_heads=keys.shape[2],
             head_dim=keys.shape[4],
-            rope_theta=theta,
-            tokens_per_side=tokens_per_side,
+            rope_theta=float(text_model.config.rope_parameters["rope_theta"]),
+            tokens_per_side=math.isqrt(image_tokens.shape[1]),
         )
+        if not (keys.isfinite().all() and image_tokens.isfinite().all()):
+            raise ConfigError(f"{self.vlm.name}: its weights give numbers that are not finite")
+        if sizes.tokens_per_side**2 != image_tokens.shape[1]:
+            raise ConfigError(
+                f"{self.vlm.name}: a {type(model).__name__} gives {image_tokens.shape[1]} tokens "
+                "an image, expected a square grid of them"
+            )
+        # Equal tokens stay equal in all layers, whoever attends to whom: only positions differ.
+        frequencies = rope_frequencies(sizes.rope_theta, sizes.head_dim)
+        turned = rotate(keys[:, :, :, :1], rotation(torch.arange(NUM_PROBES), frequencies))
+        tolerance = 1e-3 * float(keys.abs().max())
+        if sizes.num_layers != len(text_model.layers) or (keys - turned).abs().max() > tolerance:
+            raise ConfigError(
+                f"{self.vlm.name}: a {type(text_model).__name__} does not turn the keys of each of "
+                f"its {len(text_model.layers)} layers as Llama does, which is how the action "
+                "expert turns its own"
+            )
+        return sizes
 
 
 def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vla_crl.catalog import list_policies, policy_path
@@ -25,7 +26,6 @@ from vla_crl.models.adapters import (
     load_adapter_state_dict,
 )
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
-from vla_crl.models.vlm import PretrainedBackboneConfig
 
 FORMAT = 1
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
@@ -68,6 +68,7 @@ def build_policy(preset: str | Path) -> VLAPolicy:
         raise ConfigError(f"{path}: {error}") from error
 
 
+@torch.inference_mode(False)  # or its weights could never be trained
 def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
@@ -94,7 +95,7 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
         if not path.is_dir():
             raise CheckpointError(
                 f"policy '{path_or_preset}' has no weights at {path}; make them with "
-                f"vla-crl pretrain RECIPE --output {path}"
+                f"vla-crl pretrain RECIPE --policy {path_or_preset} --output {path}"
             )
     if (path / ADAPTER_FILE).is_file():
         base = _read_record(path / ADAPTER_FILE, "base")["base"]
@@ -103,7 +104,10 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
                 f"{path / ADAPTER_FILE}: base is {base!r}, expected a preset or the folder of "
                 "another checkpoint; copy the checkpoint again"
             )
-        policy = load_policy(base)
+        try:
+            policy = load_policy(base)
+        except (CheckpointError, ConfigError) as error:
+            raise CheckpointError(f"{path}: its base policy cannot be loaded. {error}") from error
         load_adapter(policy, path)
         return policy.to(device).eval()
     if not (path / POLICY_FILE).is_file():
@@ -114,8 +118,6 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        if isinstance(config.backbone, PretrainedBackboneConfig) and not files.is_dir():
-            raise CheckpointError(f"{files} is missing; copy the whole checkpoint directory")
         policy = VLAPolicy(config, vlm_files=files)
         if record["lora"] is not None:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))

@@ -6,8 +6,22 @@ from typing import Literal, Self
 from torch import Tensor
 
 from vla_crl.algos.rows import Rows
+from vla_crl.errors import ConfigError
 
 Insulation = Literal["full", "none"] | float
+
+
+def check_insulation(insulation: Insulation) -> None:
+    """Refuse an insulation out of range.
+
+    Raises:
+        ConfigError: Neither "full" nor "none" nor a number in (0, 1).
+    """
+    is_number = isinstance(insulation, float) and 0.0 < insulation < 1.0
+    if not is_number and insulation not in ("full", "none"):
+        raise ConfigError(
+            f"insulation = {insulation!r}, expected 'full', 'none' or a number in (0, 1)"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,15 @@ from vla_crl.contracts import ACTION_DIM, STATE_DIM, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
-from vla_crl.models.context import Context, Insulation, TokenizedObservation
+from vla_crl.models.context import (
+    Context,
+    Insulation,
+    TokenizedObservation,
+    check_insulation,
+)
 from vla_crl.models.expert import ActionExpert, ExpertConfig
 from vla_crl.models.normalization import NormStats
+from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
     LOSS_TERMS,
     QUERY_TERMS,
@@ -29,13 +35,7 @@ from vla_crl.models.token_heads import (
 )
 from vla_crl.models.tokenizer import WordTokenizer
 from vla_crl.models.value import ValueHead
-from vla_crl.models.vlm import (
-    BackboneConfig,
-    PretrainedBackboneConfig,
-    VisionLanguageModel,
-    build_smolvlm,
-    load_vlm,
-)
+from vla_crl.models.vlm import BackboneConfig, VisionLanguageModel, build_smolvlm
 
 StochasticStep = Literal["last", "random"]
 
@@ -106,10 +106,7 @@ class PolicyConfig:
         for name in (*positive, "value_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
-        if isinstance(self.insulation, float) and not 0.0 < self.insulation < 1.0:
-            raise ConfigError(
-                f"insulation = {self.insulation}, expected 'full', 'none' or a number in (0, 1)"
-            )
+        check_insulation(self.insulation)
         if not 1 <= self.execution_horizon <= self.action_horizon:
             raise ConfigError(
                 f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "

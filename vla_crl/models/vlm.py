@@ -1,4 +1,4 @@
-"""Vision-language models of transformers: a small one built from sizes, or a pretrained one."""
+"""Vision-language models of transformers, and a small one built from sizes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,6 @@ from torch.nn import functional
 
 from vla_crl.errors import ConfigError
 from vla_crl.models.tokenizer import PADDING_ID, SubwordTokenizer, WordTokenizer
-
-RESAMPLE = {1: "bicubic", 2: "bilinear", 3: "bicubic"}
-"""PIL's number of a filter, as torch calls it. Lanczos (1) becomes bicubic, as in torchvision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,49 +66,22 @@ class BackboneConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainedBackboneConfig:
-    """A pretrained vision-language model; its sizes and its tokenizer are its own.
-
-    It has to turn an image into a square grid of tokens and to have a text model with plain rotary
-    positions and full attention, as SmolVLM, Idefics3, PaliGemma, LLaVA and InternVL do.
-    """
-
-    source: str
-    """Folder written by `save_pretrained`, or a model's name on the Hugging Face hub."""
-    revision: str = "main"
-    """Branch, tag or commit on the hub."""
-    num_cameras: int = 2
-    """Images per observation."""
-    image_size: int = 64
-    """Height and width of an observed image in pixels; resized to what the model was trained on."""
-    num_layers: int | None = None
-    """Text layers used, from the first on; None: all. The expert has as many."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        least = min(self.num_cameras, self.image_size)
-        if least < 1 or (self.num_layers is not None and self.num_layers < 1):
-            raise ConfigError(
-                "backbone: needs num_cameras, image_size and num_layers >= 1, got "
-                f"{self.num_cameras}, {self.image_size} and {self.num_layers}"
-            )
-
-
 @dataclass(frozen=True)
 class ImageTransform:
     """From raw pixels to what a vision tower was trained on.
 
     Attributes:
         size: Height and width; images of another size are resized.
-        mean: Per channel, of pixels in [0, 1].
+        mean: Per channel, of pixels after rescaling.
         std: Likewise.
+        rescale: Factor on raw pixels.
         resample: Interpolation, as `torch.nn.functional.interpolate` calls it.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rescale: float = 1.0 / 255.0
     resample: str = "bicubic"
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -121,8 +91,8 @@ class ImageTransform:
             size = (self.size, self.size)
             pixels = functional.interpolate(pixels, size, mode=self.resample, antialias=True)
             pixels = pixels.clamp_(0.0, 255.0)  # bicubic weights overshoot
-        # (pixel / 255 - mean) / std, in one multiplication and one subtraction.
-        scale = pixels.new_tensor([1.0 / 255.0 / std for std in self.std])
+        # (rescale * pixel - mean) / std, in one multiplication and one subtraction.
+        scale = pixels.new_tensor([self.rescale / std for std in self.std])
         shift = pixels.new_tensor([m / std for m, std in zip(self.mean, self.std, strict=True)])
         return pixels.mul_(scale[:, None, None]).sub_(shift[:, None, None])
 
@@ -135,6 +105,7 @@ class VisionLanguageModel:
         model: Base model of transformers, without a language-modelling head.
         tokenizer: Of the instructions.
         image_transform: Of the cameras' images.
+        name: What errors call it.
         files: Of a pretrained model, what writes its `config.json` and the files of tokenizer and
             image processor.
     """
@@ -142,6 +113,7 @@ class VisionLanguageModel:
     model: Any
     tokenizer: WordTokenizer | SubwordTokenizer
     image_transform: ImageTransform
+    name: str = "backbone"
     files: tuple[Any, ...] = ()
 
     @property
@@ -198,97 +170,3 @@ def build_smolvlm(config: BackboneConfig, tokenizer: WordTokenizer) -> VisionLan
     return VisionLanguageModel(
         SmolVLMModel(whole), tokenizer, ImageTransform(config.image_size, mean=half, std=half)
     )
-
-
-def load_vlm(
-    config: PretrainedBackboneConfig, max_words: int, saved: Path | None = None
-) -> VisionLanguageModel:
-    """Load a pretrained model, its tokenizer and what its image processor does to images.
-
-    Args:
-        config: Where from, and how much of it.
-        max_words: Tokens of the longest instruction.
-        saved: Folder that `save_files` wrote. The model is then built from it with random weights,
-            for the caller to fill, and the source is not looked at.
-
-    Raises:
-        ConfigError: There is no such model, some of its weights are missing, or it is of a kind
-            that cannot be a backbone.
-    """
-    name = f"backbone '{config.source}'"
-    try:
-        model, tokenizer, processor, missing = _load_parts(config, saved)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{name}: cannot be loaded. Name a vision-language model of the Hugging Face hub "
-            "(which needs the network once) or a folder with its config, weights, tokenizer and "
-            f"image processor. transformers says: {error}"
-        ) from error
-    if missing:
-        raise ConfigError(
-            f"{name}: the weights of {len(missing)} parameters are missing, first "
-            f"'{min(missing)}'; name a complete vision-language model"
-        )
-    _cut_text_layers(model.get_decoder(), config.num_layers, name)
-    return VisionLanguageModel(
-        model,
-        SubwordTokenizer(tokenizer, max_words),
-        _image_transform(model.config, processor, name),
-        files=(model.config, tokenizer, processor),
-    )
-
-
-def _load_parts(config: PretrainedBackboneConfig, saved: Path | None) -> tuple[Any, Any, Any, Any]:
-    """Return model, tokenizer, image processor and the names of weights that were not found."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    source = saved or config.source
-    revision: dict[str, Any] = {} if saved else {"revision": config.revision}
-    settings = AutoConfig.from_pretrained(source, **revision)
-    if not hasattr(settings, "vision_config"):
-        raise ValueError(f"'{settings.model_type}' sees no images.")
-    tokenizer = AutoTokenizer.from_pretrained(source, **revision)
-    # It would tell of the unused language-modelling head, and of torchvision, which is not needed.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        processor = AutoImageProcessor.from_pretrained(source, **revision)
-        if saved:
-            return AutoModel.from_config(settings, dtype=torch.float32), tokenizer, processor, ()
-        model, info = AutoModel.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **revision
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    return model, tokenizer, processor, info["missing_keys"]
-
-
-def _cut_text_layers(decoder: Any, num_layers: int | None, name: str) -> None:
-    layer_types = set(getattr(decoder.config, "layer_types", None) or ["full_attention"])
-    if not hasattr(decoder, "layers") or layer_types != {"full_attention"}:
-        raise ConfigError(
-            f"{name}: its text model is a {type(decoder).__name__} with layers of "
-            f"{', '.join(sorted(layer_types))}; expected a decoder with full_attention in all"
-        )
-    if num_layers is not None:
-        if num_layers > len(decoder.layers):
-            raise ConfigError(
-                f"{name}: num_layers is {num_layers}, but the text model has {len(decoder.layers)}"
-            )
-        decoder.layers = decoder.layers[:num_layers]
-
-
-def _image_transform(settings: Any, processor: Any, name: str) -> ImageTransform:
-    size = getattr(settings.vision_config, "image_size", None)
-    size = size if isinstance(size, int) or size is None else size[0]
-    resample = RESAMPLE.get(processor.resample)
-    if size is None or resample is None:
-        raise ConfigError(
-            f"{name}: images of size {size}, resized by PIL's filter {processor.resample}; "
-            f"expected a fixed size and one of the filters {', '.join(map(str, RESAMPLE))}"
-        )
-    if not processor.do_normalize:
-        return ImageTransform(size, mean=(0.0,) * 3, std=(1.0,) * 3, resample=resample)
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    return ImageTransform(size, mean=mean, std=std, resample=resample)

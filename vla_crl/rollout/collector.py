@@ -210,7 +210,10 @@ class _Lane:
     def collect(
         self, storage: RolloutStorage, next_values: torch.Tensor, keep_observations: bool = False
     ) -> Iterator[None]:
-        """Fill the lane's columns of the storage and of `next_values` [T, N]."""
+        """Fill the lane's columns of the storage and of `next_values` [T, N].
+
+        `keep_observations` puts what was seen in the place of contexts.
+        """
         self._clear()
         next_values = next_values[:, self._columns]
         ended = torch.zeros(self._sim.num_slots, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """Pretrained backbones: small models of several families, written by transformers itself."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from vla_crl.config import load_toml
@@ -16,7 +18,8 @@ from vla_crl.models.adapters import LoRAConfig, add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
 from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
-from vla_crl.models.vlm import BackboneConfig, ImageTransform, PretrainedBackboneConfig
+from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig
+from vla_crl.models.vlm import BackboneConfig, ImageTransform
 from vla_crl.testing.check_policy import check_policy
 
 FAMILIES = ["smolvlm", "idefics3", "paligemma", "llava", "internvl"]
@@ -194,6 +197,21 @@ def test_an_unknown_key_of_a_pretrained_backbone_names_the_nearest(tmp_path):
         load_toml(PolicyConfig, preset)
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('source = "x"\nwidth = 32', "unknown key 'width' in PretrainedBackboneConfig"),
+        ('sourc = "x"', "unknown key 'sourc' in PretrainedBackboneConfig. Did you mean 'source'"),
+        ("widht = 32", "unknown key 'widht' in BackboneConfig. Did you mean 'width'"),
+    ],
+)
+def test_a_key_of_the_other_kind_of_backbone_is_told(tmp_path, table, message):
+    preset = tmp_path / "mine.toml"
+    preset.write_text(f'vocabulary = ["pick"]\n[backbone]\n{table}\n')
+    with pytest.raises(ConfigError, match=message):
+        load_toml(PolicyConfig, preset)
+
+
 def test_too_long_an_instruction_is_counted_in_tokens(save_vlm, seen):
     policy = policy_from(save_vlm("smolvlm"))
     long = replace(seen, instruction=("xyz" * 20,) * 2)
@@ -207,14 +225,77 @@ def test_a_missing_source_is_told(tmp_path):
 
 
 def test_weights_that_are_missing_are_not_made_up(save_vlm):
-    from safetensors.torch import load_file, save_file
-
     source = save_vlm("smolvlm")
     tensors = load_file(source / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if "connector" not in name}
     save_file(kept, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"of 1 parameters are missing, first 'connector\.mod"):
         policy_from(source)
+
+
+def test_weights_that_are_not_finite_are_refused(save_vlm):
+    source = save_vlm("smolvlm")
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.text_model.layers.0.self_attn.k_proj.weight"][0] = torch.nan
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match="its weights give numbers that are not finite"):
+        policy_from(source)
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        ("model.safetensors", lambda text: text[:1000], "SafetensorError"),
+        ("config.json", lambda text: text.replace(b'"hidden_size": 24', b'"hidden_size": 12'), ""),
+        ("preprocessor_config.json", lambda text: text.replace(b"0.2", b"0.0"), "std above 0"),
+        (
+            "preprocessor_config.json",
+            lambda text: text.rstrip()[:-1] + b', "image_mean": 1}',
+            "TypeError",
+        ),
+        ("tokenizer.json", lambda text: b"[]", ""),
+    ],
+)
+def test_damaged_files_of_the_source_are_told_in_one_line(save_vlm, file, edit, message):
+    source = save_vlm("smolvlm")
+    before = (source / file).read_bytes()
+    (source / file).write_bytes(edit(before))
+    assert (source / file).read_bytes() != before
+    with pytest.raises(ConfigError, match=f"cannot be loaded. Name .*{message}") as caught:
+        policy_from(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_of_a_checkpoint_are_named(save_vlm, tmp_path):
+    save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/vlm/tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="checkpoint/vlm cannot be read; copy the whole"):
+        load_policy(tmp_path / "checkpoint")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(save_vlm):
+    with pytest.raises(ConfigError, match="tokenizer has 2.. tokens, but the model embeds 200"):
+        policy_from(save_vlm("smolvlm", vocab_size=200))
+
+
+def test_code_of_the_source_is_not_run(save_vlm):
+    source = save_vlm("smolvlm")
+    settings = json.loads((source / "config.json").read_text())
+    settings |= {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
+    (source / "config.json").write_text(json.dumps(settings))
+    (source / "code.py").write_text("raise SystemExit('was run')")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        policy_from(source)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_adapters_of_the_backbone_load_where_gradients_are_off(save_vlm, seen, tmp_path, mode):
+    policy = policy_from(save_vlm("smolvlm"))
+    add_lora(policy, LoRAConfig(rank=2, site="both"))
+    save_policy(policy, tmp_path / "checkpoint")
+    with mode():
+        loaded = load_policy(tmp_path / "checkpoint")
+        assert torch.equal(loaded.encode(seen).keys, policy.encode(seen).keys)
 
 
 def test_more_text_layers_than_there_are_are_refused(save_vlm):
@@ -238,11 +319,17 @@ def test_more_text_layers_than_there_are_are_refused(save_vlm):
         (
             "smolvlm",
             {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
-            "does not turn its keys as Llama does",
+            "a LlamaModel does not turn the keys of each of its 3 layers as Llama does",
         ),
         ("mistral3", {}, "a Mistral3Model cannot be one. Expected a model that turns images of"),
-        ("qwen2_5_vl", {}, "backbone '.*': images of size None"),
-        ("llama", {}, "transformers says: 'llama' sees no images"),
+        (
+            "llava",
+            {"text": {"model_type": "cohere", "logit_scale": 1.0}},
+            "CohereModel does not turn the keys of each",  # it pairs neighbouring numbers
+        ),
+        ("qwen2_5_vl", {}, "rope_parameters .*'mrope_section'.*; expected rotary positions in one"),
+        ("llama", {}, "ValueError: 'llama' is no model of images and text"),
+        ("clip", {}, "its text model is a CLIPTextModel; expected a decoder with layers"),
         ("paligemma", {"text": "gemma2"}, "with layers of .*sliding_attention; expected"),
         ("paligemma", {"text": "gemma3_text"}, "with layers of .*sliding_attention; expected"),
     ],
@@ -264,7 +351,7 @@ def test_images_without_a_fixed_size_or_known_filter_are_refused(save_vlm):
 
     source = save_vlm("smolvlm")
     SiglipImageProcessorPil(resample=4).save_pretrained(source)
-    with pytest.raises(ConfigError, match="images of size 32, resized by PIL's filter 4; expected"):
+    with pytest.raises(ConfigError, match="resized by PIL's filter 4; expected one fixed size"):
         policy_from(source)
 
 
