@@ -74,8 +74,8 @@ class TrainConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters."""
     insulation: Insulation = "full"
-    """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1). Less
-    than full is for adapters on the backbone, and runs it again in every epoch of an update."""
+    """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1).
+    Other than "full" is for adapters on the backbone, which then runs anew in every epoch."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Noise while collecting."""
     variation: VariationConfig = field(default_factory=VariationConfig)

@@ -69,7 +69,7 @@ def load_vlm(
         image_transform = _image_transform(model.config, processor)
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # no kind of error is common to all that can go wrong there
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if saved:
             raise CheckpointError(
