@@ -202,8 +202,9 @@ class Backbone(nn.Module):
         # Equal tokens stay equal in all layers, whoever attends to whom: only positions differ.
         frequencies = rope_frequencies(sizes.rope_theta, sizes.head_dim)
         turned = rotate(keys[:, :, :, :1], rotation(torch.arange(NUM_PROBES), frequencies))
-        tolerance = 1e-3 * float(keys.abs().max())
-        if sizes.num_layers != len(text_model.layers) or (keys - turned).abs().max() > tolerance:
+        tolerance = 1e-3 * keys.abs().amax(dim=(2, 3, 4), keepdim=True)  # of each layer
+        is_turned = bool(((keys - turned).abs() <= tolerance).all())
+        if sizes.num_layers != len(text_model.layers) or not is_turned:
             raise ConfigError(
                 f"{self.vlm.name}: a {type(text_model).__name__} does not turn the keys of each of "
                 f"its {len(text_model.layers)} layers as Llama does, which is how the action "

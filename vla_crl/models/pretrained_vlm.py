@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from vla_crl.errors import CheckpointError, ConfigError
@@ -60,7 +61,7 @@ def load_vlm(
             that cannot be a backbone.
         CheckpointError: What was saved is damaged.
     """
-    name = f"backbone '{config.source}'"
+    name = f"backbone '{saved or config.source}'"
     if saved and not saved.is_dir():
         raise CheckpointError(f"{saved} is missing; copy the whole checkpoint directory")
     try:
@@ -118,7 +119,7 @@ def _load_parts(config: PretrainedBackboneConfig, saved: Path | None) -> tuple[A
     logging.set_verbosity_error()
     try:
         settings = AutoConfig.from_pretrained(source, **options)
-        if not hasattr(settings, "vision_config") or not hasattr(settings, "text_config"):
+        if not {"vision_config", "text_config"} <= {*cast(Any, type(settings)).sub_configs}:
             raise ValueError(f"'{settings.model_type}' is no model of images and text")
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         processor = AutoImageProcessor.from_pretrained(source, **options)
@@ -141,13 +142,13 @@ def _image_transform(settings: Any, processor: Any) -> ImageTransform:
             f"its images have size {size} and are resized by PIL's filter {processor.resample}; "
             f"expected one fixed size and a filter of {', '.join(map(str, RESAMPLE))}"
         )
-    mean, std = (0.0,) * 3, (1.0,) * 3
+    mean, std = [0.0] * 3, [1.0] * 3
     if processor.do_normalize:
-        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
-    if (len(mean), len(std)) != (3, 3) or min(std) <= 0.0:
+        mean, std = processor.image_mean, processor.image_std
+    if np.shape(mean) != (3,) or np.shape(std) != (3,) or min(std) <= 0.0:
         raise ValueError(f"image_mean {mean}, image_std {std}; expected three each, std above 0")
     rescale = processor.rescale_factor if processor.do_rescale else 1.0
-    return ImageTransform(size, mean, std, rescale, resample)
+    return ImageTransform(size, tuple(mean), tuple(std), rescale, resample)
 
 
 def _check_text_model(decoder: Any, name: str) -> None:
