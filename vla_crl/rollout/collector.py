@@ -128,7 +128,6 @@ class Collector:
             chunk = policy.act(context, deterministic=True)
         kept = seen if recompute_contexts else context
         self.storage = RolloutStorage(num_chunks, num_slots, context=kept, chunk=chunk)
-        self._recompute_contexts = recompute_contexts
         self.rollout: Rollout = self.storage
         if recompute_contexts:
             self.rollout = RecomputedContexts(self.storage, policy.encode)
@@ -137,7 +136,8 @@ class Collector:
         """Run T chunks in every slot and leave them, finished, in `storage` and `rollout`."""
         started, storage, lanes = perf_counter(), self.storage, self._lanes
         next_values = torch.zeros(self._num_chunks, storage.num_slots)
-        run_lanes(lambda lane: lane.collect(storage, next_values, self._recompute_contexts), lanes)
+        recompute = self.rollout is not storage
+        run_lanes(lambda lane: lane.collect(storage, next_values, recompute), lanes)
         storage.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in _PARTS}
