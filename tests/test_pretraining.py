@@ -12,7 +12,7 @@ from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
 from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.rollout.evaluate import TaskResult
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.suite import load_suite
 
 SUITE = "tabletop_30"
 CONFIG = PretrainConfig(

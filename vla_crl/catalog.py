@@ -52,10 +52,13 @@ def list_recipes() -> list[str]:
 def suite_path(name: str) -> Path:
     """Return the folder of a suite.
 
+    Args:
+        name: Its name, also with a controller of its robot: "suite@controller".
+
     Raises:
         ConfigError: There is no such suite, or its folder's name cannot be a part of other names.
     """
-    files = _files("envs")
+    files, name = _files("envs"), name.partition("@")[0]
     if name not in files:
         raise unknown_name("catalog", "suite", name, sorted(files))
     if not SUITE_NAME.fullmatch(name):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vla_crl import __version__, commands
-from vla_crl.commands import Options, Rows
+from vla_crl.commands import Options, Records
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
 
@@ -248,7 +248,7 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(own)
 
 
-def _print_rows(result: Rows | dict[str, Any]) -> None:
+def _print_rows(result: Records | dict[str, Any]) -> None:
     """Print rows as a table; an object as its values and, below, its list of rows."""
     from rich.console import Console
     from rich.table import Table

@@ -20,7 +20,7 @@ from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, unknown_name
 
 Options = argparse.Namespace
-Rows = list[dict[str, Any]]
+Records = list[dict[str, Any]]
 
 EXPERT = "expert"
 """What --policy takes instead of a policy: the scripted expert."""
@@ -41,7 +41,7 @@ RECIPE_CLASSES = {
 }
 
 
-def list_definitions(options: Options) -> Rows:
+def list_definitions(options: Options) -> Records:
     """List the suites, policies, recipes, methods or tasks there are."""
     if options.suite and options.what != "tasks":
         raise ConfigError(f"list {options.what}: --suite is for tasks only")
@@ -70,8 +70,9 @@ def show(options: Options) -> dict[str, Any] | None:
         if options.output:
             _require_new(options.output, "--output", suffix=".png")
             from vla_crl.report.contact_sheet import write_contact_sheet
+            from vla_crl.sim.backends import find_suite
 
-            write_contact_sheet(options.name, options.output)
+            write_contact_sheet(find_suite(options.name), options.output)
         return _describe_suite(options.name)
     if options.output:
         raise ConfigError(f"show {options.what}: --output is for suites only")
@@ -91,8 +92,10 @@ def collect(options: Options) -> None:
     catalog.suite_path(options.suite)
     _require_new(options.output, "--output", suffix=".npz")
     from vla_crl.rollout.demonstrations import collect_demonstrations
+    from vla_crl.sim.backends import find_suite
 
-    demonstrations = collect_demonstrations(options.suite, options.episodes, seed=options.seed)
+    suite = find_suite(options.suite)
+    demonstrations = collect_demonstrations(suite, options.episodes, seed=options.seed)
     demonstrations.save(options.output)
 
 
@@ -133,7 +136,7 @@ def train(options: Options) -> None:
                     "before training": policy_agent(load_policy(config.policy), deterministic=True),
                     "after training": policy_agent(trainer.policy, deterministic=True),
                 },
-                config.suite,
+                trainer.suite,
                 trainer.stream.train_tasks,
                 num_episodes=config.video_episodes,
                 folder=trainer.run.videos,
@@ -143,23 +146,24 @@ def train(options: Options) -> None:
         print(write_report(path))
 
 
-def evaluate(options: Options) -> Rows:
+def evaluate(options: Options) -> Records:
     """Measure the success of a policy on the fixed initial states of a suite."""
     catalog.suite_path(options.suite)
     if options.output:
         _require_new(options.output, "--output")
     from vla_crl.continual.statistics import wilson_interval
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
+    from vla_crl.sim.backends import find_suite
 
     results = evaluate_agent(
         _agent(options.policy, deterministic=not options.sampled),
-        options.suite,
+        find_suite(options.suite),
         options.tasks,
         num_episodes=options.episodes,
         states=options.states,
         num_envs=options.num_envs,
     )
-    rows: Rows = []
+    rows: Records = []
     for result in results:
         low, high = wilson_interval(result.successes, result.episodes)
         rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
@@ -173,10 +177,11 @@ def rollout(options: Options) -> None:
     catalog.suite_path(options.suite)
     _require_new(options.output, "--output", suffix=".mp4")
     from vla_crl.report.film import record_rollouts
+    from vla_crl.sim.backends import find_suite
 
     record_rollouts(
         _agent(options.policy, deterministic=True),
-        options.suite,
+        find_suite(options.suite),
         options.tasks,
         num_episodes=options.episodes,
         output=options.output,
@@ -185,7 +190,7 @@ def rollout(options: Options) -> None:
     print(options.output)
 
 
-def metrics(options: Options) -> Rows | None:
+def metrics(options: Options) -> Records | None:
     """Compute continual-learning metrics from a success matrix in long format."""
     from rich.console import Console
 
@@ -224,7 +229,7 @@ def report(options: Options) -> None:
         write_atomically(options.markdown, text)
 
 
-def bench(options: Options) -> Rows | None:
+def bench(options: Options) -> Records | None:
     """Measure speed beside a peer on this machine."""
     catalog.suite_path(options.suite)
     from vla_crl.bench.record import print_table
@@ -252,7 +257,7 @@ def bench(options: Options) -> Rows | None:
     return None
 
 
-def doctor(options: Options) -> Rows:
+def doctor(options: Options) -> Records:
     """Check this machine and this installation, and say what to do about what is amiss."""
     return [dataclasses.asdict(check) for check in check_all()]
 
@@ -278,8 +283,8 @@ def _describe(name: str, find: Callable[[str], Path]) -> str:
         return f"cannot be read: {error}"
 
 
-def _all_tasks() -> Rows:
-    rows: Rows = []
+def _all_tasks() -> Records:
+    rows: Records = []
     for suite in catalog.list_suites():
         try:
             rows += _describe_suite(suite)["tasks"]

@@ -1,25 +1,106 @@
-"""The border between worlds and policies: what is seen, what is done, and their checks."""
+"""The border between worlds and policies: what a robot sees and does, and the checks of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Literal
 
 import numpy as np
 
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 
-ACTION_DIM = 7
+Split = Literal["train", "heldout"]
+"""What a task of a suite is for: training, or zero-shot evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embodiment:
+    """The channels of a robot by name: a suite has one, a policy is built for one.
+
+    Two embodiments whose names agree mean the same numbers, in the same order. A name of another
+    meaning is another name.
+
+    Example:
+        Embodiment(action=("x", "y", "gripper"), state=("x", "y"), cameras=("top",))
+    """
+
+    action: tuple[str, ...]
+    """The A numbers of an action, each in [-1, 1]."""
+    state: tuple[str, ...]
+    """The S numbers that the robot feels."""
+    cameras: tuple[str, ...]
+    """The C views, in this order."""
+    binary: tuple[str, ...] = ("gripper",)
+    """Names of action numbers of which only the sign counts, where the action has them."""
+
+    def __post_init__(self) -> None:
+        """Check that the channels can be told apart.
+
+        Raises:
+            ConfigError: A kind has no channel, or one twice.
+        """
+        for kind in ("action", "state", "cameras"):
+            names = getattr(self, kind)
+            if not names or len(set(names)) < len(names):
+                raise ConfigError(
+                    f"embodiment: {kind} is {list(names)}, expected at least one name, each once"
+                )
+
+    @property
+    def is_binary(self) -> np.ndarray:
+        """[A] bool: action numbers of which only the sign counts."""
+        return np.isin(self.action, self.binary)
+
+
+POSE_ACTION = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_rz", "gripper")
 """End-effector delta position 3, delta rotation 3 (axis-angle), gripper (-1 open, +1 close)."""
-STATE_DIM = 8
+POSE_STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right")
 """End-effector position 3 (m, world), axis-angle 3 (rad, world), finger positions 2 (m)."""
+ARM = Embodiment(action=POSE_ACTION, state=POSE_STATE, cameras=("agentview", "eye_in_hand"))
+"""The arm of the tabletop suites and of LIBERO: one policy may run on all of them."""
+
+ACTION_DIM, STATE_DIM = len(POSE_ACTION), len(POSE_STATE)
+
+
+def check_fits(policy: Embodiment, suite: Embodiment, where: str) -> None:
+    """Check that a policy knows the channels of a suite.
+
+    Args:
+        policy: What the policy was built for.
+        suite: What the suite has.
+        where: Who brings them together, for the message.
+
+    Raises:
+        ConfigError: They differ; names the first difference.
+    """
+    for kind in ("action", "state", "cameras"):
+        for place, (own, other) in enumerate(_side_by_side(policy, suite, kind)):
+            if own != other:
+                raise ConfigError(
+                    f"{where}: {kind}[{place}] of the suite is {other}, the policy was trained "
+                    f"with {own}; the suite has {', '.join(getattr(suite, kind))}. Choose a policy "
+                    "of this robot, or another controller of the suite (SUITE@CONTROLLER)"
+                )
+
+
+def _side_by_side(policy: Embodiment, suite: Embodiment, kind: str) -> Iterator[tuple[str, str]]:
+    for own, other in zip_longest(getattr(policy, kind), getattr(suite, kind)):
+        yield _quoted(own), _quoted(other)
+
+
+def _quoted(name: str | None) -> str:
+    return "missing" if name is None else f"'{name}'"
 
 
 @dataclass(frozen=True)
 class Observation:
     """What a batch of N robots sees.
 
+    Images and state are arrays that DLPack can share: numpy's, or those of a device.
+
     Attributes:
-        images: [N, cameras, H, W, 3] uint8, upright, RGB.
-        state: [N, 8] float32, see `STATE_DIM`.
+        images: [N, C, H, W, 3] uint8, upright, RGB; H and W are 0 where nothing was to be drawn.
+        state: [N, S] float32.
         instruction: One English sentence per robot.
     """
 
@@ -36,22 +117,31 @@ class Observation:
             self.images[index], self.state[index], tuple(self.instruction[int(i)] for i in index)
         )
 
-    def validate(self) -> "Observation":
+    def validate(self, embodiment: Embodiment) -> "Observation":
         """Check shapes and dtypes and return self.
+
+        Args:
+            embodiment: Whose observation it is.
 
         Raises:
             SpecError: A field does not fit the contract.
         """
-        n = len(self.instruction)
-        if self.images.dtype != np.uint8 or self.images.ndim != 5 or self.images.shape[-1] != 3:
+        n, cameras, numbers = len(self), len(embodiment.cameras), len(embodiment.state)
+        shape = self.images.shape
+        if self.images.dtype != np.uint8 or len(shape) != 5 or shape[-1] != 3:
             raise SpecError(
-                f"Observation.images: got {self.images.dtype} {self.images.shape}, "
-                "expected uint8 [N, cameras, H, W, 3]"
+                f"Observation.images: got {self.images.dtype} {shape}, "
+                f"expected uint8 [N, {cameras} cameras, H, W, 3]"
             )
-        if self.state.dtype != np.float32 or self.state.shape != (n, STATE_DIM):
+        if shape[1] != cameras:
+            raise SpecError(
+                f"Observation.images: got {shape[1]} cameras, expected {cameras}: "
+                f"{', '.join(embodiment.cameras)}"
+            )
+        if self.state.dtype != np.float32 or self.state.shape != (n, numbers):
             raise SpecError(
                 f"Observation.state: got {self.state.dtype} {self.state.shape}, "
-                f"expected float32 ({n}, {STATE_DIM})"
+                f"expected float32 ({n}, {numbers}): {', '.join(embodiment.state)}"
             )
         if len(self.images) != n:
             raise SpecError(f"Observation: {len(self.images)} images but {n} instructions")
@@ -80,12 +170,13 @@ class ChunkResult:
     diverged: np.ndarray
 
 
-def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
+def check_actions(actions: np.ndarray, num_slots: int, num_numbers: int) -> np.ndarray:
     """Check a batch of action chunks and return it clipped to [-1, 1] as float64.
 
     Args:
-        actions: [N, K, 7], K steps to execute.
+        actions: [N, K, A], K steps to execute.
         num_slots: N.
+        num_numbers: A.
 
     Raises:
         SpecError: No numbers, a wrong shape, or a value that is not finite.
@@ -94,10 +185,10 @@ def check_actions(actions: np.ndarray, num_slots: int) -> np.ndarray:
     if actions.dtype.kind not in "fiu":
         raise SpecError(f"actions: got {actions.dtype}, expected numbers")
     actions = actions.astype(np.float64)
-    fits = actions.ndim == 3 and actions.shape[::2] == (num_slots, ACTION_DIM)
+    fits = actions.ndim == 3 and actions.shape[::2] == (num_slots, num_numbers)
     if not fits or not actions.shape[1]:
         raise SpecError(
-            f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {ACTION_DIM}) "
+            f"actions: got shape {actions.shape}, expected ({num_slots}, steps, {num_numbers}) "
             "with at least one step"
         )
     bad = np.argwhere(~np.isfinite(actions))

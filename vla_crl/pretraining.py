@@ -27,8 +27,8 @@ from vla_crl.rollout.demonstrations import (
     collect_demonstrations,
 )
 from vla_crl.rollout.evaluate import evaluate
-from vla_crl.sim.backends import find_suite
-from vla_crl.sim.experts.skill import NOTHING
+from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.simulation import NO_THING
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
@@ -104,7 +104,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         )
     _check_before_work(config, suite, policy)
     demonstrations = collect_demonstrations(
-        config.suite,
+        suite,
         config.num_episodes,
         seed=config.seed,
         perturbation=config.perturbation,
@@ -126,7 +126,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     }
     save_policy(policy, output, card)  # before the evaluation, which may be interrupted
     agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(agent, suite.name, num_episodes=config.num_eval_episodes)
+    rows = evaluate(agent, suite, num_episodes=config.num_eval_episodes)
     success = {row.task: row.successes / row.episodes for row in rows}
     card |= {
         "success_on_test_ids": success,
@@ -140,7 +140,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
 def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPolicy) -> None:
     """Refuse what would fail only after the demonstrations or after the training."""
     policy.tokenizer.encode(_commands(suite) + _questions(suite))
-    sim = suite.simulate(1)
+    sim = simulate(suite, 1)
     sim.reset([0], tasks=[0], state_ids=[suite.train_ids[0]])
     policy.tokenize(sim.observe())  # do the cameras fit?
     sim.close()
@@ -214,7 +214,7 @@ def train_supervised(
                 )
                 sums.clear()
             if config.target_success and update % config.check_every == 0:
-                success = _success_on_training_states(policy, config)
+                success = _success_on_training_states(policy, suite, config)
                 progress.print(f"update {update:6d}  success on training states {success:.2f}")
                 if success >= config.target_success:
                     break
@@ -222,10 +222,12 @@ def train_supervised(
     return update
 
 
-def _success_on_training_states(policy: VLAPolicy, config: PretrainConfig) -> float:
+def _success_on_training_states(
+    policy: VLAPolicy, suite: TaskSuite, config: PretrainConfig
+) -> float:
     policy.eval()
     agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(agent, config.suite, num_episodes=config.num_check_episodes, states="train")
+    rows = evaluate(agent, suite, num_episodes=config.num_check_episodes, states="train")
     policy.train()
     return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 
@@ -266,7 +268,7 @@ class BatchSampler:
         is_question = rng.random(num) < self._config.question_fraction
         is_there = data.object_visible[steps].any(axis=1)  # [B, things]
         asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
-        question = np.stack([asked, np.full(num, NOTHING)], axis=1)
+        question = np.stack([asked, np.full(num, NO_THING)], axis=1)
         named = np.where(is_question[:, None], question, data.named[steps])
         sentence = torch.from_numpy(
             np.where(is_question, self._num_commands + asked, data.task[steps])
@@ -286,7 +288,9 @@ class BatchSampler:
             action_mask=torch.from_numpy(chunk < end),
             has_action=torch.from_numpy(~is_question),
             named_uv=torch.from_numpy(uv[rows, :, named]),
-            named_visible=torch.from_numpy(visible[rows, :, named] & (named != NOTHING)[..., None]),
+            named_visible=torch.from_numpy(
+                visible[rows, :, named] & (named != NO_THING)[..., None]
+            ),
             object_uv=torch.from_numpy(uv),
             object_visible=torch.from_numpy(visible),
         )

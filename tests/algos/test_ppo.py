@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
 from vla_crl.algos.protocols import PPOBatch, ReplayBatch
-from vla_crl.algos.rows import Rows
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.rows import Rows
 
 STD = 0.3
 NO_METHOD = ContinualMethod(NoSettings())

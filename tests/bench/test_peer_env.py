@@ -6,8 +6,8 @@ from gymnasium.utils.env_checker import check_env
 
 from vla_crl.bench.peer_env import PlainEnv
 from vla_crl.bench.sim import record_expert
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 SUITE = "tabletop_object"
 

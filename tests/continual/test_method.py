@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
 from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch
-from vla_crl.algos.rows import Rows
 from vla_crl.continual.method import (
     METHODS,
     ContinualMethod,
@@ -21,6 +20,7 @@ from vla_crl.continual.method import (
 )
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.rows import Rows
 
 
 @dataclass(frozen=True)

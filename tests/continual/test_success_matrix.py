@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_crl.continual.success_matrix import Cell, Split, SuccessMatrix, append_stage
+from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
+from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError
 
 HEADER = "stage,task,split,successes,episodes\n"

@@ -19,7 +19,7 @@ from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.variation import VariationConfig
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from vla_crl.algos import flow
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.context import Context
 from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.heads import flow
 from vla_crl.models.policy import FlowConfig, PolicyConfig
 from vla_crl.models.token_heads import LOSS_TERMS
 

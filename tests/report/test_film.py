@@ -4,7 +4,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.report.film import film_run, record_rollouts
 from vla_crl.report.video import read_notes
 from vla_crl.rollout.agents import expert_agent, policy_agent
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.suite import load_suite
 
 TASKS = ("red_cube_in_basket", "purple_ball_in_basket")
 

@@ -6,8 +6,8 @@ from vla_crl.errors import ConfigError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector, CollectorConfig
 from vla_crl.rollout.lanes import run_lanes, simulate_lanes
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 
 @pytest.fixture

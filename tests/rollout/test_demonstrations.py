@@ -13,9 +13,9 @@ from vla_crl.rollout.demonstrations import (
 )
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
-from vla_crl.sim.vector_sim import VectorSim
 
 NUM_EPISODES = 12
 CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)

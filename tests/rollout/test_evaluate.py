@@ -11,8 +11,8 @@ from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import expert_agent, policy_agent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 SUITE = "tabletop_object"
 

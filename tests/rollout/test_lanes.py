@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vla_crl.rollout.lanes import lane_generator, run_lanes, simulate_lanes
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.suite import load_suite
 
 
 @pytest.mark.parametrize(("num_envs", "sizes"), [(1, [1]), (2, [1, 1]), (7, [4, 3])])

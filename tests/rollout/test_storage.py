@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vla_crl.algos.rows import Rows
 from vla_crl.errors import SpecError
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
+from vla_crl.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from vla_crl.catalog import catalog_dir
-from vla_crl.sim import suite as suite_module
-from vla_crl.sim.scene import Scene
-from vla_crl.sim.suite import Suite, load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native import suite as suite_module
+from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.native.suite import Suite, load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 
 @pytest.fixture(scope="session")

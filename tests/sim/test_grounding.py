@@ -4,10 +4,10 @@ import mujoco
 import numpy as np
 
 from vla_crl.sim.grounding import Grounding, ground
-from vla_crl.sim.layout import initial_states
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.suite import Suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.suite import Suite
-from vla_crl.sim.vector_sim import VectorSim
 
 NUM_STATES, PIXELS = 40, 128
 

@@ -10,11 +10,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim import gymnasium_envs
 from vla_crl.sim.backends import task_names
-from vla_crl.sim.experts import ScriptedExpert
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
-from vla_crl.sim.suite import Suite, load_suite
+from vla_crl.sim.native.experts import ScriptedExpert
+from vla_crl.sim.native.suite import Suite, load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
-from vla_crl.sim.vector_sim import VectorSim
 
 TASK = "vla_crl/tabletop_object.red_cube_in_basket-v0"
 SUITE = "vla_crl/tabletop_object-v0"

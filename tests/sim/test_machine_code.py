@@ -6,7 +6,7 @@ from pathlib import Path
 PROGRAM = """
 import logging
 import numpy as np
-from vla_crl.sim.senses import add_state_noise
+from vla_crl.sim.native.kernel.senses import add_state_noise
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 add_state_noise(np.zeros((1, 8), np.float32), np.ones(1), np.zeros(1, int), np.zeros(1, int))

@@ -2,8 +2,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_crl.sim.kinematics import rotation_about
-from vla_crl.sim.layout import GRIP_DOWN
+from vla_crl.sim.native.kernel.kinematics import rotation_about
+from vla_crl.sim.native.layout import GRIP_DOWN
 from vla_crl.sim.rotations import axis_angle_from_matrix
 
 

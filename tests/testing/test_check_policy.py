@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.testing import check_policy
 
 

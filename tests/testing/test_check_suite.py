@@ -5,9 +5,9 @@ import pytest
 
 from vla_crl.catalog import list_suites, suite_path
 from vla_crl.errors import SpecError
-from vla_crl.sim.goals import Goal
-from vla_crl.sim.scene_config import SceneConfig, ThingConfig
-from vla_crl.sim.suite import CollectionConfig, Suite, load_suite, read_suite
+from vla_crl.sim.native.goals import Goal
+from vla_crl.sim.native.scene_config import SceneConfig, ThingConfig
+from vla_crl.sim.native.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.testing import check_suite
 
 

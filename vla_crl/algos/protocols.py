@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from vla_crl.algos.rows import Rows
+from vla_crl.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from numba import njit
 
 from vla_crl.bench.render import LEFT_OUT
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
-from vla_crl.sim.controller import command
 from vla_crl.sim.gymnasium_envs import STATE_BOUND
-from vla_crl.sim.layout import initial_states
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.predicates import Poses, goal_reached
-from vla_crl.sim.slots import MAX_SPEED, world_of
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.kernel.controller import command
+from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
+from vla_crl.sim.native.kernel.slots import constants_of
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.outcomes import MAX_SPEED
 
 
 class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -45,7 +46,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._suite = loaded = load_suite(suite)
         index = loaded.tasks[task].scene
         scene = loaded.scenes[index]
-        self._model, self._world, self._task = scene.model, world_of(loaded, index), task
+        self._model, self._world, self._task = scene.model, constants_of(loaded, index), task
         self._data = data = mujoco.MjData(self._model)
         initial = initial_states(scene)
         start_qpos = loaded.tasks[task].start_qpos
@@ -74,7 +75,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
         observed: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-STATE_BOUND, STATE_BOUND)}
         if image_size:
-            shape = (len(loaded.cameras), image_size, image_size, 3)
+            shape = (len(loaded.embodiment.cameras), image_size, image_size, 3)
             observed["images"] = spaces.Box(0, 255, shape, np.uint8)
         self.observation_space = spaces.Dict(observed)
 
@@ -138,7 +139,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return {"state": state, "images": self._draw(self._renderer)}
 
     def _draw(self, renderer: mujoco.Renderer) -> np.ndarray:
-        cameras = self._suite.cameras
+        cameras = self._suite.embodiment.cameras
         images = np.empty((len(cameras), renderer.height, renderer.width, 3), np.uint8)
         for camera, image in zip(cameras, images, strict=True):
             renderer.update_scene(self._data, camera)
@@ -166,4 +167,4 @@ def _make_entry_points(version: int):
     return advance, goal_holds
 
 
-advance, goal_holds = _make_entry_points(source_version())
+advance, goal_holds = _make_entry_points(source_version("native/kernel/*.py", "outcomes.py"))

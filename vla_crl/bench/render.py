@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.hardware import num_cores
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.renderer import BatchRenderer
+from vla_crl.sim.simulation import MujocoScenes, require
 from vla_crl.sim.task_suite import TaskSuite
 
 LEFT_OUT = (
@@ -58,25 +59,26 @@ def bench_render(
     ]
 
 
-def render_goal(suite: TaskSuite, size: int) -> float | None:
+def render_goal(model: mujoco.MjModel, size: int) -> float | None:
     """Return the wanted speed-up over MuJoCo's renderer in software: meshes cost more.
 
     There is a goal for the size that policies see by default; OpenGL's cost hardly grows with it.
     """
     if size != GOAL_SIZE:
         return None
-    return 15.0 if suite.model(0).nmesh else 40.0
+    return 15.0 if model.nmesh else 40.0
 
 
 def settled_states(suite: TaskSuite, num_states: int) -> list[mujoco.MjData]:
     """Return initial states of a suite's first scene with all poses, at most `NUM_STATES`."""
-    (tasks,) = np.nonzero(suite.scene_of_task == 0)
     count = min(NUM_STATES, num_states, len(suite.train_ids))
-    states = [mujoco.MjData(suite.model(0)) for _ in range(count)]
-    with closing(suite.simulate(count, num_threads=num_cores())) as sim:
-        sim.reset(range(count), tasks=[tasks[0]] * count, state_ids=suite.train_ids[:count])
+    with closing(simulate(suite, count, num_threads=num_cores())) as sim:
+        scenes = require(sim, MujocoScenes, "drawn by MuJoCo")
+        sim.reset(range(count), tasks=[0] * count, state_ids=suite.train_ids[:count])
+        model = scenes.scene_model(0)
+        states = [mujoco.MjData(model) for _ in range(count)]
         for slot, data in enumerate(states):
-            sim.write_scene(slot, copy(suite.model(0)), data)
+            scenes.write_scene(slot, copy(model), data)
     return states
 
 
@@ -91,8 +93,9 @@ def own_turn(
     suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int
 ) -> Iterator[Callable[[], float]]:
     """Give what draws with the batch renderer on all cores and returns frames per second."""
-    num_worlds, model = max(1, num_frames // len(suite.cameras)), suite.model(0)
-    renderer = BatchRenderer(model, suite.cameras, size, size, num_threads=num_cores())
+    cameras = suite.embodiment.cameras
+    num_worlds, model = max(1, num_frames // len(cameras)), states[0].model
+    renderer = BatchRenderer(model, cameras, size, size, num_threads=num_cores())
     poses = stacked_poses([states[world % len(states)] for world in range(num_worlds)])
     images = renderer.render(*poses)  # also compiles, or loads from the disk
 
@@ -109,8 +112,8 @@ def gl_turn(
     suite: TaskSuite, states: list[mujoco.MjData], size: int, num_frames: int
 ) -> Iterator[Callable[[], float]]:
     """Give what draws with MuJoCo's renderer frame by frame and returns frames per second."""
-    cameras, frame = suite.cameras, np.empty((size, size, 3), np.uint8)
-    with mujoco.Renderer(suite.model(0), size, size) as renderer:
+    cameras, frame = suite.embodiment.cameras, np.empty((size, size, 3), np.uint8)
+    with mujoco.Renderer(states[0].model, size, size) as renderer:
 
         def turn() -> float:
             start = time.perf_counter()
@@ -137,5 +140,5 @@ def _bench_size(
         pairs = [(turn(), peer_turn()) for _ in range(num_repeats)]
     value, peer_value = (median(rates) for rates in zip(*pairs, strict=True))
     name = f"render.{suite.name}.{size}x{size}"
-    goal = render_goal(suite, size)
+    goal = render_goal(states[0].model, size)
     return against_peer(name, value, "frames/s", "mujoco.Renderer", peer_value, goal=goal)

@@ -70,6 +70,6 @@ def bench_render_peers(
         value, *peer_values = (median(column) for column in zip(*rates, strict=True))
         for peer, peer_value in zip(chosen, peer_values, strict=True):
             name, label = f"render.{loaded.name}.{size}x{size}.vs_{peer}", RENDER_PEERS[peer]
-            goal = render_goal(loaded, size) if peer != "warp" else None
+            goal = render_goal(states[0].model, size) if peer != "warp" else None
             records.append(against_peer(name, value, "frames/s", label, peer_value, goal=goal))
     return records

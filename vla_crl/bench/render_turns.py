@@ -30,8 +30,8 @@ def warp_turn(
     import mujoco_warp  # pyright: ignore[reportMissingImports]
     import warp  # pyright: ignore[reportMissingImports]
 
-    model = suite.model(0)
-    cameras = [model.camera(i).name in suite.cameras for i in range(model.ncam)]
+    model = states[0].model
+    cameras = [model.camera(i).name in suite.embodiment.cameras for i in range(model.ncam)]
     num_worlds = max(1, num_frames // sum(cameras))
     model = copy.copy(model)
     # Settings of the physics, which Warp does not know and rendering does not need.

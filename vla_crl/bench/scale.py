@@ -19,8 +19,8 @@ from vla_crl.bench.turns import TurnProcess, serve_turns
 from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Workload, play
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.hardware import num_cores
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 MEMORY_LIMITS_MIB = {4096: 8192.0}
 """Wanted memory of a process, by its number of environments."""

@@ -15,8 +15,8 @@ from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.bench.sim import record_expert, start_episodes
 from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Workload, play
 from vla_crl.hardware import num_cores
-from vla_crl.sim.suite import load_suite
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 
 WHERE = "bench sim --peers"
 GOALS = {"pixels": 10.0, "state": 3.0}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_crl.sim.vector_sim import VectorSim
+from vla_crl.sim.native.vector_sim import VectorSim
 
 CHUNK_STEPS = 4
 """Control steps between two observations."""

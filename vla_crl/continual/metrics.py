@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_crl.continual.statistics import CONFIDENCE, Estimate, linear_interval
-from vla_crl.continual.success_matrix import Split, SuccessMatrix
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.contracts import Split
 from vla_crl.errors import SpecError
 
 

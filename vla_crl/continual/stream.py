@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vla_crl.continual.success_matrix import MAX_STAGES, Split
+from vla_crl.continual.success_matrix import MAX_STAGES
+from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError, unknown_name
 
 

@@ -21,14 +21,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from vla_crl.config import write_atomically
+from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError
 
-Split = Literal["train", "heldout"]
 COLUMNS = ("stage", "task", "split", "successes", "episodes")
 MAX_COUNT = 10**12
 """No file counts further; keeps sums and arrays within 64 bits."""

@@ -35,7 +35,7 @@ from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import simulate_lanes
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
 
 METHOD_FILE = "method.safetensors"
@@ -68,7 +68,7 @@ class Trainer:
                 "video_episodes": config.video_episodes,
             }
         )
-        self.suite.simulate(1, variation=config.variation).close()  # does the variation fit?
+        simulate(self.suite, 1, variation=config.variation).close()  # does the variation fit?
         self.policy = load_policy(config.policy)
         self.policy.set_exploration(
             config.exploration.noise_level, config.exploration.stochastic_step
@@ -233,7 +233,7 @@ class Trainer:
             with self.method.evaluating(self.policy, tasks[0]):
                 results = evaluate(
                     agent,
-                    self.suite.name,
+                    self.suite,
                     tasks,
                     num_episodes=num_episodes,
                     num_envs=self.config.evaluation.num_envs,

@@ -5,8 +5,8 @@ from typing import Literal, Self
 
 from torch import Tensor
 
-from vla_crl.algos.rows import Rows
 from vla_crl.errors import ConfigError
+from vla_crl.rows import Rows
 
 Insulation = Literal["full", "none"] | float
 

@@ -10,10 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_crl.algos import flow
-from vla_crl.algos.flow import FlowTrace
-from vla_crl.algos.rows import Rows
-from vla_crl.contracts import ACTION_DIM, STATE_DIM, Observation
+from vla_crl.contracts import ACTION_DIM, ARM, STATE_DIM, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
@@ -24,6 +21,8 @@ from vla_crl.models.context import (
     check_insulation,
 )
 from vla_crl.models.expert import ActionExpert, ExpertConfig
+from vla_crl.models.heads import flow
+from vla_crl.models.heads.flow import FlowTrace
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
@@ -36,6 +35,7 @@ from vla_crl.models.token_heads import (
 from vla_crl.models.tokenizer import WordTokenizer
 from vla_crl.models.value import ValueHead
 from vla_crl.models.vlm import BackboneConfig, VisionLanguageModel, build_smolvlm
+from vla_crl.rows import Rows
 
 StochasticStep = Literal["last", "random"]
 
@@ -211,7 +211,7 @@ class VLAPolicy(nn.Module):
         Raises:
             SpecError: The observation does not fit the policy.
         """
-        self._check_images(observation.validate().images.shape)
+        self._check_images(observation.validate(ARM).images.shape)
         token_ids, word_mask = self.tokenizer.encode(observation.instruction)
         return TokenizedObservation(
             images=torch.from_numpy(observation.images),

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vla_crl.algos.rows import Rows
 from vla_crl.models.context import TokenizedObservation
+from vla_crl.rows import Rows
 
 LOSS_TERMS = frozenset(
     {

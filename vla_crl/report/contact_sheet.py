@@ -6,26 +6,23 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import simulate
+from vla_crl.sim.task_suite import TaskSuite
 
 PIXELS = 256
 """Height and width of a picture."""
 NUM_COLUMNS = 5
 
 
-def write_contact_sheet(suite_name: str, path: Path) -> None:
+def write_contact_sheet(suite: TaskSuite, path: Path) -> None:
     """Draw every task from the first camera, each on another test state.
 
     Args:
-        suite_name: Suite of the catalogue.
+        suite: Its tasks are drawn.
         path: The image file; its suffix names the format.
-
-    Raises:
-        ConfigError: There is no such suite.
     """
-    suite = find_suite(suite_name)
     num_tasks = len(suite.tasks)
-    sim = suite.simulate(num_tasks, image_size=PIXELS)
+    sim = simulate(suite, num_tasks, image_size=PIXELS)
     slots = np.arange(num_tasks)
     sim.reset(slots, tasks=slots, state_ids=np.resize(suite.test_ids, num_tasks))
     seen = sim.observe()

@@ -12,10 +12,10 @@ from vla_crl.errors import ConfigError
 from vla_crl.progress import console
 from vla_crl.report.video import GridVideo
 from vla_crl.rollout.agents import Agent
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import simulate
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
-from vla_crl.sim.simulation import ScriptedSimulation
-from vla_crl.sim.task_suite import make_renderers
+from vla_crl.sim.simulation import Filmed, MujocoScenes, Simulation, require
+from vla_crl.sim.task_suite import TaskSuite
 
 Renderer = Literal["own", "mujoco"]
 PIXELS = 256
@@ -24,7 +24,7 @@ PIXELS = 256
 
 def record_rollouts(
     agent: Agent,
-    suite_name: str,
+    suite: TaskSuite,
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int,
@@ -36,7 +36,7 @@ def record_rollouts(
 
     Args:
         agent: Who acts.
-        suite_name: Suite of the catalogue.
+        suite: Where.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, on the first test states.
         output: The mp4 file.
@@ -50,21 +50,20 @@ def record_rollouts(
     Raises:
         ConfigError: An unknown task, or more episodes than test states.
     """
-    suite = find_suite(suite_name)
     if not 1 <= num_episodes <= len(suite.test_ids):
         raise ConfigError(
             f"rollout: {num_episodes} episodes a task, expected 1 to {len(suite.test_ids)}"
         )
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     tile_tasks = np.repeat(indices, num_episodes)
-    sim = suite.simulate(len(tile_tasks))
+    sim = simulate(suite, len(tile_tasks))
     slots = np.arange(sim.num_slots)
     sim.reset(
         slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
     )
     act, draw = agent(sim), _DRAWERS[renderer](sim)
     outcomes: list[bool | None] = [None] * sim.num_slots
-    captions = sim.instructions()
+    captions = sim.observe(images=False).instruction
     running = slots
     with GridVideo(
         output,
@@ -98,33 +97,31 @@ def _num_columns(num_tiles: int) -> int:
     return next((n for n in (5, 4, 3) if num_tiles % n == 0), min(5, num_tiles))
 
 
-def _own_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
-    suite, scenes = sim.suite, np.unique(sim.suite.scene_of_task[sim.tasks])
-    renderers = make_renderers(suite, [suite.film_camera], PIXELS, scenes)
-    frames = np.empty((sim.num_slots, 1, PIXELS, PIXELS, 3), np.uint8)
-
-    def draw() -> np.ndarray:
-        sim.render(renderers, np.arange(sim.num_slots), frames)
-        return frames[:, 0]
-
-    return draw
+def _own_drawer(sim: Simulation) -> Callable[[], np.ndarray]:
+    filmed = require(sim, Filmed, "filmed")
+    return lambda: filmed.frames(sim.suite.film_camera, PIXELS)
 
 
-def _mujoco_drawer(sim: ScriptedSimulation) -> Callable[[], np.ndarray]:
-    scenes, camera = sim.suite.scene_of_task[sim.tasks].tolist(), sim.suite.film_camera
-    models = {scene: copy(sim.suite.model(scene)) for scene in sorted(set(scenes))}
-    renderers = {s: mujoco.Renderer(model, PIXELS, PIXELS) for s, model in models.items()}
-    datas = {scene: mujoco.MjData(model) for scene, model in models.items()}
+def _mujoco_drawer(sim: Simulation) -> Callable[[], np.ndarray]:
+    scenes = require(sim, MujocoScenes, "filmed by MuJoCo's renderer")
+    own = [scenes.scene_model(slot) for slot in range(sim.num_slots)]
+    stages = {id(model): _stage(model) for model in {id(model): model for model in own}.values()}
     frames = np.empty((sim.num_slots, PIXELS, PIXELS, 3), np.uint8)
 
     def draw() -> np.ndarray:
-        for slot, scene in enumerate(scenes):
-            sim.write_scene(slot, models[scene], datas[scene])
-            renderers[scene].update_scene(datas[scene], camera)
-            renderers[scene].render(out=frames[slot])
+        for slot, model in enumerate(own):
+            renderer, drawn, data = stages[id(model)]
+            scenes.write_scene(slot, drawn, data)
+            renderer.update_scene(data, sim.suite.film_camera)
+            renderer.render(out=frames[slot])
         return frames
 
     return draw
+
+
+def _stage(model: mujoco.MjModel) -> tuple[mujoco.Renderer, mujoco.MjModel, mujoco.MjData]:
+    drawn = copy(model)
+    return mujoco.Renderer(drawn, PIXELS, PIXELS), drawn, mujoco.MjData(drawn)
 
 
 _DRAWERS = {"own": _own_drawer, "mujoco": _mujoco_drawer}
@@ -132,7 +129,7 @@ _DRAWERS = {"own": _own_drawer, "mujoco": _mujoco_drawer}
 
 def film_run(
     agents: Mapping[str, Agent],
-    suite_name: str,
+    suite: TaskSuite,
     tasks: Sequence[str],
     *,
     num_episodes: int,
@@ -143,7 +140,7 @@ def film_run(
     Args:
         agents: By name, e.g. "before training"; the name becomes the title and, behind the
             agent's number, the file's name.
-        suite_name: Suite of the catalogue.
+        suite: Where.
         tasks: Task names.
         num_episodes: Episodes a task.
         folder: Where the mp4 files go.
@@ -151,7 +148,7 @@ def film_run(
     for number, (name, agent) in enumerate(agents.items()):
         record_rollouts(
             agent,
-            suite_name,
+            suite,
             tasks,
             num_episodes=num_episodes,
             output=folder / f"{number}_{name.replace(' ', '_')}.mp4",

@@ -8,16 +8,17 @@ import torch
 
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.lanes import lane_generator
-from vla_crl.sim.simulation import ScriptedSimulation, Simulation
+from vla_crl.sim.backends import expert_of
+from vla_crl.sim.simulation import Simulation
 
 Act = Callable[[np.ndarray], np.ndarray]
-"""From slots [B] to their next actions [B, K, 7]."""
+"""From slots [B] to their next actions [B, K, A]."""
 
 
 class Agent(Protocol):
     """Takes its place in a simulation; what it draws there is the lane's own."""
 
-    def __call__(self, sim: ScriptedSimulation, lane: int = 0) -> Act:
+    def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`."""
         ...
 
@@ -45,7 +46,7 @@ def policy_agent(policy: VLAPolicy, *, deterministic: bool, seed: int = 0) -> Ag
     return start
 
 
-def expert_agent(sim: ScriptedSimulation, lane: int = 0) -> Act:
+def expert_agent(sim: Simulation, lane: int = 0) -> Act:
     """Let the scripted expert act, one control step at a time."""
-    expert = sim.expert()
+    expert = expert_of(sim)
     return lambda slots: expert.act(slots)[:, None]

@@ -8,10 +8,11 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import expert_of, simulate
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.grounding import ground
-from vla_crl.sim.simulation import Expert, ScriptedSimulation
+from vla_crl.sim.simulation import Expert, Grounded, Simulation, require
+from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
 
@@ -106,7 +107,7 @@ class _Recorder:
 
 
 def collect_demonstrations(
-    suite_name: str,
+    suite: TaskSuite,
     num_episodes: int,
     *,
     seed: int = 0,
@@ -119,7 +120,7 @@ def collect_demonstrations(
     Failures are kept: their labels are still what the expert would do.
 
     Args:
-        suite_name: Suite of the catalogue.
+        suite: Its tasks are demonstrated.
         num_episodes: E.
         seed: Seed of perturbations and of the order of initial states.
         perturbation: Noise on executed actions; the default noise if None.
@@ -132,13 +133,13 @@ def collect_demonstrations(
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
-    sim = find_suite(suite_name).simulate(min(num_slots, num_episodes), variation=variation)
-    rng, ids = np.random.default_rng(seed), sim.suite.train_ids
+    sim = simulate(suite, min(num_slots, num_episodes), variation=variation)
+    labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
+    rng, ids = np.random.default_rng(seed), suite.train_ids
     # Drawn anew each time through, or every task would meet the same states again.
     order = np.concatenate([rng.permutation(ids) for _ in range(-(-num_episodes // len(ids)))])
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
-    expert = sim.expert()
     recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
     episode_of = np.zeros(sim.num_slots, dtype=np.int64)
     started = 0
@@ -148,7 +149,7 @@ def collect_demonstrations(
         slots = slots[: num_episodes - started]
         episodes = np.arange(started, started + len(slots))
         started += len(slots)
-        sim.reset(slots, tasks=episodes % len(sim.suite.tasks), state_ids=order[episodes])
+        sim.reset(slots, tasks=episodes % len(suite.tasks), state_ids=order[episodes])
         episode_of[slots] = episodes
         return slots
 
@@ -156,7 +157,8 @@ def collect_demonstrations(
     with track("demonstrations", num_episodes) as progress:
         while len(running):
             episodes = episode_of[running]
-            actions = _record_step(sim, expert, running, [recorder.steps[e] for e in episodes])
+            steps = [recorder.steps[episode] for episode in episodes]
+            actions = _record_step(sim, labels, expert, running, steps)
             executed = np.stack(
                 [
                     _perturb(generators[episode], action, sigma[episode], noise)
@@ -171,17 +173,19 @@ def collect_demonstrations(
                 progress.print(line)
             running = np.concatenate([running[~is_over], start(running[is_over])])
     sim.close()
-    return _concatenate(sim.suite.name, recorder)
+    return _concatenate(suite.name, recorder)
 
 
 def _record_step(
-    sim: ScriptedSimulation,
+    sim: Simulation,
+    grounded: Grounded,
     expert: Expert,
     slots: np.ndarray,
     episodes: list[list[dict[str, np.ndarray]]],
 ) -> np.ndarray:
     """Append what each slot sees, with all labels, to its episode; return the expert's actions."""
-    observation, labels, actions = sim.observe(slots), ground(sim, slots), expert.act(slots)
+    observation, actions = sim.observe(slots), expert.act(slots)
+    labels = ground(grounded, slots)
     tasks = sim.tasks[slots]
     named = expert.named(slots)
     for row, steps in enumerate(episodes):

@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
+from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.rollout.lanes import run_lanes, simulate_lanes
-from vla_crl.sim.backends import find_suite
 from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
-from vla_crl.sim.scene_config import Split
+from vla_crl.sim.task_suite import TaskSuite
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TaskResult:
 
 def evaluate(
     agent: Agent,
-    suite_name: str,
+    suite: TaskSuite,
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int = 100,
@@ -46,7 +46,7 @@ def evaluate(
 
     Args:
         agent: Who acts.
-        suite_name: Suite of the catalogue.
+        suite: Where.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
@@ -59,7 +59,6 @@ def evaluate(
     Raises:
         ConfigError: An unknown task or kind of states, no task, or a number out of range.
     """
-    suite = find_suite(suite_name)
     require_counts("evaluate", num_episodes=num_episodes, num_envs=num_envs)
     if states not in ("test", "train"):
         raise unknown_name("evaluate", "states", states, ("test", "train"))

@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from vla_crl.sim.simulation import ScriptedSimulation
+from vla_crl.sim.backends import simulate
+from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
@@ -24,7 +25,7 @@ def simulate_lanes(
     *,
     num_threads: int = NUM_LANES,
     variation: VariationConfig | None = None,
-) -> list[ScriptedSimulation]:
+) -> list[Simulation]:
     """Spread N environments evenly over simulations, one a lane.
 
     Args:
@@ -36,7 +37,7 @@ def simulate_lanes(
     sizes = [len(range(lane, num_envs, NUM_LANES)) for lane in range(NUM_LANES)]
     threads = max(1, num_threads // NUM_LANES)
     return [
-        suite.simulate(size, num_threads=threads, variation=variation) for size in sizes if size
+        simulate(suite, size, num_threads=threads, variation=variation) for size in sizes if size
     ]
 
 

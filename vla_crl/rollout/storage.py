@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vla_crl.algos.advantages import generalized_advantages
 from vla_crl.algos.protocols import PPOBatch
-from vla_crl.algos.rows import Rows
 from vla_crl.errors import SpecError
+from vla_crl.rows import Rows
 
 
 class SampledChunk(Protocol):

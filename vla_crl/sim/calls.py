@@ -1,16 +1,14 @@
 """Arguments and results of a simulation's calls, checked and built alike in every backend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 
 from vla_crl.contracts import ChunkResult
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.simulation import Simulation
-from vla_crl.sim.slots import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
-
-Indices = Sequence[int] | np.ndarray
+from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.simulation import Indices, Simulation
 
 
 def rows_of(sim: Simulation, slots: Indices | None) -> np.ndarray:
@@ -96,8 +94,8 @@ def require_scenes(where: str, suite: object) -> None:
     if not hasattr(suite, "scenes"):
         raise SpecError(
             f"{where}: got {suite if isinstance(suite, str) else type(suite).__name__!r} as suite, "
-            "expected what vla_crl.sim.suite.load_suite returns; for any other suite use "
-            "find_suite(name).simulate(...) of vla_crl.sim.backends"
+            "expected what vla_crl.sim.native.suite.load_suite returns; for any other suite use "
+            "simulate(find_suite(name), ...) of vla_crl.sim.backends"
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_crl.sim.simulation import ScriptedSimulation
+from vla_crl.sim.simulation import Grounded
 
 NEAR_M = 0.01
 """Least depth of what counts as visible."""
@@ -25,21 +25,17 @@ class Grounding:
     visible: np.ndarray
 
 
-def ground(sim: ScriptedSimulation, slots: np.ndarray) -> Grounding:
+def ground(sim: Grounded, slots: np.ndarray) -> Grounding:
     """Project the things of `slots` into the suite's cameras.
 
     A pinhole camera looks along -z with x right and y up; with focal length f in image heights,
     u = 1/2 + f x / -z, v = 1/2 - f y / -z and f = 1 / (2 tan(fovy / 2)).
     """
-    position, rotation = sim.camera_poses(slots)
+    position, rotation, fovy = sim.camera_poses(slots)
     offset = sim.thing_positions(slots)[:, None] - position[:, :, None]
     local = np.einsum("bcij,bcti->bctj", rotation, offset)
     depth = -local[..., 2]
-    suite = sim.suite
-    scenes, index = np.unique(suite.scene_of_task[sim.tasks[slots]], return_inverse=True)
-    models = [suite.model(int(scene)) for scene in scenes]
-    fovy = [[model.camera(name).fovy[0] for name in suite.cameras] for model in models]
-    focal = (0.5 / np.tan(np.deg2rad(fovy) / 2))[index]  # [B, C]
+    focal = 0.5 / np.tan(fovy / 2)  # [B, C]
     in_front = depth > NEAR_M  # not so where a scene lacks the thing: NaN
     scale = focal[..., None] / np.where(in_front, depth, 1.0)
     uv = np.stack([0.5 + scale * local[..., 0], 0.5 - scale * local[..., 1]], axis=-1)

@@ -23,14 +23,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
-from vla_crl.contracts import ACTION_DIM, ChunkResult, Observation, check_actions
+from vla_crl.contracts import ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.sim.backends import find_suite, task_names
+from vla_crl.sim.backends import find_suite, simulate, task_names
 from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.scene_config import MAX_INSTRUCTION_LENGTH
-from vla_crl.sim.task_suite import TaskSuite, make_renderers
+from vla_crl.sim.simulation import Filmed, require
+from vla_crl.sim.task_suite import MAX_INSTRUCTION_LENGTH, TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
 RENDER_PIXELS = 256
@@ -43,13 +42,18 @@ with the greatest noise."""
 
 def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
     """Return the space of one robot's images, state and instruction."""
-    shape = (len(suite.cameras), image_size, image_size, 3)
+    shape = (len(suite.embodiment.cameras), image_size, image_size, 3)
     text = string.ascii_letters + string.digits + string.punctuation + " "
     return spaces.Dict(
         images=spaces.Box(0, 255, shape, np.uint8),
         state=spaces.Box(-STATE_BOUND, STATE_BOUND),
         instruction=spaces.Text(MAX_INSTRUCTION_LENGTH, charset=text),
     )
+
+
+def action_space(suite: TaskSuite) -> spaces.Box:
+    """Return the space of one robot's action."""
+    return spaces.Box(-1.0, 1.0, (len(suite.embodiment.action),))
 
 
 class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -82,7 +86,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.render_mode = render_mode
         self.metadata = _metadata(self._robots.suite)
         self.observation_space = observation_space(self._robots.suite, image_size)
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
+        self.action_space = action_space(self._robots.suite)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -102,8 +106,9 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         Raises:
             SpecError: An action of the wrong shape or not finite, or the episode is over.
         """
-        if np.shape(action) != (ACTION_DIM,):
-            raise SpecError(f"action: got shape {np.shape(action)}, expected ({ACTION_DIM},)")
+        if np.shape(action) != self.action_space.shape:
+            shape = self.action_space.shape
+            raise SpecError(f"action: got shape {np.shape(action)}, expected {shape}")
         result = self._robots.step(np.asarray(action)[None, None], np.array([0]))
         success, diverged = bool(result.success[0]), bool(result.diverged[0])
         info = self._info(success=success, diverged=diverged)
@@ -177,7 +182,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = _metadata(self._robots.suite) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.single_observation_space = observation_space(self._robots.suite, image_size)
-        self.single_action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
+        self.single_action_space = action_space(self._robots.suite)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator] = []
@@ -218,7 +223,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         if np.shape(actions) != self.action_space.shape:
             shape = self.action_space.shape
             raise SpecError(f"actions: got shape {np.shape(actions)}, expected {shape}")
-        actions = check_actions(np.asarray(actions)[:, None], self.num_envs)
+        actions = check_actions(np.asarray(actions)[:, None], *np.shape(actions))
         running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
         success, diverged, terminated, truncated = np.zeros((4, self.num_envs), dtype=bool)
         result = self._robots.step(actions[running], running)
@@ -266,11 +271,14 @@ class _Robots:
     ) -> None:  # fmt: skip
         self.suite = find_suite(suite)
         self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
-        self.sim = self.suite.simulate(
-            len(tasks), num_threads=num_threads, image_size=image_size, variation=variation
+        self.sim = simulate(
+            self.suite,
+            len(tasks),
+            num_threads=num_threads,
+            image_size=image_size,
+            variation=variation,
         )
         self.divergences: list[Divergence] = []
-        self._renderers: dict[int, BatchRenderer] = {}
 
     def reset(
         self,
@@ -302,14 +310,8 @@ class _Robots:
         return self.sim.observe(range(self.sim.num_slots))  # named slots: images of its own
 
     def frames(self) -> np.ndarray:
-        if not self._renderers:
-            scenes = np.unique(self.suite.scene_of_task[self._tasks])
-            self._renderers = make_renderers(
-                self.suite, self.suite.cameras[:1], RENDER_PIXELS, scenes
-            )
-        images = np.empty((self.sim.num_slots, 1, RENDER_PIXELS, RENDER_PIXELS, 3), np.uint8)
-        self.sim.render(self._renderers, np.arange(self.sim.num_slots), images)
-        return images[:, 0]
+        camera = self.suite.embodiment.cameras[0]
+        return require(self.sim, Filmed, "rendered").frames(camera, RENDER_PIXELS)
 
 
 def _require_render_mode(render_mode: str | None) -> None:

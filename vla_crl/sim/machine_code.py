@@ -12,18 +12,18 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def source_version() -> int:
-    """Return a checksum of the source files of `vla_crl.sim` that numba may compile.
-
-    Those in `experts/` are plain Python, those in `warp/` are compiled by Warp.
+def source_version(*patterns: str) -> int:
+    """Return a checksum of source files that numba compiles.
 
     Numba checks the file of a cached function only, not the files of what it calls, but it also
     compares the values in the function's closure. A cached entry point therefore keeps this number
     in its closure, and nothing else is cached.
+
+    Args:
+        patterns: Of the files below `vla_crl/sim` that hold code or constants of an entry point.
     """
     folder = Path(__file__).parent
-    others = {file for name in ("experts", "warp") for file in (folder / name).rglob("*.py")}
-    files = sorted(set(folder.rglob("*.py")) - others)
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
     return zlib.crc32(b"".join(file.read_bytes() for file in files))
 
 

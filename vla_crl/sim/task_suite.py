@@ -1,21 +1,15 @@
-"""What all suites are, whatever simulates them: tasks, initial states, cameras."""
+"""What all suites are, whatever simulates them: tasks, a robot, initial states."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-import mujoco
-import numpy as np
-
+from vla_crl.contracts import Embodiment, Split
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.scene_config import Split
-from vla_crl.sim.variation import VariationConfig
 
-if TYPE_CHECKING:
-    from vla_crl.sim.simulation import ScriptedSimulation
+MAX_INSTRUCTION_LENGTH = 200
+"""Characters; the same for all suites, so that their observation spaces agree."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,10 +31,11 @@ class SuiteTask:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TaskSuite(ABC):
-    """Tasks that share cameras, control rate and the numbers of their initial states.
+    """Tasks of one robot that share control rate and the numbers of their initial states."""
 
-    Tasks take place in scenes, numbered from 0.
-    """
+    backend: ClassVar[str]
+    """What simulates it: a name in `vla_crl.sim.backends.BACKENDS`, or "package.module:attribute"
+    of a `Backend`."""
 
     name: str
     description: str
@@ -49,8 +44,8 @@ class TaskSuite(ABC):
 
     @property
     @abstractmethod
-    def cameras(self) -> tuple[str, ...]:
-        """What policies see, in this order."""
+    def embodiment(self) -> Embodiment:
+        """What policies see, feel and do."""
 
     @property
     @abstractmethod
@@ -72,6 +67,24 @@ class TaskSuite(ABC):
     def test_ids(self) -> range:
         """Initial states kept for evaluation."""
 
+    @property
+    def things(self) -> tuple[str, ...]:
+        """What instructions talk about, where the backend can tell where it is."""
+        return ()
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Ways to command the robot, the suite's own first; each has an embodiment."""
+        return ()
+
+    def with_controller(self, name: str) -> "TaskSuite":
+        """Return the suite with another way to command its robot; its name tells which.
+
+        Raises:
+            ConfigError: It has no such controller.
+        """
+        raise unknown_name(f"suite '{self.name}'", "controller", name, self.controllers)
+
     def require_states(self, **counts: int) -> None:
         """Check before the work that there are as many test states as settings ask for.
 
@@ -84,37 +97,6 @@ class TaskSuite(ABC):
                     f"{name} is {count}, but suite '{self.name}' has {len(self.test_ids)} test "
                     "states"
                 )
-
-    @cached_property
-    @abstractmethod
-    def things(self) -> tuple[str, ...]:
-        """What instructions talk about."""
-
-    @cached_property
-    @abstractmethod
-    def scene_of_task(self) -> np.ndarray:
-        """[tasks] number of the scene of each task."""
-
-    @abstractmethod
-    def model(self, scene: int) -> mujoco.MjModel:
-        """Return what is drawn of a scene."""
-
-    @abstractmethod
-    def simulate(
-        self, num_slots: int, *, num_threads: int = 2, image_size: int = 64,
-        variation: VariationConfig | None = None,
-    ) -> "ScriptedSimulation":  # fmt: skip
-        """Allocate slots on the CPU; they must be reset before use.
-
-        Args:
-            num_slots: N.
-            num_threads: Threads for physics and rendering.
-            image_size: Height and width of each camera image, pixels.
-            variation: Of all tasks that have none of their own.
-
-        Raises:
-            ConfigError: A count is not positive, or the backend has no variations or is missing.
-        """
 
     @property
     def horizon(self) -> int:
@@ -135,13 +117,3 @@ class TaskSuite(ABC):
         if name not in names:
             raise unknown_name(f"suite '{self.name}'", "task", name, names)
         return names.index(name)
-
-
-def make_renderers(
-    suite: TaskSuite, cameras: Sequence[str], image_size: int, scenes: Iterable[int]
-) -> dict[int, BatchRenderer]:
-    """Build a renderer of square images for each of the named scenes of a suite."""
-    return {
-        scene: BatchRenderer(suite.model(scene), cameras, image_size, image_size)
-        for scene in map(int, scenes)
-    }

@@ -18,7 +18,7 @@ Range = tuple[float, float]
 Box = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Two opposite corners, least coordinates first."""
 
-NOTHING: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+NO_CHANGE: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 MAX_LATENCY = 8
 """Control steps."""
 GREATEST = {
@@ -31,21 +31,21 @@ GREATEST = {
 class VariationConfig:
     """Ranges from which an episode draws, evenly; by default nothing varies."""
 
-    camera_shift_m: Box = NOTHING
+    camera_shift_m: Box = NO_CHANGE
     """Displacement of the cameras that are fixed to the world: right, up, back."""
-    camera_turn_rad: Box = NOTHING
+    camera_turn_rad: Box = NO_CHANGE
     """Their rotation about the same three axes, as a rotation vector."""
     light_gain: Range = (1.0, 1.0)
     """Factor on the strength of all lights."""
-    light_turn_rad: Box = NOTHING
+    light_turn_rad: Box = NO_CHANGE
     """Rotation vector (world) of the directions of the lights."""
-    colour_shift: Box = NOTHING
+    colour_shift: Box = NO_CHANGE
     """Added to the red, green and blue (0 to 1) of the robot and of what no instruction names, a
     draw for each of the two."""
     materials: tuple[str, ...] = ()
     """Materials of the scene; what no instruction names, but for the robot, gets the texture of one
     of them."""
-    base_shift_m: Box = NOTHING
+    base_shift_m: Box = NO_CHANGE
     """Displacement of the robot's base (world)."""
     mass_gain: Range = (1.0, 1.0)
     """Factor on the mass of every object, a draw for each."""

@@ -5,10 +5,10 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from vla_crl.algos.rows import Rows
-from vla_crl.contracts import ACTION_DIM, Observation
+from vla_crl.contracts import ACTION_DIM, ARM, Observation
 from vla_crl.errors import SpecError
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.rows import Rows
 
 
 def check_policy(policy: VLAPolicy, observation: Observation) -> None:
@@ -21,7 +21,7 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
     Raises:
         SpecError: The first violation, with what came and what was expected.
     """
-    observation.validate()
+    observation.validate(ARM)
     num, horizon = len(observation), policy.config.action_horizon
     with torch.no_grad():
         context = policy.encode(observation)

@@ -13,7 +13,7 @@ from vla_crl.sim import backends
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.metaworld import models
 from vla_crl.sim.metaworld.suite import read_metaworld
-from vla_crl.sim.suite import load_suite
+from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.variation import VariationConfig
 
 SUITES = {"metaworld_mt10": 10, "metaworld_mt50": 50, "metaworld_cw10": 10}

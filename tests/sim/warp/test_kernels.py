@@ -10,13 +10,13 @@ pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 import warp as wp
 
 from vla_crl.errors import ConfigError
-from vla_crl.sim import controller, predicates, senses
-from vla_crl.sim.goals import DIRECTIONS, parse_goal
-from vla_crl.sim.kinematics import Chain
-from vla_crl.sim.layout import initial_states
+from vla_crl.sim.native.goals import DIRECTIONS, parse_goal
+from vla_crl.sim.native.kernel import controller, predicates, senses
+from vla_crl.sim.native.kernel.kinematics import Chain
+from vla_crl.sim.native.kernel.slots import SceneConstants, constants_of
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
-from vla_crl.sim.slots import World, world_of
-from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import MAX_LATENCY
 from vla_crl.sim.warp.kernels.controller import command, delay, put_controller, ramp
 from vla_crl.sim.warp.kernels.kinematics import MAX_JOINTS, put_chain
@@ -47,8 +47,8 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def world(suite: Suite) -> World:
-    return world_of(suite, 0)
+def world(suite: Suite) -> SceneConstants:
+    return constants_of(suite, 0)
 
 
 def random_rotations(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def array(values: np.ndarray, dtype: type) -> Any:
     return wp.array(values, dtype=dtype, device=CPU)
 
 
-def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: World):
+def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: SceneConstants):
     rng = np.random.default_rng(0)
     expected = initial_states(suite.scenes[0]).controller[:NUM_WORLDS].copy()
     constants, acting = put_controller(world, CPU), np.ones(NUM_WORLDS)
@@ -85,7 +85,7 @@ def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: World):
     assert np.array_equal(rows.numpy()[-20:], idle)
 
 
-def test_commands_move_linearly_from_the_row_before_to_the_row_now(world: World):
+def test_commands_move_linearly_from_the_row_before_to_the_row_now(world: SceneConstants):
     rng = np.random.default_rng(1)
     before, now = rng.normal(size=(2, 3, controller.row_size(world.controller.chain)))
     ctrl = wp.zeros((3, world.sizes.nu), dtype=float, device=CPU)
@@ -97,7 +97,7 @@ def test_commands_move_linearly_from_the_row_before_to_the_row_now(world: World)
         assert np.allclose(ctrl.numpy()[:, finger], expected[:, -1], atol=1e-6)
 
 
-def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: World):
+def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: SceneConstants):
     scene, size = suite.scenes[0], world.sizes
     goals = scene.compile([parse_goal(goal, "test", scene.known) for goal in GOALS])
     rng, num_worlds = np.random.default_rng(2), 1000

@@ -16,13 +16,13 @@ import warp as wp
 
 import vla_crl.sim.warp
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.goals import Goal
-from vla_crl.sim.mechanics import vary
+from vla_crl.sim.native.goals import Goal
+from vla_crl.sim.native.kernel.mechanics import vary
+from vla_crl.sim.native.kernel.slots import constants_of, scratch_of
+from vla_crl.sim.native.suite import Suite, load_suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.simulation import Simulation
-from vla_crl.sim.slots import scratch_of, world_of
-from vla_crl.sim.suite import Suite, load_suite
 from vla_crl.sim.variation import VariationConfig
-from vla_crl.sim.vector_sim import VectorSim
 from vla_crl.sim.warp.warp_sim import WarpSim
 from vla_crl.sim.warp.worlds import Worlds, warp_model
 
@@ -130,7 +130,7 @@ def test_masses_and_friction_of_a_world_are_those_of_its_episode(
     begin(sims, [VARIED, 0, VARIED, 0])
     simulated, suite = sims[1]._worlds[0].warp_model, sims[1].suite
     scratch, model, _ = scratch_of(suite.scenes[0].model)
-    slots, world = sims[0]._slots, world_of(suite, 0)
+    slots, world = sims[0]._slots, constants_of(suite, 0)
     for slot in range(NUM_SLOTS):
         gains = slots.mass_gain[slot], slots.friction_gain[slot]
         vary(world.mechanics, scratch.mechanics, world.objects, *gains)
@@ -350,7 +350,7 @@ def test_a_scene_with_an_option_that_mujoco_warp_lacks_is_refused(suite: Suite):
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICIT
     scene, device = replace(suite.scenes[0], model=model), wp.get_device("cpu")
     with pytest.raises(ConfigError, match="does not support .* mjINT_IMPLICIT is unsupported"):
-        Worlds(scene, world_of(suite, 0), 1, device, 8)
+        Worlds(scene, constants_of(suite, 0), 1, device, 8)
 
 
 def test_a_missing_package_is_an_error_that_says_how_to_install_it(

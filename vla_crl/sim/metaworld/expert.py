@@ -1,23 +1,19 @@
 """Meta-World's own scripted policies."""
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla_crl.contracts import ACTION_DIM
-from vla_crl.sim.experts.skill import NOTHING
+from vla_crl.sim.metaworld.config import THINGS
+from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 from vla_crl.sim.metaworld.models import require_metaworld
-from vla_crl.sim.metaworld.suite import THINGS
-
-if TYPE_CHECKING:
-    from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
+from vla_crl.sim.simulation import NO_THING
 
 
 class MetaWorldExpert:
     """Acts by the policy that Meta-World ships for each task; a function of its observation."""
 
-    def __init__(self, sim: "MetaWorldSim") -> None:
+    def __init__(self, sim: MetaWorldSim) -> None:
         """Prepare for all tasks of the simulation's suite."""
         require_metaworld()
         from metaworld.policies import ENV_POLICY_MAP
@@ -25,18 +21,18 @@ class MetaWorldExpert:
         self._sim = sim
         self._policies = [ENV_POLICY_MAP[task.name]() for task in sim.suite.tasks]
         named = [[THINGS.index(thing) for thing in task.things] for task in sim.suite.tasks]
-        self._named = np.array([[*things, NOTHING][:2] for things in named])
+        self._named = np.array([[*things, NO_THING][:2] for things in named])
 
     def act(self, slots: np.ndarray) -> np.ndarray:
         """Return the expert's action [B, 7] for each of `slots`."""
-        actions = np.zeros((len(slots), ACTION_DIM))
+        actions = np.zeros((len(slots), len(self._sim.suite.embodiment.action)))
         with warnings.catch_warnings():  # they warn of gains that the clipping below needs
             warnings.filterwarnings("ignore", message="Constant.* may be too high")
             for action, task, slot in zip(actions, self._sim.tasks[slots], slots, strict=True):
-                wanted = self._policies[task].get_action(self._sim.world(int(slot)).observation)
+                wanted = self._policies[task].get_action(self._sim.episode(int(slot)).observation)
                 action[[0, 1, 2, 6]] = wanted
         return np.clip(actions, -1.0, 1.0)
 
     def named(self, slots: np.ndarray) -> np.ndarray:
-        """Return [B, 2] the things that the instructions name: object and goal (or NOTHING)."""
+        """Return [B, 2] the things that the instructions name: object and goal (or NO_THING)."""
         return self._named[self._sim.tasks[slots]]

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.sim.metaworld.suite import WORKSPACE_CAMERA, CameraConfig, MetaWorldConfig
+from vla_crl.sim.metaworld.config import WORKSPACE_CAMERA, CameraConfig, MetaWorldConfig
 
 GOAL = "vla_crl goal"
 """Geom of the drawn model that marks the goal."""
@@ -77,8 +77,9 @@ def simulated_model(task: str) -> mujoco.MjModel:
     return model
 
 
+@lru_cache
 def drawn_model(task: str, config: MetaWorldConfig) -> mujoco.MjModel:
-    """Return the model of a task with our camera and a mark at the goal.
+    """Return the model of a task with our camera and a mark at the goal; not to be changed.
 
     Bodies have the same numbers as those of `simulated_model`; geoms of the world do not.
     """

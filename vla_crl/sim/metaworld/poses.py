@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
+from vla_crl.sim.metaworld.config import HAND_CAMERA, WORKSPACE_CAMERA
+from vla_crl.sim.metaworld.episode import Look
 from vla_crl.sim.metaworld.models import GOAL
-from vla_crl.sim.metaworld.suite import HAND_CAMERA, WORKSPACE_CAMERA
-from vla_crl.sim.metaworld.worlds import Look
 
 Poses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

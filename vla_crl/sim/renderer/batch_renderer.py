@@ -279,5 +279,5 @@ def _make_segment_frames(version: int) -> Callable[..., None]:
     return segment_frames
 
 
-_render_frames = _make_render_frames(source_version())
-_segment_frames = _make_segment_frames(source_version())
+_render_frames = _make_render_frames(source_version("renderer/*.py"))
+_segment_frames = _make_segment_frames(source_version("renderer/*.py"))

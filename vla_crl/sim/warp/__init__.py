@@ -11,5 +11,5 @@ for _package in ("warp", "mujoco_warp"):
     if importlib.util.find_spec(_package) is None:
         raise ConfigError(
             f"vla_crl.sim.warp: the package {_package} is missing: pip install 'vla-crl[warp]', "
-            "or simulate with vla_crl.sim.vector_sim.VectorSim"
+            "or simulate with vla_crl.sim.native.vector_sim.VectorSim"
         )

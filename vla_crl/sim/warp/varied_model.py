@@ -4,10 +4,10 @@ import mujoco
 import numpy as np
 import warp as wp
 
-from vla_crl.sim.episodes import Episodes
-from vla_crl.sim.mechanics import Mechanics, vary
+from vla_crl.sim.native.episodes import Episodes
+from vla_crl.sim.native.kernel.mechanics import Mechanics, vary
+from vla_crl.sim.native.kernel.slots import SceneConstants, Slots
 from vla_crl.sim.renderer import Appearance, model_appearance
-from vla_crl.sim.slots import Slots, World
 from vla_crl.sim.warp.worlds import Worlds, put_rows
 
 MECHANICS = tuple(name for name in Mechanics._fields if name != "dof_M0")
@@ -23,7 +23,9 @@ class VariedModel:
     stronger light is a brighter colour. It shows textures on planes and meshes.
     """
 
-    def __init__(self, worlds: Worlds, world: World, episodes: Episodes, scene: int) -> None:
+    def __init__(
+        self, worlds: Worlds, world: SceneConstants, episodes: Episodes, scene: int
+    ) -> None:
         """Give every world the model's own numbers; within `wp.ScopedDevice`.
 
         Args:

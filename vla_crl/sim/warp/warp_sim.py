@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import warp as wp
 
-from vla_crl.contracts import ACTION_DIM, STATE_DIM, ChunkResult, Observation, check_actions
+from vla_crl.contracts import ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
     chunk_result,
@@ -17,10 +17,12 @@ from vla_crl.sim.calls import (
     reset_arrays,
     rows_of,
 )
-from vla_crl.sim.divergence import Divergence, joint_name
-from vla_crl.sim.episodes import Episodes
-from vla_crl.sim.slots import DIVERGED, allocate_slots, world_of
-from vla_crl.sim.suite import Suite
+from vla_crl.sim.divergence import Divergence, joint_name, moves
+from vla_crl.sim.native.episodes import Episodes
+from vla_crl.sim.native.kernel.slots import allocate_slots, constants_of
+from vla_crl.sim.native.suite import Suite
+from vla_crl.sim.outcomes import DIVERGED
+from vla_crl.sim.simulation import Indices
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.warp.drawing import Drawing
 from vla_crl.sim.warp.kernels.senses import add_image_noise, add_state_noise, feel
@@ -51,7 +53,8 @@ class WarpSim:
 
     def __init__(
         self, suite: Suite, num_slots: int, *, device: str, image_size: int = 64,
-        num_contacts: int = NUM_CONTACTS, variation: VariationConfig | None = None,
+        tasks: Sequence[int] | None = None, variation: VariationConfig | None = None,
+        num_contacts: int = NUM_CONTACTS,
     ) -> None:  # fmt: skip
         """Allocate the slots; they must be reset before use.
 
@@ -60,8 +63,9 @@ class WarpSim:
             num_slots: N.
             device: Warp's name of a device: "cuda:0", or "cpu".
             image_size: Height and width of each camera image, pixels.
-            num_contacts: Room for contacts, per world.
+            tasks: Task indices whose scenes are put on the device now; the others' when used.
             variation: Of all tasks that have none of their own.
+            num_contacts: Room for contacts, per world.
 
         Raises:
             ConfigError: A count is no whole number from 1 on, or there is no such device.
@@ -75,7 +79,7 @@ class WarpSim:
         """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._device, self._num_contacts = _device(device), num_contacts
         self._image_size = image_size
-        self._constants = [world_of(suite, index) for index in range(len(suite.scenes))]
+        self._constants = [constants_of(suite, index) for index in range(len(suite.scenes))]
         self._slots = allocate_slots(suite, self._constants, num_slots)
         self._episodes = Episodes(suite, self._constants, self._slots, variation)
         self._worlds: dict[int, Worlds] = {}
@@ -83,11 +87,13 @@ class WarpSim:
         self._drawings: dict[int, Drawing] = {}
         self._lock = threading.RLock()
         with wp.ScopedDevice(self._device):
-            shape = (num_slots, len(suite.cameras), image_size, image_size)
+            shape = (num_slots, len(suite.embodiment.cameras), image_size, image_size)
             self._images = wp.zeros(shape, dtype=wp.vec3ub)
-            self._state = wp.zeros((num_slots, STATE_DIM), dtype=float)
+            self._state = wp.zeros((num_slots, len(suite.embodiment.state)), dtype=float)
             self._chosen = wp.zeros(num_slots, dtype=int)
             self._fingers = [wp.array(pair, dtype=int) for pair in self._episodes.fingers]
+            for scene in np.unique(suite.scene_of_task[list(tasks or [])]):
+                self._worlds_of(int(scene))
 
     def close(self) -> None:
         """Let go of the worlds; the device's memory is free when no array of them is in use."""
@@ -105,10 +111,7 @@ class WarpSim:
         """[N] initial state id of each slot's episode; -1 before the first reset."""
         return self._episodes.state_id.copy()
 
-    def reset(
-        self, slots: Sequence[int] | np.ndarray, *, tasks: Sequence[int] | np.ndarray,
-        state_ids: Sequence[int] | np.ndarray,
-    ) -> None:  # fmt: skip
+    def reset(self, slots: Indices, *, tasks: Indices, state_ids: Indices) -> None:
         """Start a new episode in each of `slots`; see `VectorSim.reset`.
 
         Raises:
@@ -125,9 +128,7 @@ class WarpSim:
                     self._varied[scene].write(part, self._slots)
                 worlds.begin(part, self._slots)
 
-    def step_chunk(
-        self, actions: np.ndarray, slots: Sequence[int] | np.ndarray | None = None
-    ) -> ChunkResult:
+    def step_chunk(self, actions: np.ndarray, slots: Indices | None = None) -> ChunkResult:
         """Execute K actions in each slot; a slot stops early when its episode ends.
 
         Args:
@@ -139,10 +140,10 @@ class WarpSim:
             ConfigError: There were more contacts than `num_contacts` allows.
         """
         rows = rows_of(self, slots)
-        checked = check_actions(actions, len(rows))
+        checked = check_actions(actions, len(rows), len(self.suite.embodiment.action))
         state = self._slots
         require_running(self, rows, state.outcome[rows])
-        by_slot = np.zeros((self.num_slots, checked.shape[1], ACTION_DIM))
+        by_slot = np.zeros((self.num_slots, *checked.shape[1:]))
         by_slot[rows] = checked
         before, scenes = state.num_steps[rows], self._scenes_of(rows)
         with self._lock, wp.ScopedDevice(self._device):
@@ -151,7 +152,7 @@ class WarpSim:
         outcome = state.outcome[rows]
         return chunk_result(outcome, state.num_steps[rows] - before)
 
-    def observe(self, slots: Sequence[int] | np.ndarray | None = None) -> Observation:
+    def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
         """Draw the cameras of `slots` (all by default) and copy what they see and feel to the host.
 
         All worlds of their scenes are drawn, whichever are asked for. The images of all slots are
@@ -162,10 +163,13 @@ class WarpSim:
         """
         rows = episode_rows(self, slots)
         with self._lock:
-            images, state = self._draw(rows).numpy(), self._feel(rows).numpy()
-            if slots is not None:
-                images = images[rows]
-            return Observation(images, state[rows], self._episodes.instructions(rows))
+            state: np.ndarray = self._feel(rows).numpy()
+            words = self._episodes.instructions(rows)
+            if not images:
+                nothing = np.empty((len(rows), self._images.shape[1], 0, 0, 3), np.uint8)
+                return Observation(nothing, state[rows], words)
+            drawn: np.ndarray = self._draw(rows).numpy()
+            return Observation(drawn if slots is None else drawn[rows], state[rows], words)
 
     def images_on_device(self) -> wp.array:
         """Draw all slots that have begun an episode; [N, cameras, H, W] of three bytes.
@@ -229,14 +233,18 @@ class WarpSim:
                     suite=self.suite.name,
                     task=self.suite.tasks[state.task[row]].name,
                     state_id=int(self._episodes.state_id[row]),
-                    joint=joint_name(model, int(model.dof_jntid[result["fastest"][row]])),
-                    speed=float(result["speed"][row]),
-                    physics=physics[row].astype(np.float64),
-                    tree_asleep=state.tree_asleep[row].copy(),
-                    actions=actions[row].copy(),
                     num_steps=int(before[k]),
-                    controller=controller[row].copy(),
-                    pending=pending[row].copy(),
+                    cause=moves(
+                        joint_name(model, int(model.dof_jntid[result["fastest"][row]])),
+                        float(result["speed"][row]),
+                    ),
+                    actions=actions[row].copy(),
+                    state={
+                        "physics": physics[row].astype(np.float64),
+                        "tree_asleep": state.tree_asleep[row].copy(),
+                        "controller": controller[row].copy(),
+                        "pending": pending[row].copy(),
+                    },
                     variation=self.variation,
                 )
             )
@@ -299,7 +307,7 @@ class WarpSim:
     def _drawing_of(self, scene: int) -> Drawing:
         if scene not in self._drawings:
             self._drawings[scene] = Drawing(
-                self._worlds[scene], self.suite.cameras, self._image_size, self.num_slots
+                self._worlds[scene], self.suite.embodiment.cameras, self._image_size, self.num_slots
             )
         return self._drawings[scene]
 

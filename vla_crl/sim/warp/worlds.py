@@ -10,10 +10,10 @@ import warp as wp
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
-from vla_crl.sim.controller import JOINTS, row_size
-from vla_crl.sim.layout import initial_states
-from vla_crl.sim.scene import Scene
-from vla_crl.sim.slots import Slots, World
+from vla_crl.sim.native.kernel.controller import JOINTS, row_size
+from vla_crl.sim.native.kernel.slots import SceneConstants, Slots
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.variation import MAX_LATENCY
 from vla_crl.sim.warp.kernels.controller import command, delay, put_controller, ramp
 from vla_crl.sim.warp.kernels.episodes import Physics, Progress, begin, judge, keep, watch
@@ -67,7 +67,12 @@ class Worlds:
     """
 
     def __init__(
-        self, scene: Scene, world: World, num_worlds: int, device: wp.Device, num_contacts: int
+        self,
+        scene: Scene,
+        world: SceneConstants,
+        num_worlds: int,
+        device: wp.Device,
+        num_contacts: int,
     ) -> None:
         """Put N copies of the scene on the device; they must begin an episode before use.
 

@@ -1,9 +1,9 @@
-"""`vla_crl.sim.controller` and the joint ramp of `vla_crl.sim.stepping` as Warp kernels."""
+"""The controller and the joint ramp of `vla_crl.sim.native.kernel` as Warp kernels."""
 
 import warp as wp
 
-from vla_crl.sim import controller
-from vla_crl.sim.slots import World
+from vla_crl.sim.native.kernel import controller
+from vla_crl.sim.native.kernel.slots import SceneConstants
 from vla_crl.sim.warp.kernels.kinematics import Chain, Joints, inverse, put_chain, rotation_about
 
 wp.set_module_options({"enable_backward": False, "max_unroll": 3})
@@ -12,7 +12,7 @@ MAX_LEAD_M = wp.constant(wp.float64(controller.MAX_LEAD_M))
 MAX_JOINT_STEP_RAD = wp.constant(wp.float64(controller.MAX_JOINT_STEP_RAD))
 FINGER_STEP_M = wp.constant(wp.float64(controller.FINGER_STEP_M))
 FINGER_OPEN_M = wp.constant(wp.float64(controller.FINGER_OPEN_M))
-NOTHING = wp.constant(wp.float64(0.0))
+ZERO = wp.constant(wp.float64(0.0))
 FIRST_JOINT = wp.constant(controller.JOINTS.start)
 POSE_ITERATIONS = wp.constant(2)
 
@@ -31,7 +31,7 @@ class Controller:
     finger_actuators: wp.array(dtype=int)
 
 
-def put_controller(world: World, device: str) -> Controller:
+def put_controller(world: SceneConstants, device: str) -> Controller:
     """Copy the interface of a scene to a device."""
     source, result = world.controller, Controller()
     result.chain = put_chain(source.chain, device)
@@ -112,14 +112,14 @@ def command(
     for j in range(num_joints):
         step = wp.clamp(solved[j] - joints[j], -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
         rows[world, FIRST_JOINT + j] = joints[j] + step
-    finger, last = NOTHING, FIRST_JOINT + num_joints
-    if actions[world, 6] > NOTHING:
+    finger, last = ZERO, FIRST_JOINT + num_joints
+    if actions[world, 6] > ZERO:
         finger = rows[world, last] - FINGER_STEP_M
-    elif actions[world, 6] < NOTHING:
+    elif actions[world, 6] < ZERO:
         finger = rows[world, last] + FINGER_STEP_M
     else:
         finger = rows[world, last]
-    rows[world, last] = wp.min(wp.max(finger, NOTHING), FINGER_OPEN_M)
+    rows[world, last] = wp.min(wp.max(finger, ZERO), FINGER_OPEN_M)
 
 
 @wp.kernel

@@ -6,14 +6,14 @@ after every control step a world that does not act, or acts no longer, is put ba
 
 import warp as wp
 
-from vla_crl.sim import slots
+from vla_crl.sim import outcomes
 from vla_crl.sim.warp.kernels.predicates import Goals, Poses, goal_reached
 
 wp.set_module_options({"enable_backward": False})
 
-RUNNING, SUCCESS = wp.constant(slots.RUNNING), wp.constant(slots.SUCCESS)
-TIME_LIMIT, DIVERGED = wp.constant(slots.TIME_LIMIT), wp.constant(slots.DIVERGED)
-MAX_SPEED = wp.constant(slots.MAX_SPEED)
+RUNNING, SUCCESS = wp.constant(outcomes.RUNNING), wp.constant(outcomes.SUCCESS)
+TIME_LIMIT, DIVERGED = wp.constant(outcomes.TIME_LIMIT), wp.constant(outcomes.DIVERGED)
+MAX_SPEED = wp.constant(outcomes.MAX_SPEED)
 
 
 @wp.struct

@@ -1,10 +1,10 @@
-"""`vla_crl.sim.kinematics` as Warp functions, in the same order and precision."""
+"""`vla_crl.sim.native.kernel.kinematics` as Warp functions, in the same order and precision."""
 
 import numpy as np
 import warp as wp
 
 from vla_crl.errors import ConfigError
-from vla_crl.sim import kinematics
+from vla_crl.sim.native.kernel import kinematics
 
 wp.set_module_options({"enable_backward": False})
 

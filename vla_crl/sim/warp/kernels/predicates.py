@@ -1,10 +1,10 @@
-"""`vla_crl.sim.predicates` as Warp functions, on poses as MuJoCo Warp keeps them."""
+"""`vla_crl.sim.native.kernel.predicates` as Warp functions, on poses as MuJoCo Warp keeps them."""
 
 import numpy as np
 import warp as wp
 
-from vla_crl.sim import predicates
-from vla_crl.sim.predicates import Op
+from vla_crl.sim.native.kernel import predicates
+from vla_crl.sim.native.kernel.predicates import Op
 
 wp.set_module_options({"enable_backward": False})
 

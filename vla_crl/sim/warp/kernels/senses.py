@@ -2,7 +2,7 @@
 
 import warp as wp
 
-from vla_crl.sim import senses
+from vla_crl.sim.native.kernel import senses
 
 wp.set_module_options({"enable_backward": False})
 

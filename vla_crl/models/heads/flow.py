@@ -1,0 +1,206 @@
+"""Flow matching and Flow-SDE on action chunks, as pure functions of tensors.
+
+Flow time t = 1 is noise and t = 0 the clean, normalised action chunk a:
+
+    x_t = t * eps + (1 - t) * a,        v = eps - a = (x_t - a) / t.
+
+The network predicts the clean chunk `a_hat`; the velocity follows from it. Sampling walks the
+grid 1, 1 - 1/K, ..., 1/K, 0. One step may be stochastic: Flow-SDE turns the flow ODE into an SDE
+with the same marginals, which gives the chunk a Gaussian log-probability for policy gradients.
+
+References: Flow-GRPO, arXiv 2505.05470, eq. 9 (the SDE step); pi_RL, arXiv 2510.25889, section 4
+(one stochastic step per chunk, the noise schedule); pi_0, arXiv 2410.24164 (flow time sampling).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vla_crl.rows import Rows
+
+MAX_LOSS_WEIGHT = 3.0
+MIN_FLOW_TIME = 0.001
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""Maps x [B, H, A] and flow time [B] to the predicted clean chunk [B, H, A]."""
+
+
+@dataclass(frozen=True)
+class FlowTrace(Rows):
+    """What has to be kept of a sampled chunk to evaluate its log-probability again.
+
+    Attributes:
+        x: [B, H, A] input of the stochastic step.
+        x_next: [B, H, A] its sample.
+        step: [B] int64, index of the stochastic step in the grid.
+    """
+
+    x: Tensor
+    x_next: Tensor
+    step: Tensor
+
+
+def time_grid(num_steps: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the `num_steps + 1` flow times 1, 1 - 1/K, ..., 1/K, 0."""
+    return torch.arange(num_steps, -1, -1, device=device, dtype=torch.float32) / num_steps
+
+
+def sample_flow_time(
+    shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Draw training flow times t = 0.001 + 0.999 b, b ~ Beta(1.5, 1), biased to the noisy end.
+
+    The distribution function of Beta(1.5, 1) is b^1.5, so b = U^(2/3) (pi_0, appendix B).
+    """
+    uniform = torch.rand(shape, generator=generator, device=device)
+    return MIN_FLOW_TIME + (1.0 - MIN_FLOW_TIME) * uniform ** (2.0 / 3.0)
+
+
+def interpolate(actions: Tensor, noise: Tensor, flow_time: Tensor) -> Tensor:
+    """Return x_t = t * noise + (1 - t) * actions; `flow_time` lacks the last two dimensions."""
+    t = flow_time[..., None, None]
+    return t * noise + (1.0 - t) * actions
+
+
+def flow_loss(prediction: Tensor, actions: Tensor, flow_time: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of min(1/t, 3) * (a_hat - a)^2 over the valid actions.
+
+    The velocity loss would weigh the same error with 1/t^2; predicting a_hat with a capped weight
+    learns faster from pixels (deviation from pi_0, measured).
+
+    Args:
+        prediction: [B, D, H, A] predicted clean chunks of D draws per observation.
+        actions: [B, H, A] clean chunks.
+        flow_time: [B, D].
+        mask: [B, H] True where the action counts.
+    """
+    weight = (1.0 / flow_time).clamp(max=MAX_LOSS_WEIGHT)[..., None] * mask[:, None]
+    error = (prediction - actions[:, None]).square().mean(dim=-1)
+    return (weight * error).sum() / (mask.sum() * flow_time.shape[1]).clamp(min=1)
+
+
+def step_mean_std(
+    x: Tensor,
+    clean: Tensor,
+    flow_time: Tensor,
+    next_time: Tensor,
+    noise_level: float | Tensor,
+    *,
+    clamp_noise_weight: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of x_(t - delta) given x_t.
+
+    Flow-GRPO eq. 9 in the form of pi_RL: with v = (x_t - a_hat)/t, x1_hat = x_t + (1 - t) v,
+
+        sigma = noise_level * sqrt(t / (1 - t~)),   t~ = t, but the next grid time where t = 1,
+        mean  = (1 - (t - delta)) a_hat + ((t - delta) - sigma^2 delta / (2t)) x1_hat,
+        std   = sigma * sqrt(delta).
+
+    `noise_level = 0` is the Euler step of the ODE. Deviation: the weight of x1_hat is kept >= 0.
+    That binds on the last step (t - delta = 0), whose mean then is a_hat as in the ODE, and where
+    noise_level > 1 before it, too; `clamp_noise_weight=False` is the published formula.
+
+    Args:
+        x: [B, H, A].
+        clean: [B, H, A] predicted clean chunk a_hat.
+        flow_time: [B] t.
+        next_time: [B] t - delta.
+        noise_level: Number or [B].
+        clamp_noise_weight: Keep the weight of x1_hat >= 0.
+
+    Returns:
+        mean [B, H, A] and std [B, 1, 1].
+    """
+    delta = flow_time - next_time
+    sigma = noise_level * torch.sqrt(
+        flow_time / (1.0 - torch.where(flow_time == 1.0, next_time, flow_time))
+    )
+    noise_weight = next_time - sigma.square() * delta / (2.0 * flow_time)
+    if clamp_noise_weight:
+        noise_weight = noise_weight.clamp(min=0.0)
+    velocity = (x - clean) / flow_time[:, None, None]
+    noise_estimate = x + (1.0 - flow_time)[:, None, None] * velocity
+    mean = (1.0 - next_time)[:, None, None] * clean + noise_weight[:, None, None] * noise_estimate
+    return mean, (sigma * torch.sqrt(delta))[:, None, None]
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    *,
+    num_steps: int,
+    noise_level: float,
+    stochastic_step: Tensor | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, FlowTrace, Tensor]:
+    """Walk from x at t = 1 to actions at t = 0 with at most one stochastic step per row.
+
+    Args:
+        denoise: Predicts the clean chunk.
+        x: [B, H, A] start at t = 1.
+        num_steps: Steps K of the grid.
+        noise_level: Noise level of the stochastic step.
+        stochastic_step: [B] int64 index of the stochastic step; `None` walks the ODE, and the
+            trace then holds the last step.
+        generator: Source of the one Gaussian draw per row.
+
+    Returns:
+        Actions [B, H, A], the trace, and the clean chunk [B, H, A] predicted at the traced step.
+    """
+    grid = time_grid(num_steps, x.device)
+    is_deterministic = stochastic_step is None
+    if stochastic_step is None:
+        stochastic_step = torch.full((len(x),), num_steps - 1, device=x.device)
+        noise = torch.zeros_like(x)
+    else:
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+    trace_x, trace_next, trace_clean = x, x, x
+    for index in range(num_steps):
+        here = stochastic_step == index
+        level = 0.0 if is_deterministic else noise_level * here
+        flow_time, next_time = grid[index].expand(len(x)), grid[index + 1].expand(len(x))
+        clean = denoise(x, flow_time)
+        mean, std = step_mean_std(x, clean, flow_time, next_time, level)
+        x_next = mean + std * noise
+        rows = here[:, None, None]
+        trace_x = torch.where(rows, x, trace_x)
+        trace_next = torch.where(rows, x_next, trace_next)
+        trace_clean = torch.where(rows, clean, trace_clean)
+        x = x_next
+    return x, FlowTrace(trace_x, trace_next, stochastic_step), trace_clean
+
+
+def trace_times(trace: FlowTrace, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Return flow time and next flow time, each [B], of the traced steps."""
+    grid = time_grid(num_steps, trace.x.device)
+    return grid[trace.step], grid[trace.step + 1]
+
+
+def log_prob(
+    trace: FlowTrace,
+    clean: Tensor,
+    *,
+    num_steps: int,
+    noise_level: float,
+    execution_horizon: int,
+) -> Tensor:
+    """Return the log-density [B] of the traced sample, summed over the executed actions.
+
+    pi_RL's chunk-level log-probability: only the first `execution_horizon` actions count,
+    because the others never reach the world.
+
+    Args:
+        trace: Input and sample of the stochastic step.
+        clean: [B, H, A] clean chunk predicted at `trace.x`.
+        num_steps: Steps K of the grid.
+        noise_level: Noise level, > 0.
+        execution_horizon: Number of leading actions that count.
+    """
+    flow_time, next_time = trace_times(trace, num_steps)
+    mean, std = step_mean_std(trace.x, clean, flow_time, next_time, noise_level)
+    deviation = ((trace.x_next - mean) / std)[:, :execution_horizon]
+    density = -0.5 * deviation.square() - torch.log(std) - 0.5 * math.log(2.0 * math.pi)
+    return density.sum(dim=(1, 2))

@@ -1,5 +1,0 @@
-"""Scripted experts: actions from privileged state, for demonstrations and as upper reference."""
-
-from vla_crl.sim.experts.expert import ScriptedExpert
-
-__all__ = ["ScriptedExpert"]

@@ -1,0 +1,1 @@
+"""What numba compiles: control, physics, predicates and poses of a block of slots."""
