@@ -27,7 +27,7 @@ CONFIG = PretrainConfig(
 
 @pytest.fixture(scope="module")
 def demonstrations():
-    return collect_demonstrations(SUITE, 10, seed=1)
+    return collect_demonstrations(load_suite(SUITE), 10, seed=1)
 
 
 @pytest.fixture

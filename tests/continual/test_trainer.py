@@ -19,7 +19,7 @@ from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.native.suite import Suite
+from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")
@@ -300,16 +300,16 @@ def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
     "variation", [VariationConfig(light_gain=(0.5, 1.0)), VariationConfig(seed=1)]
 )
 def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch, variation):
-    simulate, drawn = Suite.simulate, []
+    make, drawn = VectorSim.__init__, []
 
-    def remember(suite, num_slots, *, variation=None, **settings):
+    def remember(sim, suite, num_slots, *, variation=None, **settings):
         drawn.append(variation)
-        return simulate(suite, num_slots, variation=variation, **settings)
+        make(sim, suite, num_slots, variation=variation, **settings)
 
     def stop(*_, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Suite, "simulate", remember)
+    monkeypatch.setattr(VectorSim, "__init__", remember)
     monkeypatch.setattr(trainer_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(dataclasses.replace(config, variation=variation), tmp_path / "run")

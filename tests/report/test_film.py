@@ -6,6 +6,7 @@ from vla_crl.report.video import read_notes
 from vla_crl.rollout.agents import expert_agent, policy_agent
 from vla_crl.sim.native.suite import load_suite
 
+SUITE = "tabletop_object"
 TASKS = ("red_cube_in_basket", "purple_ball_in_basket")
 
 
@@ -17,7 +18,7 @@ def agent(untrained_policy):
 def test_every_tile_shows_its_instruction_and_its_outcome(agent, tmp_path):
     output = tmp_path / "film.mp4"
     outcomes = record_rollouts(
-        agent, "tabletop_object", TASKS, num_episodes=1, output=output, title="Test"
+        agent, load_suite(SUITE), TASKS, num_episodes=1, output=output, title="Test"
     )
     notes = read_notes(output)
     assert outcomes == [False, False]
@@ -28,7 +29,7 @@ def test_every_tile_shows_its_instruction_and_its_outcome(agent, tmp_path):
 
 def test_a_run_is_filmed_once_per_policy(agent, tmp_path):
     policies = {"before training": agent}
-    film_run(policies, "tabletop_object", TASKS[:1], num_episodes=1, folder=tmp_path)
+    film_run(policies, load_suite(SUITE), TASKS[:1], num_episodes=1, folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["0_before_training.mp4"]
     assert read_notes(tmp_path / "0_before_training.mp4").title == "Before training"
 
@@ -37,7 +38,7 @@ def test_more_episodes_than_test_states_are_refused(agent, tmp_path):
     with pytest.raises(ConfigError, match="rollout: 0 episodes a task, expected 1 to"):
         record_rollouts(
             agent,
-            "tabletop_object",
+            load_suite(SUITE),
             TASKS,
             num_episodes=0,
             output=tmp_path / "film.mp4",
@@ -49,7 +50,7 @@ def test_mujocos_own_renderer_films_episodes_of_all_scenes(tmp_path):
     tasks = ("red_cube_in_basket", "pink_egg_in_tray")
     outcomes = record_rollouts(
         expert_agent,
-        "tabletop_object",
+        load_suite(SUITE),
         tasks,
         num_episodes=1,
         output=tmp_path / "film.mp4",
@@ -61,11 +62,9 @@ def test_mujocos_own_renderer_films_episodes_of_all_scenes(tmp_path):
 
 def test_a_perturbed_episode_is_filmed_in_its_own_words(tmp_path):
     output, tasks = tmp_path / "film.mp4", ("paraphrase", "robot_base")
-    outcomes = record_rollouts(
-        expert_agent, "tabletop_perturbed", tasks, num_episodes=3, output=output
-    )
-    assert outcomes == [True] * 6
     suite = load_suite("tabletop_perturbed")
+    outcomes = record_rollouts(expert_agent, suite, tasks, num_episodes=3, output=output)
+    assert outcomes == [True] * 6
     task = suite.tasks[suite.task_index("paraphrase")]
     sentences = {caption.rsplit(":", 1)[0] for caption in read_notes(output).captions[:3]}
     assert len(sentences) > 1

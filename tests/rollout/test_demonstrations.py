@@ -5,25 +5,25 @@ import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
-from vla_crl.rollout import demonstrations as demonstrations_module
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
     PerturbationConfig,
     collect_demonstrations,
 )
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import expert_of
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
+SUITE = "tabletop_object"
 NUM_EPISODES = 12
 CALM = PerturbationConfig(sigmas=(0.0,), burst_probability=0.0, flip_probability=0.0)
 
 
 @pytest.fixture(scope="module")
 def demonstrations() -> Demonstrations:
-    return collect_demonstrations("tabletop_object", NUM_EPISODES, seed=3)
+    return collect_demonstrations(load_suite(SUITE), NUM_EPISODES, seed=3)
 
 
 def assert_equal(one: Demonstrations, other: Demonstrations) -> None:
@@ -67,27 +67,26 @@ def test_episodes_take_the_tasks_in_turn(demonstrations: Demonstrations):
 def test_the_seed_determines_everything_whatever_the_number_of_slots(
     demonstrations: Demonstrations,
 ):
-    again = collect_demonstrations("tabletop_object", NUM_EPISODES, seed=3, num_slots=5)
+    again = collect_demonstrations(load_suite(SUITE), NUM_EPISODES, seed=3, num_slots=5)
     assert_equal(again, demonstrations)
 
 
 def test_another_seed_gives_other_episodes(demonstrations: Demonstrations):
-    other = collect_demonstrations("tabletop_object", 1, seed=4)
+    other = collect_demonstrations(load_suite(SUITE), 1, seed=4)
     assert not np.array_equal(other.state[0], demonstrations.state[0])
 
 
 def test_more_episodes_begin_with_the_same_ones(demonstrations: Demonstrations):
-    fewer = collect_demonstrations("tabletop_object", 3, seed=3)
+    fewer = collect_demonstrations(load_suite(SUITE), 3, seed=3)
     assert np.array_equal(fewer.state, demonstrations.state[: len(fewer)])
     assert np.array_equal(fewer.label, demonstrations.label[: len(fewer)])
 
 
 def test_every_task_meets_every_state_in_the_long_run(monkeypatch):
-    suite, met = load_suite("tabletop_object"), set()
+    suite, met = load_suite(SUITE), set()
     config = replace(suite.scenes[0].config, num_train_states=4)
     scenes = (replace(suite.scenes[0], config=config),)
     small = replace(suite, scenes=scenes, tasks=tuple(t for t in suite.tasks if not t.scene)[:2])
-    monkeypatch.setattr(demonstrations_module, "find_suite", lambda name: small)
     reset = VectorSim.reset
 
     def spy(self, slots, *, tasks, state_ids):
@@ -95,15 +94,15 @@ def test_every_task_meets_every_state_in_the_long_run(monkeypatch):
         reset(self, slots, tasks=tasks, state_ids=state_ids)
 
     monkeypatch.setattr(VectorSim, "reset", spy)
-    collect_demonstrations("small", 32, seed=0)
+    collect_demonstrations(small, 32, seed=0)
     assert met == {(task, state) for task in range(2) for state in range(4)}
 
 
 def test_without_noise_the_episodes_are_the_experts():
-    calm = collect_demonstrations("tabletop_object", 2, seed=0, perturbation=CALM)
+    calm = collect_demonstrations(load_suite(SUITE), 2, seed=0, perturbation=CALM)
     assert calm.episode_success.all()
-    sim = find_suite("tabletop_object").simulate(1)
-    expert, slot = sim.expert(), np.array([0])
+    sim = VectorSim(load_suite(SUITE), 1)
+    expert, slot = expert_of(sim), np.array([0])
     order, success = np.random.default_rng(0).permutation(sim.suite.train_ids), False
     for episode, (start, end) in enumerate(
         zip(starts(calm), np.unique(calm.episode_end), strict=True)
@@ -126,7 +125,7 @@ def test_without_noise_the_episodes_are_the_experts():
 def test_noise_moves_the_robot_but_not_the_labels(demonstrations: Demonstrations):
     assert np.abs(demonstrations.label).max() <= 1.0
     assert np.isin(demonstrations.label[:, 6], (-1.0, 1.0)).all()
-    calm = collect_demonstrations("tabletop_object", 10, seed=3, perturbation=CALM)
+    calm = collect_demonstrations(load_suite(SUITE), 10, seed=3, perturbation=CALM)
     first = starts(calm)
     assert np.array_equal(calm.label[first], demonstrations.label[starts(demonstrations)[:10]])
     assert len(calm) < demonstrations.episode_end[starts(demonstrations)[9]]
@@ -160,14 +159,14 @@ def test_other_files_are_refused(tmp_path: Path):
 
 def test_at_least_one_episode_is_needed():
     with pytest.raises(ConfigError, match="num_episodes is 0, expected at least 1"):
-        collect_demonstrations("tabletop_object", 0)
+        collect_demonstrations(load_suite(SUITE), 0)
 
 
 def test_a_variation_of_textures_changes_what_is_seen_and_nothing_else():
     varied = collect_demonstrations(
-        "tabletop_object", 2, seed=3, variation=VariationConfig(materials=("tiles",))
+        load_suite(SUITE), 2, seed=3, variation=VariationConfig(materials=("tiles",))
     )
-    plain = collect_demonstrations("tabletop_object", 2, seed=3)
+    plain = collect_demonstrations(load_suite(SUITE), 2, seed=3)
     for field in fields(Demonstrations):
         same = np.array_equal(getattr(varied, field.name), getattr(plain, field.name))
         assert same is (field.name != "images"), field.name

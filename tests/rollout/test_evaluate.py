@@ -10,6 +10,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import expert_agent, policy_agent
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -19,7 +20,7 @@ SUITE = "tabletop_object"
 
 def evaluate_policy(policy, tasks=None, *, deterministic=True, seed=0, **settings):
     agent = policy_agent(policy, deterministic=deterministic, seed=seed)
-    return evaluate(agent, SUITE, tasks, **settings)
+    return evaluate(agent, load_suite(SUITE), tasks, **settings)
 
 
 def test_results_come_in_the_order_asked_for(untrained_policy):
@@ -65,7 +66,7 @@ def test_a_shipped_policy_succeeds_as_often_as_its_card_says(policy, num_tasks):
     card = read_card(policy_path(policy).with_suffix(""))
     stated = card["success_on_test_ids"]
     agent = policy_agent(load_policy(policy), deterministic=True)
-    results = evaluate(agent, card["suite"], num_episodes=6)
+    results = evaluate(agent, find_suite(card["suite"]), num_episodes=6)
     measured = np.array([r.successes / r.episodes for r in results])
     expected = np.array([stated[r.task] for r in results])
     assert len(measured) == num_tasks
@@ -104,7 +105,8 @@ def test_committed_results_begin_with_the_shipped_policy(recipe):
 
 
 def test_the_expert_is_evaluated_as_a_policy_is():
-    results = evaluate(expert_agent, SUITE, ["pink_egg_in_tray"], num_episodes=5, num_envs=2)
+    tasks = ["pink_egg_in_tray"]
+    results = evaluate(expert_agent, load_suite(SUITE), tasks, num_episodes=5, num_envs=2)
     assert [(r.task, r.successes, r.episodes) for r in results] == [("pink_egg_in_tray", 5, 5)]
 
 
@@ -140,7 +142,7 @@ def test_a_task_named_twice_is_refused(untrained_policy):
 )
 def test_wrong_arguments_are_refused(untrained_policy, arguments, message):
     with pytest.raises(ConfigError, match=message):
-        evaluate(policy_agent(untrained_policy, deterministic=True), SUITE, **arguments)
+        evaluate(policy_agent(untrained_policy, deterministic=True), load_suite(SUITE), **arguments)
 
 
 def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
@@ -154,8 +156,8 @@ def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
         sim.set_states(states)
 
     monkeypatch.setattr(VectorSim, "reset", reset_broken)
-    tasks = ["red_cube_in_basket"]
-    results = evaluate(expert_agent, SUITE, tasks, num_episodes=3, divergences=tmp_path)
+    suite, tasks = load_suite(SUITE), ["red_cube_in_basket"]
+    results = evaluate(expert_agent, suite, tasks, num_episodes=3, divergences=tmp_path)
     assert [(r.successes, r.episodes) for r in results] == [(2, 3)]
     (file,) = tmp_path.iterdir()
     assert Divergence.load(file).state_id == 4001

@@ -27,7 +27,7 @@ def test_every_visible_thing_lies_at_its_label_in_the_picture(
     num_hits = num_visible = 0
     for index, scene in enumerate(suite.scenes):
         model, states, bodies = scene.model, initial_states(scene), suite.thing_bodies[index]
-        renderer = BatchRenderer(model, suite.cameras, PIXELS, PIXELS)
+        renderer = BatchRenderer(model, suite.embodiment.cameras, PIXELS, PIXELS)
         for slot in slots[suite.scene_of_task[sim.tasks] == index]:
             data = mujoco.MjData(model)
             data.qpos[:], data.mocap_pos[:] = states.qpos[slot], states.mocap_pos[slot]
@@ -38,7 +38,10 @@ def test_every_visible_thing_lies_at_its_label_in_the_picture(
                 column, row = (labels.uv[slot, camera, thing] * PIXELS).astype(int)
                 seen = model.geom_bodyid[geoms[camera, row, column]]
                 num_visible += 1
-                if nearest_body(model, data, suite.cameras[camera], bodies[thing]) == bodies[thing]:
+                if (
+                    nearest_body(model, data, suite.embodiment.cameras[camera], bodies[thing])
+                    == bodies[thing]
+                ):
                     num_hits += 1
                     assert seen == bodies[thing]
     assert num_hits > 0.8 * num_visible > 0  # the rest is hidden behind the gripper

@@ -1,7 +1,13 @@
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from vla_crl.sim import machine_code
+from vla_crl.sim.machine_code import source_version
 
 PROGRAM = """
 import logging
@@ -24,3 +30,35 @@ def said(cache_dir: Path) -> str:
 def test_compiling_is_announced_where_no_machine_code_is_cached(tmp_path: Path) -> None:
     assert said(tmp_path).count("Compiling the simulation for this machine: a minute or two") == 1
     assert said(tmp_path) == ""
+
+
+@pytest.fixture
+def sim_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's folder that may be changed."""
+    folder = Path(machine_code.__file__).parent
+    shutil.copytree(folder, tmp_path / "sim", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(machine_code, "__file__", str(tmp_path / "sim/machine_code.py"))
+    return tmp_path / "sim"
+
+
+@pytest.mark.parametrize(
+    ("file", "is_compiled"),
+    [
+        ("native/kernel/controller.py", True),
+        ("outcomes.py", True),
+        ("native/vector_sim.py", False),
+        ("metaworld/suite.py", False),
+    ],
+)
+def test_the_version_is_that_of_the_files_that_are_compiled(
+    sim_folder: Path, file: str, is_compiled: bool
+) -> None:
+    patterns = ("native/kernel/*.py", "outcomes.py")
+    before = source_version.__wrapped__(*patterns)
+    with (sim_folder / file).open("a") as text:
+        text.write("# Another comment.\n")
+    assert (source_version.__wrapped__(*patterns) != before) is is_compiled
+
+
+def test_a_pattern_without_files_has_a_version_of_its_own() -> None:
+    assert source_version("native/kernel/senses.py") != source_version("native/kernel/nothing.py")

@@ -13,7 +13,7 @@ pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
 from metaworld.env_dict import ENV_CLS_MAP
 from metaworld.policies import ENV_POLICY_MAP
 
-from vla_crl.sim.metaworld.episode import World
+from vla_crl.sim.metaworld.episode import MetaWorldEpisode
 from vla_crl.sim.metaworld.models import env_class, simulated_model
 
 KEEPS_VALUES = ("door-open-v3", "lever-pull-v3", "peg-unplug-side-v3", "window-close-v3")
@@ -40,35 +40,37 @@ def seven(action: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("task", KEEPS_VALUES + REJECTS)
 def test_a_state_id_is_a_state_whatever_came_before(task: str):
-    first = World(task, 7)
+    first = MetaWorldEpisode(task, 7)
     for _ in range(5):
         first.step_chunk(seven(act(task, first.observation))[None], 500)
     np.random.default_rng(0)
     np.random.seed(3)
-    again, other = World(task, 7), World(task, 8)
-    assert np.array_equal(World(task, 7).observation, again.observation)
+    again, other = MetaWorldEpisode(task, 7), MetaWorldEpisode(task, 8)
+    assert np.array_equal(MetaWorldEpisode(task, 7).observation, again.observation)
     assert not np.array_equal(again.observation, other.observation)
 
 
 def test_numpys_global_generator_is_left_alone():
     before = np.random.get_state(legacy=False)["state"]["key"].copy()
-    World("coffee-pull-v3", 0)
+    MetaWorldEpisode("coffee-pull-v3", 0)
     assert np.array_equal(before, np.random.get_state(legacy=False)["state"]["key"])
 
 
 def test_two_tasks_with_one_state_id_draw_different_numbers():
-    vectors = [World(task, 0)._env._last_rand_vec for task in ("push-v3", "pick-place-v3")]
+    vectors = [
+        MetaWorldEpisode(task, 0)._env._last_rand_vec for task in ("push-v3", "pick-place-v3")
+    ]
     assert not np.array_equal(*vectors)
 
 
 def test_what_is_drawn_lies_in_meta_worlds_ranges():
-    env = World("push-v3", 0)._env
+    env = MetaWorldEpisode("push-v3", 0)._env
     assert env._random_reset_space.contains(env._last_rand_vec)
 
 
 @pytest.mark.parametrize("task", ["door-open-v3", "lever-pull-v3", "push-v3", "hammer-v3"])
 def test_an_episode_is_bit_for_bit_meta_worlds(task: str):
-    world = World(task, 4000)
+    world = MetaWorldEpisode(task, 4000)
     env = ENV_CLS_MAP[task]()
     env._set_task_called, env._partially_observable = True, False
     vars(env).pop("sawyer_observation_space", None)
@@ -85,7 +87,7 @@ def test_an_episode_is_bit_for_bit_meta_worlds(task: str):
 
 def test_whether_the_pads_touch_something_is_meta_worlds_answer():
     task, answers = "pick-place-v3", set()
-    world = World(task, 4000)
+    world = MetaWorldEpisode(task, 4000)
     env, theirs = world._env, env_class(task).touching_object
     for _ in range(60):
         world.step_chunk(seven(act(task, world.observation))[None], 500)
@@ -106,8 +108,8 @@ def test_the_lean_model_has_the_dynamics_of_the_full_one(task: str):
 
 def test_a_chunk_ends_with_the_first_success():
     task = "reach-v3"
-    world, actions = World(task, 4000), []
-    probe = World(task, 4000)
+    world, actions = MetaWorldEpisode(task, 4000), []
+    probe = MetaWorldEpisode(task, 4000)
     for _ in range(100):
         actions.append(seven(act(task, probe.observation)))
         if probe.step_chunk(actions[-1][None], 500)[0]:
@@ -118,7 +120,7 @@ def test_a_chunk_ends_with_the_first_success():
 
 
 def test_the_three_rotation_numbers_are_without_effect():
-    one, other = World("push-v3", 1), World("push-v3", 1)
+    one, other = MetaWorldEpisode("push-v3", 1), MetaWorldEpisode("push-v3", 1)
     action = np.array([[0.5, -0.2, 0.3, 0.0, 0.0, 0.0, 1.0]])
     turned = copy.copy(action)
     turned[:, 3:6] = 1.0
@@ -128,7 +130,7 @@ def test_the_three_rotation_numbers_are_without_effect():
 
 
 def test_the_grip_follows_the_position_numbers_and_closes_at_plus_one():
-    world = World("push-v3", 1)
+    world = MetaWorldEpisode("push-v3", 1)
     start = world.look
     world.step_chunk(np.tile([0.0, 0.0, 1.0, 0.0, 0.0, 0.0, -1.0], (10, 1)), 500)
     open_fingers = world.look.fingers

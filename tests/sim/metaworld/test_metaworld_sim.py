@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -13,12 +14,12 @@ pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
 from vla_crl.catalog import suite_path
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.backends import expert_of
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
-from vla_crl.sim.metaworld.models import GOAL, GOAL_RGBA
+from vla_crl.sim.metaworld.models import GOAL, GOAL_RGBA, drawn_model
 from vla_crl.sim.metaworld.suite import MetaWorldSuite, read_metaworld
 from vla_crl.sim.simulation import Simulation
-from vla_crl.sim.task_suite import make_renderers
 
 NUM_IDS = 3
 FAILURES = {"peg-insert-side-v3": 1}
@@ -35,7 +36,7 @@ def mt10() -> MetaWorldSuite:
 def new_sim(mt10: MetaWorldSuite) -> Iterator[Callable[..., MetaWorldSim]]:
     sims: list[MetaWorldSim] = []
 
-    def new_sim(num_slots: int, suite: MetaWorldSuite = mt10, **settings: int) -> MetaWorldSim:
+    def new_sim(num_slots: int, suite: MetaWorldSuite = mt10, **settings: Any) -> MetaWorldSim:
         sims.append(MetaWorldSim(suite, num_slots, **settings))
         return sims[-1]
 
@@ -57,7 +58,7 @@ def test_an_observation_is_the_same_in_any_slot(new_sim):
     many.step_chunk(np.full((1, 4, ACTION_DIM), 0.5), [2])
     alone.step_chunk(np.full((1, 4, ACTION_DIM), 0.5))
     expected, seen = alone.observe(), many.observe([2])
-    seen.validate()
+    seen.validate(many.suite.embodiment)
     assert np.array_equal(expected.images, seen.images)
     assert np.array_equal(expected.state, seen.state)
     assert expected.instruction == seen.instruction == ("open the drawer",)
@@ -66,7 +67,7 @@ def test_an_observation_is_the_same_in_any_slot(new_sim):
 def test_the_state_is_the_grip_the_hands_turn_and_the_fingers(new_sim):
     sim = new_sim(1)
     sim.reset([0], tasks=[PUSH], state_ids=[0])
-    state, data = sim.observe().state[0], sim.world(0).data
+    state, data = sim.observe().state[0], sim.episode(0).data
     tips = [data.site(f"{side}EndEffector").xpos for side in ("right", "left")]
     assert state[:3] == pytest.approx(np.mean(tips, axis=0))
     assert np.linalg.norm(state[3:6]) == pytest.approx(np.pi / 2, abs=0.2)  # it points down
@@ -78,7 +79,7 @@ def test_the_experts_solve_mt10(new_sim, mt10: MetaWorldSuite):
     sim, tasks = new_sim(NUM_IDS * num_tasks), np.repeat(np.arange(num_tasks), NUM_IDS)
     slots = np.arange(sim.num_slots)
     sim.reset(slots, tasks=tasks, state_ids=np.tile(mt10.test_ids[:NUM_IDS], num_tasks))
-    expert, running, success = sim.expert(), slots, np.zeros(len(slots), bool)
+    expert, running, success = expert_of(sim), slots, np.zeros(len(slots), bool)
     while len(running):
         result = sim.step_chunk(expert.act(running)[:, None], running)
         success[running] = result.success
@@ -92,7 +93,7 @@ def test_the_experts_solve_mt10(new_sim, mt10: MetaWorldSuite):
 def test_the_expert_names_object_and_goal(new_sim):
     sim = new_sim(2)
     sim.reset(range(2), tasks=[REACH, PUSH], state_ids=[0, 0])
-    assert sim.expert().named(np.arange(2)).tolist() == [[1, -1], [0, 1]]
+    assert expert_of(sim).named(np.arange(2)).tolist() == [[1, -1], [0, 1]]
     assert sim.thing_positions().shape == (2, 2, 3)
 
 
@@ -113,7 +114,7 @@ def test_physics_that_blows_up_ends_the_episode_as_a_failure(new_sim, tmp_path):
     sim = new_sim(2)
     sim.reset(range(2), tasks=[PUSH, PUSH], state_ids=[0, 1])
     seen = sim.observe().images.copy()
-    sim.world(0).data.qvel[3] = np.nan
+    sim.episode(0).data.qvel[3] = np.nan
     result = sim.step_chunk(np.zeros((2, 2, ACTION_DIM)))
     assert result.diverged.tolist() == result.terminated.tolist() == [True, False]
     assert not result.success.any()
@@ -140,7 +141,7 @@ def test_a_picture_is_upright_and_shows_different_states_differently(new_sim):
     sim.reset(range(2), tasks=[DRAWER, DRAWER], state_ids=[0, 1])
     images = sim.observe().images
     assert (images[0] != images[1]).any(axis=(1, 2, 3)).all()  # in both cameras
-    position, rotation = sim.camera_poses()
+    position, rotation, _ = sim.camera_poses()
     assert rotation[0, 0, 2, 1] > 0.5  # the workspace camera's up is the world's
     assert position.shape == (2, 2, 3)
 
@@ -149,23 +150,23 @@ def test_a_picture_is_upright_and_shows_different_states_differently(new_sim):
 def test_a_picture_is_that_of_mujocos_renderer(new_sim, mt10: MetaWorldSuite):
     sim, size = new_sim(1), 96
     sim.reset([0], tasks=[DRAWER], state_ids=[0])
-    model, frames = mt10.model(DRAWER), np.empty((1, 1, size, size, 3), np.uint8)
+    model = sim.scene_model(0)
     data = mujoco.MjData(model)
     sim.write_scene(0, model, data)
-    for camera in mt10.cameras:
-        sim.render(make_renderers(mt10, [camera], size, [DRAWER]), np.array([0]), frames)
+    for camera in mt10.embodiment.cameras:
+        frames = sim.frames(camera, size)
         with mujoco.Renderer(model, size, size) as renderer:
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
             renderer.update_scene(data, camera)
             expected = renderer.render().astype(int)
-        difference = np.abs(frames[0, 0].astype(int) - expected).mean(axis=-1)
+        difference = np.abs(frames[0].astype(int) - expected).mean(axis=-1)
         assert np.median(difference) < 12
         assert (difference > 60).mean() < 0.05
 
 
 def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
-    geom = mt10.model(REACH).geom(GOAL)
+    geom = drawn_model("reach-v3", mt10.config).geom(GOAL)
     assert not geom.contype[0]
     assert not geom.conaffinity[0]
     assert geom.rgba.tolist() == list(GOAL_RGBA)
@@ -173,7 +174,7 @@ def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
 
 @pytest.mark.parametrize("name", ["num_slots", "num_threads", "image_size"])
 def test_counts_must_be_positive(mt10: MetaWorldSuite, name: str):
-    settings = {"num_slots": 1} | {name: 0}
+    settings: dict[str, Any] = {"num_slots": 1} | {name: 0}
     with pytest.raises(ConfigError, match=f"MetaWorldSim: {name} is 0, expected a whole number"):
         MetaWorldSim(mt10, **settings)
 
@@ -184,7 +185,7 @@ def test_wrong_calls_are_refused(new_sim):
         with pytest.raises(SpecError, match=r"MetaWorldSim: slots \[0, 1\] have no episode"):
             ask()
     with pytest.raises(SpecError, match="slot 0 has no episode; reset it first"):
-        sim.world(0)
+        sim.episode(0)
     with pytest.raises(SpecError, match=r"slots \[0, 1\] have no running episode"):
         sim.step_chunk(np.zeros((2, 1, ACTION_DIM)))
     with pytest.raises(SpecError, match="1 slots, 2 tasks, 1 state_ids; expected one task and"):

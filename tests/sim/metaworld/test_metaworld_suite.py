@@ -10,9 +10,9 @@ import pytest
 from vla_crl.catalog import catalog_dir, suite_path
 from vla_crl.errors import ConfigError
 from vla_crl.sim import backends
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.metaworld import models
-from vla_crl.sim.metaworld.suite import read_metaworld
+from vla_crl.sim.metaworld.suite import MetaWorldSuite, read_metaworld
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.variation import VariationConfig
 
@@ -38,10 +38,10 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def read_changed(tmp_path: Path) -> Callable[[str, str], object]:
+def read_changed(tmp_path: Path) -> Callable[[str, str], MetaWorldSuite]:
     """Return a function that reads the suite with one text of its file replaced."""
 
-    def read(old: str, new: str):
+    def read(old: str, new: str) -> MetaWorldSuite:
         file = Path(shutil.copy(suite_path("metaworld_mt10") / "suite.toml", tmp_path))
         text = file.read_text(encoding="utf-8")
         assert old in text
@@ -93,14 +93,14 @@ def test_a_missing_package_is_named_with_its_install_line(without_package: None)
     suite = find_suite("metaworld_mt10")
     message = r"need the package metaworld: pip install 'vla-crl\[metaworld\]'"
     with pytest.raises(ConfigError, match=message):
-        suite.simulate(1)
+        simulate(suite, 1)
     with pytest.raises(ConfigError, match=message):
-        suite.model(0)
+        models.env_class(suite.tasks[0].name)
 
 
 def test_variations_are_refused():
     with pytest.raises(ConfigError, match="'metaworld_mt10': the backend 'metaworld' has no varia"):
-        find_suite("metaworld_mt10").simulate(1, variation=VariationConfig(mass_gain=(1.0, 2.0)))
+        simulate(find_suite("metaworld_mt10"), 1, variation=VariationConfig(mass_gain=(1.0, 2.0)))
 
 
 def test_it_is_no_suite_of_our_own_simulation():
@@ -133,4 +133,4 @@ def test_a_wrong_suite_file_is_refused(read_changed, old: str, new: str, message
 def test_an_unknown_task_names_the_nearest(read_changed):
     suite = read_changed('"push-v3"', '"posh-v3"')
     with pytest.raises(ConfigError, match="unknown task 'posh-v3'. Did you mean 'push-v3'"):
-        suite.model(1)
+        models.env_class(suite.tasks[1].name)

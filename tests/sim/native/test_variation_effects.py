@@ -14,11 +14,12 @@ from scipy.spatial.transform import Rotation
 
 from vla_crl.catalog import suite_path
 from vla_crl.errors import ConfigError
-from vla_crl.sim.divergence import Divergence, replay
+from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.kernel.mechanics import Mechanics, vary
 from vla_crl.sim.native.kernel.slots import STATE_SPEC, constants_of, scratch_of
 from vla_crl.sim.native.layout import GRIP_DOWN
+from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -83,7 +84,7 @@ def drawn_with(sim: VectorSim, scene: Scene, model: mujoco.MjModel) -> np.ndarra
         sim.write_scene(slot, posed, data)
         fields = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
         poses.append([field.copy() for field in fields])
-    renderer = BatchRenderer(model, sim.suite.cameras, 64, 64)
+    renderer = BatchRenderer(model, sim.suite.embodiment.cameras, 64, 64)
     return renderer.render(*(np.stack(field) for field in zip(*poses, strict=True)))
 
 
@@ -108,17 +109,21 @@ def test_the_default_variation_changes_nothing_bit_for_bit(new_sim: NewSim):
 def test_a_fixed_camera_moves_and_turns_in_its_own_frame(new_sim: NewSim):
     nominal = started(new_sim)
     varied = started(new_sim, variation=fixed(camera_shift_m=SHIFT, camera_turn_rad=TURN))
-    position, rotation = nominal.camera_poses()
-    moved, turned = varied.camera_poses()
+    position, rotation, _ = nominal.camera_poses()
+    moved, turned, _ = varied.camera_poses()
     expected = rotation[:, 0] @ Rotation.from_rotvec(TURN).as_matrix()
     assert np.allclose(moved[:, 0], position[:, 0] + rotation[:, 0] @ SHIFT, atol=1e-12)
     assert np.allclose(turned[:, 0], expected, atol=1e-12)
     assert np.array_equal(moved[:, 1], position[:, 1])  # the wrist's is part of the robot
     assert np.array_equal(turned[:, 1], rotation[:, 1])
     # agentview looks at the robot: its right is +y, and back is away from the robot.
-    right = started(new_sim, variation=fixed(camera_shift_m=(0.05, 0.0, 0.0))).camera_poses()[0]
+    right = (
+        started(new_sim, variation=fixed(camera_shift_m=(0.05, 0.0, 0.0))).camera_poses().position
+    )
     assert np.allclose(right[:, 0] - position[:, 0], [0.0, 0.05, 0.0], atol=1e-12)
-    back = started(new_sim, variation=fixed(camera_shift_m=(0.0, 0.0, 0.05))).camera_poses()[0]
+    back = (
+        started(new_sim, variation=fixed(camera_shift_m=(0.0, 0.0, 0.05))).camera_poses().position
+    )
     assert np.all(back[:, 0, 0] > position[:, 0, 0])
     assert np.all(back[:, 0, 2] > position[:, 0, 2])
 
@@ -228,7 +233,8 @@ def test_a_model_written_from_a_slot_looks_like_the_slot(scene: Scene, new_sim: 
     for slot in (0, 2, 1, 0):  # one after another in the same model
         sim.write_scene(slot, model, data)
         poses = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
-        drawn = BatchRenderer(model, sim.suite.cameras, 64, 64).render(*(p[None] for p in poses))
+        renderer = BatchRenderer(model, sim.suite.embodiment.cameras, 64, 64)
+        drawn = renderer.render(*(p[None] for p in poses))
         assert np.abs(images[slot].astype(int) - drawn[0]).max() <= 1  # directions round
     nominal = started(new_sim)
     nominal.write_scene(0, model, data)
@@ -247,7 +253,7 @@ def test_what_instructions_name_keeps_its_colour(scene: Scene, new_sim: NewSim):
     varied, nominal = started(new_sim, variation=config), started(new_sim)
     images, expected = varied.observe().images, nominal.observe().images
     data = mujoco.MjData(scene.model)
-    renderer = BatchRenderer(scene.model, nominal.suite.cameras, 64, 64)
+    renderer = BatchRenderer(scene.model, nominal.suite.embodiment.cameras, 64, 64)
     for slot in range(3):
         nominal.write_scene(slot, copy(scene.model), data)
         poses = (data.geom_xpos, data.geom_xmat, data.cam_xpos, data.cam_xmat)
@@ -272,7 +278,7 @@ def test_a_displaced_base_takes_the_robot_and_nothing_else_along(scene: Scene, n
     assert np.allclose(moved - grip, shift, atol=1e-12)
     assert np.allclose(turned, rotation, atol=1e-12)
     assert np.array_equal(varied.thing_positions(), nominal.thing_positions(), equal_nan=True)
-    cameras, others = varied.camera_poses()[0], nominal.camera_poses()[0]
+    cameras, others = varied.camera_poses().position, nominal.camera_poses().position
     assert np.allclose(cameras - others, [[[0.0] * 3, shift]] * 3, atol=1e-12)  # the wrist's
     one, other = mujoco.MjData(scene.model), mujoco.MjData(scene.model)
     nominal.write_scene(1, copy(scene.model), one)
@@ -497,7 +503,7 @@ def test_a_perturbed_task_differs_from_the_nominal_one_in_what_it_is_named_after
         "picture": not np.array_equal(*seen.images),
         "state": not np.array_equal(*seen.state),
         "sentence": seen.instruction[0] != seen.instruction[1],
-        "camera": not np.array_equal(*sim.camera_poses()[0][:, 0]),
+        "camera": not np.array_equal(*sim.camera_poses().position[:, 0]),
         "grip": not np.array_equal(*sim.grip_pose()[0]),
         "latency": bool(sim.action_latency()[1]),
     }
@@ -578,7 +584,7 @@ def test_a_divergence_under_variation_is_replayed(
     sim.set_states(states)
     assert sim.step_chunk(actions).diverged.tolist() == [False, True, False]
     (divergence,) = sim.divergences
-    assert np.array_equal(divergence.pending, states["pending"][1])
+    assert np.array_equal(divergence.state["pending"], states["pending"][1])
     loaded = Divergence.load(divergence.save(tmp_path))
     assert loaded.variation == EVERYTHING
     with pytest.raises(ConfigError, match="the simulation varies None, the one that blew up Varia"):
@@ -586,4 +592,4 @@ def test_a_divergence_under_variation_is_replayed(
     other = new_sim(1, variation=loaded.variation)
     assert replay(loaded, other)
     assert str(other.divergences[0]) == str(divergence)
-    assert other.divergences[0].speed == divergence.speed
+    assert other.divergences[0].cause == divergence.cause
