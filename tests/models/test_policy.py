@@ -239,10 +239,11 @@ def test_unknown_loss_term_is_an_error_with_the_nearest_name(policy, batch):
         policy.losses(batch, terms=frozenset({"flows"}))
 
 
-def test_images_of_another_size_are_refused(policy, observation):
-    wrong = replace(observation, images=observation.images[:, :1])
-    with pytest.raises(SpecError, match=r"images: got \(4, 1, 32, 32, 3\).*\(2, 32, 32, 3\)"):
-        policy.encode(wrong)
+def test_images_of_other_cameras_or_another_size_are_refused(policy, observation):
+    with pytest.raises(SpecError, match="images: got 1 cameras, expected 2: agentview, eye_in"):
+        policy.encode(replace(observation, images=observation.images[:, :1]))
+    with pytest.raises(SpecError, match=r"images: got \(4, 2, 16, 32, 3\).*\(2, 32, 32, 3\)"):
+        policy.encode(replace(observation, images=observation.images[:, :, :16]))
 
 
 def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observation):
