@@ -105,6 +105,28 @@ def test_the_first_difference_of_two_robots_is_named(changes: dict[str, Any], me
         check_fits(ARM, replace(ARM, **changes), "here")
 
 
+class OnDevice:
+    """What a device's array tells of itself; nothing else can be asked."""
+
+    def __init__(self, shape: tuple[int, ...], typestr: str) -> None:
+        self.__cuda_array_interface__ = {"shape": shape, "typestr": typestr, "version": 3}
+
+
+def test_arrays_of_a_device_are_checked_as_they_are() -> None:
+    images, state = OnDevice((3, 2, 4, 4, 3), "|u1"), OnDevice((3, 8), "<f4")
+    seen = observation(images=images, state=state)
+    assert seen.validate(ARM) is seen
+    with pytest.raises(SpecError, match=r"Observation.images: got float32 \(3, 2, 4, 4, 3\), exp"):
+        observation(images=OnDevice((3, 2, 4, 4, 3), "<f4")).validate(ARM)
+    with pytest.raises(SpecError, match=r"Observation.state: got float32 \(3, 7\), expected"):
+        observation(state=OnDevice((3, 7), "<f4")).validate(ARM)
+
+
+def test_what_is_no_array_is_refused() -> None:
+    with pytest.raises(SpecError, match="Observation.state: got a list, expected an array of num"):
+        observation(state=[[0.0] * 8] * 3).validate(ARM)
+
+
 def test_actions_are_clipped_to_their_range() -> None:
     actions = np.array([[[-2, -1, -0.5, 0, 0.5, 1, 3]]], dtype=np.float32)
     checked = check_actions(actions, num_slots=1, num_numbers=7)

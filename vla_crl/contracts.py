@@ -96,7 +96,8 @@ def _quoted(name: str | None) -> str:
 class Observation:
     """What a batch of N robots sees.
 
-    Images and state are arrays that DLPack can share: numpy's, or those of a device.
+    Images and state are numpy's, or arrays of a device that `torch.from_dlpack` takes without a
+    copy.
 
     Attributes:
         images: [N, C, H, W, 3] uint8, upright, RGB; H and W are 0 where nothing was to be drawn.
@@ -127,10 +128,10 @@ class Observation:
             SpecError: A field does not fit the contract.
         """
         n, cameras, numbers = len(self), len(embodiment.cameras), len(embodiment.state)
-        shape = self.images.shape
-        if self.images.dtype != np.uint8 or len(shape) != 5 or shape[-1] != 3:
+        shape, dtype = _shape_and_dtype("images", self.images)
+        if dtype != np.uint8 or len(shape) != 5 or shape[-1] != 3:
             raise SpecError(
-                f"Observation.images: got {self.images.dtype} {shape}, "
+                f"Observation.images: got {dtype} {shape}, "
                 f"expected uint8 [N, {cameras} cameras, H, W, 3]"
             )
         if shape[1] != cameras:
@@ -138,14 +139,27 @@ class Observation:
                 f"Observation.images: got {shape[1]} cameras, expected {cameras}: "
                 f"{', '.join(embodiment.cameras)}"
             )
-        if self.state.dtype != np.float32 or self.state.shape != (n, numbers):
+        if shape[0] != n:
+            raise SpecError(f"Observation: {shape[0]} images but {n} instructions")
+        shape, dtype = _shape_and_dtype("state", self.state)
+        if dtype != np.float32 or shape != (n, numbers):
             raise SpecError(
-                f"Observation.state: got {self.state.dtype} {self.state.shape}, "
+                f"Observation.state: got {dtype} {shape}, "
                 f"expected float32 ({n}, {numbers}): {', '.join(embodiment.state)}"
             )
-        if len(self.images) != n:
-            raise SpecError(f"Observation: {len(self.images)} images but {n} instructions")
         return self
+
+
+def _shape_and_dtype(name: str, array: object) -> tuple[tuple[int, ...], np.dtype]:
+    """Read what an array says of itself, on the host or on a device; nothing is copied."""
+    for protocol in ("__array_interface__", "__cuda_array_interface__"):
+        described = getattr(array, protocol, None)
+        if described is not None:
+            return tuple(described["shape"]), np.dtype(described["typestr"])
+    raise SpecError(
+        f"Observation.{name}: got a {type(array).__name__}, expected an array of numpy, or of a "
+        "device with the CUDA array interface"
+    )
 
 
 @dataclass(frozen=True)

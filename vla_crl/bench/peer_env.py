@@ -17,10 +17,10 @@ from vla_crl.bench.render import LEFT_OUT
 from vla_crl.contracts import ACTION_DIM, STATE_DIM
 from vla_crl.sim.gymnasium_envs import STATE_BOUND
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.controller import command
+from vla_crl.sim.native.kernel.controller import JOINTS, command
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
-from vla_crl.sim.native.kernel.slots import constants_of
 from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.outcomes import MAX_SPEED
 
@@ -46,21 +46,21 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._suite = loaded = load_suite(suite)
         index = loaded.tasks[task].scene
         scene = loaded.scenes[index]
-        self._model, self._world, self._task = scene.model, constants_of(loaded, index), task
+        self._model, self._constants, self._task = scene.model, constants_of(loaded, index), task
         self._data = data = mujoco.MjData(self._model)
         initial = initial_states(scene)
         start_qpos = loaded.tasks[task].start_qpos
         self._qpos = np.where(np.isnan(start_qpos), initial.qpos[state_id], start_qpos)
         self._mocap_pos = initial.mocap_pos[state_id]
-        self._start_row = initial.controller[state_id]
-        self._row = self._start_row.copy()
-        arm, fingers = self._world.arm_actuators, self._world.finger_actuators
+        self._start = initial.controller[state_id]
+        self._state = self._start.copy()
+        arm, fingers = self._constants.arm_actuators, self._constants.finger_actuators
         self._command_index = np.empty(self._model.nu, np.int64)
-        self._command_index[arm] = 12 + np.arange(len(arm))
-        self._command_index[fingers] = 12 + len(arm)
+        self._command_index[arm] = JOINTS.start + np.arange(len(arm))
+        self._command_index[fingers] = len(self._state) - 1
         self._fraction = np.arange(1, scene.num_substeps + 1)[:, None] / scene.num_substeps
-        self._fingers = [self._model.joint(name).qposadr[0] for name in scene.config.arm.fingers]
-        site = self._world.grip_site
+        self._fingers = scene.qpos_index(scene.config.arm.fingers)
+        site = self._constants.grip_site
         self._grip, self._grip_mat = data.site_xpos[site], data.site_xmat[site]
         self._poses = Poses(
             data.xpos, data.site_xpos, data.site_xmat, data.geom_xpos, data.geom_xmat, data.qpos,
@@ -86,8 +86,8 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         super().reset(seed=seed)
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[:], self._data.mocap_pos[:] = self._qpos, self._mocap_pos
-        self._row[:] = self._start_row
-        self._data.ctrl[:] = self._row[self._command_index]
+        self._state[:] = self._start
+        self._data.ctrl[:] = self._state[self._command_index]
         self._episode_steps = 0
         self._refresh()
         return self._observe(), {}
@@ -98,9 +98,9 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         for one in np.atleast_2d(action):
             self._control_step(one)
             diverged = not np.abs(self._data.qvel).max() < MAX_SPEED
-            success = not diverged and goal_holds(self._world.goals, self._task, self._poses)
+            success = not diverged and goal_holds(self._constants.goals, self._task, self._poses)
             terminated = success or diverged
-            truncated = not terminated and self._episode_steps >= self._world.horizon
+            truncated = not terminated and self._episode_steps >= self._constants.horizon
             if terminated or truncated:
                 break
         return self._observe(), float(success), terminated, truncated, {}
@@ -111,9 +111,9 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             self._renderer.close()
 
     def _control_step(self, action: np.ndarray) -> None:
-        before = self._row[self._command_index]
-        advance(self._world.controller, self._row, action, self._grip)
-        change = self._row[self._command_index] - before
+        before = self._state[self._command_index]
+        advance(self._constants.controller, self._state, action, self._grip)
+        change = self._state[self._command_index] - before
         for control in before + self._fraction * change:  # joint commands move linearly
             self._data.ctrl[:] = control
             mujoco.mj_step(self._model, self._data)
@@ -153,10 +153,10 @@ def _make_entry_points(version: int):
     """Return the functions that Python calls, the only ones cached (see `source_version`)."""
 
     @njit(nogil=True, cache=True)
-    def advance(controller, row, action, measured_position):
-        """Advance one controller row by one action."""
+    def advance(controller, state, action, measured_position):
+        """Advance one controller state by one action."""
         _ = version
-        command(controller, row, action, measured_position, np.zeros(3))
+        command(controller, state, action, measured_position, np.zeros(3))
 
     @njit(nogil=True, cache=True)
     def goal_holds(goals, task, poses):

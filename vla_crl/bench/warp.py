@@ -82,9 +82,8 @@ def _alternate(
 ) -> tuple[float, float]:
     """Return the median rates of both; each has an untimed turn first."""
     is_seen = seen == "pixels"
-    look = sim.images_on_device if is_seen else sim.state_on_device
     turns: tuple[Callable[[], float], ...] = (
-        lambda: _play(load, sim, look),
+        lambda: _play(load, sim, is_seen=is_seen),
         lambda: play(peer_load, peer, is_seen=is_seen),
     )
     for turn in turns:
@@ -94,13 +93,13 @@ def _alternate(
     return value, peer_value
 
 
-def _play(load: Workload, sim: Any, look: Callable[[], Any]) -> float:
+def _play(load: Workload, sim: Any, *, is_seen: bool) -> float:
     """Play as `workload.play` does, with observations that stay on the device."""
     slots, num_steps = np.arange(sim.num_slots), 0
     sim.reset(slots, tasks=load.tasks, state_ids=load.state_ids)
     start = time.perf_counter()
     for step in range(0, load.actions.shape[1], CHUNK_STEPS):
-        look()
+        sim.observe(images=is_seen)
         result = sim.step_chunk(load.actions[:, step : step + CHUNK_STEPS])
         num_steps += int(result.num_steps.sum())
         over = slots[result.terminated | result.truncated]

@@ -93,8 +93,7 @@ def simulate(
         device: Where: "cpu", or "cuda:0" and the like where the backend has a simulator for GPUs.
         num_threads: Threads for physics and rendering, on the CPU.
         image_size: Height and width of each camera image, pixels.
-        tasks: Task indices that will be asked for: memory for other scenes is not prepared, but
-            may be when one is asked for all the same. None: all.
+        tasks: Task indices whose scenes are prepared now; those of others are on first use.
         variation: Of all tasks that have none of their own.
 
     Raises:

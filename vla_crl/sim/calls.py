@@ -11,7 +11,7 @@ from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.simulation import Indices, Simulation
 
 
-def rows_of(sim: Simulation, slots: Indices | None) -> np.ndarray:
+def chosen_slots(sim: Simulation, slots: Indices | None) -> np.ndarray:
     """Return [B] slots as an array, all of them by default.
 
     Raises:
@@ -22,19 +22,19 @@ def rows_of(sim: Simulation, slots: Indices | None) -> np.ndarray:
     return _slots(type(sim).__name__, slots, sim.num_slots)
 
 
-def episode_rows(sim: Simulation, slots: Indices | None) -> np.ndarray:
+def begun_slots(sim: Simulation, slots: Indices | None) -> np.ndarray:
     """Return [B] slots as an array, all of them by default, each with an episode to tell of.
 
     Raises:
-        SpecError: As `rows_of`, or one has never been reset.
+        SpecError: As `chosen_slots`, or one has never been reset.
     """
-    rows = rows_of(sim, slots)
-    new = rows[sim.state_ids[rows] < 0]
+    chosen = chosen_slots(sim, slots)
+    new = chosen[sim.state_ids[chosen] < 0]
     if len(new):
         raise SpecError(
             f"{type(sim).__name__}: slots {new[:5].tolist()} have no episode; reset them first"
         )
-    return rows
+    return chosen
 
 
 def reset_arrays(
@@ -47,25 +47,25 @@ def reset_arrays(
             differ.
     """
     where = f"{type(sim).__name__}.reset"
-    rows = _slots(where, slots, sim.num_slots)
+    chosen = _slots(where, slots, sim.num_slots)
     task, ids = _integers(f"{where}: tasks", tasks), _integers(f"{where}: state_ids", state_ids)
-    if not len(rows) == len(task) == len(ids):
+    if not len(chosen) == len(task) == len(ids):
         raise SpecError(
-            f"{where}: {len(rows)} slots, {len(task)} tasks, {len(ids)} state_ids; "
+            f"{where}: {len(chosen)} slots, {len(task)} tasks, {len(ids)} state_ids; "
             "expected one task and one state id per slot"
         )
     _check_range(f"{where}: task", task, len(sim.suite.tasks))
     _check_range(f"{where}: state id", ids, sim.suite.test_ids.stop)
-    return rows, task, ids
+    return chosen, task, ids
 
 
-def require_running(sim: Simulation, rows: np.ndarray, outcome: np.ndarray) -> None:
-    """Check that `rows` [B], with these outcomes [B], have an episode that is not over.
+def require_running(sim: Simulation, slots: np.ndarray, outcome: np.ndarray) -> None:
+    """Check that `slots` [B], with these outcomes [B], have an episode that is not over.
 
     Raises:
         SpecError: One has none.
     """
-    over = rows[(outcome != RUNNING) | (sim.state_ids[rows] < 0)]
+    over = slots[(outcome != RUNNING) | (sim.state_ids[slots] < 0)]
     if len(over):
         raise SpecError(
             f"{type(sim).__name__}.step_chunk: slots {over[:5].tolist()} have no running episode; "
@@ -146,11 +146,11 @@ def chunk_result(outcome: np.ndarray, num_steps: np.ndarray) -> ChunkResult:
 
 
 def _slots(where: str, slots: Indices, num_slots: int) -> np.ndarray:
-    rows = _integers(f"{where}: slots", slots)
-    _check_range(f"{where}: slot", rows, num_slots)
-    if len(np.unique(rows)) < len(rows):
-        raise SpecError(f"{where}: slots name one twice: {rows[:8].tolist()}")
-    return rows
+    chosen = _integers(f"{where}: slots", slots)
+    _check_range(f"{where}: slot", chosen, num_slots)
+    if len(np.unique(chosen)) < len(chosen):
+        raise SpecError(f"{where}: slots name one twice: {chosen[:8].tolist()}")
+    return chosen
 
 
 def _integers(what: str, values: Indices) -> np.ndarray:

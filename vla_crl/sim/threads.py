@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import lru_cache, wraps
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -10,19 +12,36 @@ from vla_crl.errors import SpecError
 
 BLOCK_SLOTS = 8
 """Slots a thread takes at a time: small enough to balance load, large enough to hide dispatch."""
+MAX_MADE = 1024
+"""Results that `made_once` remembers of a function."""
+
+Arguments = ParamSpec("Arguments")
+Made = TypeVar("Made")
+
+
+def made_once(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """Remember what a function returns; threads that ask for it meanwhile wait."""
+    remembered, lock = lru_cache(MAX_MADE)(make), Lock()
+
+    @wraps(make)
+    def ask(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Made:
+        with lock:
+            return remembered(*arguments, **keywords)
+
+    return ask
 
 
 def spread(
     pool: ThreadPoolExecutor,
     work: Callable[[int, np.ndarray], None],
-    rows: np.ndarray,
+    numbers: np.ndarray,
     scenes: np.ndarray,
 ) -> None:
-    """Call `work` with a scene and a block of `rows` [B] in it, for all; scenes [B]."""
+    """Call `work` with a scene and a block of the numbers [B] in it, for all; scenes [B]."""
     blocks = [
         (int(scene), part[start : start + BLOCK_SLOTS])
         for scene in np.unique(scenes)
-        if len(part := rows[scenes == scene])
+        if len(part := numbers[scenes == scene])
         for start in range(0, len(part), BLOCK_SLOTS)
     ]
     on_each(pool, lambda block: work(*block), blocks)

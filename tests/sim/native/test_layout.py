@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
+from vla_crl.sim.native.kernel.controller import POSITION, ROTATION
 from vla_crl.sim.native.layout import initial_states, rest_height
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.suite import Suite, load_suite
@@ -58,7 +59,7 @@ def test_states_keep_the_ranges_of_the_suite(scene: Scene):
     for one, other in itertools.combinations(range(5), 2):
         gap = np.linalg.norm(xy[:, one] - xy[:, other], axis=-1)
         assert gap.min() >= layout.free_distance_m
-    grip = states.controller[:, :3]
+    grip = states.controller[:, POSITION]
     assert np.all((grip >= layout.grip_low_m) & (grip <= layout.grip_high_m))
     assert np.all(states.mocap_pos[:, 1:, 1].prod(axis=1) < 0)  # one on each side, after the robot
     share_left = np.mean(states.mocap_pos[:, 1, 1] > 0)
@@ -144,7 +145,7 @@ def test_fixtures_and_robot_stand_turned_as_in_the_file(
     sim.write_scene(2, model, data)
     turned = data.geom("basket_floor" if name == "basket" else "base_geom").xmat
     assert np.allclose(turned.reshape(3, 3), Rotation.from_euler("z", 30, degrees=True).as_matrix())
-    commanded = initial_states(suite.scenes[0]).controller[:4, :3]
+    commanded = initial_states(suite.scenes[0]).controller[:4, POSITION]
     assert np.abs(sim.grip_pose()[0] - commanded).max() < 5e-4
 
 
@@ -169,8 +170,8 @@ def test_the_commanded_pose_of_a_state_is_the_measured_one(scene: Scene, new_sim
     sim.reset(range(64), tasks=[0] * 64, state_ids=range(64))
     position, rotation = sim.grip_pose()
     commanded = initial_states(scene).controller[:64]
-    assert np.abs(position - commanded[:, :3]).max() < 5e-4
-    assert np.abs(rotation.reshape(64, 9) - commanded[:, 3:12]).max() < 5e-3
+    assert np.abs(position - commanded[:, POSITION]).max() < 5e-4
+    assert np.abs(rotation.reshape(64, 9) - commanded[:, ROTATION]).max() < 5e-3
 
 
 def test_a_layout_without_room_is_refused(scene: Scene):

@@ -16,11 +16,13 @@ from vla_crl.catalog import suite_path
 from vla_crl.errors import ConfigError
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.native.experts import ScriptedExpert
+from vla_crl.sim.native.kernel.controller import JOINTS
 from vla_crl.sim.native.kernel.mechanics import Mechanics, vary
-from vla_crl.sim.native.kernel.slots import STATE_SPEC, constants_of, scratch_of
+from vla_crl.sim.native.kernel.slots import STATE_SPEC, scratch_of
 from vla_crl.sim.native.layout import GRIP_DOWN
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.renderer import BatchRenderer
@@ -343,9 +345,9 @@ def test_a_varied_episode_is_that_of_plain_mj_step_with_such_a_model(scene: Scen
         data = mujoco.MjData(model)  # nothing sleeps in it
         data.tree_asleep[:] = sim.get_states()["tree_asleep"][0]
         mujoco.mj_setState(model, data, sim.get_states()["physics"][0], STATE_SPEC)
-        before = sim.get_states()["controller"][0, 12:]
+        before = sim.get_states()["controller"][0, JOINTS.start :]
         sim.step_chunk(expert.act(np.array([0]))[:, None])
-        change = sim.get_states()["controller"][0, 12:] - before
+        change = sim.get_states()["controller"][0, JOINTS.start :] - before
         for substep in range(20):
             commands = before + (substep + 1) / 20 * change
             data.ctrl[arm], data.ctrl[fingers] = commands[:7], commands[7]

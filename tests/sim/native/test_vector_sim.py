@@ -16,6 +16,7 @@ from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.divergence import Divergence, joint_name
 from vla_crl.sim.native.experts import ScriptedExpert
+from vla_crl.sim.native.kernel.controller import JOINTS
 from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
@@ -188,9 +189,9 @@ def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(scene: Scene, new_si
         data = mujoco.MjData(model)  # nothing sleeps in it
         data.tree_asleep[:] = sim.get_states()["tree_asleep"][0]
         mujoco.mj_setState(model, data, physics, STATE_SPEC)
-        before = sim.get_states()["controller"][0, 12:]
+        before = sim.get_states()["controller"][0, JOINTS.start :]
         sim.step_chunk(actions[:, step : step + 1])
-        change = sim.get_states()["controller"][0, 12:] - before
+        change = sim.get_states()["controller"][0, JOINTS.start :] - before
         for substep in range(20):
             commands = before + (substep + 1) / 20 * change
             data.ctrl[arm], data.ctrl[fingers] = commands[:7], commands[7]

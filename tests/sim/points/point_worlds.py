@@ -9,7 +9,7 @@ import numpy as np
 from vla_crl.config import read_toml
 from vla_crl.contracts import ChunkResult, Embodiment, Observation, check_actions
 from vla_crl.sim.backends import Backend
-from vla_crl.sim.calls import chunk_result, require_running, reset_arrays, rows_of
+from vla_crl.sim.calls import chosen_slots, chunk_result, require_running, reset_arrays
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.outcomes import RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.simulation import Indices
@@ -74,7 +74,7 @@ class PointSim:
         self._outcome[chosen] = RUNNING
 
     def step_chunk(self, actions: np.ndarray, slots: Indices | None = None) -> ChunkResult:
-        chosen = rows_of(self, slots)
+        chosen = chosen_slots(self, slots)
         checked = check_actions(actions, len(chosen), 1)
         require_running(self, chosen, self._outcome[chosen])
         before = self._num_steps[chosen]
@@ -91,7 +91,7 @@ class PointSim:
         return chunk_result(self._outcome[chosen], self._num_steps[chosen] - before)
 
     def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
-        chosen = rows_of(self, slots)
+        chosen = chosen_slots(self, slots)
         size = self.settings[1] if images else 0
         drawn = np.zeros((len(chosen), 1, size, size, 3), np.uint8)
         told = tuple(self.suite.tasks[task].instruction for task in self.tasks[chosen])

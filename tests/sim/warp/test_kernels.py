@@ -12,9 +12,11 @@ import warp as wp
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.goals import DIRECTIONS, parse_goal
 from vla_crl.sim.native.kernel import controller, predicates, senses
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, POSITION, state_size
 from vla_crl.sim.native.kernel.kinematics import Chain
-from vla_crl.sim.native.kernel.slots import SceneConstants, constants_of
+from vla_crl.sim.native.kernel.slots import SceneConstants
 from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.rotations import axis_angle_from_matrix, matrix_from_axis_angle
 from vla_crl.sim.variation import MAX_LATENCY
@@ -47,7 +49,7 @@ def suite() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def world(suite: Suite) -> SceneConstants:
+def constants(suite: Suite) -> SceneConstants:
     return constants_of(suite, 0)
 
 
@@ -61,44 +63,46 @@ def array(values: np.ndarray, dtype: type) -> Any:
     return wp.array(values, dtype=dtype, device=CPU)
 
 
-def test_the_controller_moves_as_the_compiled_one(suite: Suite, world: SceneConstants):
+def test_the_controller_moves_as_the_compiled_one(suite: Suite, constants: SceneConstants):
     rng = np.random.default_rng(0)
     expected = initial_states(suite.scenes[0]).controller[:NUM_WORLDS].copy()
-    constants, acting = put_controller(world, CPU), np.ones(NUM_WORLDS)
+    arm, acting = put_controller(constants, CPU), np.ones(NUM_WORLDS)
     acting[-20:] = 0
     shifts = rng.uniform(-0.04, 0.04, (NUM_WORLDS, 3))
-    rows = array(expected, wp.float64)
-    previous, idle = wp.zeros_like(rows), expected[-20:].copy()
+    states = array(expected, wp.float64)
+    previous, idle = wp.zeros_like(states), expected[-20:].copy()
     for _ in range(6):
         actions = rng.uniform(-1.0, 1.0, (NUM_WORLDS, 7))
         actions[::10, 6] = 0.0
-        sites = np.zeros((NUM_WORLDS, world.sizes.nsite, 3), np.float32)
-        sites[:, world.grip_site] = expected[:, :3] + rng.normal(0.0, 0.04, (NUM_WORLDS, 3))
+        sites = np.zeros((NUM_WORLDS, constants.sizes.nsite, 3), np.float32)
+        sites[:, constants.grip_site] = expected[:, POSITION] + rng.normal(
+            0.0, 0.04, (NUM_WORLDS, 3)
+        )
         inputs = [array(acting, int), array(actions, wp.float64), array(sites, wp.vec3)]
         inputs.append(array(shifts, wp.vec3d))
-        wp.launch(command, NUM_WORLDS, [constants, *inputs, rows, previous], device=CPU)
-        for row, *inputs in zip(expected[:-20], actions, sites, shifts, strict=False):
+        wp.launch(command, NUM_WORLDS, [arm, *inputs, states, previous], device=CPU)
+        for state, *inputs in zip(expected[:-20], actions, sites, shifts, strict=False):
             action, site, shift = inputs
-            measured = site[world.grip_site].astype(np.float64)
-            controller.command(world.controller, row, action, measured, shift)
-    assert np.abs(rows.numpy() - expected).max() < 1e-11
-    assert np.array_equal(rows.numpy()[-20:], idle)
+            measured = site[constants.grip_site].astype(np.float64)
+            controller.command(constants.controller, state, action, measured, shift)
+    assert np.abs(states.numpy() - expected).max() < 1e-11
+    assert np.array_equal(states.numpy()[-20:], idle)
 
 
-def test_commands_move_linearly_from_the_row_before_to_the_row_now(world: SceneConstants):
+def test_commands_move_linearly_from_the_state_before_to_the_state_now(constants: SceneConstants):
     rng = np.random.default_rng(1)
-    before, now = rng.normal(size=(2, 3, controller.row_size(world.controller.chain)))
-    ctrl = wp.zeros((3, world.sizes.nu), dtype=float, device=CPU)
-    rows = [array(values, wp.float64) for values in (now, before)]
-    wp.launch(ramp, 3, [put_controller(world, CPU), 0.25, *rows, ctrl], device=CPU)
-    expected = before[:, 12:] + 0.25 * (now - before)[:, 12:]
-    assert np.allclose(ctrl.numpy()[:, world.arm_actuators], expected[:, :-1], atol=1e-6)
-    for finger in world.finger_actuators:
-        assert np.allclose(ctrl.numpy()[:, finger], expected[:, -1], atol=1e-6)
+    before, now = rng.normal(size=(2, 3, state_size(7)))
+    ctrl = wp.zeros((3, constants.sizes.nu), dtype=float, device=CPU)
+    states = [array(values, wp.float64) for values in (now, before)]
+    wp.launch(ramp, 3, [put_controller(constants, CPU), 0.25, *states, ctrl], device=CPU)
+    expected = before + 0.25 * (now - before)
+    assert np.allclose(ctrl.numpy()[:, constants.arm_actuators], expected[:, JOINTS], atol=1e-6)
+    for finger in constants.finger_actuators:
+        assert np.allclose(ctrl.numpy()[:, finger], expected[:, FINGER], atol=1e-6)
 
 
-def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: SceneConstants):
-    scene, size = suite.scenes[0], world.sizes
+def test_goals_hold_where_the_compiled_ones_do(suite: Suite, constants: SceneConstants):
+    scene, size = suite.scenes[0], constants.sizes
     goals = scene.compile([parse_goal(goal, "test", scene.known) for goal in GOALS])
     rng, num_worlds = np.random.default_rng(2), 1000
     low, high = [-0.06, -0.06, 0.0], [0.06, 0.06, 0.06]
@@ -113,7 +117,7 @@ def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: SceneConstan
         setattr(poses, f"{name}_pos", array(values, wp.vec3))
     for name, values in turns.items():
         setattr(poses, f"{name}_mat", array(values, wp.mat33))
-    poses.qpos, poses.grip_site = array(qpos, float), world.grip_site
+    poses.qpos, poses.grip_site = array(qpos, float), constants.grip_site
     holds = wp.zeros(num_worlds, dtype=bool, device=CPU)
     compiled = put_goals(goals, CPU)
     for index, goal in enumerate(GOALS):
@@ -126,7 +130,7 @@ def test_goals_hold_where_the_compiled_ones_do(suite: Suite, world: SceneConstan
                     body.astype(np.float64), site.astype(np.float64),
                     site_turn.reshape(-1, 9).astype(np.float64), geom.astype(np.float64),
                     geom_turn.reshape(-1, 9).astype(np.float64), joints.astype(np.float64),
-                    site[world.grip_site].astype(np.float64),
+                    site[constants.grip_site].astype(np.float64),
                 ),
             )
             for body, site, geom, site_turn, geom_turn, joints in zip(

@@ -6,23 +6,27 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
 
 import warp as wp
 
 import vla_crl.sim.warp
+from vla_crl.contracts import Observation
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.kernel.mechanics import vary
-from vla_crl.sim.native.kernel.slots import constants_of, scratch_of
+from vla_crl.sim.native.kernel.slots import scratch_of
+from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
-from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.simulation import Resumable, Simulation
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.warp.warp_sim import WarpSim
 from vla_crl.sim.warp.worlds import Worlds, warp_model
@@ -72,6 +76,12 @@ def begin(sims: tuple[VectorSim, WarpSim], tasks: list[int]) -> None:
         sim.reset(range(NUM_SLOTS), tasks=tasks, state_ids=[0, 1, 2, 4001])
 
 
+def on_host(observation: Observation) -> Observation:
+    """Copy an observation from its device."""
+    images, state = (np.array(array) for array in (observation.images, observation.state))
+    return replace(observation, images=images, state=state)
+
+
 def random_actions(num_slots: int, num_steps: int) -> np.ndarray:
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (num_slots, num_steps, 7))
     actions[..., 3:6] *= 0.1
@@ -98,7 +108,7 @@ def test_an_episode_resembles_that_of_mujoco(sims: tuple[VectorSim, WarpSim]):
         robot = [model.jnt_qposadr[joint] for joint in range(model.njnt) if _is_robot(model, joint)]
         assert position[:, robot].max() < 1e-5  # rad or m
         assert position.max() < 2e-3  # m, or parts of a quaternion: round things settle
-    seen, felt = (sim.observe() for sim in sims)
+    seen, felt = (on_host(sim.observe()) for sim in sims)
     assert np.abs(seen.state - felt.state).max() < 1e-5
     assert seen.instruction == felt.instruction
 
@@ -117,7 +127,7 @@ def test_a_varied_episode_resembles_that_of_mujoco(sims: tuple[VectorSim, WarpSi
     assert np.abs(states["controller"] - expected["controller"]).max() < 1e-5
     model = sims[0].suite.scenes[0].model
     assert np.abs(states["physics"] - expected["physics"])[:, : 1 + model.nq].max() < 2e-3
-    seen, felt = (sim.observe() for sim in sims)
+    seen, felt = (on_host(sim.observe()) for sim in sims)
     assert np.abs(seen.state - felt.state).max() < 1e-5
     assert seen.instruction == felt.instruction
     assert len(set(felt.instruction)) == 2
@@ -131,10 +141,10 @@ def test_masses_and_friction_of_a_world_are_those_of_its_episode(
     begin(sims, [VARIED, 0, VARIED, 0])
     simulated, suite = sims[1]._worlds[0].warp_model, sims[1].suite
     scratch, model, _ = scratch_of(suite.scenes[0].model)
-    slots, world = sims[0]._slots, constants_of(suite, 0)
+    varied, constants = sims[0]._slots.varied, constants_of(suite, 0)
     for slot in range(NUM_SLOTS):
-        gains = slots.mass_gain[slot], slots.friction_gain[slot]
-        vary(world.mechanics, scratch.mechanics, world.objects, *gains)
+        gains = varied.mass_gain[slot], varied.friction_gain[slot]
+        vary(constants.mechanics, scratch.mechanics, constants.objects, *gains)
         for name in ("body_mass", "body_inertia", "dof_invweight0", "geom_friction"):
             assert np.allclose(getattr(simulated, name).numpy()[slot], getattr(model, name)), name
     assert not np.allclose(simulated.body_mass.numpy()[0], simulated.body_mass.numpy()[1])
@@ -155,7 +165,7 @@ def test_looks_change_the_picture(suite: Suite, variation: VariationConfig, leas
     tasks = (suite.tasks[0], replace(suite.tasks[0], name="seen", variation=variation))
     with closing(WarpSim(replace(suite, tasks=tasks), 2, device="cpu", image_size=16)) as sim:
         sim.reset([0, 1], tasks=[0, 1], state_ids=[0, 0])
-        corners = sim.observe().images[:, 0, 12:, :2].astype(float).mean(axis=(1, 2, 3))
+        corners = on_host(sim.observe()).images[:, 0, 12:, :2].astype(float).mean(axis=(1, 2, 3))
     assert least < corners[1] / corners[0] < most
 
 
@@ -166,21 +176,21 @@ def test_noise_is_on_what_is_sensed_wherever_it_is_read(suite: Suite):
     sims = VectorSim(loud, 2), WarpSim(loud, 2, device="cpu", image_size=16)
     for sim in sims:
         sim.reset([0, 1], tasks=[0, 1], state_ids=[0, 0])
-    expected, observation = (sim.observe() for sim in sims)
+    expected, observation = (on_host(sim.observe()) for sim in sims)
     assert np.abs(expected.state - observation.state).max() < 1e-5
     assert np.abs(observation.state[0] - observation.state[1]).max() > 0.005
     difference = np.diff(observation.images.astype(float), axis=0)
     assert 0.04 * 255 < np.std(difference) < 0.06 * 255
-    assert np.array_equal(wp.to_torch(sims[1].images_on_device()).numpy(), observation.images)
-    assert np.array_equal(wp.to_torch(sims[1].state_on_device()).numpy(), observation.state)
-    assert np.array_equal(sims[1].observe([1]).images[0], observation.images[1])
+    some = on_host(sims[1].observe([1]))
+    assert np.array_equal(some.images[0], observation.images[1])
+    assert np.array_equal(some.state[0], observation.state[1])
     for sim in sims:
         sim.close()
 
 
 def test_each_can_stand_in_for_the_other(sims: tuple[VectorSim, WarpSim]):
-    backends: tuple[Simulation, ...] = sims
-    assert all(isinstance(backend, Simulation) for backend in backends)
+    for protocol in (Simulation, Resumable):
+        assert all(isinstance(backend, protocol) for backend in sims)
 
 
 def test_a_slot_stops_when_its_episode_ends_and_the_others_go_on(
@@ -232,7 +242,7 @@ def test_physics_that_blows_up_ends_the_episode_and_is_recorded(sims: tuple[Vect
 
 def test_pictures_show_the_same_things_in_the_same_places(sims: tuple[VectorSim, WarpSim]):
     begin(sims, [0, 0, OTHER_SCENE, OTHER_SCENE])
-    expected, seen = (sim.observe() for sim in sims)
+    expected, seen = (on_host(sim.observe()) for sim in sims)
     assert seen.validate(sims[1].suite.embodiment).images.shape == expected.images.shape
     for theirs, ours in zip(seen.images, expected.images, strict=True):
         for image, reference in zip(theirs, ours, strict=True):
@@ -261,7 +271,7 @@ def test_a_gpu_does_what_the_cpu_does(suite: Suite):
         for sim in sims:
             sim.reset([0, 1], tasks=[0, AT_ONCE], state_ids=[0, 1])
             assert sim.step_chunk(random_actions(2, 3)).num_steps.tolist() == [3, 1]
-        expected, seen = (sim.observe() for sim in sims)
+        expected, seen = (on_host(sim.observe()) for sim in sims)
         assert np.abs(seen.state - expected.state).max() < 1e-4
         assert np.mean(_is_table(seen.images) == _is_table(expected.images)) > 0.99
     for sim in sims:
@@ -270,23 +280,32 @@ def test_a_gpu_does_what_the_cpu_does(suite: Suite):
 
 def test_some_slots_are_observed_as_all_are(sims: tuple[VectorSim, WarpSim]):
     begin(sims, [0, OTHER_SCENE, 0, OTHER_SCENE])
-    everything = sims[1].observe()
-    images, state = everything.images.copy(), everything.state.copy()
-    some = sims[1].observe([3, 0]).validate(sims[1].suite.embodiment)
-    assert np.array_equal(some.images, images[[3, 0]])
-    assert np.array_equal(some.state, state[[3, 0]])
-    assert some.instruction == tuple(everything.instruction[k] for k in (3, 0))
+    expected = on_host(sims[1].observe()).select([3, 0])
+    some = on_host(sims[1].observe([3, 0]).validate(sims[1].suite.embodiment))
+    assert np.array_equal(some.images, expected.images)
+    assert np.array_equal(some.state, expected.state)
+    assert some.instruction == expected.instruction
+    assert len(sims[1].observe([]).validate(sims[1].suite.embodiment)) == 0
 
 
-def test_torch_takes_observations_without_a_copy(sims: tuple[VectorSim, WarpSim]):
+@pytest.mark.parametrize("slots", [None, [2, 1]])
+def test_torch_takes_observations_without_a_copy(sims: tuple[VectorSim, WarpSim], slots):
     begin(sims, [0, OTHER_SCENE, 0, OTHER_SCENE])
     _, sim = sims
-    images, state = sim.images_on_device(), sim.state_on_device()
-    assert wp.to_torch(images).data_ptr() == images.ptr
-    assert wp.to_torch(state).data_ptr() == state.ptr
-    observation = sim.observe()
-    assert np.array_equal(wp.to_torch(images).numpy(), observation.images)
-    assert np.array_equal(wp.to_torch(state).numpy(), observation.state)
+    seen: Any = sim.observe(slots).validate(sim.suite.embodiment)
+    for array, taken in ((a, torch.from_dlpack(a)) for a in (seen.images, seen.state)):
+        assert isinstance(array, wp.array)
+        assert taken.data_ptr() == array.ptr
+        assert np.array_equal(taken.numpy(), array.numpy())
+    assert torch.from_dlpack(seen.images).dtype == torch.uint8
+    assert torch.from_dlpack(seen.images).shape == (len(seen), 2, IMAGE_SIZE, IMAGE_SIZE, 3)
+
+
+def test_nothing_is_drawn_unless_asked_for(sims: tuple[VectorSim, WarpSim]):
+    begin(sims, [0, OTHER_SCENE, 0, OTHER_SCENE])
+    blind = sims[1].observe([1, 3], images=False).validate(sims[1].suite.embodiment)
+    assert blind.images.shape == (2, 2, 0, 0, 3)
+    assert np.array_equal(on_host(blind).state, on_host(sims[1].observe([1, 3])).state)
 
 
 def test_the_state_can_be_looked_at_from_a_vector_sim(sims: tuple[VectorSim, WarpSim]):
@@ -296,7 +315,33 @@ def test_the_state_can_be_looked_at_from_a_vector_sim(sims: tuple[VectorSim, War
     mirror.set_states(sim.get_states())
     assert np.array_equal(mirror.tasks, sim.tasks)
     assert np.array_equal(mirror.state_ids, sim.state_ids)
-    assert np.abs(mirror.observe().state - sim.observe().state).max() < 1e-5
+    assert np.abs(mirror.observe().state - on_host(sim.observe()).state).max() < 1e-5
+
+
+def test_a_saved_state_continues_bit_for_bit(sims: tuple[VectorSim, WarpSim]):
+    """In another simulation, of all slots that had begun, whatever they vary."""
+    _, sim = sims
+    actions, tasks = random_actions(NUM_SLOTS, 4), [VARIED, OTHER_SCENE, 0]
+    other = WarpSim(sim.suite, NUM_SLOTS, device="cpu", image_size=IMAGE_SIZE)
+    first = WarpSim(sim.suite, NUM_SLOTS, device="cpu", image_size=IMAGE_SIZE)
+    first.reset([0, 1, 3], tasks=tasks, state_ids=[5, 1, 2])
+    other.reset([1, 2], tasks=[0, OTHER_SCENE], state_ids=[7, 8])  # is forgotten
+    first.step_chunk(actions[:3, :2], [0, 1, 3])
+    other.set_states(first.get_states())
+    assert np.array_equal(other.state_ids, [5, 1, -1, 2])
+    seen = [on_host(each.observe([0, 1, 3])) for each in (first, other)]
+    assert np.array_equal(seen[0].images, seen[1].images)
+    assert np.array_equal(seen[0].state, seen[1].state)
+    assert seen[0].instruction == seen[1].instruction
+    results = [each.step_chunk(actions[:3, 2:], [0, 1, 3]) for each in (first, other)]
+    assert np.array_equal(results[0].num_steps, results[1].num_steps)
+    states = other.get_states()
+    for name, values in first.get_states().items():
+        assert np.array_equal(values[[0, 1, 3]], states[name][[0, 1, 3]]), name
+    with pytest.raises(SpecError, match=r"WarpSim.set_states: got \['physics'\], expected"):
+        other.set_states({"physics": states["physics"]})
+    for each in (first, other):
+        each.close()
 
 
 def test_what_does_not_fit_the_contract_is_refused(sims: tuple[VectorSim, WarpSim], suite: Suite):

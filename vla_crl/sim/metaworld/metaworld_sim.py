@@ -9,12 +9,12 @@ import numpy as np
 from vla_crl.contracts import ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.calls import (
+    begun_slots,
+    chosen_slots,
     chunk_result,
-    episode_rows,
     require_counts,
     require_running,
     reset_arrays,
-    rows_of,
 )
 from vla_crl.sim.divergence import Divergence, blame
 from vla_crl.sim.metaworld.episode import Look, MetaWorldEpisode, PhysicsError
@@ -119,7 +119,7 @@ class MetaWorldSim:
 
     def step_chunk(self, actions: np.ndarray, slots: Indices | None = None) -> ChunkResult:
         """Execute K actions in each slot; see `VectorSim.step_chunk`."""
-        rows = rows_of(self, slots)
+        rows = chosen_slots(self, slots)
         checked = check_actions(actions, len(rows), len(self.suite.embodiment.action))
         require_running(self, rows, self._outcome[rows])
         before = self._num_steps[rows]
@@ -129,7 +129,7 @@ class MetaWorldSim:
 
     def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
         """Render the cameras of `slots` (all by default) and read their state and instruction."""
-        rows, cameras = episode_rows(self, slots), self.suite.embodiment.cameras
+        rows, cameras = begun_slots(self, slots), self.suite.embodiment.cameras
         size = self._image_size if images else 0
         drawn = np.empty((len(rows), len(cameras), size, size, 3), np.uint8)
         if images:
@@ -147,17 +147,17 @@ class MetaWorldSim:
     def instructions(self, slots: Indices | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
         return tuple(
-            self.suite.tasks[task].instruction for task in self._task[episode_rows(self, slots)]
+            self.suite.tasks[task].instruction for task in self._task[begun_slots(self, slots)]
         )
 
     def thing_positions(self, slots: Indices | None = None) -> np.ndarray:
         """Return [B, 2, 3] positions (m, world) of the object and of the goal."""
-        looks = self._looks(episode_rows(self, slots))
+        looks = self._looks(begun_slots(self, slots))
         return np.array([[look.object_pos, look.goal_pos] for look in looks])
 
     def camera_poses(self, slots: Indices | None = None) -> CameraPoses:
         """Return where the policy's cameras are."""
-        rows = episode_rows(self, slots)
+        rows = begun_slots(self, slots)
         cameras = [
             self._drawing_of(int(task)).cameras(look)
             for task, look in zip(self._task[rows], self._looks(rows), strict=True)
@@ -169,7 +169,7 @@ class MetaWorldSim:
 
     def frames(self, camera: str, pixels: int, slots: Indices | None = None) -> np.ndarray:
         """Draw `slots` from a camera of their scenes, see `Filmed`."""
-        rows = episode_rows(self, slots)
+        rows = begun_slots(self, slots)
         images = np.empty((len(rows), 1, pixels, pixels, 3), np.uint8)
         self._draw((camera,), rows, images)
         return images[:, 0]

@@ -1,6 +1,5 @@
 """Initial states: one enumerable layout per id, the same for every task of a scene."""
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import mujoco
@@ -9,10 +8,18 @@ from numba import njit
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.controller import FINGER_OPEN_M, JOINTS, POSITION, ROTATION, row_size
-from vla_crl.sim.native.kernel.kinematics import chain_of, forward, inverse
+from vla_crl.sim.native.kernel.controller import (
+    FINGER,
+    FINGER_OPEN_M,
+    JOINTS,
+    POSITION,
+    ROTATION,
+    state_size,
+)
+from vla_crl.sim.native.kernel.kinematics import forward, inverse
 from vla_crl.sim.native.kernel.predicates import support
 from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.threads import made_once
 
 FIRST_TEST_SEED = 1_000_000
 """Test states have random streams of their own, so they stay when training states are added."""
@@ -29,7 +36,7 @@ class InitialStates(NamedTuple):
     Attributes:
         qpos: [ids, nq].
         mocap_pos: [ids, fixtures, 3] m, world.
-        controller: [ids, R] controller rows at rest in that state.
+        controller: [ids, R] controller states at rest.
     """
 
     qpos: np.ndarray
@@ -37,18 +44,18 @@ class InitialStates(NamedTuple):
     controller: np.ndarray
 
 
-@lru_cache
+@made_once
 def initial_states(scene: Scene) -> InitialStates:
     """Compute the initial states of a scene; every id has its own random stream.
 
     Raises:
         ConfigError: The layout leaves no room for the objects, or the arm does not reach it.
     """
-    model, layout = scene.model, scene.config.layout
-    chain = chain_of(model, scene.config.arm)
+    model, chain = scene.model, scene.chain
+    layout, arm = scene.config.layout, scene.config.arm
     num_train = scene.config.num_train_states
     num_states = num_train + scene.config.num_test_states
-    free = [b for b in scene.bodies.values() if model.body_dofnum[b] == 6]
+    free = scene.objects.tolist()
     mocap = [b for b in scene.bodies.values() if model.body_mocapid[b] >= 0]
     positions = np.empty((num_states, len(free), 2))
     yaws = np.empty((num_states, len(free)))
@@ -67,14 +74,14 @@ def initial_states(scene: Scene) -> InitialStates:
     for k, body in enumerate(free):
         start = model.jnt_qposadr[model.body_jntadr[body]]
         qpos[:, start : start + 2] = positions[:, k]
-        qpos[:, start + 2] = rest_height(model, int(body))
+        qpos[:, start + 2] = rest_height(model, body)
         qpos[:, start + 3 : start + 7] = _turned(model.body_quat[body], yaws[:, k])
     mocap_pos = np.tile(mujoco.MjData(model).mocap_pos, (num_states, 1, 1))
     for k, body in enumerate(mocap):
         mocap_pos[:, model.body_mocapid[body], :2] = fixtures[:, k]
-    controller = np.empty((num_states, row_size(chain)))
+    controller = np.empty((num_states, state_size(len(arm.joints))))
     controller[:, POSITION], controller[:, ROTATION] = grips, GRIP_DOWN.ravel()
-    controller[:, JOINTS], controller[:, -1] = chain.rest_rad, FINGER_OPEN_M
+    controller[:, JOINTS], controller[:, FINGER] = chain.rest_rad, FINGER_OPEN_M
     misses = np.empty(num_states)
     _solve_postures(chain, controller, misses)
     if misses.max() > MAX_MISS_M:
@@ -82,9 +89,8 @@ def initial_states(scene: Scene) -> InitialStates:
             f"{scene.file}: layout: the arm does not reach {np.round(grips[misses.argmax()], 3)}, "
             f"it stays {misses.max():.3f} m away; move grip_low_m..grip_high_m, or the robot"
         )
-    joints = [model.joint(name).qposadr[0] for name in scene.config.arm.joints]
-    fingers = [model.joint(name).qposadr[0] for name in scene.config.arm.fingers]
-    qpos[:, joints], qpos[:, fingers] = controller[:, JOINTS], FINGER_OPEN_M
+    qpos[:, scene.qpos_index(arm.joints)] = controller[:, JOINTS]
+    qpos[:, scene.qpos_index(arm.fingers)] = FINGER_OPEN_M
     return InitialStates(qpos, mocap_pos, controller)
 
 
@@ -166,15 +172,16 @@ def _make_solver(version):
 
     @njit(cache=True)
     def solve_postures(chain, controller, misses):
-        """Find the joints of every row; write how far, m, the grip stays from its place."""
+        """Find the joints of controller states [B, R]; write how far, m, the grips stay away."""
         _ = version
         position, rotation = np.empty(3), np.empty((3, 3))
         jacobian = np.empty((6, chain.axes.shape[0]))
         for k in range(controller.shape[0]):
-            row = controller[k]
-            inverse(chain, row[12:-1], row[0:3], row[3:12].copy().reshape((3, 3)), 60)
-            forward(chain, row[12:-1], position, rotation, jacobian)
-            misses[k] = np.sqrt(np.sum((position - row[0:3]) ** 2))
+            place, joints = controller[k, POSITION], controller[k, JOINTS]
+            turn = controller[k, ROTATION].copy().reshape((3, 3))
+            inverse(chain, joints, place, turn, 60)
+            forward(chain, joints, position, rotation, jacobian)
+            misses[k] = np.sqrt(np.sum((position - place) ** 2))
 
     return solve_postures
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.native.goals import Articulation, Goal, compile_goals
+from vla_crl.sim.native.kernel.kinematics import Chain, chain_of
 from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.scene_config import SceneConfig, ThingConfig
 
@@ -44,6 +45,18 @@ class Scene:
         return {thing.name: self.model.body(thing.body).id for thing in self.things}
 
     @cached_property
+    def chain(self) -> Chain:
+        """The arm from the world to its grip."""
+        arm = self.config.arm
+        return chain_of(self.model, arm.joints, arm.grip_site, arm.rest_joints_rad)
+
+    @cached_property
+    def objects(self) -> np.ndarray:
+        """Body ids of the things with a free joint."""
+        free = [body for body in self.bodies.values() if self.model.body_dofnum[body] == 6]
+        return np.array(free, np.int64)
+
+    @cached_property
     def joints(self) -> dict[str, Articulation]:
         """The joints of the things that have one, by the thing's name."""
         return {
@@ -63,6 +76,10 @@ class Scene:
             "region": [site.name for site in sites if site.type[0] == mujoco.mjtGeom.mjGEOM_BOX],
             "joint": list(self.joints),
         }
+
+    def qpos_index(self, joints: Sequence[str]) -> list[int]:
+        """Return where the positions of hinges and slides are in qpos."""
+        return [int(self.model.joint(name).qposadr[0]) for name in joints]
 
     def thing(self, name: str) -> ThingConfig:
         """Return a thing that is there."""

@@ -21,6 +21,7 @@ from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.scene import Scene, compile_scene
 from vla_crl.sim.native.scene_config import SceneConfig, TaskConfig
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
+from vla_crl.sim.threads import made_once
 from vla_crl.sim.variation import VariationConfig
 
 
@@ -117,6 +118,28 @@ class Suite(TaskSuite):
     def thing_bodies(self) -> np.ndarray:
         """[scenes, things] body id of each thing, -1 where a scene does not have it."""
         return np.array([[s.bodies.get(name, -1) for name in self.things] for s in self.scenes])
+
+    @cached_property
+    def camera_ids(self) -> np.ndarray:
+        """[scenes, C] ids of the policy's cameras."""
+        names = self.embodiment.cameras
+        return np.array([[s.model.camera(name).id for name in names] for s in self.scenes])
+
+    @cached_property
+    def camera_fovy_rad(self) -> np.ndarray:
+        """[scenes, C] vertical fields of view of the policy's cameras."""
+        scenes = zip(self.scenes, self.camera_ids, strict=True)
+        return np.deg2rad([scene.model.cam_fovy[ids] for scene, ids in scenes])
+
+    @cached_property
+    def grip_sites(self) -> np.ndarray:
+        """[scenes] site id of the grip."""
+        return np.array([s.model.site(s.config.arm.grip_site).id for s in self.scenes])
+
+    @cached_property
+    def finger_qpos(self) -> np.ndarray:
+        """[scenes, 2] index into qpos of the fingers' positions."""
+        return np.array([scene.qpos_index(scene.config.arm.fingers) for scene in self.scenes])
 
     @cached_property
     def scene_of_task(self) -> np.ndarray:
@@ -272,7 +295,7 @@ def _words(written: Any) -> Iterator[str]:
         yield written
 
 
-@lru_cache
+@made_once
 def _scene(file: Path, objects: tuple[str, ...]) -> Scene:
     config = read_suite(file)
     assert isinstance(config, SceneConfig)

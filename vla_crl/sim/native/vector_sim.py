@@ -7,25 +7,28 @@ import numpy as np
 
 from vla_crl.contracts import ChunkResult, Observation, check_actions
 from vla_crl.sim.calls import (
+    begun_slots,
     checked_states,
+    chosen_slots,
     chunk_result,
-    episode_rows,
     require_counts,
     require_running,
     require_scenes,
     reset_arrays,
-    rows_of,
 )
 from vla_crl.sim.divergence import Divergence, blame
+from vla_crl.sim.native.drawing import Drawing, renderer_of
 from vla_crl.sim.native.episodes import Episodes
 from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.kernel.senses import add_image_noise, add_state_noise
-from vla_crl.sim.native.kernel.slots import STATE_SPEC, Scratch, allocate_slots, constants_of
+from vla_crl.sim.native.kernel.slots import STATE_SPEC, Scratch
 from vla_crl.sim.native.kernel.stepping import evaluate_goals, refresh_slots, step_slots
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.native.workers import Workers
 from vla_crl.sim.outcomes import DIVERGED, RUNNING
-from vla_crl.sim.renderer import BatchRenderer, model_appearance, wear
+from vla_crl.sim.renderer import model_appearance, wear
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.simulation import CameraPoses, Indices
 from vla_crl.sim.variation import VariationConfig
@@ -34,16 +37,16 @@ _POSES = {
     "body_pos": "xpos", "site_pos": "site_xpos", "site_mat": "site_xmat", "geom_pos": "geom_xpos",
     "geom_mat": "geom_xmat", "camera_pos": "cam_xpos", "camera_mat": "cam_xmat",
 }  # fmt: skip
-"""What the poses of `Slots` are called in MjData."""
+"""What `SlotPoses` are called in MjData."""
 
 
 class VectorSim:
     """N slots of one suite on the CPU.
 
-    A slot is a row of plain arrays (physics state, controller, poses); the few MjData in use belong
-    to threads. So an episode depends only on (task, initial state id, actions): not on the slot,
-    the number of slots or the number of threads. Slots may hold different tasks, also such of
-    different scenes. One thread may step some slots while another observes others.
+    A slot is a row of plain arrays (physics and controller state, poses); the few MjData in use
+    belong to threads. So an episode depends only on (task, initial state id, actions): not on the
+    slot, the number of slots or the number of threads. Slots may hold different tasks, also such
+    of different scenes. One thread may step some slots while another observes others.
 
         sim = VectorSim(load_suite("tabletop_object"), num_slots=64)
         sim.reset(range(64), tasks=[0] * 64, state_ids=range(64))
@@ -65,11 +68,11 @@ class VectorSim:
             num_slots: N.
             num_threads: Threads for physics and rendering.
             image_size: Height and width of each camera image, pixels.
-            tasks: Task indices whose renderers are made now; the others' when they are seen.
+            tasks: Task indices whose scenes are prepared now; those of others are on first use.
             variation: Of all tasks that have none of their own.
 
         Raises:
-            ConfigError: A count is no whole number from 1 on.
+            ConfigError: A count is no whole number from 1 on, or a layout leaves no room.
             SpecError: The suite has no scene for this backend.
         """
         require_counts(
@@ -79,18 +82,17 @@ class VectorSim:
         self.suite = suite
         self.num_slots = num_slots
         self.variation = variation
-        self._worlds = [constants_of(suite, index) for index in range(len(suite.scenes))]
-        self._slots = allocate_slots(suite, self._worlds, num_slots)
-        self._episodes = Episodes(suite, self._worlds, self._slots, variation)
-        self._renderers: dict[tuple[int, tuple[str, ...], int], BatchRenderer] = {}
-        scenes = suite.scene_of_task if tasks is None else suite.scene_of_task[list(tasks)]
-        for scene in np.unique(scenes).tolist():
-            self._renderer(scene, suite.embodiment.cameras, image_size)
+        self._slots = allocate_slots(suite, num_slots)
+        self._episodes = Episodes(suite, self._slots, variation)
         self._workers = Workers([scene.model for scene in suite.scenes], num_threads)
+        self._drawing = Drawing(suite, self._slots.poses, self._episodes, self._workers)
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""
-        num_cameras = len(suite.embodiment.cameras)
-        self._images = np.empty((num_slots, num_cameras, image_size, image_size, 3), np.uint8)
+        cameras = suite.embodiment.cameras
+        self._images = np.empty((num_slots, len(cameras), image_size, image_size, 3), np.uint8)
+        for index in np.unique(suite.scene_of_task[list(tasks or [])]).tolist():
+            initial_states(suite.scenes[index])
+            renderer_of(suite.scenes[index], cameras, image_size)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -99,7 +101,7 @@ class VectorSim:
     @property
     def tasks(self) -> np.ndarray:
         """[N] task index of each slot."""
-        return self._slots.task.copy()
+        return self._slots.progress.task.copy()
 
     @property
     def state_ids(self) -> np.ndarray:
@@ -117,35 +119,36 @@ class VectorSim:
         Raises:
             SpecError: An index is out of range or the lengths differ.
         """
-        rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
-        self._episodes.begin(rows, task, ids)
-        self._run(refresh_slots, rows)
+        begun, task, ids = reset_arrays(self, slots, tasks, state_ids)
+        self._episodes.begin(begun, task, ids)
+        self._run(refresh_slots, begun)
 
     def step_chunk(self, actions: np.ndarray, slots: Indices | None = None) -> ChunkResult:
         """Execute K actions in each slot; a slot stops early when its episode ends.
 
         Args:
-            actions: [B, K, 7] in [-1, 1] (clipped), one chunk per stepped slot.
+            actions: [B, K, A] in [-1, 1] (clipped), one chunk per stepped slot.
             slots: [B] slot indices; all slots by default.
 
         Raises:
             SpecError: Wrong shape, a value that is not finite, or a slot whose episode is over.
         """
-        rows = rows_of(self, slots)
-        checked = check_actions(actions, len(rows), len(self.suite.embodiment.action))
-        state = self._slots
-        require_running(self, rows, state.outcome[rows])
+        stepped, progress = chosen_slots(self, slots), self._slots.progress
+        checked = check_actions(actions, len(stepped), len(self.suite.embodiment.action))
+        require_running(self, stepped, progress.outcome[stepped])
         by_slot = np.zeros((self.num_slots, *checked.shape[1:]))
-        by_slot[rows] = checked
-        names = ("num_steps", "controller", "pending", "tree_asleep")
-        before = {name: getattr(state, name)[rows].copy() for name in names}
-        self._run(step_slots, rows, by_slot)
-        outcome = state.outcome[rows]
+        by_slot[stepped] = checked
+        num_steps, dynamics = progress.num_steps[stepped], self._slots.dynamics
+        # Not the physics: the slot of a world that blew up keeps its last healthy state.
+        before = {n: getattr(dynamics, n)[stepped] for n in dynamics._fields if n != "physics"}
+        self._run(step_slots, stepped, by_slot)
+        outcome = progress.outcome[stepped]
         for k in np.flatnonzero(outcome == DIVERGED):
+            state = {name: array[k] for name, array in before.items()}
             self.divergences.append(
-                self._diagnose(int(rows[k]), {n: v[k] for n, v in before.items()}, checked[k])
+                self._diagnose(int(stepped[k]), int(num_steps[k]), state, checked[k])
             )
-        return chunk_result(outcome, state.num_steps[rows] - before["num_steps"])
+        return chunk_result(outcome, progress.num_steps[stepped] - num_steps)
 
     def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
         """Render the cameras of `slots` (all by default) and read their state and instruction.
@@ -155,24 +158,24 @@ class VectorSim:
         Raises:
             SpecError: A slot has no episode.
         """
-        rows, episodes = episode_rows(self, slots), self._episodes
-        noise = (episodes.noise_key[rows], self._slots.num_steps[rows])
-        state = self._proprioception(rows)
-        add_state_noise(state, episodes.state_noise[rows], *noise)
+        seen, episodes = begun_slots(self, slots), self._episodes
+        noise = (episodes.noise_key[seen], self._slots.progress.num_steps[seen])
+        state = self._proprioception(seen)
+        add_state_noise(state, episodes.state_noise[seen], *noise)
         if not images:
-            nothing = np.empty((len(rows), self._images.shape[1], 0, 0, 3), np.uint8)
-            return Observation(nothing, state, self.instructions(rows))
-        shape = (len(rows), *self._images.shape[1:])
+            nothing = np.empty((len(seen), self._images.shape[1], 0, 0, 3), np.uint8)
+            return Observation(nothing, state, self.instructions(seen))
+        shape = (len(seen), *self._images.shape[1:])
         drawn = self._images if slots is None else np.empty(shape, np.uint8)
-        self._draw(self.suite.embodiment.cameras, rows, drawn)
-        add_image_noise(drawn, episodes.image_noise[rows], *noise)
-        return Observation(drawn, state, self.instructions(rows))
+        self._drawing.draw(self.suite.embodiment.cameras, seen, self._scenes_of(seen), drawn)
+        add_image_noise(drawn, episodes.image_noise[seen], *noise)
+        return Observation(drawn, state, self.instructions(seen))
 
     def frames(self, camera: str, pixels: int, slots: Indices | None = None) -> np.ndarray:
         """Draw `slots` from a camera of their scenes, see `Filmed`."""
-        rows = episode_rows(self, slots)
-        images = np.empty((len(rows), 1, pixels, pixels, 3), np.uint8)
-        self._draw((camera,), rows, images)
+        seen = begun_slots(self, slots)
+        images = np.empty((len(seen), 1, pixels, pixels, 3), np.uint8)
+        self._drawing.draw((camera,), seen, self._scenes_of(seen), images)
         return images[:, 0]
 
     def thing_positions(self, slots: Indices | None = None) -> np.ndarray:
@@ -181,15 +184,15 @@ class VectorSim:
         NaN where the slot's scene does not have the thing; an object that a variation has sent
         away is where it waits, out of sight.
         """
-        rows = episode_rows(self, slots)
-        bodies = self.suite.thing_bodies[self._scenes_of(rows)]
-        positions = self._slots.body_pos[rows[:, None], bodies]
+        chosen = begun_slots(self, slots)
+        bodies = self.suite.thing_bodies[self._scenes_of(chosen)]
+        positions = self._slots.poses.body_pos[chosen[:, None], bodies]
         positions[bodies < 0] = np.nan
         return positions
 
     def site_positions(self, site: int, slots: Indices | None = None) -> np.ndarray:
         """Return [B, 3] positions (m, world) of a site of the slots' scene."""
-        return self._slots.site_pos[episode_rows(self, slots), site]
+        return self._slots.poses.site_pos[begun_slots(self, slots), site]
 
     def satisfied(
         self,
@@ -204,50 +207,46 @@ class VectorSim:
             indices: [B] which of them.
             slots: [B] slot indices; all slots by default.
         """
-        rows = episode_rows(self, slots)
-        holds, scenes = np.empty(len(rows), bool), self._scenes_of(rows)
+        chosen, poses = begun_slots(self, slots), self._slots.poses
+        holds, scenes = np.empty(len(chosen), bool), self._scenes_of(chosen)
         for scene in np.unique(scenes):
-            chosen, grip_site = scenes == scene, self._worlds[scene].grip_site
-            part = np.empty(chosen.sum(), bool)
-            evaluate_goals(
-                goals[scene], self._slots, grip_site, rows[chosen], indices[chosen], part
-            )
-            holds[chosen] = part
+            there, grip_site = scenes == scene, self.suite.grip_sites[scene]
+            part = np.empty(there.sum(), bool)
+            evaluate_goals(goals[scene], poses, grip_site, chosen[there], indices[there], part)
+            holds[there] = part
         return holds
 
     def grip_pose(self, slots: Indices | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the grip site's position [B, 3] (m, world) and rotation matrix [B, 3, 3]."""
-        rows = episode_rows(self, slots)
-        site = np.array([world.grip_site for world in self._worlds])[self._scenes_of(rows)]
-        return self._slots.site_pos[rows, site], self._slots.site_mat[rows, site].reshape(-1, 3, 3)
+        chosen, poses = begun_slots(self, slots), self._slots.poses
+        site = self.suite.grip_sites[self._scenes_of(chosen)]
+        return poses.site_pos[chosen, site], poses.site_mat[chosen, site].reshape(-1, 3, 3)
 
     def finger_positions(self, slots: Indices | None = None) -> np.ndarray:
         """Return [B, 2] finger joint positions (m; 0 closed)."""
-        rows = episode_rows(self, slots)
-        return self._slots.qpos[rows[:, None], self._episodes.fingers[self._scenes_of(rows)]]
+        chosen = begun_slots(self, slots)
+        index = self.suite.finger_qpos[self._scenes_of(chosen)]
+        return self._slots.poses.qpos[chosen[:, None], index]
 
     def instructions(self, slots: Indices | None = None) -> tuple[str, ...]:
         """Return what the policy is told in each of `slots`."""
-        return self._episodes.instructions(episode_rows(self, slots))
+        return self._episodes.instructions(begun_slots(self, slots))
 
     def action_latency(self, slots: Indices | None = None) -> np.ndarray:
         """Return [B] control steps by which actions take effect late."""
-        return self._slots.latency[episode_rows(self, slots)]
+        return self._slots.varied.latency[begun_slots(self, slots)]
 
     def camera_poses(self, slots: Indices | None = None) -> CameraPoses:
         """Return where the policy's cameras are."""
-        rows = episode_rows(self, slots)
-        names, models = self.suite.embodiment.cameras, [s.model for s in self.suite.scenes]
-        ids = np.array([[model.camera(name).id for name in names] for model in models])
-        fovy_deg = np.stack([m.cam_fovy[i] for m, i in zip(models, ids, strict=True)])
-        scenes, position = self._scenes_of(rows), self._slots.camera_pos
-        cameras = ids[scenes]
-        rotation = self._slots.camera_mat[rows[:, None], cameras].reshape(*cameras.shape, 3, 3)
-        return CameraPoses(position[rows[:, None], cameras], rotation, np.deg2rad(fovy_deg[scenes]))
+        chosen, poses = begun_slots(self, slots), self._slots.poses
+        scenes = self._scenes_of(chosen)
+        cameras, fovy_rad = self.suite.camera_ids[scenes], self.suite.camera_fovy_rad[scenes]
+        rotation = poses.camera_mat[chosen[:, None], cameras].reshape(*cameras.shape, 3, 3)
+        return CameraPoses(poses.camera_pos[chosen[:, None], cameras], rotation, fovy_rad)
 
     def scene_model(self, slot: int) -> mujoco.MjModel:
         """Return what is simulated and drawn of a slot's scene."""
-        return self.suite.scenes[self._scenes_of(episode_rows(self, [slot]))[0]].model
+        return self.suite.scenes[self._scenes_of(begun_slots(self, [slot]))[0]].model
 
     def write_scene(self, slot: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         """Put what is seen of a slot into a model and an MjData of it, for MuJoCo's own renderer.
@@ -258,29 +257,22 @@ class VectorSim:
                 and lights.
             data: Gets the slot's state and its poses, also where robot or cameras are displaced.
         """
-        rows = episode_rows(self, [slot])
-        scene = int(self._scenes_of(rows)[0])
+        chosen = begun_slots(self, [slot])
+        scene = int(self._scenes_of(chosen)[0])
         own = model_appearance(self.suite.scenes[scene].model)
-        wear(model, self._episodes.dress(own, scene, rows))
+        wear(model, self._episodes.dress(own, scene, chosen))
         mujoco.mj_setState(model, data, self._physics(slot), STATE_SPEC)
         mujoco.mj_forward(model, data)
         for name, part in _POSES.items():
             own = getattr(data, part)
-            own[:] = getattr(self._slots, name)[slot, : len(own)]
+            own[:] = getattr(self._slots.poses, name)[slot, : len(own)]
 
     def get_states(self) -> dict[str, np.ndarray]:
         """Copy everything that the future of the slots depends on."""
-        state = self._slots
-        return {
-            "physics": state.physics.copy(),
-            "tree_asleep": state.tree_asleep.copy(),
-            "controller": state.controller.copy(),
-            "task": state.task.copy(),
-            "num_steps": state.num_steps.copy(),
-            "outcome": state.outcome.copy(),
-            "pending": state.pending.copy(),
-            "state_id": self._episodes.state_id.copy(),
-        }
+        slots = self._slots
+        fields = slots.dynamics._asdict() | slots.progress._asdict()
+        copies = {name: array.copy() for name, array in fields.items()}
+        return copies | {"state_id": self._episodes.state_id.copy()}
 
     def set_states(self, states: dict[str, np.ndarray]) -> None:
         """Continue from what `get_states` of a simulation with as many slots returned.
@@ -291,85 +283,58 @@ class VectorSim:
         Raises:
             SpecError: They do not fit this suite and number of slots; nothing has changed.
         """
-        states = checked_states(self, states, self.get_states())
-        rows = np.flatnonzero(states["state_id"] >= 0)
-        self._episodes.begin(rows, states["task"][rows], states["state_id"][rows])
-        self._episodes.state_id[:] = states["state_id"]
-        for name in states.keys() - {"state_id"}:
-            getattr(self._slots, name)[:] = states[name]
+        self._episodes.continue_from(checked_states(self, states, self.get_states()))
         self._run(refresh_slots, np.arange(self.num_slots))
 
-    def _draw(self, cameras: tuple[str, ...], rows: np.ndarray, images: np.ndarray) -> None:
-        """Draw `rows` from cameras of their scenes into images [B, C, H, W, 3]."""
-        state, sizes = self._slots, [world.sizes for world in self._worlds]
-
-        def draw(scene: int, block: np.ndarray) -> None:
-            slots, size = rows[block], sizes[scene]
-            renderer = renderers[scene]
-            look = None
-            if self._episodes.has_own_look[slots].any():
-                look = self._episodes.dress(renderer.appearance(len(slots)), scene, slots)
-            images[block] = renderer.render(
-                state.geom_pos[slots, : size.ngeom],
-                state.geom_mat[slots, : size.ngeom],
-                state.camera_pos[slots, : size.ncam],
-                state.camera_mat[slots, : size.ncam],
-                appearance=look,
-            )
-
-        scenes = self._scenes_of(rows)
-        renderers = {
-            scene: self._renderer(scene, cameras, images.shape[2])
-            for scene in np.unique(scenes).tolist()
-        }
-        self._workers.draw(draw, np.arange(len(rows)), scenes)
-
-    def _renderer(self, scene: int, cameras: tuple[str, ...], pixels: int) -> BatchRenderer:
-        key = (scene, cameras, pixels)
-        if key not in self._renderers:
-            model = self.suite.scenes[scene].model
-            self._renderers[key] = BatchRenderer(model, cameras, pixels, pixels)
-        return self._renderers[key]
-
-    def _proprioception(self, rows: np.ndarray) -> np.ndarray:
-        position, rotation = self.grip_pose(rows)
-        parts = (position, axis_angle_from_matrix(rotation), self.finger_positions(rows))
+    def _proprioception(self, slots: np.ndarray) -> np.ndarray:
+        position, rotation = self.grip_pose(slots)
+        parts = (position, axis_angle_from_matrix(rotation), self.finger_positions(slots))
         return np.concatenate(parts, axis=1).astype(np.float32)
 
-    def _scenes_of(self, rows: np.ndarray) -> np.ndarray:
-        return self.suite.scene_of_task[self._slots.task[rows]]
+    def _scenes_of(self, slots: np.ndarray) -> np.ndarray:
+        return self.suite.scene_of_task[self._slots.progress.task[slots]]
 
-    def _physics(self, row: int) -> np.ndarray:
+    def _physics(self, slot: int) -> np.ndarray:
         """Return the used part of a slot's packed physics state."""
-        model = self.suite.scenes[self._scenes_of(np.array([row]))[0]].model
-        return self._slots.physics[row, : mujoco.mj_stateSize(model, STATE_SPEC)]
+        model = self.suite.scenes[self._scenes_of(np.array([slot]))[0]].model
+        return self._slots.dynamics.physics[slot, : mujoco.mj_stateSize(model, STATE_SPEC)]
 
-    def _run(self, kernel: Callable[..., None], rows: np.ndarray, *arguments: np.ndarray) -> None:
-        """Run a kernel over blocks of rows on all threads."""
+    def _run(self, kernel: Callable[..., None], slots: np.ndarray, *arguments: np.ndarray) -> None:
+        """Run a kernel over blocks of slots on all threads."""
 
         def work(scene: int, scratch: Scratch, block: np.ndarray) -> None:
-            kernel(self._worlds[scene], scratch, self._slots, block, *arguments)
+            kernel(constants_of(self.suite, scene), scratch, self._slots, block, *arguments)
 
-        self._workers.step(work, rows, self._scenes_of(rows))
+        self._workers.step(work, slots, self._scenes_of(slots))
 
-    def _diagnose(self, row: int, before: dict[str, np.ndarray], actions: np.ndarray) -> Divergence:
-        """Run the chunk again in one MjData, to see what moves too fast in the end."""
-        slots, scene = self._slots, int(self._scenes_of(np.array([row]))[0])
+    def _diagnose(
+        self, slot: int, num_steps: int, before: dict[str, np.ndarray], actions: np.ndarray
+    ) -> Divergence:
+        """Run the chunk again in one MjData, to see what moves too fast in the end.
+
+        Args:
+            slot: Whose world blew up.
+            num_steps: Control steps before the chunk.
+            before: What `Dynamics` were before it, but for the physics, which still are.
+            actions: [K, A] the chunk.
+        """
+        progress, scene = self._slots.progress, int(self._scenes_of(np.array([slot]))[0])
         for name, value in before.items():
-            getattr(slots, name)[row] = value
-        slots.outcome[row] = RUNNING
+            getattr(self._slots.dynamics, name)[slot] = value
+        progress.num_steps[slot], progress.outcome[slot] = num_steps, RUNNING
         by_slot = np.zeros((self.num_slots, *actions.shape))
-        by_slot[row] = actions
-        physics = self._physics(row).copy()
+        by_slot[slot] = actions
+        physics = self._physics(slot).copy()
         with self._workers.model_copy(scene) as copy:
-            step_slots(self._worlds[scene], copy.scratch, slots, np.array([row]), by_slot)
+            constants, alone = constants_of(self.suite, scene), np.array([slot])
+            step_slots(constants, copy.scratch, self._slots, alone, by_slot)
             qpos, qvel = np.split(physics[1 : 1 + copy.model.nq + copy.model.nv], [copy.model.nq])
             cause = blame(copy.model, qpos, qvel, copy.data.qvel)
         return Divergence(
             suite=self.suite.name,
-            task=self.suite.tasks[slots.task[row]].name,
-            state_id=int(self._episodes.state_id[row]),
-            num_steps=int(before.pop("num_steps")),
+            task=self.suite.tasks[progress.task[slot]].name,
+            state_id=int(self._episodes.state_id[slot]),
+            num_steps=num_steps,
             cause=cause,
             actions=actions.copy(),
             state={"physics": physics} | before,

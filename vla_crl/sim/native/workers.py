@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import SimpleQueue
 from typing import NamedTuple
 
 import mujoco
@@ -22,10 +21,10 @@ class ModelCopy(NamedTuple):
 
 
 class Workers:
-    """Spreads work on rows over threads, in blocks of rows that are in the same scene."""
+    """Spreads work on slots over threads, in blocks of slots that are in the same scene."""
 
     def __init__(self, models: Sequence[mujoco.MjModel], num_threads: int) -> None:
-        """Start the threads and copy the models.
+        """Start the threads; a scene's model is copied when it is first worked on.
 
         Args:
             models: One a scene.
@@ -33,11 +32,8 @@ class Workers:
         """
         self._physics = ThreadPoolExecutor(num_threads)
         self._drawing = ThreadPoolExecutor(num_threads)  # need not queue behind physics
-        self._copies: list[SimpleQueue[ModelCopy]] = []
-        for model in models:
-            self._copies.append(SimpleQueue())
-            for _ in range(num_threads):
-                self._copies[-1].put(ModelCopy(*scratch_of(model)))
+        self._models = models
+        self._free: list[list[ModelCopy]] = [[] for _ in models]
 
     def close(self) -> None:
         """Stop the threads."""
@@ -45,13 +41,16 @@ class Workers:
         self._drawing.shutdown()
 
     def step(
-        self, work: Callable[[int, Scratch, np.ndarray], None], rows: np.ndarray, scenes: np.ndarray
+        self,
+        work: Callable[[int, Scratch, np.ndarray], None],
+        slots: np.ndarray,
+        scenes: np.ndarray,
     ) -> None:
-        """Call `work` with a scene, something to compute in and a block of `rows`.
+        """Call `work` with a scene, something to compute in and a block of `slots`.
 
         Args:
             work: Called from several threads.
-            rows: [B] slots.
+            slots: [B].
             scenes: [B] scene of each.
         """
 
@@ -59,19 +58,29 @@ class Workers:
             with self.model_copy(scene) as copy:
                 work(scene, copy.scratch, block)
 
-        spread(self._physics, on_copy, rows, scenes)
+        spread(self._physics, on_copy, slots, scenes)
 
     def draw(
-        self, work: Callable[[int, np.ndarray], None], rows: np.ndarray, scenes: np.ndarray
+        self, work: Callable[[int, np.ndarray], None], pictures: np.ndarray, scenes: np.ndarray
     ) -> None:
-        """Call `work` with a scene and a block of `rows`, beside whatever is being stepped."""
-        spread(self._drawing, work, rows, scenes)
+        """Call `work` with a scene and a block of `pictures`, beside whatever is being stepped.
+
+        Args:
+            work: Called from several threads.
+            pictures: [B] their numbers.
+            scenes: [B] scene of each.
+        """
+        spread(self._drawing, work, pictures, scenes)
 
     @contextmanager
     def model_copy(self, scene: int) -> Iterator[ModelCopy]:
-        """Lend a free copy of a scene's model, waiting for one if need be."""
-        copy = self._copies[scene].get()
+        """Lend a copy of a scene's model, a new one if none is free: one a thread at most."""
+        free = self._free[scene]
+        try:
+            copy = free.pop()  # never waits: of two threads that see the last, one gets it
+        except IndexError:
+            copy = ModelCopy(*scratch_of(self._models[scene]))
         try:
             yield copy
         finally:
-            self._copies[scene].put(copy)
+            free.append(copy)

@@ -24,17 +24,17 @@ class VariedModel:
     """
 
     def __init__(
-        self, worlds: Worlds, world: SceneConstants, episodes: Episodes, scene: int
+        self, worlds: Worlds, constants: SceneConstants, episodes: Episodes, scene: int
     ) -> None:
         """Give every world the model's own numbers; within `wp.ScopedDevice`.
 
         Args:
             worlds: Their model is changed.
-            world: Constants of the scene.
+            constants: Of the scene.
             episodes: What they vary.
             scene: Index of the scene.
         """
-        self._model, self._world, self._episodes = worlds.model, world, episodes
+        self._model, self._constants, self._episodes = worlds.model, constants, episodes
         self._scene, self._own_look = scene, model_appearance(worlds.model)
         self._fields: dict[str, wp.array] = {}
         for name in (*MECHANICS, *LOOKS):
@@ -68,24 +68,24 @@ class VariedModel:
         }
 
     def _mechanics(self, worlds: np.ndarray, slots: Slots) -> dict[str, np.ndarray]:
-        nominal = self._world.mechanics
+        nominal = self._constants.mechanics
         drawn = [Mechanics(*(array.copy() for array in nominal)) for _ in worlds]
         for world, mechanics in zip(worlds, drawn, strict=True):
-            gains = slots.mass_gain[world], slots.friction_gain[world]
-            vary(nominal, mechanics, self._world.objects, *gains)
+            gains = slots.varied.mass_gain[world], slots.varied.friction_gain[world]
+            vary(nominal, mechanics, self._constants.objects, *gains)
         return {name: np.stack([getattr(each, name) for each in drawn]) for name in MECHANICS}
 
     def _cameras(self, worlds: np.ndarray, slots: Slots) -> dict[str, np.ndarray]:
         """Displace cameras that are fixed to the world: p + R s, R T."""
-        model, varied = self._model, np.flatnonzero(self._world.varied_cameras)
+        model, varied = self._model, np.flatnonzero(self._constants.varied_cameras)
         position = np.repeat(model.cam_pos[None], len(worlds), axis=0)
         quaternion = np.repeat(model.cam_quat[None], len(worlds), axis=0)
-        turn = slots.camera_turn[worlds].reshape(-1, 3, 3)
+        turn = slots.varied.camera_turn[worlds].reshape(-1, 3, 3)
         for camera in varied:
             rotation = np.empty(9)
             mujoco.mju_quat2Mat(rotation, model.cam_quat[camera])
             rotation = rotation.reshape(3, 3)
-            position[:, camera] += slots.camera_shift[worlds] @ rotation.T
+            position[:, camera] += slots.varied.camera_shift[worlds] @ rotation.T
             for k, matrix in enumerate(rotation @ turn):
                 mujoco.mju_mat2Quat(quaternion[k, camera], matrix.ravel())
         return {"cam_pos": position, "cam_quat": quaternion}

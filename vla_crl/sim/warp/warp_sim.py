@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import warp as wp
@@ -9,17 +10,18 @@ import warp as wp
 from vla_crl.contracts import ChunkResult, Observation, check_actions
 from vla_crl.errors import ConfigError
 from vla_crl.sim.calls import (
+    begun_slots,
+    checked_states,
+    chosen_slots,
     chunk_result,
-    episode_rows,
     require_counts,
     require_running,
     require_scenes,
     reset_arrays,
-    rows_of,
 )
 from vla_crl.sim.divergence import Divergence, joint_name, moves
 from vla_crl.sim.native.episodes import Episodes
-from vla_crl.sim.native.kernel.slots import allocate_slots, constants_of
+from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.outcomes import DIVERGED
 from vla_crl.sim.simulation import Indices
@@ -27,7 +29,7 @@ from vla_crl.sim.variation import VariationConfig
 from vla_crl.sim.warp.drawing import Drawing
 from vla_crl.sim.warp.kernels.senses import add_image_noise, add_state_noise, feel
 from vla_crl.sim.warp.varied_model import VariedModel
-from vla_crl.sim.warp.worlds import Worlds
+from vla_crl.sim.warp.worlds import Worlds, take_rows
 
 NUM_CONTACTS = 64
 """Room for contacts, per world."""
@@ -45,7 +47,7 @@ class WarpSim:
 
         sim = WarpSim(load_suite("tabletop_object"), num_slots=2048, device="cuda:0")
         sim.reset(range(2048), tasks=[0] * 2048, state_ids=range(2048))
-        images = warp.to_torch(sim.images_on_device())    # [2048, cameras, H, W, 3], no copy
+        images = torch.from_dlpack(sim.observe().images)  # [2048, cameras, H, W, 3], no copy
         result = sim.step_chunk(actions)
 
     Calls from several threads wait for each other.
@@ -63,7 +65,8 @@ class WarpSim:
             num_slots: N.
             device: Warp's name of a device: "cuda:0", or "cpu".
             image_size: Height and width of each camera image, pixels.
-            tasks: Task indices whose scenes are put on the device now; the others' when used.
+            tasks: Task indices whose scenes are put on the device now; those of others are on first
+                use.
             variation: Of all tasks that have none of their own.
             num_contacts: Room for contacts, per world.
 
@@ -79,9 +82,8 @@ class WarpSim:
         """Every chunk under which physics blew up; whoever reads it may clear it."""
         self._device, self._num_contacts = _device(device), num_contacts
         self._image_size = image_size
-        self._constants = [constants_of(suite, index) for index in range(len(suite.scenes))]
-        self._slots = allocate_slots(suite, self._constants, num_slots)
-        self._episodes = Episodes(suite, self._constants, self._slots, variation)
+        self._slots = allocate_slots(suite, num_slots)
+        self._episodes = Episodes(suite, self._slots, variation)
         self._worlds: dict[int, Worlds] = {}
         self._varied: dict[int, VariedModel] = {}
         self._drawings: dict[int, Drawing] = {}
@@ -91,7 +93,7 @@ class WarpSim:
             self._images = wp.zeros(shape, dtype=wp.vec3ub)
             self._state = wp.zeros((num_slots, len(suite.embodiment.state)), dtype=float)
             self._chosen = wp.zeros(num_slots, dtype=int)
-            self._fingers = [wp.array(pair, dtype=int) for pair in self._episodes.fingers]
+            self._fingers = [wp.array(pair, dtype=int) for pair in suite.finger_qpos]
             for scene in np.unique(suite.scene_of_task[list(tasks or [])]):
                 self._worlds_of(int(scene))
 
@@ -104,7 +106,7 @@ class WarpSim:
     @property
     def tasks(self) -> np.ndarray:
         """[N] task index of each slot."""
-        return self._slots.task.copy()
+        return self._slots.progress.task.copy()
 
     @property
     def state_ids(self) -> np.ndarray:
@@ -118,190 +120,172 @@ class WarpSim:
             SpecError: An index is out of range or the lengths differ.
             ConfigError: MuJoCo Warp does not support a task's scene.
         """
-        rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
+        begun, task, ids = reset_arrays(self, slots, tasks, state_ids)
         with self._lock, wp.ScopedDevice(self._device):
-            self._episodes.begin(rows, task, ids)
-            scenes = self.suite.scene_of_task[task]
-            for scene in np.unique(scenes):
-                part, worlds = rows[scenes == scene], self._worlds_of(int(scene))
-                if scene in self._varied:
-                    self._varied[scene].write(part, self._slots)
-                worlds.begin(part, self._slots)
+            self._episodes.begin(begun, task, ids)
+            self._put(begun)
 
     def step_chunk(self, actions: np.ndarray, slots: Indices | None = None) -> ChunkResult:
         """Execute K actions in each slot; a slot stops early when its episode ends.
 
         Args:
-            actions: [B, K, 7] in [-1, 1] (clipped), one chunk per stepped slot.
+            actions: [B, K, A] in [-1, 1] (clipped), one chunk per stepped slot.
             slots: [B] slot indices; all slots by default.
 
         Raises:
             SpecError: Wrong shape, a value that is not finite, or a slot whose episode is over.
             ConfigError: There were more contacts than `num_contacts` allows.
         """
-        rows = rows_of(self, slots)
-        checked = check_actions(actions, len(rows), len(self.suite.embodiment.action))
-        state = self._slots
-        require_running(self, rows, state.outcome[rows])
+        stepped, progress = chosen_slots(self, slots), self._slots.progress
+        checked = check_actions(actions, len(stepped), len(self.suite.embodiment.action))
+        require_running(self, stepped, progress.outcome[stepped])
         by_slot = np.zeros((self.num_slots, *checked.shape[1:]))
-        by_slot[rows] = checked
-        before, scenes = state.num_steps[rows], self._scenes_of(rows)
+        by_slot[stepped] = checked
+        before = progress.num_steps[stepped]
         with self._lock, wp.ScopedDevice(self._device):
-            for scene in np.unique(scenes):
-                self._step_scene(int(scene), rows[scenes == scene], by_slot)
-        outcome = state.outcome[rows]
-        return chunk_result(outcome, state.num_steps[rows] - before)
+            for scene, part in self._by_scene(stepped):
+                self._step_scene(scene, part, by_slot)
+        return chunk_result(progress.outcome[stepped], progress.num_steps[stepped] - before)
 
     def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
-        """Draw the cameras of `slots` (all by default) and copy what they see and feel to the host.
+        """Draw the cameras of `slots` (all by default) and read their state and instruction.
 
-        All worlds of their scenes are drawn, whichever are asked for. The images of all slots are
-        one buffer, which the next call overwrites.
+        Images [B, cameras, H, W] of three bytes and state are arrays of the device, which
+        `torch.from_dlpack` takes as they are; their `numpy()` copies them to the host. The images
+        of all slots are one buffer, which the next call overwrites. All worlds of the scenes are
+        drawn, whichever are asked for.
 
         Raises:
             SpecError: A slot has no episode.
         """
-        rows = episode_rows(self, slots)
-        with self._lock:
-            state: np.ndarray = self._feel(rows).numpy()
-            words = self._episodes.instructions(rows)
-            if not images:
-                nothing = np.empty((len(rows), self._images.shape[1], 0, 0, 3), np.uint8)
-                return Observation(nothing, state[rows], words)
-            drawn: np.ndarray = self._draw(rows).numpy()
-            return Observation(drawn if slots is None else drawn[rows], state[rows], words)
-
-    def images_on_device(self) -> wp.array:
-        """Draw all slots that have begun an episode; [N, cameras, H, W] of three bytes.
-
-        The array is always the same, overwritten by the next observation. `warp.to_torch` makes it
-        a tensor [N, cameras, H, W, 3] uint8 without a copy, and so does DLPack.
-        """
-        with self._lock:
-            return self._draw(self._begun())
-
-    def state_on_device(self) -> wp.array:
-        """Return [N, 8] float32, see `vla_crl.contracts.STATE_DIM`; as `images_on_device`."""
-        with self._lock:
-            return self._feel(self._begun())
+        seen = begun_slots(self, slots)
+        drawn: Any = np.empty((len(seen), self._images.shape[1], 0, 0, 3), np.uint8)
+        with self._lock, wp.ScopedDevice(self._device):
+            state: Any = take_rows(self._feel(seen), seen)
+            if images:
+                self._draw(seen)
+                drawn = self._images if slots is None else take_rows(self._images, seen)
+        return Observation(drawn, state, self._episodes.instructions(seen))
 
     def get_states(self) -> dict[str, np.ndarray]:
         """Copy everything that the future of the slots depends on, as `VectorSim.get_states`.
 
         `VectorSim.set_states` takes it: to look at the worlds from there.
         """
-        state = self._slots
-        physics, controller = state.physics.copy(), state.controller.copy()
-        pending = state.pending.copy()
-        rows = self._begun()
-        scenes = self._scenes_of(rows)
+        slots = self._slots
+        fields = slots.dynamics._asdict() | slots.progress._asdict()
+        states = {name: array.copy() for name, array in fields.items()}
         with self._lock, wp.ScopedDevice(self._device):
-            for scene in np.unique(scenes):
-                part, worlds = rows[scenes == scene], self._worlds[int(scene)]
-                packed = worlds.physics()
-                controlled: np.ndarray = worlds.rows.numpy()
-                physics[part, : packed.shape[1]] = packed[part]
-                controller[part, : controlled.shape[1]] = controlled[part]
-                pending[part] = worlds.pending.numpy()[part]
-        return {
-            "physics": physics,
-            "tree_asleep": state.tree_asleep.copy(),
-            "controller": controller,
-            "task": state.task.copy(),
-            "num_steps": state.num_steps.copy(),
-            "outcome": state.outcome.copy(),
-            "pending": pending,
-            "state_id": self._episodes.state_id.copy(),
-        }
+            for scene, part in self._by_scene(self._begun()):
+                worlds = self._worlds[scene]
+                for name, array in worlds.dynamics().items():
+                    states[name][part, : array.shape[1]] = array[part]
+        return states | {"state_id": self._episodes.state_id.copy()}
 
-    def _step_scene(self, scene: int, rows: np.ndarray, actions: np.ndarray) -> None:
-        state, worlds = self._slots, self._worlds[scene]
-        acting = np.isin(np.arange(self.num_slots), rows)
-        result = worlds.step_chunk(actions, acting, state.task, state.num_steps)
-        before = state.num_steps[rows]
+    def set_states(self, states: dict[str, np.ndarray]) -> None:
+        """Continue from what `get_states` of a simulation with as many slots returned.
+
+        Raises:
+            SpecError: They do not fit this suite and number of slots; nothing has changed.
+            ConfigError: MuJoCo Warp does not support a task's scene.
+        """
+        checked = checked_states(self, states, self.get_states())
+        with self._lock, wp.ScopedDevice(self._device):
+            self._episodes.continue_from(checked)
+            self._put(self._begun())
+
+    def _put(self, slots: np.ndarray) -> None:
+        """Bring what the episodes of `slots` say to the device."""
+        for scene, part in self._by_scene(slots):
+            worlds = self._worlds_of(scene)
+            if scene in self._varied:
+                self._varied[scene].write(part, self._slots)
+            worlds.begin(part, self._slots)
+
+    def _step_scene(self, scene: int, slots: np.ndarray, actions: np.ndarray) -> None:
+        progress, worlds = self._slots.progress, self._worlds[scene]
+        acting = np.isin(np.arange(self.num_slots), slots)
+        result = worlds.step_chunk(actions, acting, progress.task, progress.num_steps)
+        before = progress.num_steps[slots]
         for name in ("num_steps", "outcome"):
-            getattr(state, name)[rows] = result[name][rows]
-        blown, model = np.flatnonzero(state.outcome[rows] == DIVERGED), worlds.model
+            getattr(progress, name)[slots] = result[name][slots]
+        blown, model = np.flatnonzero(progress.outcome[slots] == DIVERGED), worlds.model
         if not len(blown):
             return
-        physics, controller = worlds.physics(), worlds.rows_before.numpy()
-        pending = worlds.pending_before.numpy()
+        dynamics = worlds.dynamics_before()
         for k in blown:
-            row = rows[k]
+            slot = slots[k]
+            state = {name: np.array(array[slot], float) for name, array in dynamics.items()}
             self.divergences.append(
                 Divergence(
                     suite=self.suite.name,
-                    task=self.suite.tasks[state.task[row]].name,
-                    state_id=int(self._episodes.state_id[row]),
+                    task=self.suite.tasks[progress.task[slot]].name,
+                    state_id=int(self._episodes.state_id[slot]),
                     num_steps=int(before[k]),
                     cause=moves(
-                        joint_name(model, int(model.dof_jntid[result["fastest"][row]])),
-                        float(result["speed"][row]),
+                        joint_name(model, int(model.dof_jntid[result["fastest"][slot]])),
+                        float(result["speed"][slot]),
                     ),
-                    actions=actions[row].copy(),
-                    state={
-                        "physics": physics[row].astype(np.float64),
-                        "tree_asleep": state.tree_asleep[row].copy(),
-                        "controller": controller[row].copy(),
-                        "pending": pending[row].copy(),
-                    },
+                    actions=actions[slot].copy(),
+                    state=state | {"tree_asleep": self._slots.dynamics.tree_asleep[slot].copy()},
                     variation=self.variation,
                 )
             )
 
-    def _draw(self, rows: np.ndarray) -> wp.array:
-        scenes = self._scenes_of(rows)
-        with wp.ScopedDevice(self._device):
-            for scene in np.unique(scenes):
-                drawing = self._drawing_of(int(scene))
-                drawing.draw(self._mask(rows[scenes == scene]), self._images)
-            if noise := self._noise(self._episodes.image_noise, rows):
-                size = (self.num_slots, self._images.size // self.num_slots)
-                wp.launch(add_image_noise, size, [self._images, *noise])
-        return self._images
+    def _draw(self, slots: np.ndarray) -> None:
+        """Draw `slots` into their rows of the images."""
+        for scene, part in self._by_scene(slots):
+            self._drawing_of(scene).draw(self._mask(part), self._images)
+        if noise := self._noise(self._episodes.image_noise, slots):
+            size = (self.num_slots, self._images.size // self.num_slots)
+            wp.launch(add_image_noise, size, [self._images, *noise])
 
-    def _feel(self, rows: np.ndarray) -> wp.array:
-        scenes = self._scenes_of(rows)
-        with wp.ScopedDevice(self._device):
-            for scene in np.unique(scenes):
-                self._chosen.assign(self._mask(rows[scenes == scene]))
-                data = self._worlds[int(scene)].data
-                wp.launch(
-                    feel, self.num_slots,
-                    [
-                        self._chosen, data.site_xpos, data.site_xmat, data.qpos,
-                        self._constants[scene].grip_site, self._fingers[scene], self._state,
-                    ],
-                )  # fmt: skip
-            if noise := self._noise(self._episodes.state_noise, rows):
-                wp.launch(add_state_noise, self._state.shape, [self._state, *noise])
+    def _feel(self, slots: np.ndarray) -> wp.array:
+        """Return [N, S] states, those of `slots` as they are now."""
+        for scene, part in self._by_scene(slots):
+            self._chosen.assign(self._mask(part))
+            data = self._worlds[scene].data
+            wp.launch(
+                feel, self.num_slots,
+                [
+                    self._chosen, data.site_xpos, data.site_xmat, data.qpos,
+                    int(self.suite.grip_sites[scene]), self._fingers[scene], self._state,
+                ],
+            )  # fmt: skip
+        if noise := self._noise(self._episodes.state_noise, slots):
+            wp.launch(add_state_noise, self._state.shape, [self._state, *noise])
         return self._state
 
-    def _noise(self, sigma: np.ndarray, rows: np.ndarray) -> list[wp.array]:
-        """Return what noise depends on, for slots [N]; nothing if `rows` have none."""
-        if not sigma[rows].any():
+    def _noise(self, sigma: np.ndarray, slots: np.ndarray) -> list[wp.array]:
+        """Return what noise depends on, of all slots [N]; nothing if `slots` have none."""
+        if not sigma[slots].any():
             return []
-        key, num_steps = self._episodes.noise_key.view(np.uint64), self._slots.num_steps
+        key, num_steps = self._episodes.noise_key.view(np.uint64), self._slots.progress.num_steps
         return [
-            wp.array(sigma * self._mask(rows), dtype=wp.float64),
+            wp.array(sigma * self._mask(slots), dtype=wp.float64),
             wp.array(key, dtype=wp.uint64),
             wp.array(num_steps, dtype=int),
         ]
 
-    def _mask(self, rows: np.ndarray) -> np.ndarray:
+    def _mask(self, slots: np.ndarray) -> np.ndarray:
         mask = np.zeros(self.num_slots, np.int32)
-        mask[rows] = 1
+        mask[slots] = 1
         return mask
+
+    def _by_scene(self, slots: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Return the scenes that `slots` are in, each with those of them."""
+        scenes = self.suite.scene_of_task[self._slots.progress.task[slots]]
+        return [(scene, slots[scenes == scene]) for scene in np.unique(scenes).tolist()]
 
     def _worlds_of(self, scene: int) -> Worlds:
         if scene not in self._worlds:
-            constants, episodes = self._constants[scene], self._episodes
+            constants = constants_of(self.suite, scene)
             self._worlds[scene] = worlds = Worlds(
                 self.suite.scenes[scene], constants, self.num_slots, self._device,
                 self._num_contacts,
             )  # fmt: skip
-            if episodes.varies[scene]:
-                self._varied[scene] = VariedModel(worlds, constants, episodes, scene)
+            if self._episodes.varies[scene]:
+                self._varied[scene] = VariedModel(worlds, constants, self._episodes, scene)
         return self._worlds[scene]
 
     def _drawing_of(self, scene: int) -> Drawing:
@@ -310,9 +294,6 @@ class WarpSim:
                 self._worlds[scene], self.suite.embodiment.cameras, self._image_size, self.num_slots
             )
         return self._drawings[scene]
-
-    def _scenes_of(self, rows: np.ndarray) -> np.ndarray:
-        return self.suite.scene_of_task[self._slots.task[rows]]
 
     def _begun(self) -> np.ndarray:
         return np.flatnonzero(self._episodes.state_id >= 0)

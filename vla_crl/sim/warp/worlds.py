@@ -10,7 +10,7 @@ import warp as wp
 
 from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
-from vla_crl.sim.native.kernel.controller import JOINTS, row_size
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, state_size
 from vla_crl.sim.native.kernel.slots import SceneConstants, Slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene import Scene
@@ -59,17 +59,13 @@ class Worlds:
         model: MuJoCo's model.
         warp_model: MuJoCo Warp's.
         data: MuJoCo Warp's data of all worlds.
-        rows: [N, R] controller rows.
-        rows_before: [N, R] the same before the last chunk.
-        pending: [N, MAX_LATENCY, 7] actions that have not taken effect yet.
-        pending_before: [N, MAX_LATENCY, 7] the same before the last chunk.
         progress: Where the episodes stand.
     """
 
     def __init__(
         self,
         scene: Scene,
-        world: SceneConstants,
+        constants: SceneConstants,
         num_worlds: int,
         device: wp.Device,
         num_contacts: int,
@@ -78,7 +74,7 @@ class Worlds:
 
         Args:
             scene: What to simulate.
-            world: Its constants.
+            constants: Of the scene.
             num_worlds: N.
             device: Where.
             num_contacts: Contacts of a world at most.
@@ -86,7 +82,7 @@ class Worlds:
         Raises:
             ConfigError: MuJoCo Warp does not support something in the scene.
         """
-        self.model, self._scene, self._world = warp_model(scene), scene, world
+        self.model, self._scene, self._constants = warp_model(scene), scene, constants
         self.num_worlds = num_worlds
         try:
             self.warp_model = mujoco_warp.put_model(self.model)
@@ -99,14 +95,14 @@ class Worlds:
             self.model, self._first_state(), nworld=num_worlds, nconmax=num_contacts,
             njmax=ROWS_PER_CONTACT * num_contacts,
         )  # fmt: skip
-        self._controller = put_controller(world, str(device))
-        self._goals = put_goals(world.goals, str(device))
+        self._arm = put_controller(constants, str(device))
+        self._goals = put_goals(constants.goals, str(device))
         self._poses = Poses()
         names = ("xpos", "site_xpos", "site_xmat", "geom_xpos", "geom_xmat", "qpos")
         fields = ("body_pos", "site_pos", "site_mat", "geom_pos", "geom_mat", "qpos")
         for field, name in zip(fields, names, strict=True):
             setattr(self._poses, field, getattr(data, name))
-        self._poses.grip_site = world.grip_site
+        self._poses.grip_site = constants.grip_site
         self._current, self._kept, self.progress = Physics(), Physics(), Progress()
         for field, name in PHYSICS.items():
             setattr(self._current, field, getattr(data, name))
@@ -114,21 +110,24 @@ class Worlds:
         for field in ("acting", "task", "num_steps", "outcome", "fastest"):
             setattr(self.progress, field, wp.zeros(num_worlds, dtype=int))
         self.progress.speed = wp.zeros(num_worlds, dtype=float)
-        self.rows = wp.zeros((num_worlds, row_size(world.controller.chain)), dtype=wp.float64)
-        self.rows_before = wp.zeros_like(self.rows)
-        self._previous = wp.zeros_like(self.rows)
+        size = state_size(len(constants.arm_actuators))
+        self._controller = wp.zeros((num_worlds, size), dtype=wp.float64)
+        self._controller_before = wp.zeros_like(self._controller)
+        self._previous = wp.zeros_like(self._controller)
         self._action = wp.zeros((num_worlds, ACTION_DIM), dtype=wp.float64)
         self._base_shift = wp.zeros(num_worlds, dtype=wp.vec3d)
         self._latency = wp.zeros(num_worlds, dtype=int)
-        self.pending = wp.zeros((num_worlds, MAX_LATENCY, ACTION_DIM), dtype=wp.float64)
-        self.pending_before = wp.zeros_like(self.pending)
+        self._pending = wp.zeros((num_worlds, MAX_LATENCY, ACTION_DIM), dtype=wp.float64)
+        self._pending_before = wp.zeros_like(self._pending)
         self._peaks = wp.zeros(2, dtype=int)
         self._graph: Any = None
 
     def begin(self, worlds: np.ndarray, slots: Slots) -> None:
         """Put `worlds` [B], indices of slots, into the initial states that `slots` hold."""
         model, initial = self.model, Physics()
-        physics, rows = slots.physics[worlds], slots.controller[worlds]
+        dynamics, varied = slots.dynamics, slots.varied
+        physics = dynamics.physics[worlds]
+        controller = dynamics.controller[worlds, : self._controller.shape[1]]
         sizes = (1, model.nq, model.nv, model.nv, model.nu, 3 * model.nmocap, 4 * model.nmocap)
         ends = np.cumsum(sizes)
         parts = np.split(physics[:, : ends[-1]], ends[:-1], axis=1)
@@ -141,13 +140,13 @@ class Worlds:
             begin, len(worlds),
             [
                 wp.array(worlds, dtype=int), initial,
-                wp.array(rows[:, : self.rows.shape[1]], dtype=wp.float64),
-                self._current, self._kept, self.rows,
+                wp.array(controller, dtype=wp.float64), self._current, self._kept,
+                self._controller,
             ],
         )  # fmt: skip
-        put_rows(self._base_shift, worlds, slots.base_shift[worlds])
-        put_rows(self._latency, worlds, slots.latency[worlds])
-        put_rows(self.pending, worlds, slots.pending[worlds])
+        put_rows(self._base_shift, worlds, varied.base_shift[worlds])
+        put_rows(self._latency, worlds, varied.latency[worlds])
+        put_rows(self._pending, worlds, dynamics.pending[worlds])
         self.refresh()
 
     def refresh(self) -> None:
@@ -176,8 +175,8 @@ class Worlds:
         for name, value in (("acting", acting), ("task", task), ("num_steps", num_steps)):
             getattr(progress, name).assign(value.astype(np.int32))
         progress.outcome.zero_()
-        wp.copy(self.rows_before, self.rows)
-        wp.copy(self.pending_before, self.pending)
+        wp.copy(self._controller_before, self._controller)
+        wp.copy(self._pending_before, self._pending)
         size = self._action.size
         by_step = wp.array(np.ascontiguousarray(actions.swapaxes(0, 1)), dtype=wp.float64)
         for step in range(actions.shape[1]):
@@ -190,20 +189,32 @@ class Worlds:
         self._check_room()
         return result
 
-    def physics(self) -> np.ndarray:
-        """Return the states of all worlds, packed by `stepping.STATE_SPEC`."""
+    def dynamics(self) -> dict[str, np.ndarray]:
+        """Return what `Dynamics` are of all worlds, but for what sleeps."""
+        return self._dynamics(self._controller, self._pending)
+
+    def dynamics_before(self) -> dict[str, np.ndarray]:
+        """Return the same from before the last chunk; physics only of worlds that blew up."""
+        return self._dynamics(self._controller_before, self._pending_before)
+
+    def _dynamics(self, controller: wp.array, pending: wp.array) -> dict[str, np.ndarray]:
         parts = [getattr(self._current, field).numpy() for field in PHYSICS]
-        return np.concatenate([part.reshape(self.num_worlds, -1) for part in parts], axis=1)
+        packed = [part.reshape(self.num_worlds, -1) for part in parts]
+        return {
+            "physics": np.concatenate(packed, axis=1),  # as by STATE_SPEC
+            "controller": controller.numpy(),
+            "pending": pending.numpy(),
+        }
 
     def _first_state(self) -> mujoco.MjData:
         """Return the first initial state, in which worlds without an episode stand.
 
         They are stepped and put back as well; in the model's own state all objects would overlap.
         """
-        data, initial, world = mujoco.MjData(self.model), initial_states(self._scene), self._world
+        data, initial = mujoco.MjData(self.model), initial_states(self._scene)
         data.qpos[:], data.mocap_pos[:] = initial.qpos[0], initial.mocap_pos[0]
-        data.ctrl[world.arm_actuators] = initial.controller[0, JOINTS]
-        data.ctrl[world.finger_actuators] = initial.controller[0, -1]
+        data.ctrl[self._constants.arm_actuators] = initial.controller[0, JOINTS]
+        data.ctrl[self._constants.finger_actuators] = initial.controller[0, FINGER]
         mujoco.mj_kinematics(self.model, data)
         return data
 
@@ -223,18 +234,18 @@ class Worlds:
         data, num_worlds, progress = self.data, self.num_worlds, self.progress
         wp.launch(
             delay, num_worlds,
-            [progress.acting, self._latency, progress.num_steps, self.pending, self._action],
+            [progress.acting, self._latency, progress.num_steps, self._pending, self._action],
         )  # fmt: skip
         wp.launch(
             command, num_worlds,
             [
-                self._controller, progress.acting, self._action, data.site_xpos, self._base_shift,
-                self.rows, self._previous,
+                self._arm, progress.acting, self._action, data.site_xpos, self._base_shift,
+                self._controller, self._previous,
             ],
         )  # fmt: skip
         for substep in range(self._scene.num_substeps):
             fraction = (substep + 1) / self._scene.num_substeps
-            moved = [self._controller, fraction, self.rows, self._previous, data.ctrl]
+            moved = [self._arm, fraction, self._controller, self._previous, data.ctrl]
             wp.launch(ramp, num_worlds, moved)
             mujoco_warp.step(self.warp_model, data)
             counts = [data.nefc, data.nacon, data.ncollision, self._peaks]
@@ -243,7 +254,7 @@ class Worlds:
         wp.launch(
             judge, num_worlds,
             [
-                self._goals, self._world.horizon, self._poses, self._current, self._kept,
+                self._goals, self._constants.horizon, self._poses, self._current, self._kept,
                 progress,
             ],
         )  # fmt: skip
@@ -265,3 +276,12 @@ def put_rows(array: wp.array, rows: np.ndarray, values: np.ndarray) -> None:
     index: list[Any] = [wp.array(rows, dtype=int, device=array.device)]
     chosen: Any = wp.indexedarray(array, index + [None] * (array.ndim - 1))
     wp.copy(chosen, wp.array(values, dtype=array.dtype, device=array.device))
+
+
+def take_rows(array: wp.array, rows: np.ndarray) -> wp.array:
+    """Return a copy of `rows` [B] of an array [N, ...] on its device."""
+    index: list[Any] = [wp.array(rows, dtype=int, device=array.device)]
+    chosen: Any = wp.indexedarray(array, index + [None] * (array.ndim - 1))
+    taken = wp.empty((len(rows), *array.shape[1:]), dtype=array.dtype, device=array.device)
+    wp.copy(taken, chosen)
+    return taken

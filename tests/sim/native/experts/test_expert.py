@@ -10,6 +10,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.experts.place import HELD_M
 from vla_crl.sim.native.goals import Goal
+from vla_crl.sim.native.kernel.controller import FINGER
 from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -48,7 +49,7 @@ def episodes(suite: Suite) -> Episodes:
         grip, rotation = sim.grip_pose()
         things = sim.thing_positions()[slots, expert.named(slots)[:, 0]]
         states = sim.get_states()
-        frames.append((things, grip, rotation, states["controller"][:, -1], states["physics"]))
+        frames.append((things, grip, rotation, states["controller"][:, FINGER], states["physics"]))
     sim.close()
     return Episodes(sim, success, num_steps, *map(np.stack, zip(*frames, strict=True)))
 

@@ -4,7 +4,6 @@ import pytest
 
 from vla_crl.sim.native.kernel.kinematics import (
     Chain,
-    chain_of,
     forward,
     inverse,
     multiply,
@@ -17,7 +16,7 @@ from vla_crl.sim.native.scene import Scene
 
 @pytest.fixture(scope="module")
 def chain(scene: Scene) -> Chain:
-    return chain_of(scene.model, scene.config.arm)
+    return scene.chain
 
 
 def pose_of(chain: Chain, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -15,8 +15,9 @@ FINGER_STEP_M = 0.02
 """Change of the finger command in one control step: fully open to closed takes two."""
 FINGER_OPEN_M = 0.04
 
-POSITION, ROTATION, JOINTS = slice(0, 3), slice(3, 12), slice(12, -1)
-"""Layout of a controller row; its last entry is the finger command (m)."""
+POSITION, ROTATION, JOINTS, FINGER = slice(0, 3), slice(3, 12), slice(12, -1), -1
+"""Where a controller state has the commanded position (m, world), rotation matrix, joints (rad) and
+finger (m)."""
 
 
 class Controller(NamedTuple):
@@ -37,40 +38,42 @@ class Controller(NamedTuple):
     high_m: np.ndarray
 
 
-def row_size(chain: Chain) -> int:
-    """Return the length of a controller row: position, rotation, joints, finger."""
-    return 3 + 9 + len(chain.rest_rad) + 1
+@njit(nogil=True)
+def state_size(num_joints):
+    """Return R, the length of a controller state."""
+    return JOINTS.start + num_joints + 1
 
 
 @njit(nogil=True)
-def command(controller, row, action, measured_position, base_shift):
-    """Advance one controller row by one action.
+def command(controller, state, action, measured_position, base_shift):
+    """Advance one controller state by one action.
 
     Deltas accumulate on the *commanded* pose, not on the measured one: a tracking error then does
     not eat small motions. Rotations are given in the world frame and multiply from the left.
 
     Args:
         controller: Constants.
-        row: Commanded pose, joints and finger; updated in place.
-        action: [7] in [-1, 1]; see `vla_crl.contracts.ACTION_DIM`. Gripper 0 holds.
+        state: [R] updated in place.
+        action: [7] in [-1, 1]; see `vla_crl.contracts.POSE_ACTION`. Gripper 0 holds.
         measured_position: [3] of the grip site, m, world.
         base_shift: [3] displacement of the robot from where the chain says it stands, m, world.
     """
+    position, rotation = state[POSITION], state[ROTATION].reshape((3, 3))
+    delta_position, delta_rotation, gripper = action[:3], action[3:6], action[6]
     for i in range(3):
-        lead = row[i] + controller.max_step_m * action[i]
+        lead = position[i] + controller.max_step_m * delta_position[i]
         lead = min(max(lead, measured_position[i] - MAX_LEAD_M), measured_position[i] + MAX_LEAD_M)
-        row[i] = min(max(lead, controller.low_m[i]), controller.high_m[i])
+        position[i] = min(max(lead, controller.low_m[i]), controller.high_m[i])
     turn, product = np.empty((3, 3)), np.empty((3, 3))
-    rotation = row[3:12].reshape((3, 3))
-    rotation_about(action[3:6] * controller.max_step_rad, turn)
+    rotation_about(delta_rotation * controller.max_step_rad, turn)
     multiply(turn, rotation, product)
     rotation[:] = product
-    joints = row[12:-1]
+    joints = state[JOINTS]
     previous = joints.copy()
-    inverse(controller.chain, joints, row[0:3] - base_shift, rotation, 2)
+    inverse(controller.chain, joints, position - base_shift, rotation, 2)
     for j in range(joints.shape[0]):
         joints[j] = min(
             max(joints[j], previous[j] - MAX_JOINT_STEP_RAD), previous[j] + MAX_JOINT_STEP_RAD
         )
-    finger = row[-1] - np.sign(action[6]) * FINGER_STEP_M
-    row[-1] = min(max(finger, 0.0), FINGER_OPEN_M)
+    finger = state[FINGER] - np.sign(gripper) * FINGER_STEP_M
+    state[FINGER] = min(max(finger, 0.0), FINGER_OPEN_M)

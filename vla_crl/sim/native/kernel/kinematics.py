@@ -1,12 +1,11 @@
 """Forward and inverse kinematics of one serial arm, compiled, without touching the simulator."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mujoco
 import numpy as np
 from numba import njit
-
-from vla_crl.sim.native.scene_config import ArmConfig
 
 DAMPING = 0.02
 """Damping of the least-squares inverse (m, rad): bounds joint motion near singularities."""
@@ -34,10 +33,19 @@ class Chain(NamedTuple):
     high_rad: np.ndarray
 
 
-def chain_of(model: mujoco.MjModel, arm: ArmConfig) -> Chain:
-    """Read the arm's chain from a compiled model; its joints must sit at their bodies' origins."""
-    joints = [model.joint(name).id for name in arm.joints]
-    site = model.site(arm.grip_site).id
+def chain_of(
+    model: mujoco.MjModel, joint_names: Sequence[str], site_name: str, rest_rad: Sequence[float]
+) -> Chain:
+    """Read an arm's chain from a compiled model.
+
+    Args:
+        model: The arm's joints sit at their bodies' origins in it.
+        joint_names: [J] from the base on.
+        site_name: The grip site.
+        rest_rad: [J] posture that the null space is drawn to.
+    """
+    joints = [model.joint(name).id for name in joint_names]
+    site = model.site(site_name).id
     frames = [
         _relative_frame(model, int(model.jnt_bodyid[j]), stop)
         for j, stop in zip(joints, [0, *model.jnt_bodyid[joints[:-1]]], strict=True)
@@ -52,7 +60,7 @@ def chain_of(model: mujoco.MjModel, arm: ArmConfig) -> Chain:
         np.array([frame[0] for frame in frames]),
         np.array([frame[1] for frame in frames]),
         model.jnt_axis[joints].copy(),
-        np.array(arm.rest_joints_rad),
+        np.array(rest_rad),
         model.jnt_range[joints, 0].copy(),
         model.jnt_range[joints, 1].copy(),
     )

@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.controller import command
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_size
 from vla_crl.sim.native.kernel.kinematics import multiply
 from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.mujoco_c import (
@@ -28,59 +28,61 @@ def _view(address, shape):
 
 
 @njit(nogil=True)
-def _enter(world, scratch, slots, row):
+def _enter(scene, scratch, slots, slot):
     """Put a slot's mechanics and physics state into the thread's model and data."""
     vary(
-        world.mechanics, scratch.mechanics, world.objects,
-        slots.mass_gain[row], slots.friction_gain[row],
+        scene.mechanics, scratch.mechanics, scene.objects,
+        slots.varied.mass_gain[slot], slots.varied.friction_gain[slot],
     )  # fmt: skip
-    mj_set_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-    still = _still(world, scratch)
-    still[:] = slots.tree_asleep[row, : still.size]
+    packed = slots.dynamics.physics[slot]
+    mj_set_state(scratch.model, scratch.data, packed.ctypes.data, STATE_SPEC)
+    still = _still(scene, scratch)
+    still[:] = slots.dynamics.tree_asleep[slot, : still.size]
     mj_update_sleep(scratch.model, scratch.data)
 
 
 @njit(nogil=True)
-def _still(world, scratch):
+def _still(scene, scratch):
     """Return MuJoCo's counters of steps without motion, one a tree."""
-    return carray(as_int_pointer(scratch.arrays[10]), (world.sizes.ntree,))  # pyright: ignore[reportCallIssue]
+    pointer = as_int_pointer(scratch.arrays.tree_asleep)  # pyright: ignore[reportCallIssue]
+    return carray(pointer, (scene.sizes.ntree,))
 
 
 @njit(nogil=True)
-def _rouse(world, scratch):
+def _rouse(scene, scratch):
     """Wake all that sleeps for one step: a slot must not depend on what else its MjData holds.
 
     What slept and is touched by nothing that moves sleeps on after it.
     """
-    still = _still(world, scratch)
+    still = _still(scene, scratch)
     for tree in range(still.size):
         still[tree] = min(still[tree], FALLS_ASLEEP_NEXT)
     mj_update_sleep(scratch.model, scratch.data)
 
 
 @njit(nogil=True)
-def _publish(world, scratch, slots, row):
+def _publish(scene, scratch, slots, slot):
     """Refresh the poses of the current state and copy them into the slot's row."""
     mj_kinematics(scratch.model, scratch.data)
     mj_camera_light(scratch.model, scratch.data)
-    size = world.sizes
-    slots.qpos[row, : size.nq] = _view(scratch.arrays[1], (size.nq,))
-    slots.body_pos[row, : size.nbody] = _view(scratch.arrays[3], (size.nbody, 3))
-    slots.site_pos[row, : size.nsite] = _view(scratch.arrays[4], (size.nsite, 3))
-    slots.site_mat[row, : size.nsite] = _view(scratch.arrays[5], (size.nsite, 9))
-    slots.geom_pos[row, : size.ngeom] = _view(scratch.arrays[6], (size.ngeom, 3))
-    slots.geom_mat[row, : size.ngeom] = _view(scratch.arrays[7], (size.ngeom, 9))
-    slots.camera_pos[row, : size.ncam] = _view(scratch.arrays[8], (size.ncam, 3))
-    slots.camera_mat[row, : size.ncam] = _view(scratch.arrays[9], (size.ncam, 9))
-    turned = np.empty((3, 3))
+    size, arrays, poses = scene.sizes, scratch.arrays, slots.poses
+    poses.qpos[slot, : size.nq] = _view(arrays.qpos, (size.nq,))
+    poses.body_pos[slot, : size.nbody] = _view(arrays.xpos, (size.nbody, 3))
+    poses.site_pos[slot, : size.nsite] = _view(arrays.site_xpos, (size.nsite, 3))
+    poses.site_mat[slot, : size.nsite] = _view(arrays.site_xmat, (size.nsite, 9))
+    poses.geom_pos[slot, : size.ngeom] = _view(arrays.geom_xpos, (size.ngeom, 3))
+    poses.geom_mat[slot, : size.ngeom] = _view(arrays.geom_xmat, (size.ngeom, 9))
+    poses.camera_pos[slot, : size.ncam] = _view(arrays.cam_xpos, (size.ncam, 3))
+    poses.camera_mat[slot, : size.ncam] = _view(arrays.cam_xmat, (size.ncam, 9))
+    turned, varied = np.empty((3, 3)), slots.varied
     for camera in range(size.ncam):
-        if world.varied_cameras[camera]:  # p + R s, R T
-            rotation = slots.camera_mat[row, camera].reshape((3, 3))
+        if scene.varied_cameras[camera]:  # p + R s, R T
+            rotation = poses.camera_mat[slot, camera].reshape((3, 3))
             for i in range(3):
                 for j in range(3):
-                    shift = rotation[i, j] * slots.camera_shift[row, j]
-                    slots.camera_pos[row, camera, i] += shift
-            multiply(rotation, slots.camera_turn[row].reshape((3, 3)), turned)
+                    shift = rotation[i, j] * varied.camera_shift[slot, j]
+                    poses.camera_pos[slot, camera, i] += shift
+            multiply(rotation, varied.camera_turn[slot].reshape((3, 3)), turned)
             rotation[:] = turned
 
 
@@ -93,75 +95,76 @@ def _healthy(velocities):
 
 
 @njit(nogil=True)
-def _control_step(world, scratch, row, action, grip, base_shift, qvel):
-    """Advance one controller row and run the physics under it, joints moving linearly.
+def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
+    """Advance one controller state and run the physics under it, joints moving linearly.
 
     Return whether its velocities `qvel` stayed healthy; it stops where they do not.
     """
-    ctrl = _view(scratch.arrays[0], (world.sizes.nu,))
-    num_arm = world.arm_actuators.shape[0]
-    previous = row[12:].copy()
-    command(world.controller, row, action, grip, base_shift)
-    for substep in range(world.num_substeps):
-        fraction = (substep + 1) / world.num_substeps
-        for j in range(num_arm):
-            change = row[12 + j] - previous[j]
-            ctrl[world.arm_actuators[j]] = previous[j] + fraction * change
+    ctrl = _view(scratch.arrays.ctrl, (scene.sizes.nu,))
+    joints, before, finger_before = state[JOINTS], state[JOINTS].copy(), state[FINGER]
+    command(scene.controller, state, action, grip, base_shift)
+    for substep in range(scene.num_substeps):
+        fraction = (substep + 1) / scene.num_substeps
+        for j in range(joints.shape[0]):
+            change = joints[j] - before[j]
+            ctrl[scene.arm_actuators[j]] = before[j] + fraction * change
         for j in range(2):
-            change = row[12 + num_arm] - previous[num_arm]
-            ctrl[world.finger_actuators[j]] = previous[num_arm] + fraction * change
+            change = state[FINGER] - finger_before
+            ctrl[scene.finger_actuators[j]] = finger_before + fraction * change
         mj_step(scratch.model, scratch.data)
         if not _healthy(qvel):  # at once, before what blew up has spread
             return False
-    _rouse(world, scratch)
+    _rouse(scene, scratch)
     mj_kinematics(scratch.model, scratch.data)
     return True
 
 
 @njit(nogil=True)
-def _step_slot(world, scratch, slots, row, actions):
-    """Run a chunk of actions [K, 7] until it ends, succeeds, times out or diverges."""
-    size = world.sizes
-    qvel = _view(scratch.arrays[2], (size.nv,))
-    site_pos = _view(scratch.arrays[4], (size.nsite, 3))
+def _step_slot(scene, scratch, slots, slot, actions):
+    """Run a chunk of actions [K, A] until it ends, succeeds, times out or diverges."""
+    size, arrays, progress, dynamics = scene.sizes, scratch.arrays, slots.progress, slots.dynamics
+    qvel = _view(arrays.qvel, (size.nv,))
+    site_pos = _view(arrays.site_xpos, (size.nsite, 3))
     poses = Poses(
-        _view(scratch.arrays[3], (size.nbody, 3)),
+        _view(arrays.xpos, (size.nbody, 3)),
         site_pos,
-        _view(scratch.arrays[5], (size.nsite, 9)),
-        _view(scratch.arrays[6], (size.ngeom, 3)),
-        _view(scratch.arrays[7], (size.ngeom, 9)),
-        _view(scratch.arrays[1], (size.nq,)),
-        site_pos[world.grip_site],
+        _view(arrays.site_xmat, (size.nsite, 9)),
+        _view(arrays.geom_xpos, (size.ngeom, 3)),
+        _view(arrays.geom_xmat, (size.ngeom, 9)),
+        _view(arrays.qpos, (size.nq,)),
+        site_pos[scene.grip_site],
     )
-    grip = slots.site_pos[row, world.grip_site].copy()
-    controller = slots.controller[row, : 13 + world.arm_actuators.shape[0]]
-    _enter(world, scratch, slots, row)
+    grip = slots.poses.site_pos[slot, scene.grip_site].copy()
+    state = dynamics.controller[slot, : state_size(scene.arm_actuators.shape[0])]
+    base_shift = slots.varied.base_shift[slot]
+    _enter(scene, scratch, slots, slot)
     for action in actions:
-        acting = _delayed(slots, row, action)
-        shift = slots.base_shift[row]
-        healthy = _control_step(world, scratch, controller, acting, grip, shift, qvel)
-        grip[:] = site_pos[world.grip_site]
-        slots.num_steps[row] += 1
+        acting = _delayed(slots, slot, action)
+        healthy = _control_step(scene, scratch, state, acting, grip, base_shift, qvel)
+        grip[:] = site_pos[scene.grip_site]
+        progress.num_steps[slot] += 1
         if not healthy:
-            slots.outcome[row] = DIVERGED
-        elif goal_reached(world.goals, slots.task[row], poses):
-            slots.outcome[row] = SUCCESS
-        elif slots.num_steps[row] >= world.horizon:
-            slots.outcome[row] = TIME_LIMIT
-        if slots.outcome[row] != RUNNING:
+            progress.outcome[slot] = DIVERGED
+        elif goal_reached(scene.goals, progress.task[slot], poses):
+            progress.outcome[slot] = SUCCESS
+        elif progress.num_steps[slot] >= scene.horizon:
+            progress.outcome[slot] = TIME_LIMIT
+        if progress.outcome[slot] != RUNNING:
             break
-    if slots.outcome[row] != DIVERGED:  # else the slot keeps its last healthy state
-        mj_get_state(scratch.model, scratch.data, slots.physics[row].ctypes.data, STATE_SPEC)
-        slots.tree_asleep[row, : size.ntree] = _still(world, scratch)
-        _publish(world, scratch, slots, row)
+    if progress.outcome[slot] != DIVERGED:  # else the slot keeps its last healthy state
+        packed = dynamics.physics[slot]
+        mj_get_state(scratch.model, scratch.data, packed.ctypes.data, STATE_SPEC)
+        dynamics.tree_asleep[slot, : size.ntree] = _still(scene, scratch)
+        _publish(scene, scratch, slots, slot)
 
 
 @njit(nogil=True)
-def _delayed(slots, row, action):
-    """Return the action of `latency` steps ago, at first zero: stand still, gripper as it is."""
-    if slots.latency[row] == 0:
+def _delayed(slots, slot, action):
+    """Return the action of `latency` steps ago, at first one that lets the robot stand still."""
+    latency = slots.varied.latency[slot]
+    if latency == 0:
         return action
-    ring = slots.pending[row, slots.num_steps[row] % slots.latency[row]]
+    ring = slots.dynamics.pending[slot, slots.progress.num_steps[slot] % latency]
     earlier = ring.copy()
     ring[:] = action
     return earlier
@@ -171,42 +174,51 @@ def _make_entry_points(version):
     """Return the functions that Python calls, the only ones cached (see `source_version`)."""
 
     @njit(nogil=True, cache=True)
-    def refresh_slots(world, scratch, slots, rows):
-        """Recompute the published poses of `rows` [B] from their physics state."""
+    def refresh_slots(scene, scratch, slots, chosen):
+        """Recompute the published poses of the `chosen` slots [B] from their physics state."""
         _ = version
-        for row in rows:
-            _enter(world, scratch, slots, row)
-            _publish(world, scratch, slots, row)
+        for slot in chosen:
+            _enter(scene, scratch, slots, slot)
+            _publish(scene, scratch, slots, slot)
 
     @njit(nogil=True, cache=True)
-    def step_slots(world, scratch, slots, rows, actions):
+    def step_slots(scene, scratch, slots, chosen, actions):
         """Run chunks of actions; the content of `scratch` on entry does not matter.
 
         Args:
-            world: Constants of the scene.
+            scene: Constants of the scene.
             scratch: Model and data of that scene, to compute in.
-            slots: All slots; only `rows`, which are in that scene, are touched.
-            rows: [B] slot indices.
-            actions: [N, K, 7] finite, in [-1, 1], indexed by slot.
+            slots: All slots; only `chosen`, which are in that scene, are touched.
+            chosen: [B] slot indices.
+            actions: [N, K, A] finite, in [-1, 1], indexed by slot.
         """
         _ = version
-        for row in rows:
-            _step_slot(world, scratch, slots, row, actions[row])
+        for slot in chosen:
+            _step_slot(scene, scratch, slots, slot, actions[slot])
 
     @njit(nogil=True, cache=True)
-    def evaluate_goals(goals, slots, grip_site, rows, indices, holds):
-        """Write into holds [B] whether goal indices[b] holds in slot rows[b]."""
+    def evaluate_goals(goals, published, grip_site, chosen, indices, holds):
+        """Write into holds [B] whether goal indices[b] holds in slot chosen[b].
+
+        Args:
+            goals: `Goals`.
+            published: `SlotPoses`.
+            grip_site: Site id.
+            chosen: [B] slot indices.
+            indices: [B] which goal.
+            holds: Written.
+        """
         _ = version
-        for k in range(rows.shape[0]):
-            row = rows[k]
+        for k in range(chosen.shape[0]):
+            slot = chosen[k]
             poses = Poses(
-                slots.body_pos[row],
-                slots.site_pos[row],
-                slots.site_mat[row],
-                slots.geom_pos[row],
-                slots.geom_mat[row],
-                slots.qpos[row],
-                slots.site_pos[row, grip_site],
+                published.body_pos[slot],
+                published.site_pos[slot],
+                published.site_mat[slot],
+                published.geom_pos[slot],
+                published.geom_mat[slot],
+                published.qpos[slot],
+                published.site_pos[slot, grip_site],
             )
             holds[k] = goal_reached(goals, indices[k], poses)
 

@@ -13,6 +13,8 @@ MAX_JOINT_STEP_RAD = wp.constant(wp.float64(controller.MAX_JOINT_STEP_RAD))
 FINGER_STEP_M = wp.constant(wp.float64(controller.FINGER_STEP_M))
 FINGER_OPEN_M = wp.constant(wp.float64(controller.FINGER_OPEN_M))
 ZERO = wp.constant(wp.float64(0.0))
+POSITION = wp.constant(controller.POSITION.start)
+ROTATION = wp.constant(controller.ROTATION.start)
 FIRST_JOINT = wp.constant(controller.JOINTS.start)
 POSE_ITERATIONS = wp.constant(2)
 
@@ -31,15 +33,15 @@ class Controller:
     finger_actuators: wp.array(dtype=int)
 
 
-def put_controller(world: SceneConstants, device: str) -> Controller:
+def put_controller(constants: SceneConstants, device: str) -> Controller:
     """Copy the interface of a scene to a device."""
-    source, result = world.controller, Controller()
+    source, result = constants.controller, Controller()
     result.chain = put_chain(source.chain, device)
     result.max_step_m, result.max_step_rad = source.max_step_m, source.max_step_rad
     result.low_m, result.high_m = wp.vec3d(*source.low_m), wp.vec3d(*source.high_m)
-    result.grip_site = world.grip_site
-    result.arm_actuators = wp.array(world.arm_actuators, dtype=int, device=device)
-    result.finger_actuators = wp.array(world.finger_actuators, dtype=int, device=device)
+    result.grip_site = constants.grip_site
+    result.arm_actuators = wp.array(constants.arm_actuators, dtype=int, device=device)
+    result.finger_actuators = wp.array(constants.finger_actuators, dtype=int, device=device)
     return result
 
 
@@ -69,10 +71,10 @@ def command(
     actions: wp.array2d(dtype=wp.float64),
     site_pos: wp.array2d(dtype=wp.vec3),
     base_shift: wp.array(dtype=wp.vec3d),
-    rows: wp.array2d(dtype=wp.float64),
+    states: wp.array2d(dtype=wp.float64),
     previous: wp.array2d(dtype=wp.float64),
 ):
-    """Advance the controller rows of the worlds that act; see `controller.command`.
+    """Advance the controller states of the worlds that act; see `controller.command`.
 
     Args:
         controller: Constants.
@@ -80,53 +82,53 @@ def command(
         actions: [N, 7].
         site_pos: [N, sites] as measured, m.
         base_shift: [N] displacement of the robot, m, world.
-        rows: [N, R] updated in place.
-        previous: [N, R] written: the rows before.
+        states: [N, R] updated in place.
+        previous: [N, R] written: the states before.
     """
     world = wp.tid()
-    for i in range(rows.shape[1]):
-        previous[world, i] = rows[world, i]
+    for i in range(states.shape[1]):
+        previous[world, i] = states[world, i]
     if acting[world] == 0:
         return
     measured = wp.vec3d(site_pos[world, controller.grip_site])
     position, turn = wp.vec3d(), wp.vec3d()
     for i in range(3):
-        lead = rows[world, i] + controller.max_step_m * actions[world, i]
+        lead = states[world, POSITION + i] + controller.max_step_m * actions[world, i]
         lead = wp.min(wp.max(lead, measured[i] - MAX_LEAD_M), measured[i] + MAX_LEAD_M)
         position[i] = wp.min(wp.max(lead, controller.low_m[i]), controller.high_m[i])
         turn[i] = actions[world, 3 + i] * controller.max_step_rad
     rotation = wp.mat33d()
     for i in range(3):
         for j in range(3):
-            rotation[i, j] = rows[world, 3 + 3 * i + j]
+            rotation[i, j] = states[world, ROTATION + 3 * i + j]
     rotation = rotation_about(turn) @ rotation
     joints, num_joints = Joints(), controller.chain.num_joints
     for j in range(num_joints):
-        joints[j] = rows[world, FIRST_JOINT + j]
+        joints[j] = states[world, FIRST_JOINT + j]
     target = position - base_shift[world]
     solved = inverse(controller.chain, joints, target, rotation, POSE_ITERATIONS)
     for i in range(3):
-        rows[world, i] = position[i]
+        states[world, POSITION + i] = position[i]
         for j in range(3):
-            rows[world, 3 + 3 * i + j] = rotation[i, j]
+            states[world, ROTATION + 3 * i + j] = rotation[i, j]
     for j in range(num_joints):
         step = wp.clamp(solved[j] - joints[j], -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
-        rows[world, FIRST_JOINT + j] = joints[j] + step
+        states[world, FIRST_JOINT + j] = joints[j] + step
     finger, last = ZERO, FIRST_JOINT + num_joints
     if actions[world, 6] > ZERO:
-        finger = rows[world, last] - FINGER_STEP_M
+        finger = states[world, last] - FINGER_STEP_M
     elif actions[world, 6] < ZERO:
-        finger = rows[world, last] + FINGER_STEP_M
+        finger = states[world, last] + FINGER_STEP_M
     else:
-        finger = rows[world, last]
-    rows[world, last] = wp.min(wp.max(finger, ZERO), FINGER_OPEN_M)
+        finger = states[world, last]
+    states[world, last] = wp.min(wp.max(finger, ZERO), FINGER_OPEN_M)
 
 
 @wp.kernel
 def ramp(
     controller: Controller,
     fraction: wp.float64,
-    rows: wp.array2d(dtype=wp.float64),
+    states: wp.array2d(dtype=wp.float64),
     previous: wp.array2d(dtype=wp.float64),
     ctrl: wp.array2d(dtype=float),
 ):
@@ -135,9 +137,9 @@ def ramp(
     num_joints = controller.chain.num_joints
     for j in range(num_joints):
         start = previous[world, FIRST_JOINT + j]
-        change = rows[world, FIRST_JOINT + j] - start
+        change = states[world, FIRST_JOINT + j] - start
         ctrl[world, controller.arm_actuators[j]] = float(start + fraction * change)
     start = previous[world, FIRST_JOINT + num_joints]
-    change = rows[world, FIRST_JOINT + num_joints] - start
+    change = states[world, FIRST_JOINT + num_joints] - start
     for j in range(2):
         ctrl[world, controller.finger_actuators[j]] = float(start + fraction * change)

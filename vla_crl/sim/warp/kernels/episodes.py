@@ -69,17 +69,17 @@ def _copy(source: Physics, row: int, target: Physics, world: int):
 def begin(
     worlds: wp.array(dtype=int),
     initial: Physics,
-    initial_rows: wp.array2d(dtype=wp.float64),
+    initial_states: wp.array2d(dtype=wp.float64),
     current: Physics,
     kept: Physics,
-    rows: wp.array2d(dtype=wp.float64),
+    states: wp.array2d(dtype=wp.float64),
 ):
-    """Write initial states [B, ...] and controller rows [B, R] into `worlds` [B]."""
+    """Write initial states [B, ...] and controller states [B, R] into `worlds` [B]."""
     k = wp.tid()
     _copy(initial, k, current, worlds[k])
     _copy(initial, k, kept, worlds[k])
-    for i in range(rows.shape[1]):
-        rows[worlds[k], i] = initial_rows[k, i]
+    for i in range(states.shape[1]):
+        states[worlds[k], i] = initial_states[k, i]
 
 
 @wp.kernel
