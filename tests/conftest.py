@@ -1,7 +1,11 @@
 """One thread per library; what a machine lacks is skipped, with the install line."""
 
 import functools
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +55,25 @@ def make_untrained_policy():
 def untrained_policy(make_untrained_policy):
     """The tiny preset with fixed random weights."""
     return make_untrained_policy()
+
+
+@pytest.fixture
+def write_fake_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that puts a suite of fake worlds into a catalogue of one's own.
+
+    It takes the fields of `FakeConfig` as plain data, and returns the suite's name.
+    """
+    monkeypatch.setenv("VLA_CRL_PATH", str(tmp_path / "catalogue"))
+
+    def write(name: str = "fake", **settings: Any) -> str:
+        content: dict[str, Any] = {"backend": "vla_crl.testing.fake_worlds:BACKEND"} | settings
+        robot = content.pop("embodiment", {})
+        lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+        lines += ["[embodiment]"] if robot else []
+        lines += [f"{key} = {json.dumps(value)}" for key, value in robot.items()]
+        folder = tmp_path / "catalogue" / "envs" / name
+        folder.mkdir(parents=True)
+        (folder / "suite.toml").write_text("\n".join(lines), encoding="utf-8")
+        return name
+
+    return write

@@ -6,6 +6,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from vla_crl.contracts import Embodiment
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.sim.backends import expert_of, simulate
@@ -14,6 +15,9 @@ from vla_crl.sim.grounding import ground
 from vla_crl.sim.simulation import Expert, Grounded, Simulation, require
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
+
+ROTATIONS = ("delta_rx", "delta_ry", "delta_rz")
+"""Numbers of an action that turn the hand (`POSE_ACTION`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +31,9 @@ class PerturbationConfig:
     burst_sigma: float = 0.8
     """Standard deviation of a burst."""
     rotation_scale: float = 0.3
-    """Factor on the noise of the three rotation numbers."""
+    """Factor on the noise of the three rotation numbers, where there are some."""
     flip_probability: float = 0.01
-    """Probability that the gripper command is reversed in a step."""
+    """Probability that a binary number, the gripper's command, is reversed in a step."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def collect_demonstrations(
             actions = _record_step(sim, labels, expert, running, steps)
             executed = np.stack(
                 [
-                    _perturb(generators[episode], action, sigma[episode], noise)
+                    _perturb(generators[episode], action, sigma[episode], noise, suite.embodiment)
                     for episode, action in zip(episodes, actions, strict=True)
                 ]
             )
@@ -208,14 +212,15 @@ def _perturb(
     action: np.ndarray,
     sigma: float,
     noise: PerturbationConfig,
+    robot: Embodiment,
 ) -> np.ndarray:
     if rng.random() < noise.burst_probability:
         sigma = noise.burst_sigma
-    scale = np.array([1.0] * 3 + [noise.rotation_scale] * 3)
-    executed = action.copy()
-    executed[:6] += sigma * scale * rng.standard_normal(6)
-    if rng.random() < noise.flip_probability:
-        executed[6] = -executed[6]
+    is_binary, executed = robot.is_binary, action.copy()
+    scale = np.where(np.isin(robot.action, ROTATIONS), noise.rotation_scale, 1.0)[~is_binary]
+    executed[~is_binary] += sigma * scale * rng.standard_normal(len(scale))
+    is_flipped = rng.random(is_binary.sum()) < noise.flip_probability
+    executed[is_binary] *= np.where(is_flipped, -1.0, 1.0)
     return np.clip(executed, -1.0, 1.0)
 
 

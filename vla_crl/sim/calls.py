@@ -9,6 +9,8 @@ from vla_crl.contracts import ChunkResult
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.simulation import Indices, Simulation
+from vla_crl.sim.task_suite import TaskSuite
+from vla_crl.sim.variation import VariationConfig
 
 
 def chosen_slots(sim: Simulation, slots: Indices | None) -> np.ndarray:
@@ -85,6 +87,18 @@ def require_counts(where: str, **counts: int) -> None:
             raise ConfigError(f"{where}: {name} is {value!r}, expected a whole number from 1 on")
 
 
+def require_no_variation(suite: TaskSuite, variation: VariationConfig | None) -> None:
+    """Check that nothing is to vary, for backends whose episodes are as their suite says.
+
+    Raises:
+        ConfigError: Something is.
+    """
+    if variation is not None and variation.varies:
+        raise ConfigError(
+            f"suite '{suite.name}': the backend '{suite.backend}' has no variations; remove them"
+        )
+
+
 def require_scenes(where: str, suite: object) -> None:
     """Check that a suite has scenes of its own to simulate.
 
@@ -124,10 +138,10 @@ def checked_states(
     _check_range(f"{where}: state id", checked["state_id"][used], sim.suite.test_ids.stop)
     _check_range(f"{where}: outcome", checked["outcome"], DIVERGED + 1)
     _check_range(f"{where}: num_steps", checked["num_steps"], sim.suite.horizon + 1)
-    for name in ("controller", "pending"):
+    for name in checked.keys() & {"actions", "controller", "pending"}:
         if not np.isfinite(checked[name]).all():
             raise SpecError(f"{where}: '{name}' has numbers that are not finite")
-    if (checked["tree_asleep"] >= 0).any():
+    if "tree_asleep" in checked and (checked["tree_asleep"] >= 0).any():
         raise SpecError(f"{where}: 'tree_asleep' has numbers from 0 on, expected only negative")
     return checked
 

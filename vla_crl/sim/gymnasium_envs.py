@@ -8,6 +8,11 @@ Importing this module registers them, as Gymnasium's "module:id" form expects:
         "vla_crl.sim.gymnasium_envs:vla_crl/tabletop_object.red_cube_in_basket-v0"
     )
     envs = gymnasium.make_vec("vla_crl.sim.gymnasium_envs:vla_crl/tabletop_object-v0", num_envs=64)
+
+Suites in the folders of VLA_CRL_PATH are registered as well, whatever simulates them. Another
+controller of a suite is chosen by `suite`, which Gymnasium's ids have no sign for:
+
+    env = gymnasium.make("vla_crl/metaworld_mt10.push-v3-v0", suite="metaworld_mt10@eef_position")
 """
 
 import string
@@ -72,17 +77,19 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Build the environment.
 
         Args:
-            suite: A suite of the catalogue.
+            suite: A suite of the catalogue, also "suite@controller".
             task: Name of one of its tasks.
             image_size: Height and width of the observed images, pixels.
             render_mode: "rgb_array" or None.
             variation: What episodes vary, unless the task has a variation of its own.
 
         Raises:
-            ConfigError: No such suite, task or render mode, or the variation does not fit.
+            ConfigError: No such suite, task or render mode, the backend has no frames, or the
+                variation does not fit.
         """
-        _require_render_mode(render_mode)
-        self._robots = _Robots(suite, [task], image_size, variation=variation)
+        self._robots = _Robots(
+            suite, [task], image_size, render_mode=render_mode, variation=variation
+        )
         self.render_mode = render_mode
         self.metadata = _metadata(self._robots.suite)
         self.observation_space = observation_space(self._robots.suite, image_size)
@@ -158,7 +165,7 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         """Build the environments.
 
         Args:
-            suite: A suite of the catalogue.
+            suite: A suite of the catalogue, also "suite@controller".
             num_envs: N.
             tasks: Robot i gets task i modulo their number; by default all tasks of the suite.
             image_size: Height and width of the observed images, pixels.
@@ -167,17 +174,16 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             variation: What episodes vary in tasks that have no variation of their own.
 
         Raises:
-            ConfigError: No such suite, task or render mode, a count below 1, or the variation does
-                not fit.
+            ConfigError: No such suite, task or render mode, a count below 1, the backend has no
+                frames, or the variation does not fit.
         """
-        _require_render_mode(render_mode)
         require_counts("SuiteVectorEnv", num_envs=num_envs)
         if tasks is not None and (isinstance(tasks, str) or not len(tasks)):
             raise ConfigError(f"tasks: got {tasks!r}, expected task names, or None for all")
         names = tasks or [task.name for task in find_suite(suite).tasks]
         self._robots = _Robots(
             suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads,
-            variation=variation,
+            render_mode=render_mode, variation=variation,
         )  # fmt: skip
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = _metadata(self._robots.suite) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -267,8 +273,12 @@ class _Robots:
 
     def __init__(
         self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1,
-        *, variation: VariationConfig | None,
+        *, render_mode: str | None, variation: VariationConfig | None,
     ) -> None:  # fmt: skip
+        if render_mode not in (None, *RENDER_MODES):
+            raise unknown_name(
+                "Gymnasium environment", "render_mode", str(render_mode), RENDER_MODES
+            )
         self.suite = find_suite(suite)
         self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
         self.sim = simulate(
@@ -276,8 +286,11 @@ class _Robots:
             len(tasks),
             num_threads=num_threads,
             image_size=image_size,
+            tasks=np.unique(self._tasks).tolist(),
             variation=variation,
         )
+        if render_mode is not None:
+            require(self.sim, Filmed, "rendered")
         self.divergences: list[Divergence] = []
 
     def reset(
@@ -312,11 +325,6 @@ class _Robots:
     def frames(self) -> np.ndarray:
         camera = self.suite.embodiment.cameras[0]
         return require(self.sim, Filmed, "rendered").frames(camera, RENDER_PIXELS)
-
-
-def _require_render_mode(render_mode: str | None) -> None:
-    if render_mode not in (None, *RENDER_MODES):
-        raise unknown_name("Gymnasium environment", "render_mode", str(render_mode), RENDER_MODES)
 
 
 def _metadata(suite: TaskSuite) -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""Checkers of the contracts, for suites and policies of your own."""
+"""Checkers of the contracts, for suites and policies of your own, and worlds to test with."""
 
 from vla_crl.testing.check_policy import check_policy
 from vla_crl.testing.check_suite import check_suite
+from vla_crl.testing.fake_worlds import FakeSuite, fake_suite
+from vla_crl.testing.limited import Limited
 
-__all__ = ["check_policy", "check_suite"]
+__all__ = ["FakeSuite", "Limited", "check_policy", "check_suite", "fake_suite"]

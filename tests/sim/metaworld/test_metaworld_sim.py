@@ -19,12 +19,13 @@ from vla_crl.sim.grounding import ground
 from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 from vla_crl.sim.metaworld.models import GOAL, GOAL_RGBA, drawn_model
 from vla_crl.sim.metaworld.suite import MetaWorldSuite, read_metaworld
-from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.simulation import Filmed, Grounded, MujocoScenes, Resumable, Simulation
 
 NUM_IDS = 3
 FAILURES = {"peg-insert-side-v3": 1}
 """Failures of Meta-World's scripted policies allowed on the first three test states."""
-REACH, PUSH, DRAWER = 0, 1, 4
+REACH, PUSH, DRAWER, BUTTON, WINDOW = 0, 1, 4, 6, 8
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,10 @@ def new_sim(mt10: MetaWorldSuite) -> Iterator[Callable[..., MetaWorldSim]]:
         sim.close()
 
 
-def test_it_is_a_simulation(new_sim):
-    assert isinstance(new_sim(1), Simulation)
+def test_it_is_a_simulation_with_all_extras(new_sim):
+    sim = new_sim(1)
+    for protocol in (Simulation, Grounded, Filmed, MujocoScenes, Resumable):
+        assert isinstance(sim, protocol)
 
 
 def test_an_observation_is_the_same_in_any_slot(new_sim):
@@ -72,6 +75,61 @@ def test_the_state_is_the_grip_the_hands_turn_and_the_fingers(new_sim):
     assert state[:3] == pytest.approx(np.mean(tips, axis=0))
     assert np.linalg.norm(state[3:6]) == pytest.approx(np.pi / 2, abs=0.2)  # it points down
     assert state[6:] == pytest.approx([0.05, 0.05], abs=0.02)  # open, about 10 cm
+
+
+def test_rotations_are_without_effect_and_may_be_left_out(new_sim, mt10: MetaWorldSuite):
+    pose, position = new_sim(1), new_sim(1, suite=mt10.with_controller("eef_position"))
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (1, 6, 7))
+    for sim, numbers in ((pose, range(7)), (position, [0, 1, 2, 6])):
+        sim.reset([0], tasks=[PUSH], state_ids=[3])
+        sim.step_chunk(actions[..., numbers])
+    assert np.array_equal(pose.observe().images, position.observe().images)
+    assert np.array_equal(pose.observe().state, position.observe().state)
+    with pytest.raises(
+        SpecError, match=r"actions: got shape \(1, 6, 7\), expected \(1, steps, 4\)"
+    ):
+        position.step_chunk(actions)
+
+
+def test_the_expert_speaks_both_controllers(new_sim, mt10: MetaWorldSuite):
+    pose, position = new_sim(1), new_sim(1, suite=mt10.with_controller("eef_position"))
+    for sim in (pose, position):
+        sim.reset([0], tasks=[PUSH], state_ids=[0])
+    seven, four = (expert_of(sim).act(np.array([0]))[0] for sim in (pose, position))
+    assert seven.tolist() == [*four[:3], 0.0, 0.0, 0.0, four[3]]
+    assert np.abs(four[:3]).max() > 0.1
+
+
+def test_episodes_go_on_bit_for_bit_in_another_simulation(new_sim, mt10: MetaWorldSuite):
+    horizon = {"push-v3": 20}
+    tasks = tuple(replace(task, horizon=horizon.get(task.name, 200)) for task in mt10.tasks)
+    suite = replace(mt10, tasks=tasks)
+    sim, other = new_sim(6, suite=suite), new_sim(6, suite=suite, num_threads=1)
+    rows = np.array([0, 1, 2, 4, 5])  # slot 3 never has an episode
+    sim.reset(rows, tasks=[REACH, PUSH, DRAWER, BUTTON, WINDOW], state_ids=[4000, 1, 4001, 7, 2])
+    other.reset(range(6), tasks=[PUSH] * 6, state_ids=range(6))  # to be forgotten
+    expert, running = expert_of(sim), rows
+    for step in range(50):
+        if step == 30:
+            sim.episode(4).data.qvel[0] = np.nan
+        result = sim.step_chunk(expert.act(running)[:, None], running)
+        running = running[~(result.terminated | result.truncated)]
+    states = sim.get_states()
+    ended = [SUCCESS, TIME_LIMIT, RUNNING, RUNNING, DIVERGED, RUNNING]
+    assert states["outcome"].tolist() == ended
+    other.set_states(states)
+    assert all(np.array_equal(other.get_states()[name], array) for name, array in states.items())
+    assert other.state_ids[3] == -1
+    chunk = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 5, ACTION_DIM))
+    for _ in range(2):
+        one, same = sim.observe(rows), other.observe(rows)
+        assert np.array_equal(one.images, same.images)
+        assert np.array_equal(one.state, same.state)
+        assert one.instruction == same.instruction
+        assert np.array_equal(sim.thing_positions(rows), other.thing_positions(rows))
+        assert running.tolist() == [2, 5]
+        sim.step_chunk(chunk, running)
+        other.step_chunk(chunk, running)
 
 
 def test_the_experts_solve_mt10(new_sim, mt10: MetaWorldSuite):

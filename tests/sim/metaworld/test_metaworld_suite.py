@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vla_crl.catalog import catalog_dir, suite_path
+from vla_crl.contracts import POSE_ACTION
 from vla_crl.errors import ConfigError
 from vla_crl.sim import backends
 from vla_crl.sim.backends import find_suite, simulate
@@ -67,6 +68,26 @@ def test_a_task_is_told_the_same_in_every_suite():
     told = {t.name: t.instruction for t in find_suite("metaworld_mt50").tasks}
     for name in SUITES:
         assert all(told[t.name] == t.instruction for t in find_suite(name).tasks)
+
+
+def test_a_controller_is_chosen_behind_the_suites_name():
+    suite = find_suite("metaworld_mt10")
+    assert suite.controllers == ("eef_pose", "eef_position")
+    assert suite.embodiment.action == POSE_ACTION
+    four = find_suite("metaworld_mt10@eef_position")
+    assert (four.name, four.tasks[0].name) == ("metaworld_mt10@eef_position", "reach-v3")
+    assert four.embodiment.action == ("delta_x", "delta_y", "delta_z", "gripper")
+    assert four.embodiment.state == suite.embodiment.state
+    assert four.embodiment.cameras == suite.embodiment.cameras
+    back = four.with_controller("eef_pose")
+    assert (back.name, back.embodiment) == ("metaworld_mt10@eef_pose", suite.embodiment)
+
+
+def test_an_unknown_controller_names_the_nearest():
+    with pytest.raises(ConfigError, match="'metaworld_mt10': unknown controller 'eef_positon'. Di"):
+        find_suite("metaworld_mt10@eef_positon")
+    with pytest.raises(ConfigError, match="Did you mean 'eef_pose'"):
+        find_suite("metaworld_mt10@eef_position").with_controller("eef_pos")
 
 
 @needs_metaworld

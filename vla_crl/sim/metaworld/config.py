@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vla_crl.contracts import Split
+from vla_crl.contracts import POSE_ACTION, Split
 from vla_crl.errors import ConfigError
 
 Thing = Literal["object", "goal"]
@@ -14,6 +14,11 @@ CONTROL_HZ = 80.0
 MAX_HORIZON = 500
 """Meta-World's own horizon; its environments refuse more steps."""
 WORKSPACE_CAMERA, HAND_CAMERA = "agentview", "gripperPOV"
+"""Ours, and the one on Meta-World's hand."""
+OWN_ACTION = ("delta_x", "delta_y", "delta_z", "gripper")
+"""Meta-World's four numbers, in its order: 1 moves the hand by 1 cm, or closes the fingers."""
+CONTROLLERS = {"eef_pose": POSE_ACTION, "eef_position": OWN_ACTION}
+"""What the numbers of an action are, a suite's own first; the hand never turns."""
 
 
 @dataclass(frozen=True, kw_only=True)

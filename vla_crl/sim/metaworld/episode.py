@@ -2,6 +2,7 @@
 
 import copy
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,32 +10,37 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from vla_crl.sim.divergence import blame
+from vla_crl.sim.episode_sim import PhysicsError
 from vla_crl.sim.metaworld.config import HAND_CAMERA
 from vla_crl.sim.metaworld.models import env_class, simulated_model
+from vla_crl.sim.rotations import axis_angle_from_matrix
 
 STATE_SPEC = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-"""What `MetaWorldEpisode.physics` packs."""
+"""What a `Divergence` keeps as "physics"."""
 _BAD = tuple(
     int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{name}")) for name in ("QPOS", "QVEL", "QACC")
 )
 
 
-class PhysicsError(ArithmeticError):
-    """Physics became NaN or absurdly large."""
+class _BlownUpError(ArithmeticError):
+    """MuJoCo warned of NaN or absurdly large numbers."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """All that pictures and the robot's state are made of, after a control step.
+    """All that pictures, labels and the robot's state are made of, after a chunk.
+
+    Positions in m, world; matrices turn from the part's frame to the world's.
 
     Attributes:
-        body_pos: [bodies, 3] m, world.
+        body_pos: [bodies, 3].
         body_mat: [bodies, 3, 3].
-        hand_camera_pos: [3] m, world.
+        hand_camera_pos: [3].
         hand_camera_mat: [3, 3].
-        object_pos: [3] m, world: what is to be moved.
-        goal_pos: [3] m, world: where to.
-        grip_pos: [3] m, world: the middle between the fingertips.
+        object_pos: [3] what is to be moved.
+        goal_pos: [3] where to.
+        grip_pos: [3] the middle between the fingertips.
         grip_mat: [3, 3] of the hand.
         fingers: [2] m, distance of each fingertip from the hand's middle plane.
     """
@@ -58,13 +64,15 @@ class MetaWorldEpisode:
     of its own, through Meta-World's own ranges and rejections.
     """
 
-    def __init__(self, task: str, state_id: int) -> None:
+    def __init__(self, task: str, state_id: int, own_numbers: Sequence[int]) -> None:
         """Begin the episode.
 
         Args:
             task: Its name in Meta-World.
             state_id: Number of the initial state.
+            own_numbers: Which numbers of an action are Meta-World's four.
         """
+        self._own_numbers = list(own_numbers)
         self._env: Any = _episode_class(task)()
         env = self._env
         env._set_task_called, env._partially_observable = True, False
@@ -75,7 +83,6 @@ class MetaWorldEpisode:
         self.observation: np.ndarray = observation
         """[39] what Meta-World's scripted policies see, goal included."""
         self.look = self._look()
-        self._before = np.empty(mujoco.mj_stateSize(env.model, STATE_SPEC))
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -87,34 +94,32 @@ class MetaWorldEpisode:
         """Its state; the episode's own."""
         return self._env.data
 
-    def physics(self) -> np.ndarray:
-        """Return the state before the last chunk, packed by `STATE_SPEC`."""
-        return self._before.copy()
-
     def step_chunk(self, actions: np.ndarray, max_steps: int) -> tuple[bool, int]:
-        """Execute actions until one succeeds.
-
-        Args:
-            actions: [K, 7] in [-1, 1]; the hand does not turn, so the three in the middle are
-                without effect.
-            max_steps: Control steps left to the episode.
-
-        Returns:
-            Whether the last step was a success, and the number of steps taken.
-
-        Raises:
-            PhysicsError: Physics blew up; `look` is still that before the chunk.
-        """
-        mujoco.mj_getState(self.model, self.data, self._before, STATE_SPEC)
+        """Execute actions until one succeeds, see `Episode`."""
+        before = np.empty(mujoco.mj_stateSize(self.model, STATE_SPEC))
+        mujoco.mj_getState(self.model, self.data, before, STATE_SPEC)
         success, num_steps = False, 0
-        for action in actions[:max_steps, [0, 1, 2, 6]]:
-            self.observation, _, _, _, info = self._env.step(action)
-            num_steps += 1
-            success = bool(info["success"])
-            if success:
-                break
+        try:
+            for action in actions[:max_steps, self._own_numbers]:
+                self.observation, _, _, _, info = self._env.step(action)
+                num_steps += 1
+                success = bool(info["success"])
+                if success:
+                    break
+        except _BlownUpError as error:
+            raise PhysicsError(self._cause(before), {"physics": before}) from error
         self.look = self._look()
         return success, num_steps
+
+    def state(self) -> np.ndarray:
+        """Return [8] what the robot feels, as `POSE_STATE` names it."""
+        look = self.look
+        return np.concatenate([look.grip_pos, axis_angle_from_matrix(look.grip_mat), look.fingers])
+
+    def _cause(self, before: np.ndarray) -> str:
+        model = self.model
+        qpos, qvel = np.split(before[1 : 1 + model.nq + model.nv], [model.nq])
+        return blame(model, qpos, qvel, self.data.qvel)
 
     def _look(self) -> Look:
         env, data = self._env, self.data
@@ -161,6 +166,6 @@ def _episode_class(task: str) -> Any:
         def do_simulation(self, ctrl: Any, n_frames: int) -> None:
             super().do_simulation(ctrl, n_frames)
             if any(self.data.warning[kind].number for kind in _BAD):
-                raise PhysicsError
+                raise _BlownUpError
 
     return Episode

@@ -24,13 +24,13 @@ class MetaWorldExpert:
         self._named = np.array([[*things, NO_THING][:2] for things in named])
 
     def act(self, slots: np.ndarray) -> np.ndarray:
-        """Return the expert's action [B, 7] for each of `slots`."""
+        """Return the expert's action [B, A] for each of `slots`; the hand is not told to turn."""
         actions = np.zeros((len(slots), len(self._sim.suite.embodiment.action)))
         with warnings.catch_warnings():  # they warn of gains that the clipping below needs
             warnings.filterwarnings("ignore", message="Constant.* may be too high")
             for action, task, slot in zip(actions, self._sim.tasks[slots], slots, strict=True):
                 wanted = self._policies[task].get_action(self._sim.episode(int(slot)).observation)
-                action[[0, 1, 2, 6]] = wanted
+                action[self._sim.suite.own_numbers] = wanted
         return np.clip(actions, -1.0, 1.0)
 
     def named(self, slots: np.ndarray) -> np.ndarray:

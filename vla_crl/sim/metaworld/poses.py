@@ -8,6 +8,7 @@ import numpy as np
 from vla_crl.sim.metaworld.config import HAND_CAMERA, WORKSPACE_CAMERA
 from vla_crl.sim.metaworld.episode import Look
 from vla_crl.sim.metaworld.models import GOAL
+from vla_crl.sim.simulation import CameraPoses
 
 Poses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -29,6 +30,7 @@ class Drawing:
             model.camera(name).id for name in (WORKSPACE_CAMERA, HAND_CAMERA)
         )
         self._view = model.cam_pos[self._workspace].copy(), model.cam_mat0[self._workspace].copy()
+        self._fovy_rad = np.deg2rad(model.cam_fovy[[self._workspace, self._hand]])
 
     def poses(self, looks: Sequence[Look]) -> Poses:
         """Return geom_xpos [B, geoms, 3], geom_xmat [B, geoms, 9] and the same of the cameras."""
@@ -44,10 +46,11 @@ class Drawing:
         camera_mat[:, self._hand] = [look.hand_camera_mat.ravel() for look in looks]
         return geom_pos, geom_mat, camera_pos, camera_mat
 
-    def cameras(self, look: Look) -> tuple[np.ndarray, np.ndarray]:
-        """Return positions [2, 3] and matrices [2, 3, 3] of the two cameras."""
+    def cameras(self, look: Look) -> CameraPoses:
+        """Return where the two cameras are: [2, 3], [2, 3, 3] and [2], without slots."""
         position, rotation = self._view
-        return (
-            np.stack([position, look.hand_camera_pos]),
-            np.stack([rotation.reshape(3, 3), look.hand_camera_mat]),
+        return CameraPoses(
+            position=np.stack([position, look.hand_camera_pos]),
+            rotation=np.stack([rotation.reshape(3, 3), look.hand_camera_mat]),
+            fovy_rad=self._fovy_rad,
         )

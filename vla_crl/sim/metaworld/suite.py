@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from vla_crl.config import from_mapping, read_toml
-from vla_crl.contracts import ARM, Embodiment
+from vla_crl.contracts import POSE_STATE, Embodiment
+from vla_crl.errors import unknown_name
 from vla_crl.sim.metaworld.config import (
     CONTROL_HZ,
+    CONTROLLERS,
     HAND_CAMERA,
+    OWN_ACTION,
     THINGS,
     WORKSPACE_CAMERA,
     MetaWorldConfig,
@@ -30,17 +33,45 @@ class MetaWorldTask(SuiteTask):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaWorldSuite(TaskSuite):
-    """Some of Meta-World's tasks, each in a scene of its own."""
+    """Some of Meta-World's tasks, each in a scene of its own.
+
+    Attributes:
+        config: What its suite.toml says.
+        controller: How the robot is commanded, one of `CONTROLLERS`.
+    """
 
     backend: ClassVar[str] = "metaworld"
 
     config: MetaWorldConfig
     tasks: tuple[MetaWorldTask, ...]
+    controller: str = "eef_pose"
 
     @property
     def embodiment(self) -> Embodiment:
-        """The arm as in the tabletop suites; its hand does not turn."""
-        return replace(ARM, cameras=(WORKSPACE_CAMERA, HAND_CAMERA))
+        """Meta-World's arm, which feels what that of the tabletop suites does."""
+        cameras = (WORKSPACE_CAMERA, HAND_CAMERA)
+        return Embodiment(action=CONTROLLERS[self.controller], state=POSE_STATE, cameras=cameras)
+
+    @property
+    def own_numbers(self) -> list[int]:
+        """Which numbers of an action are Meta-World's four; the others are without effect."""
+        return [self.embodiment.action.index(name) for name in OWN_ACTION]
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """The pose that all arm suites share, and Meta-World's own four numbers."""
+        return tuple(CONTROLLERS)
+
+    def with_controller(self, name: str) -> "MetaWorldSuite":
+        """Return the suite with another way to command its robot.
+
+        Raises:
+            ConfigError: It has no such controller.
+        """
+        base = self.name.partition("@")[0]
+        if name not in CONTROLLERS:
+            raise unknown_name(f"suite '{base}'", "controller", name, CONTROLLERS)
+        return replace(self, name=f"{base}@{name}", controller=name)
 
     @property
     def film_camera(self) -> str:
