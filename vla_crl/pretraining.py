@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.config import check_seed, write_atomically
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.hardware import hardware_name
@@ -192,7 +192,7 @@ def train_supervised(
         The number of updates; fewer than the recipe's where `target_success` was reached.
     """
     settings = config.supervised
-    trainer = SupervisedTrainer(policy, settings)
+    learner = SupervisedLearner(policy, settings)
     sampler = BatchSampler(policy, demonstrations, suite, config)
     generator = torch.Generator().manual_seed(config.seed)
     terms, sums = frozenset(settings.loss_weights), defaultdict(float)
@@ -201,7 +201,7 @@ def train_supervised(
     with track("pretraining", settings.num_updates) as progress:
         for update in range(1, settings.num_updates + 1):
             losses = policy.losses(sampler.draw(), terms=terms, generator=generator)
-            trainer.update(losses)
+            learner.update(losses)
             for name, loss in losses.items():
                 sums[name] += loss.item()
             progress.advance(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vla_crl.contracts import Observation
-from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.token_heads import SupervisedBatch
 from vla_crl.models.vlm import BackboneConfig
@@ -30,7 +30,7 @@ CONFIG = PolicyConfig(
     vocabulary=("pick", "up", "the", "red", "blue", "cube", "where", "is"),
     max_words=6,
     backbone=BACKBONE,
-    expert=ExpertConfig(width=12, num_heads=2, mlp_width=16),
+    action_expert=ActionExpertConfig(width=12, num_heads=2, mlp_width=16),
     num_objects=3,
     value_width=8,
 )

@@ -6,7 +6,7 @@ import torch
 
 from vla_crl.catalog import policy_path
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
     POLICY_FILE,
@@ -18,6 +18,7 @@ from vla_crl.models.checkpoint import (
     save_adapter,
     save_policy,
 )
+from vla_crl.models.lora import LoRAConfig
 
 
 def actions(policy, observation) -> torch.Tensor:
@@ -175,9 +176,9 @@ def test_unknown_setting_in_the_record_is_named(policy, tmp_path):
 def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
-    add_lora(other, LoRAConfig(site="expert"))
+    add_lora(other, LoRAConfig(site="action_expert"))
     save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
-    with pytest.raises(CheckpointError, match="does not fit the policy.*site='expert'"):
+    with pytest.raises(CheckpointError, match="does not fit the policy.*site='action_expert'"):
         load_adapter(other, tmp_path)
 
 

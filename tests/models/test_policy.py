@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.context import Context
-from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.heads import flow
-from vla_crl.models.policy import FlowConfig, PolicyConfig
+from vla_crl.models.heads.flow import FlowConfig
+from vla_crl.models.policy import PolicyConfig
 from vla_crl.models.token_heads import LOSS_TERMS
 
 
@@ -52,11 +53,11 @@ def test_without_insulation_the_flow_loss_reaches_every_backbone_layer(make_poli
             assert (grad != 0).any().item() != is_unread, name
 
 
-def test_expert_gradient_is_the_same_with_and_without_insulation(make_policy, batch):
+def test_action_expert_gradient_is_the_same_with_and_without_insulation(make_policy, batch):
     insulated = flow_gradients(make_policy(insulation="full"), batch)
     joint = flow_gradients(make_policy(insulation="none"), batch)
     for name, grad in insulated.items():
-        if name.startswith("expert."):
+        if name.startswith("action_expert."):
             assert torch.equal(grad, joint[name]), name
 
 
@@ -186,7 +187,7 @@ def test_several_flow_draws_average_the_single_ones(make_policy, batch, observat
     for draw in range(3):
         t = times[:, draw : draw + 1]
         x = flow.interpolate(batch.action_chunk[:, None], noise[:, draw : draw + 1], t)
-        prediction = policy.expert(context, x, t)
+        prediction = policy.action_expert(context, x, t)
         singles.append(flow.flow_loss(prediction, batch.action_chunk, t, mask))
     torch.testing.assert_close(together, torch.stack(singles).mean())
 
@@ -267,10 +268,12 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         PolicyConfig(**{"vocabulary": ("pick",)} | settings)
 
 
-def test_an_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
-    message = "expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
+def test_an_action_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
+    message = (
+        "action_expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
+    )
     with pytest.raises(ConfigError, match=message):
-        make_policy(expert=ExpertConfig(num_heads=3))
+        make_policy(action_expert=ActionExpertConfig(num_heads=3))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from vla_crl.config import load_toml
 from vla_crl.contracts import Observation
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.models.adapters import LoRAConfig, add_lora, trainable_parameters
+from vla_crl.models.action_expert import ActionExpertConfig
+from vla_crl.models.adapters import add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
-from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig
 from vla_crl.models.vlm import BackboneConfig, ImageTransform
@@ -26,7 +27,7 @@ FAMILIES = ["smolvlm", "idefics3", "paligemma", "llava", "internvl"]
 CONFIG = PolicyConfig(
     max_words=20,
     backbone=PretrainedBackboneConfig(source="?", image_size=48),
-    expert=ExpertConfig(width=12, num_heads=4, mlp_width=16),
+    action_expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16),
     num_objects=3,
     value_width=8,
 )
@@ -143,7 +144,7 @@ def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
     trace = policy.act(context.detach(), deterministic=False).trace
     policy.evaluate_actions(context, trace)[0].sum().backward()
     groups = trainable_parameters(policy)
-    for group in ("backbone", "expert"):
+    for group in ("backbone", "action_expert"):
         assert groups[group]
         assert all(parameter.grad is not None for parameter in groups[group])
 
@@ -179,7 +180,7 @@ def test_a_preset_needs_nothing_but_the_source(save_vlm, seen, tmp_path):
     source = save_vlm("smolvlm")
     preset.write_text(
         f'max_words = 20\n[backbone]\nsource = "{source}"\nimage_size = 48\n'
-        "[expert]\nnum_heads = 4\n"
+        "[action_expert]\nnum_heads = 4\n"
     )
     check_policy(build_policy(preset).eval(), seen)
 

@@ -11,7 +11,8 @@ from vla_crl.algos.protocols import Rollout
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.continual.method import make_method
 from vla_crl.contracts import STATE_DIM, Observation
-from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.adapters import add_lora
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 

@@ -20,11 +20,11 @@ from vla_crl.catalog import list_policies, policy_path
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import (
-    LoRAConfig,
     adapter_state_dict,
     add_lora,
     load_adapter_state_dict,
 )
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 
 FORMAT = 1

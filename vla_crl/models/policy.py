@@ -1,10 +1,8 @@
 """The VLA policy: backbone, action expert, token heads and value head behind one contract."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor, nn
 
 from vla_crl.contracts import ACTION_DIM, ARM, STATE_DIM, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
 from vla_crl.models.context import (
     Context,
@@ -20,9 +18,9 @@ from vla_crl.models.context import (
     TokenizedObservation,
     check_insulation,
 )
-from vla_crl.models.expert import ActionExpert, ExpertConfig
 from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowTrace
+from vla_crl.models.heads.flow import FlowConfig, FlowTrace, StochasticStep
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
@@ -37,37 +35,6 @@ from vla_crl.models.value import ValueHead
 from vla_crl.models.vlm import BackboneConfig, VisionLanguageModel, build_smolvlm
 from vla_crl.rows import Rows
 
-StochasticStep = Literal["last", "random"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """Training and sampling of the flow."""
-
-    num_steps: int = 4
-    """Steps K from noise to action."""
-    initial_noise: Literal["zero", "normal"] = "zero"
-    """Start of sampling at flow time 1."""
-    noise_level: float = 0.6
-    """Noise level of the one stochastic step when sampling."""
-    stochastic_step: StochasticStep = "last"
-    """Which step is stochastic; "random" draws one for every observation."""
-    num_flow_draws: int = 4
-    """(noise, flow time) pairs per observation in the supervised loss."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.num_steps < 1 or self.num_flow_draws < 1:
-            raise ConfigError(
-                "flow: num_steps and num_flow_draws must be >= 1, got "
-                f"{self.num_steps} and {self.num_flow_draws}"
-            )
-        if not 0.0 < self.noise_level < math.inf:
-            raise ConfigError(
-                f"noise_level is {self.noise_level}, expected a finite number > 0; the policy acts "
-                "without noise where it is told to act deterministically"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
@@ -81,12 +48,12 @@ class PolicyConfig:
     this many prefix tokens."""
     backbone: BackboneConfig | PretrainedBackboneConfig = field(default_factory=BackboneConfig)
     """Vision-language model: sizes of one with random weights, or the source of another."""
-    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    action_expert: ActionExpertConfig = field(default_factory=ActionExpertConfig)
     """Action expert."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Flow matching."""
     insulation: Insulation = "full"
-    """Gradient from the expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
+    """Gradient from the action expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
     action_horizon: int = 8
     """Actions predicted per chunk."""
     execution_horizon: int = 4
@@ -112,10 +79,10 @@ class PolicyConfig:
                 f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "
                 f"{self.action_horizon}"
             )
-        if self.action_horizon % self.expert.num_action_tokens:
+        if self.action_horizon % self.action_expert.num_action_tokens:
             raise ConfigError(
                 f"action_horizon = {self.action_horizon} must be a multiple of "
-                f"expert.num_action_tokens = {self.expert.num_action_tokens}"
+                f"action_expert.num_action_tokens = {self.action_expert.num_action_tokens}"
             )
         if bool(self.vocabulary) == isinstance(self.backbone, PretrainedBackboneConfig):
             raise ConfigError(
@@ -142,7 +109,7 @@ class ActionChunk(Rows):
 
 
 class VLAPolicy(nn.Module):
-    """Vision-language-action policy with a knowledge-insulated flow expert.
+    """Vision-language-action policy with a knowledge-insulated action expert.
 
     The prefix is [camera 0 | camera 1 | ... | words | state]; see `Context` for what it leaves.
     """
@@ -163,7 +130,7 @@ class VLAPolicy(nn.Module):
                 weights, random here too, are for the caller to load.
 
         Raises:
-            ConfigError: The backbone cannot be loaded, or does not fit the expert.
+            ConfigError: The backbone cannot be loaded, or does not fit the action expert.
         """
         super().__init__()
         self.config = config
@@ -175,8 +142,10 @@ class VLAPolicy(nn.Module):
         sizes = self.backbone.sizes
         width = sizes.width
         self.state_in = nn.Linear(STATE_DIM, width)
-        self.expert = ActionExpert(config.expert, sizes, config.action_horizon, ACTION_DIM)
-        tokens = config.expert.num_action_tokens
+        self.action_expert = ActionExpert(
+            config.action_expert, sizes, config.action_horizon, ACTION_DIM
+        )
+        tokens = config.action_expert.num_action_tokens
         self.token_heads = TokenHeads(
             width,
             num_action_tokens=tokens,
@@ -276,8 +245,8 @@ class VLAPolicy(nn.Module):
     def evaluate_actions(self, context: Context, trace: FlowTrace) -> tuple[Tensor, Tensor]:
         """Return log-probability [B] and value [B] of stored chunks.
 
-        Runs the expert once, at the stored step on the stored keys and values; the backbone is
-        not run again.
+        Runs the action expert once, at the stored step on the stored keys and values; the
+        backbone is not run again.
         """
         flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
         clean = self._denoise(context, trace.x, flow_time)
@@ -337,7 +306,7 @@ class VLAPolicy(nn.Module):
         flow_time = flow.sample_flow_time(draws, generator, self.device)
         noise = torch.randn((*draws, *actions.shape[1:]), generator=generator, device=self.device)
         x = flow.interpolate(actions[:, None], noise, flow_time)
-        prediction = self.expert(context.insulate(self.config.insulation), x, flow_time)
+        prediction = self.action_expert(context.insulate(self.config.insulation), x, flow_time)
         mask = batch.action_mask & batch.has_action[:, None]
         return flow.flow_loss(prediction, actions, flow_time, mask)
 
@@ -356,7 +325,7 @@ class VLAPolicy(nn.Module):
 
     def _denoise(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
         context = context.insulate(self.config.insulation)
-        return self.expert(context, x[:, None], flow_time[:, None]).squeeze(1)
+        return self.action_expert(context, x[:, None], flow_time[:, None]).squeeze(1)
 
     def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
         return flow.log_prob(

@@ -33,7 +33,7 @@ class PretrainedBackboneConfig:
     image_size: int = 64
     """Height and width of an observed image in pixels; resized to what the model was trained on."""
     num_layers: int | None = None
-    """Text layers used, from the first on; None: all. The expert has as many."""
+    """Text layers used, from the first on; None: all. The action expert has as many."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -152,7 +152,7 @@ def _image_transform(settings: Any, processor: Any) -> ImageTransform:
 
 
 def _check_text_model(decoder: Any, name: str) -> None:
-    """Refuse what the recorder, the prefix's attention mask or the expert cannot work with."""
+    """Refuse what recorder, attention mask of the prefix or action expert cannot work with."""
     kind = f"{name}: its text model is a {type(decoder).__name__}"
     if not hasattr(decoder, "layers"):
         raise ConfigError(f"{kind}; expected a decoder with layers, as Llama has")

@@ -35,7 +35,7 @@ class BackboneConfig:
     width: int = 128
     """Width of the text model."""
     num_layers: int = 3
-    """Layers of the text model; the expert has as many."""
+    """Layers of the text model; the action expert has as many."""
     num_heads: int = 4
     """Query heads of the text model."""
     num_kv_heads: int = 4
