@@ -8,7 +8,7 @@ import torch
 
 from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.continual.method import ContinualMethod, NoSettings
-from vla_crl.contracts import Observation
+from vla_crl.contracts import ARM, Observation
 from vla_crl.errors import ConfigError
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.adapters import add_lora
@@ -30,7 +30,6 @@ def vla_policy(site: Site = "action_expert", insulation: Insulation = "full") ->
     """A real policy, very small, of which adapters and the value head are trained."""
     torch.manual_seed(0)
     backbone = BackboneConfig(
-        image_size=32,
         vision_width=32,
         num_vision_heads=2,
         vision_mlp_width=64,
@@ -42,6 +41,8 @@ def vla_policy(site: Site = "action_expert", insulation: Insulation = "full") ->
     )
     policy = VLAPolicy(
         PolicyConfig(
+            embodiment=ARM,
+            image_size=32,
             vocabulary=("pick", "up", "the", "red", "cube"),
             backbone=backbone,
             action_expert=ActionExpertConfig(width=32, num_heads=2, mlp_width=64),

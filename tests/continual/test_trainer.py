@@ -298,6 +298,13 @@ def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
     assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
 
 
+def test_a_policy_of_another_robot_is_refused(config, tmp_path):
+    other = dataclasses.replace(config, policy="tiny_metaworld")
+    message = r"policy 'tiny_metaworld' on suite 'tabletop_object': cameras\[1\] of the suite is"
+    with pytest.raises(ConfigError, match=message):
+        Trainer(other, RunDirectory(tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     "variation", [VariationConfig(light_gain=(0.5, 1.0)), VariationConfig(seed=1)]
 )

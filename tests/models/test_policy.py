@@ -241,8 +241,15 @@ def test_unknown_loss_term_is_an_error_with_the_nearest_name(policy, batch):
 
 
 def test_images_of_another_size_are_refused(policy, observation):
+    wrong = replace(observation, images=observation.images[:, :, :16, :16])
+    message = r"images: got \(4, 2, 16, 16, 3\), the policy expects 2 cameras \(agentview, eye_in_"
+    with pytest.raises(SpecError, match=message + r"hand\) of 32 x 32 pixels.* image_size = 32"):
+        policy.encode(wrong)
+
+
+def test_another_number_of_cameras_is_refused(policy, observation):
     wrong = replace(observation, images=observation.images[:, :1])
-    with pytest.raises(SpecError, match=r"images: got \(4, 1, 32, 32, 3\).*\(2, 32, 32, 3\)"):
+    with pytest.raises(SpecError, match="got 1 cameras, expected 2: agentview, eye_in_hand"):
         policy.encode(wrong)
 
 
@@ -261,6 +268,9 @@ def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observati
         ({"execution_horizon": 9}, "execution_horizon = 9 must be from 1 to action_horizon = 8"),
         ({"action_horizon": 7}, "action_horizon = 7 must be a multiple of"),
         ({"vocabulary": ()}, "vocabulary has 0 words; a backbone with random weights needs some"),
+        ({"things": ("cup", "cup")}, r"things are \['cup', 'cup'\], expected each once"),
+        ({"image_size": 60}, r"image_size = 60, expected a multiple of 16 .*, e\.g\. 48 or 64"),
+        ({"image_size": 8}, r"image_size = 8, expected a multiple of 16 .*, e\.g\. 16$"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -308,7 +318,7 @@ def test_exploration_without_noise_is_refused(policy):
 
 
 @pytest.mark.parametrize(
-    "name", ["max_words", "num_action_bins", "num_position_bins", "num_objects", "value_width"]
+    "name", ["image_size", "max_words", "num_action_bins", "num_position_bins", "value_width"]
 )
 def test_a_size_below_one_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} = 0, expected at least 1"):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_crl.contracts import ACTION_DIM, ARM, STATE_DIM, Observation
+from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
@@ -40,6 +40,10 @@ from vla_crl.rows import Rows
 class PolicyConfig:
     """Everything needed to build a policy with random weights."""
 
+    embodiment: Embodiment | None = None
+    """Channels of the robot. None in a preset: those of the suite that it is pretrained on."""
+    image_size: int = 64
+    """Height and width of an observed image in pixels; a pretrained backbone resizes it."""
     vocabulary: tuple[str, ...] = ()
     """Words the tokenizer knows, lower case; their order is fixed with the weights. A pretrained
     backbone brings a tokenizer of its own."""
@@ -62,17 +66,21 @@ class PolicyConfig:
     """Bins of [-1, 1] for a discrete action number."""
     num_position_bins: int = 32
     """Bins of the image edge in answers."""
-    num_objects: int = 7
-    """Named things of the scene that the grounding heads know."""
+    things: tuple[str, ...] = ()
+    """Names of what the grounding heads find in a scene. None in a preset: those of the suite."""
     value_width: int = 128
     """Hidden width of the value head."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        positive = ("max_words", "num_action_bins", "num_position_bins", "num_objects")
+        positive = ("image_size", "max_words", "num_action_bins", "num_position_bins")
         for name in (*positive, "value_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if len(set(self.things)) < len(self.things):
+            raise ConfigError(f"things are {list(self.things)}, expected each once")
+        if isinstance(self.backbone, BackboneConfig):
+            self.backbone.check_image_size(self.image_size)
         check_insulation(self.insulation)
         if not 1 <= self.execution_horizon <= self.action_horizon:
             raise ConfigError(
@@ -117,44 +125,51 @@ class VLAPolicy(nn.Module):
     def __init__(
         self,
         config: PolicyConfig,
-        norm_stats: NormStats | None = None,
         *,
         vlm_files: Path | None = None,
     ) -> None:
         """Build with random weights, those of a pretrained backbone excepted.
 
+        Nothing is normalised yet.
+
         Args:
-            config: Architecture.
-            norm_stats: Without, nothing is normalised.
+            config: Architecture, with an embodiment.
             vlm_files: Of a checkpoint with a pretrained backbone: its source is not asked, and the
                 weights, random here too, are for the caller to load.
 
         Raises:
-            ConfigError: The backbone cannot be loaded, or does not fit the action expert.
+            ConfigError: The backbone cannot be loaded or does not fit the action expert, or there
+                is no embodiment.
         """
         super().__init__()
-        self.config = config
+        if config.embodiment is None:
+            raise ConfigError(
+                "embodiment is missing: a policy is built for one robot; give that of a suite, "
+                "find_suite(NAME).embodiment"
+            )
+        self.config, self.embodiment = config, config.embodiment
+        num_numbers, num_cameras = len(self.embodiment.action), len(self.embodiment.cameras)
         self.lora: LoRAConfig | None = None
-        self.norm_stats = norm_stats or NormStats(STATE_DIM, ACTION_DIM)
+        self.norm_stats = NormStats(len(self.embodiment.state), num_numbers)
         vlm = _make_vlm(config, vlm_files)
         self.tokenizer = vlm.tokenizer
-        self.backbone = Backbone(vlm, config.backbone.num_cameras)
+        self.backbone = Backbone(vlm, num_cameras)
         sizes = self.backbone.sizes
         width = sizes.width
-        self.state_in = nn.Linear(STATE_DIM, width)
+        self.state_in = nn.Linear(len(self.embodiment.state), width)
         self.action_expert = ActionExpert(
-            config.action_expert, sizes, config.action_horizon, ACTION_DIM
+            config.action_expert, sizes, config.action_horizon, num_numbers
         )
         tokens = config.action_expert.num_action_tokens
         self.token_heads = TokenHeads(
             width,
             num_action_tokens=tokens,
-            numbers_per_token=config.action_horizon // tokens * ACTION_DIM,
+            numbers_per_token=config.action_horizon // tokens * num_numbers,
             num_action_bins=config.num_action_bins,
             num_position_bins=config.num_position_bins,
-            num_cameras=config.backbone.num_cameras,
+            num_cameras=num_cameras,
         )
-        self.grounding = GroundingHeads(width, sizes.tokens_per_side, config.num_objects)
+        self.grounding = GroundingHeads(width, sizes.tokens_per_side, len(config.things))
         self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
 
     @property
@@ -180,7 +195,7 @@ class VLAPolicy(nn.Module):
         Raises:
             SpecError: The observation does not fit the policy.
         """
-        self._check_images(observation.validate(ARM).images.shape)
+        self._check_images(observation.validate(self.embodiment).images.shape)
         token_ids, word_mask = self.tokenizer.encode(observation.instruction)
         return TokenizedObservation(
             images=torch.from_numpy(observation.images),
@@ -204,10 +219,12 @@ class VLAPolicy(nn.Module):
 
     def example_observation(self) -> Observation:
         """Return one observation of the right shape: black images, a word, a state of zeros."""
-        config = self.config.backbone
-        shape = (1, config.num_cameras, config.image_size, config.image_size, 3)
-        word = (*self.config.vocabulary, "pick")[0]
-        return Observation(np.zeros(shape, np.uint8), np.zeros((1, STATE_DIM), np.float32), (word,))
+        size, embodiment = self.config.image_size, self.embodiment
+        return Observation(
+            np.zeros((1, len(embodiment.cameras), size, size, 3), np.uint8),
+            np.zeros((1, len(embodiment.state)), np.float32),
+            ((*self.config.vocabulary, "pick")[0],),
+        )
 
     @torch.no_grad()
     def act(
@@ -225,7 +242,7 @@ class VLAPolicy(nn.Module):
             generator: Source of all randomness.
         """
         settings, config = self.config.flow, self.config
-        shape = (len(context), config.action_horizon, ACTION_DIM)
+        shape = (len(context), config.action_horizon, len(self.embodiment.action))
         if settings.initial_noise == "normal":
             x = torch.randn(shape, generator=generator, device=self.device)
         else:
@@ -342,16 +359,17 @@ class VLAPolicy(nn.Module):
         return torch.randint(first, num_steps, (num_rows,), generator=generator, device=self.device)
 
     def _check_images(self, shape: Sequence[int]) -> None:
-        config = self.config.backbone
-        expected = (config.num_cameras, config.image_size, config.image_size, 3)
-        if tuple(shape[1:]) != expected:
+        cameras, size = self.embodiment.cameras, self.config.image_size
+        if tuple(shape[1:]) != (len(cameras), size, size, 3):
             raise SpecError(
-                f"images: got {tuple(shape)}, the policy expects [B, cameras, H, W, 3] with "
-                f"{expected} after B"
+                f"images: got {tuple(shape)}, the policy expects {len(cameras)} cameras "
+                f"({', '.join(cameras)}) of {size} x {size} pixels: [B, {len(cameras)}, {size}, "
+                f"{size}, 3]; simulate with image_size = {size}"
             )
 
 
 def _make_vlm(config: PolicyConfig, files: Path | None) -> VisionLanguageModel:
     if isinstance(config.backbone, PretrainedBackboneConfig):
         return load_vlm(config.backbone, config.max_words, files)
-    return build_smolvlm(config.backbone, WordTokenizer(config.vocabulary, config.max_words))
+    tokenizer = WordTokenizer(config.vocabulary, config.max_words)
+    return build_smolvlm(config.backbone, tokenizer, config.image_size)

@@ -181,7 +181,7 @@ class WarpSim:
             return self._draw(self._begun())
 
     def state_on_device(self) -> wp.array:
-        """Return [N, 8] float32, see `vla_crl.contracts.STATE_DIM`; as `images_on_device`."""
+        """Return [N, 8] float32, see `vla_crl.contracts.POSE_STATE`; as `images_on_device`."""
         with self._lock:
             return self._feel(self._begun())
 

@@ -52,7 +52,7 @@ def command(controller, row, action, measured_position, base_shift):
     Args:
         controller: Constants.
         row: Commanded pose, joints and finger; updated in place.
-        action: [7] in [-1, 1]; see `vla_crl.contracts.ACTION_DIM`. Gripper 0 holds.
+        action: [7] in [-1, 1]; see `vla_crl.contracts.POSE_ACTION`. Gripper 0 holds.
         measured_position: [3] of the grip site, m, world.
         base_shift: [3] displacement of the robot from where the chain says it stands, m, world.
     """

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
-from vla_crl.contracts import ACTION_DIM
 from vla_crl.sim.native.kernel.controller import Controller, row_size
 from vla_crl.sim.native.kernel.kinematics import chain_of
 from vla_crl.sim.native.kernel.mechanics import Mechanics, Objects, mechanics_of
@@ -230,5 +229,5 @@ def allocate_slots(suite: Suite, worlds: Sequence[SceneConstants], num_slots: in
         mass_gain=zeros(max(len(world.objects.body) for world in worlds)) + 1.0,
         friction_gain=zeros() + 1.0,
         latency=np.zeros(num_slots, np.int64),
-        pending=zeros(MAX_LATENCY, ACTION_DIM),
+        pending=zeros(MAX_LATENCY, len(suite.embodiment.action)),
     )
