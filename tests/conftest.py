@@ -43,10 +43,13 @@ def make_untrained_policy():
     def make():
         import torch
 
+        from vla_crl.contracts import ARM
         from vla_crl.models.checkpoint import build_policy
+        from vla_crl.sim.native.suite import load_suite
 
         torch.manual_seed(0)
-        return build_policy("tiny").eval()
+        things = load_suite("tabletop_30").things
+        return build_policy("tiny", embodiment=ARM, things=things).eval()
 
     return make
 

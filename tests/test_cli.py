@@ -16,6 +16,7 @@ import pytest
 
 from vla_crl import catalog, cli, commands
 from vla_crl.bench.record import against_peer
+from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.run_directory import RunDirectory
@@ -23,6 +24,17 @@ from vla_crl.run_directory import RunDirectory
 COMMANDS = (
     *("list", "show", "collect", "pretrain", "train", "evaluate"),
     *("metrics", "rollout", "report", "bench", "doctor"),
+)
+
+
+KITCHEN = types.SimpleNamespace(
+    name="kitchen",
+    description="Two pots.",
+    tasks=(
+        types.SimpleNamespace(name="lift", instruction="lift the pot", split="train"),
+        types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
+    ),
+    embodiment=ARM,
 )
 
 
@@ -47,16 +59,6 @@ class TaskResult:
     split: str = "train"
     successes: int = 0
     episodes: int = 4
-
-
-KITCHEN = types.SimpleNamespace(
-    name="kitchen",
-    description="Two pots.",
-    tasks=(
-        types.SimpleNamespace(name="lift", instruction="lift the pot", split="train"),
-        types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
-    ),
-)
 
 
 class Trainer:
@@ -108,6 +110,14 @@ def quiet_logging() -> Iterator[None]:
     ours.setLevel(level)
 
 
+@dataclass(frozen=True)
+class Policy:
+    """A loaded policy: where it came from, and what it was built for."""
+
+    path: Path
+    embodiment: Embodiment = ARM
+
+
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     def add(name: str, **attributes: Any) -> None:
@@ -129,7 +139,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
     monkeypatch.setattr(catalog, "catalog_dir", lambda kind: tmp_path / kind)
     monkeypatch.chdir(tmp_path)
     install("vla_crl.sim.backends", find_suite=lambda name: KITCHEN)
-    install("vla_crl.models.checkpoint", load_policy=catalog.policy_path)
+    install("vla_crl.models.checkpoint", load_policy=lambda name: Policy(catalog.policy_path(name)))
     install("vla_crl.rollout.agents", policy_agent=policy_agent, expert_agent="the expert")
     return tmp_path
 
@@ -353,7 +363,7 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     ]
     assert json.loads((world / "rows.json").read_text()) == json.loads(out)
     assert "a print of a library" in err
-    agent = world / "policies/tiny.toml", "deterministic"
+    agent = Policy(world / "policies/tiny.toml"), "deterministic"
     expected = {"num_episodes": 4, "states": "test", "num_envs": 128}
     assert calls == [((agent, KITCHEN, ["lift"]), expected)]
 
@@ -374,6 +384,20 @@ def test_what_c_code_prints_stays_out_of_the_json_document(
     assert "WARNING: unstable" in err
 
 
+def test_a_policy_of_another_robot_is_refused(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Policy(world, Embodiment(action=("x",), state=("x",), cameras=("top",)))
+    install("vla_crl.models.checkpoint", load_policy=lambda name: other)
+    install("vla_crl.rollout.evaluate", evaluate=Calls())
+    install("vla_crl.report.film", record_rollouts=Calls())
+    for command in ("evaluate", "rollout"):
+        flags = ["--output", "a.mp4"] if command == "rollout" else []
+        code, _, err = run(capsys, command, "--policy", "tiny", "--suite", "kitchen", *flags)
+        assert code == 2
+        assert "policy 'tiny' on suite 'kitchen': action[0] of the suite is 'delta_x'" in err
+
+
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -381,7 +405,7 @@ def test_evaluate_takes_all_tasks_when_none_is_named(
     install("vla_crl.rollout.evaluate", evaluate=calls)
     run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--sampled")
     ((arguments, _),) = calls
-    assert arguments == ((world / "policies/tiny.toml", "sampled"), KITCHEN, None)
+    assert arguments == ((Policy(world / "policies/tiny.toml"), "sampled"), KITCHEN, None)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +483,7 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     code, _, _ = run(capsys, "rollout", *flags)
     assert code == 0
     ((arguments, keywords),) = calls
-    assert arguments == ((world / "policies/tiny.toml", "deterministic"), KITCHEN, None)
+    assert arguments == ((Policy(world / "policies/tiny.toml"), "deterministic"), KITCHEN, None)
     assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4"), "renderer": "own"}
     assert (world / "videos").is_dir()
 
@@ -514,7 +538,7 @@ def test_train_makes_a_run_and_its_report(
     assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
     assert write_report == [((Path("runs/demo"),), {})]
     policies = {
-        "before training": (catalog.policy_path("tiny"), "deterministic"),
+        "before training": (Policy(catalog.policy_path("tiny")), "deterministic"),
         "after training": ("trained", "deterministic"),
     }
     keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos")}

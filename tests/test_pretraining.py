@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +8,10 @@ import torch
 
 from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
+from vla_crl.catalog import policy_path
+from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.models.checkpoint import load_policy, read_card
+from vla_crl.models.checkpoint import build_policy, load_policy, read_card
 from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
 from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.rollout.evaluate import TaskResult
@@ -23,6 +26,20 @@ CONFIG = PretrainConfig(
     question_fraction=0.5,
     supervised=SupervisedConfig(num_updates=2, batch_size=16),
 )
+
+
+KNOWN = [thing for thing in load_suite(SUITE).things if thing not in ("cupboard", "door")]
+
+
+def write_preset(path: Path, old: str, new: str) -> None:
+    """Write the tiny preset with a change."""
+    text = policy_path("tiny").read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def interrupt(*arguments, **settings):
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +102,43 @@ def test_the_target_of_a_question_is_the_thing_it_names(sampler):
         assert not batch.named_visible[row, 1].any()
 
 
-def test_a_policy_for_another_number_of_things_is_refused(tmp_path):
-    from vla_crl.catalog import policy_path
+def test_labels_are_looked_up_by_the_names_of_the_policys_things(demonstrations):
+    suite = load_suite(SUITE)
+    policy = build_policy("tiny", embodiment=ARM, things=["tray", "teapot", "red cube"])
+    batch = BatchSampler(policy, demonstrations, suite, CONFIG).draw()
+    steps = [
+        np.flatnonzero((demonstrations.state == state.numpy()).all(axis=1))[0]
+        for state in batch.observation.state
+    ]
+    for column, thing in ((0, "tray"), (2, "red cube")):
+        place = suite.things.index(thing)
+        uv, visible = demonstrations.object_uv[steps], demonstrations.object_visible[steps]
+        assert np.array_equal(batch.object_uv[:, :, column].numpy(), uv[:, :, place])
+        assert np.array_equal(batch.object_visible[:, :, column].numpy(), visible[:, :, place])
+        assert batch.object_visible[:, :, column].any()
+    assert not batch.object_visible[:, :, 1].any()  # the suite has no teapot
 
-    text = policy_path("tiny").read_text().replace("num_objects = 22", "num_objects = 3")
-    (tmp_path / "small.toml").write_text(text)
-    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "small.toml"))
-    with pytest.raises(ConfigError, match="num_objects = 3, but suite 'tabletop_30' has 22"):
+
+def test_things_that_the_policy_does_not_know_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretraining, "collect_demonstrations", interrupt)
+    write_preset(tmp_path / "mine.toml", "max_words = 16", f"max_words = 16\nthings = {KNOWN}")
+    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "mine.toml"))
+    with pytest.raises(KeyboardInterrupt):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
+    assert "without grounding labels remain cupboard, door" in capsys.readouterr().err
+
+
+def test_only_rows_with_grounding_are_asked_where_something_is(demonstrations, untrained_policy):
+    half = dataclasses.replace(
+        demonstrations, has_grounding=np.arange(len(demonstrations)) % 2 == 0
+    )
+    config = dataclasses.replace(
+        CONFIG, question_fraction=0.9, supervised=SupervisedConfig(num_updates=1, batch_size=64)
+    )
+    batch = BatchSampler(untrained_policy, half, load_suite(SUITE), config).draw()
+    assert (batch.has_grounding | batch.has_action).all()
+    assert not batch.has_grounding.all()
+    assert not batch.has_action.all()
 
 
 @pytest.mark.parametrize(
@@ -120,31 +166,40 @@ def test_what_would_fail_after_the_training_is_refused_before_it(
 def test_a_sentence_too_long_for_the_policy_is_refused_before_the_demonstrations(
     tmp_path, monkeypatch
 ):
-    from vla_crl.catalog import policy_path
-
     monkeypatch.delattr(pretraining, "collect_demonstrations")
-    text = policy_path("tiny").read_text().replace("max_words = 16", "max_words = 4")
-    (tmp_path / "terse.toml").write_text(text)
+    write_preset(tmp_path / "terse.toml", "max_words = 16", "max_words = 4")
     wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "terse.toml"))
     with pytest.raises(SpecError, match="expected 1 to 4; shorten it or raise max_words"):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
-def test_cameras_that_do_not_fit_are_refused_before_the_demonstrations(tmp_path, monkeypatch):
-    from vla_crl.catalog import policy_path
-
+def test_another_robot_is_refused_before_the_demonstrations(tmp_path, monkeypatch):
     monkeypatch.delattr(pretraining, "collect_demonstrations")
-    text = policy_path("tiny").read_text().replace("image_size = 64", "image_size = 32")
-    (tmp_path / "blurred.toml").write_text(text)
-    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "blurred.toml"))
-    with pytest.raises(SpecError, match=r"the policy expects .* with \(2, 32, 32, 3\)"):
+    robot = 'action = ["x"]\nstate = ["x"]\ncameras = ["top"]'
+    write_preset(tmp_path / "other.toml", "[backbone]", f"[embodiment]\n{robot}\n[backbone]")
+    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "other.toml"))
+    message = r"suite 'tabletop_30': action\[0\] of the suite is 'delta_x', the policy .* with 'x'"
+    with pytest.raises(ConfigError, match=message):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
-def test_an_interrupted_evaluation_leaves_the_trained_policy(tmp_path, monkeypatch):
-    def interrupt(*arguments, **settings):
-        raise KeyboardInterrupt
+def test_a_policy_of_other_pixels_is_shown_them(tmp_path, monkeypatch):
+    sizes = []
 
+    def collect(*arguments, **settings):
+        demonstrations = collect_demonstrations(*arguments, **settings)
+        sizes.append(demonstrations.images.shape[2:4])
+        return demonstrations
+
+    monkeypatch.setattr(pretraining, "collect_demonstrations", collect)
+    write_preset(tmp_path / "sharp.toml", "image_size = 64", "image_size = 96")
+    config = dataclasses.replace(CONFIG, policy=str(tmp_path / "sharp.toml"), num_episodes=2)
+    pretrain(config, tmp_path / "checkpoint", recipe="mine")
+    assert sizes == [(96, 96)]
+    assert load_policy(tmp_path / "checkpoint").config.image_size == 96
+
+
+def test_an_interrupted_evaluation_leaves_the_trained_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         pretrain(CONFIG, tmp_path / "checkpoint", recipe="mine")
@@ -190,5 +245,5 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
     )
     policy = copy.deepcopy(untrained_policy)
     assert train_supervised(policy, demonstrations, load_suite(SUITE), config) == 4
-    assert looks == [{"num_episodes": 7, "states": "train"}] * 2
+    assert looks == [{"num_episodes": 7, "states": "train", "image_size": 64}] * 2
     assert not policy.training

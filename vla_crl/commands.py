@@ -155,9 +155,10 @@ def evaluate(options: Options) -> Records:
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
     from vla_crl.sim.backends import find_suite
 
+    suite = find_suite(options.suite)
     results = evaluate_agent(
-        _agent(options.policy, deterministic=not options.sampled),
-        find_suite(options.suite),
+        _agent(options.policy, suite, deterministic=not options.sampled),
+        suite,
         options.tasks,
         num_episodes=options.episodes,
         states=options.states,
@@ -179,9 +180,10 @@ def rollout(options: Options) -> None:
     from vla_crl.report.film import record_rollouts
     from vla_crl.sim.backends import find_suite
 
+    suite = find_suite(options.suite)
     record_rollouts(
-        _agent(options.policy, deterministic=True),
-        find_suite(options.suite),
+        _agent(options.policy, suite, deterministic=True),
+        suite,
         options.tasks,
         num_episodes=options.episodes,
         output=options.output,
@@ -262,8 +264,9 @@ def doctor(options: Options) -> Records:
     return [dataclasses.asdict(check) for check in check_all()]
 
 
-def _agent(policy: str, *, deterministic: bool) -> Any:
-    """Return who acts: the scripted expert or a policy."""
+def _agent(policy: str, suite: Any, *, deterministic: bool) -> Any:
+    """Return who acts in a suite: the scripted expert or a policy."""
+    from vla_crl.contracts import check_fits
     from vla_crl.models.checkpoint import load_policy
     from vla_crl.rollout.agents import expert_agent, policy_agent
 
@@ -272,7 +275,9 @@ def _agent(policy: str, *, deterministic: bool) -> Any:
     known = catalog.list_policies()
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    return policy_agent(load_policy(policy), deterministic=deterministic)
+    loaded = load_policy(policy)
+    check_fits(loaded.embodiment, suite.embodiment, f"policy '{policy}' on suite '{suite.name}'")
+    return policy_agent(loaded, deterministic=deterministic)
 
 
 def _describe(name: str, find: Callable[[str], Path]) -> str:

@@ -59,8 +59,6 @@ POSE_STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right")
 ARM = Embodiment(action=POSE_ACTION, state=POSE_STATE, cameras=("agentview", "eye_in_hand"))
 """The arm of the tabletop suites and of LIBERO: one policy may run on all of them."""
 
-ACTION_DIM, STATE_DIM = len(POSE_ACTION), len(POSE_STATE)
-
 
 def check_fits(policy: Embodiment, suite: Embodiment, where: str) -> None:
     """Check that a policy knows the channels of a suite.

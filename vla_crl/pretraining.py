@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.config import check_seed, write_atomically
+from vla_crl.contracts import check_fits
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
@@ -19,7 +20,7 @@ from vla_crl.models.context import TokenizedObservation
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
-from vla_crl.progress import track
+from vla_crl.progress import console, track
 from vla_crl.rollout.agents import policy_agent
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
@@ -27,7 +28,7 @@ from vla_crl.rollout.demonstrations import (
     collect_demonstrations,
 )
 from vla_crl.rollout.evaluate import evaluate
-from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.simulation import NO_THING
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
@@ -40,7 +41,8 @@ class PretrainConfig:
     suite: str
     """Suite whose tasks, training and held-out, are demonstrated."""
     policy: str
-    """Preset that gives the architecture; its weights start at random."""
+    """Preset that gives the architecture; its weights start at random. Robot and things that it
+    does not name are the suite's."""
     supervised: SupervisedConfig
     """Optimisation."""
     num_episodes: int = 2000
@@ -96,12 +98,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     torch.set_num_threads(config.num_torch_threads)
     suite, started = find_suite(config.suite), perf_counter()
     torch.manual_seed(config.seed)
-    policy = build_policy(config.policy)
-    if policy.config.num_objects != len(suite.things):
-        raise ConfigError(
-            f"policy '{config.policy}': num_objects = {policy.config.num_objects}, but suite "
-            f"'{suite.name}' has {len(suite.things)} things"
-        )
+    policy = build_policy(config.policy, embodiment=suite.embodiment, things=suite.things)
     _check_before_work(config, suite, policy)
     demonstrations = collect_demonstrations(
         suite,
@@ -109,6 +106,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         seed=config.seed,
         perturbation=config.perturbation,
         variation=config.variation,
+        image_size=policy.config.image_size,
     )
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, suite, config)
@@ -126,7 +124,12 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     }
     save_policy(policy, output, card)  # before the evaluation, which may be interrupted
     agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(agent, suite, num_episodes=config.num_eval_episodes)
+    rows = evaluate(
+        agent,
+        suite,
+        num_episodes=config.num_eval_episodes,
+        image_size=policy.config.image_size,
+    )
     success = {row.task: row.successes / row.episodes for row in rows}
     card |= {
         "success_on_test_ids": success,
@@ -139,11 +142,10 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
 
 def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPolicy) -> None:
     """Refuse what would fail only after the demonstrations or after the training."""
+    check_fits(
+        policy.embodiment, suite.embodiment, f"policy '{config.policy}' for suite '{suite.name}'"
+    )
     policy.tokenizer.encode(_commands(suite) + _questions(suite))
-    sim = simulate(suite, 1)
-    sim.reset([0], tasks=[0], state_ids=[suite.train_ids[0]])
-    policy.tokenize(sim.observe())  # do the cameras fit?
-    sim.close()
     suite.require_states(num_eval_episodes=config.num_eval_episodes)
     if config.target_success is not None and config.num_check_episodes > len(suite.train_ids):
         raise ConfigError(
@@ -153,6 +155,13 @@ def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPoli
     for term in config.supervised.loss_weights:
         if term not in LOSS_TERMS:
             raise unknown_name("supervised.loss_weights", "loss term", term, LOSS_TERMS)
+    known = policy.config.things
+    if left_out := [thing for thing in suite.things if thing not in known]:
+        console.print(
+            f"policy '{config.policy}' knows other things: without grounding labels remain "
+            f"{', '.join(left_out)}",
+            soft_wrap=True,
+        )
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
@@ -192,7 +201,7 @@ def train_supervised(
         The number of updates; fewer than the recipe's where `target_success` was reached.
     """
     settings = config.supervised
-    trainer = SupervisedTrainer(policy, settings)
+    learner = SupervisedLearner(policy, settings)
     sampler = BatchSampler(policy, demonstrations, suite, config)
     generator = torch.Generator().manual_seed(config.seed)
     terms, sums = frozenset(settings.loss_weights), defaultdict(float)
@@ -201,7 +210,7 @@ def train_supervised(
     with track("pretraining", settings.num_updates) as progress:
         for update in range(1, settings.num_updates + 1):
             losses = policy.losses(sampler.draw(), terms=terms, generator=generator)
-            trainer.update(losses)
+            learner.update(losses)
             for name, loss in losses.items():
                 sums[name] += loss.item()
             progress.advance(1)
@@ -227,7 +236,13 @@ def _success_on_training_states(
 ) -> float:
     policy.eval()
     agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(agent, suite, num_episodes=config.num_check_episodes, states="train")
+    rows = evaluate(
+        agent,
+        suite,
+        num_episodes=config.num_check_episodes,
+        states="train",
+        image_size=policy.config.image_size,
+    )
     policy.train()
     return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 
@@ -250,12 +265,17 @@ class BatchSampler:
         suite: TaskSuite,
         config: PretrainConfig,
     ) -> None:
-        """Tokenise all sentences once."""
+        """Tokenise all sentences once, and look up the policy's things among the suite's."""
         self._data = demonstrations
         self._config = config
         self._rng = np.random.default_rng(config.seed)
         self._horizon = policy.config.action_horizon
         self._num_commands = len(_commands(suite))
+        # A thing that the suite does not have is not there.
+        self._columns = [
+            suite.things.index(thing) if thing in suite.things else NO_THING
+            for thing in policy.config.things
+        ]
         self._token_ids, self._word_mask = policy.tokenizer.encode(
             _commands(suite) + _questions(suite)
         )
@@ -265,7 +285,8 @@ class BatchSampler:
         data, rng = self._data, self._rng
         num = self._config.supervised.batch_size
         steps = rng.integers(len(data), size=num)
-        is_question = rng.random(num) < self._config.question_fraction
+        has_grounding = data.has_grounding[steps]
+        is_question = (rng.random(num) < self._config.question_fraction) & has_grounding
         is_there = data.object_visible[steps].any(axis=1)  # [B, things]
         asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
         question = np.stack([asked, np.full(num, NO_THING)], axis=1)
@@ -276,7 +297,9 @@ class BatchSampler:
         chunk = steps[:, None] + np.arange(self._horizon)
         end = data.episode_end[steps][:, None]
         rows = np.arange(num)[:, None]
-        uv, visible = data.object_uv[steps], data.object_visible[steps]
+        # One more column, the last, for NO_THING: it is never visible.
+        uv = np.pad(data.object_uv[steps], ((0, 0), (0, 0), (0, 1), (0, 0)))
+        visible = np.pad(data.object_visible[steps], ((0, 0), (0, 0), (0, 1)))
         return SupervisedBatch(
             observation=TokenizedObservation(
                 images=torch.from_numpy(data.images[steps]),
@@ -288,9 +311,8 @@ class BatchSampler:
             action_mask=torch.from_numpy(chunk < end),
             has_action=torch.from_numpy(~is_question),
             named_uv=torch.from_numpy(uv[rows, :, named]),
-            named_visible=torch.from_numpy(
-                visible[rows, :, named] & (named != NO_THING)[..., None]
-            ),
-            object_uv=torch.from_numpy(uv),
-            object_visible=torch.from_numpy(visible),
+            named_visible=torch.from_numpy(visible[rows, :, named]),
+            object_uv=torch.from_numpy(uv[:, :, self._columns]),
+            object_visible=torch.from_numpy(visible[:, :, self._columns]),
+            has_grounding=torch.from_numpy(has_grounding),
         )

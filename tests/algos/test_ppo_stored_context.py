@@ -8,11 +8,12 @@ import torch
 
 from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.continual.method import ContinualMethod, NoSettings
-from vla_crl.contracts import Observation
+from vla_crl.contracts import ARM, Observation
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import LoRAConfig, Site, add_lora
+from vla_crl.models.action_expert import ActionExpertConfig
+from vla_crl.models.adapters import add_lora
 from vla_crl.models.context import Insulation
-from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
@@ -25,11 +26,10 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def vla_policy(site: Site = "expert", insulation: Insulation = "full") -> VLAPolicy:
+def vla_policy(site: Site = "action_expert", insulation: Insulation = "full") -> VLAPolicy:
     """A real policy, very small, of which adapters and the value head are trained."""
     torch.manual_seed(0)
     backbone = BackboneConfig(
-        image_size=32,
         vision_width=32,
         num_vision_heads=2,
         vision_mlp_width=64,
@@ -41,9 +41,11 @@ def vla_policy(site: Site = "expert", insulation: Insulation = "full") -> VLAPol
     )
     policy = VLAPolicy(
         PolicyConfig(
+            embodiment=ARM,
+            image_size=32,
             vocabulary=("pick", "up", "the", "red", "cube"),
             backbone=backbone,
-            expert=ExpertConfig(width=32, num_heads=2, mlp_width=64),
+            action_expert=ActionExpertConfig(width=32, num_heads=2, mlp_width=64),
             insulation=insulation,
         )
     )

@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from vla_crl.algos.supervised import SupervisedConfig, SupervisedTrainer
+from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.errors import ConfigError
 
 
-def trainer(**settings) -> tuple[nn.Linear, SupervisedTrainer]:
+def learner(**settings) -> tuple[nn.Linear, SupervisedLearner]:
     model = nn.Linear(2, 1, bias=False)
     nn.init.ones_(model.weight)
     settings = {"num_updates": 12, "num_warmup_updates": 2, "learning_rate": 0.1} | settings
-    return model, SupervisedTrainer(model, SupervisedConfig(**settings))
+    return model, SupervisedLearner(model, SupervisedConfig(**settings))
 
 
 def test_learning_rate_warms_up_linearly_and_falls_along_half_a_cosine():
-    model, supervised = trainer()
+    model, supervised = learner()
     rates = []
     for _ in range(13):
         rates.append(supervised.learning_rate())
@@ -28,20 +28,20 @@ def test_learning_rate_warms_up_linearly_and_falls_along_half_a_cosine():
 
 
 def test_losses_are_weighted():
-    model, supervised = trainer(loss_weights={"flow": 2.0, "pointer": 3.0})
+    model, supervised = learner(loss_weights={"flow": 2.0, "pointer": 3.0})
     total = supervised.update({"flow": model.weight.sum(), "pointer": model.weight.sum()})
     assert total == pytest.approx(2.0 * 2.0 + 3.0 * 2.0)
 
 
 def test_gradients_are_clipped_to_the_norm():
-    model, supervised = trainer(max_grad_norm=0.5)
+    model, supervised = learner(max_grad_norm=0.5)
     supervised.update({"flow": 100.0 * model.weight.sum()})
     assert model.weight.grad is not None
     assert model.weight.grad.norm() == pytest.approx(0.5, rel=1e-3)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
-    model, supervised = trainer()
+    model, supervised = learner()
     with pytest.raises(FloatingPointError, match=r"update 0: loss is not finite \(flow nan\)"):
         supervised.update({"flow": torch.tensor(float("nan")) * model.weight.sum()})
     assert torch.equal(model.weight, torch.ones(1, 2))

@@ -15,8 +15,8 @@ from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainC
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -169,14 +169,14 @@ class UnfreezingMethod(ContinualMethod):
     """Trains what no checkpoint of a run holds."""
 
     def before_task(self, policy, task):
-        dict(policy.named_parameters())["expert.norm.weight"].requires_grad_(True)
+        dict(policy.named_parameters())["action_expert.norm.weight"].requires_grad_(True)
 
 
 class MergingMethod(ContinualMethod):
     """Changes what no checkpoint of a run holds."""
 
     def after_task(self, policy, task, collect):
-        dict(policy.named_parameters())["expert.norm.weight"].data += 1.0
+        dict(policy.named_parameters())["action_expert.norm.weight"].data += 1.0
 
 
 class CountingMethod(ContinualMethod):
@@ -191,7 +191,7 @@ class CountingMethod(ContinualMethod):
     [
         (
             UnfreezingMethod, ConfigError,
-            "UnfreezingMethod': before_task: 'expert.norm.weight' is trainable, but checkpoints",
+            "UnfreezingMethod': before_task: 'action_expert.norm.weight' is trainable, but check",
         ),
         (CountingMethod, ConfigError, r"state_dict\(\)\['count'\] is a int, expected a tensor"),
         (MergingMethod, CheckpointError, "stage_1: weights outside of adapters and value head hav"),
@@ -264,12 +264,14 @@ def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, 
     assert max(row["ratio_error"] for row in run.read_metrics()) < 5e-5
     before, after = (load_file(run.checkpoint(stage) / "adapter.safetensors") for stage in (0, 1))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {name.split(".")[0] for name in changed} == {"backbone", "expert", "value_head"}
+    assert {name.split(".")[0] for name in changed} == {"backbone", "action_expert", "value_head"}
     load_policy(str(run.checkpoint(1)))
 
 
 def test_insulation_of_nothing_is_refused(config):
-    with pytest.raises(ConfigError, match="insulation is 0.5, but with lora.site = 'expert' noth"):
+    with pytest.raises(
+        ConfigError, match="insulation is 0.5, but with lora.site = 'action_expert' noth"
+    ):
         dataclasses.replace(config, insulation=0.5)
     with pytest.raises(ConfigError, match="insulation = 1.5, expected 'full', 'none' or a number"):
         dataclasses.replace(config, insulation=1.5)
@@ -294,6 +296,13 @@ def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
     wilder = dataclasses.replace(config, exploration=exploration)
     flow = Trainer(wilder, RunDirectory(tmp_path / "h")).policy.config.flow
     assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
+
+
+def test_a_policy_of_another_robot_is_refused(config, tmp_path):
+    other = dataclasses.replace(config, policy="tiny_metaworld")
+    message = r"policy 'tiny_metaworld' on suite 'tabletop_object': cameras\[1\] of the suite is"
+    with pytest.raises(ConfigError, match=message):
+        Trainer(other, RunDirectory(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

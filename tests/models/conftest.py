@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from vla_crl.contracts import Observation
-from vla_crl.models.expert import ExpertConfig
+from vla_crl.contracts import ARM, Observation
+from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.token_heads import SupervisedBatch
 from vla_crl.models.vlm import BackboneConfig
 
 BACKBONE = BackboneConfig(
-    image_size=32,
     patch_size=8,
     vision_width=12,
     num_vision_heads=2,
@@ -27,11 +26,13 @@ BACKBONE = BackboneConfig(
     initializer_range=0.3,
 )
 CONFIG = PolicyConfig(
+    embodiment=ARM,
+    image_size=32,
     vocabulary=("pick", "up", "the", "red", "blue", "cube", "where", "is"),
     max_words=6,
     backbone=BACKBONE,
-    expert=ExpertConfig(width=12, num_heads=2, mlp_width=16),
-    num_objects=3,
+    action_expert=ActionExpertConfig(width=12, num_heads=2, mlp_width=16),
+    things=("red cube", "blue cube", "cup"),
     value_width=8,
 )
 PolicyFactory = Callable[..., VLAPolicy]
@@ -79,6 +80,7 @@ def batch(policy: VLAPolicy, observation: Observation) -> SupervisedBatch:
         named_visible=torch.rand(4, 2, 2, generator=generator) < 0.7,
         object_uv=torch.rand(4, 2, 3, 2, generator=generator),
         object_visible=torch.rand(4, 2, 3, generator=generator) < 0.7,
+        has_grounding=torch.ones(4, dtype=torch.bool),
     )
 
 

@@ -3,7 +3,6 @@ import torch
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.adapters import (
-    LoRAConfig,
     adapter_disabled,
     adapter_state_dict,
     add_lora,
@@ -12,8 +11,9 @@ from vla_crl.models.adapters import (
     train_only,
     trainable_parameters,
 )
+from vla_crl.models.lora import LoRAConfig
 
-SITES = ["expert", "backbone", "both"]
+SITES = ["action_expert", "backbone", "both"]
 
 
 def outputs(policy, observation):
@@ -57,9 +57,9 @@ def test_disabling_keeps_what_is_trainable_even_after_an_error(policy):
 @pytest.mark.parametrize(
     ("site", "groups"),
     [
-        ("expert", {"expert", "value"}),
+        ("action_expert", {"action_expert", "value"}),
         ("backbone", {"backbone", "value"}),
-        ("both", {"backbone", "expert", "value"}),
+        ("both", {"backbone", "action_expert", "value"}),
     ],
 )
 def test_only_adapters_and_value_head_are_trainable(policy, site, groups):
@@ -69,18 +69,18 @@ def test_only_adapters_and_value_head_are_trainable(policy, site, groups):
         assert parameter.requires_grad == ("lora_" in name or name.startswith("value_head."))
 
 
-def test_every_linear_layer_of_the_expert_has_an_adapter(policy):
-    add_lora(policy, LoRAConfig(site="expert"))
+def test_every_linear_layer_of_the_action_expert_has_an_adapter(policy):
+    add_lora(policy, LoRAConfig(site="action_expert"))
     plain = [
         name
-        for name, module in policy.expert.named_modules()
+        for name, module in policy.action_expert.named_modules()
         if type(module) is torch.nn.Linear and "lora_" not in name and "base_layer" not in name
     ]
     assert plain == []
 
 
-def test_every_adapter_on_the_expert_receives_a_gradient_from_ppo(policy, observation):
-    add_lora(policy, LoRAConfig(rank=2, site="expert"))
+def test_every_adapter_on_the_action_expert_receives_a_gradient_from_ppo(policy, observation):
+    add_lora(policy, LoRAConfig(rank=2, site="action_expert"))
     randomize_adapters(policy)
     with torch.no_grad():
         context = policy.encode(observation)
@@ -114,7 +114,7 @@ def test_adapter_state_moves_to_another_copy_of_the_base(make_policy, observatio
 def test_adapter_state_of_another_site_is_refused(make_policy):
     source, target = make_policy(), make_policy()
     add_lora(source, LoRAConfig(site="backbone"))
-    add_lora(target, LoRAConfig(site="expert"))
+    add_lora(target, LoRAConfig(site="action_expert"))
     with pytest.raises(SpecError, match="tensors do not match the policy's, first '.*lora_A"):
         load_adapter_state_dict(target, adapter_state_dict(source))
 
@@ -143,13 +143,13 @@ def test_backbone_adapters_under_full_insulation_need_a_token_loss(policy, site)
     check_loss_paths(policy, 0.5)
 
 
-def test_expert_adapters_have_a_loss_path_under_full_insulation(policy):
-    add_lora(policy, LoRAConfig(site="expert"))
+def test_action_expert_adapters_have_a_loss_path_under_full_insulation(policy):
+    add_lora(policy, LoRAConfig(site="action_expert"))
     check_loss_paths(policy, "full")
 
 
 def test_trainable_token_heads_need_a_token_loss(policy):
-    train_only(policy, "expert", "heads")
+    train_only(policy, "action_expert", "heads")
     with pytest.raises(ConfigError, match="no token loss is trained"):
         check_loss_paths(policy, "none")
 
@@ -162,7 +162,7 @@ def test_nothing_trainable_is_refused(policy):
 
 def test_every_parameter_belongs_to_a_group(policy):
     groups = trainable_parameters(policy)
-    assert groups.keys() == {"backbone", "heads", "expert", "value"}
+    assert groups.keys() == {"backbone", "heads", "action_expert", "value"}
     assert sum(len(group) for group in groups.values()) == len(list(policy.parameters()))
 
 

@@ -93,10 +93,11 @@ def test_image_tokens_are_ordered_row_by_row_from_the_top_left(make_policy):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 60}, "image_size by patch_size must divide evenly, got 60 by 8"),
-        ({"pixel_shuffle": 3}, "patches per side by pixel_shuffle must divide evenly, got 8 by 3"),
+        ({"patch_size": 0}, "patch_size = 0, expected at least 1"),
+        ({"pixel_shuffle": 0}, "pixel_shuffle = 0, expected at least 1"),
         ({"num_kv_heads": 3}, "num_heads by num_kv_heads must divide evenly, got 4 by 3"),
-        ({"num_layers": 0}, "needs num_layers >= 1"),
+        ({"num_layers": 0}, "num_layers = 0, expected at least 1"),
+        ({"num_vision_layers": -1}, "num_vision_layers = -1, expected at least 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(settings, message):

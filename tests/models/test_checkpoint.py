@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from vla_crl.catalog import policy_path
+from vla_crl.contracts import ARM
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
     POLICY_FILE,
@@ -18,6 +19,7 @@ from vla_crl.models.checkpoint import (
     save_adapter,
     save_policy,
 )
+from vla_crl.models.lora import LoRAConfig
 
 
 def actions(policy, observation) -> torch.Tensor:
@@ -74,7 +76,7 @@ def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):
 
 
 def test_preset_builds_a_policy_with_random_weights():
-    policy = build_policy("tiny")
+    policy = build_policy("tiny", embodiment=ARM)
     assert 1_000_000 < sum(p.numel() for p in policy.parameters()) < 2_000_000
 
 
@@ -154,13 +156,22 @@ def test_weights_of_another_size_are_refused(make_policy, tmp_path):
 def test_other_format_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     edit_record(tmp_path, format=99)
-    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+    with pytest.raises(CheckpointError, match="format 99, expected 2; no other is read. Make the"):
+        load_policy(tmp_path)
+
+
+def test_adapters_of_another_format_are_refused(policy, tmp_path):
+    add_lora(policy, LoRAConfig(rank=2))
+    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+    path = tmp_path / "adapter.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(CheckpointError, match="adapter.json: format 1, expected 2"):
         load_policy(tmp_path)
 
 
 def test_record_without_a_part_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
-    (tmp_path / POLICY_FILE).write_text('{"format": 1, "config": {}}')
+    (tmp_path / POLICY_FILE).write_text('{"format": 2, "config": {}}')
     with pytest.raises(CheckpointError, match=r"\['lora', 'card'\] missing; copy the whole"):
         load_policy(tmp_path)
 
@@ -175,9 +186,9 @@ def test_unknown_setting_in_the_record_is_named(policy, tmp_path):
 def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
-    add_lora(other, LoRAConfig(site="expert"))
+    add_lora(other, LoRAConfig(site="action_expert"))
     save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
-    with pytest.raises(CheckpointError, match="does not fit the policy.*site='expert'"):
+    with pytest.raises(CheckpointError, match="does not fit the policy.*site='action_expert'"):
         load_adapter(other, tmp_path)
 
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.context import Context
-from vla_crl.models.expert import ExpertConfig
 from vla_crl.models.heads import flow
-from vla_crl.models.policy import FlowConfig, PolicyConfig
+from vla_crl.models.heads.flow import FlowConfig
+from vla_crl.models.policy import PolicyConfig
 from vla_crl.models.token_heads import LOSS_TERMS
 
 
@@ -52,11 +53,11 @@ def test_without_insulation_the_flow_loss_reaches_every_backbone_layer(make_poli
             assert (grad != 0).any().item() != is_unread, name
 
 
-def test_expert_gradient_is_the_same_with_and_without_insulation(make_policy, batch):
+def test_action_expert_gradient_is_the_same_with_and_without_insulation(make_policy, batch):
     insulated = flow_gradients(make_policy(insulation="full"), batch)
     joint = flow_gradients(make_policy(insulation="none"), batch)
     for name, grad in insulated.items():
-        if name.startswith("expert."):
+        if name.startswith("action_expert."):
             assert torch.equal(grad, joint[name]), name
 
 
@@ -186,7 +187,7 @@ def test_several_flow_draws_average_the_single_ones(make_policy, batch, observat
     for draw in range(3):
         t = times[:, draw : draw + 1]
         x = flow.interpolate(batch.action_chunk[:, None], noise[:, draw : draw + 1], t)
-        prediction = policy.expert(context, x, t)
+        prediction = policy.action_expert(context, x, t)
         singles.append(flow.flow_loss(prediction, batch.action_chunk, t, mask))
     torch.testing.assert_close(together, torch.stack(singles).mean())
 
@@ -239,11 +240,17 @@ def test_unknown_loss_term_is_an_error_with_the_nearest_name(policy, batch):
         policy.losses(batch, terms=frozenset({"flows"}))
 
 
-def test_images_of_other_cameras_or_another_size_are_refused(policy, observation):
-    with pytest.raises(SpecError, match="images: got 1 cameras, expected 2: agentview, eye_in"):
-        policy.encode(replace(observation, images=observation.images[:, :1]))
-    with pytest.raises(SpecError, match=r"images: got \(4, 2, 16, 32, 3\).*\(2, 32, 32, 3\)"):
-        policy.encode(replace(observation, images=observation.images[:, :, :16]))
+def test_images_of_another_size_are_refused(policy, observation):
+    wrong = replace(observation, images=observation.images[:, :, :16, :16])
+    message = r"images: got \(4, 2, 16, 16, 3\), the policy expects 2 cameras \(agentview, eye_in_"
+    with pytest.raises(SpecError, match=message + r"hand\) of 32 x 32 pixels.* image_size = 32"):
+        policy.encode(wrong)
+
+
+def test_another_number_of_cameras_is_refused(policy, observation):
+    wrong = replace(observation, images=observation.images[:, :1])
+    with pytest.raises(SpecError, match="got 1 cameras, expected 2: agentview, eye_in_hand"):
+        policy.encode(wrong)
 
 
 def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observation):
@@ -261,6 +268,9 @@ def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observati
         ({"execution_horizon": 9}, "execution_horizon = 9 must be from 1 to action_horizon = 8"),
         ({"action_horizon": 7}, "action_horizon = 7 must be a multiple of"),
         ({"vocabulary": ()}, "vocabulary has 0 words; a backbone with random weights needs some"),
+        ({"things": ("cup", "cup")}, r"things are \['cup', 'cup'\], expected each once"),
+        ({"image_size": 60}, r"image_size = 60, expected a multiple of 16 .*, e\.g\. 48 or 64"),
+        ({"image_size": 8}, r"image_size = 8, expected a multiple of 16 .*, e\.g\. 16$"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
@@ -268,10 +278,12 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         PolicyConfig(**{"vocabulary": ("pick",)} | settings)
 
 
-def test_an_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
-    message = "expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
+def test_an_action_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
+    message = (
+        "action_expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
+    )
     with pytest.raises(ConfigError, match=message):
-        make_policy(expert=ExpertConfig(num_heads=3))
+        make_policy(action_expert=ActionExpertConfig(num_heads=3))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +318,7 @@ def test_exploration_without_noise_is_refused(policy):
 
 
 @pytest.mark.parametrize(
-    "name", ["max_words", "num_action_bins", "num_position_bins", "num_objects", "value_width"]
+    "name", ["image_size", "max_words", "num_action_bins", "num_position_bins", "value_width"]
 )
 def test_a_size_below_one_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} = 0, expected at least 1"):

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from vla_crl.config import load_toml
-from vla_crl.contracts import Observation
+from vla_crl.contracts import ARM, Observation
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.models.adapters import LoRAConfig, add_lora, trainable_parameters
+from vla_crl.models.action_expert import ActionExpertConfig
+from vla_crl.models.adapters import add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
-from vla_crl.models.expert import ExpertConfig
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig
 from vla_crl.models.vlm import BackboneConfig, ImageTransform
@@ -24,10 +25,12 @@ from vla_crl.testing.check_policy import check_policy
 
 FAMILIES = ["smolvlm", "idefics3", "paligemma", "llava", "internvl"]
 CONFIG = PolicyConfig(
+    embodiment=ARM,
+    image_size=48,
     max_words=20,
-    backbone=PretrainedBackboneConfig(source="?", image_size=48),
-    expert=ExpertConfig(width=12, num_heads=4, mlp_width=16),
-    num_objects=3,
+    backbone=PretrainedBackboneConfig(source="?"),
+    action_expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16),
+    things=("red cube", "blue cube", "cup"),
     value_width=8,
 )
 
@@ -81,7 +84,7 @@ def test_image_tokens_are_those_of_transformers(source):
 
 
 def test_image_tokens_are_ordered_row_by_row_from_the_top_left(source):
-    policy = policy_from(source, image_size=32)
+    policy = policy_from(source)
     side = policy.backbone.sizes.tokens_per_side
     dark = np.zeros((1, 2, 32, 32, 3), dtype=np.uint8)
     tokens = policy.backbone.embed_images(torch.from_numpy(dark))
@@ -143,7 +146,7 @@ def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
     trace = policy.act(context.detach(), deterministic=False).trace
     policy.evaluate_actions(context, trace)[0].sum().backward()
     groups = trainable_parameters(policy)
-    for group in ("backbone", "expert"):
+    for group in ("backbone", "action_expert"):
         assert groups[group]
         assert all(parameter.grad is not None for parameter in groups[group])
 
@@ -178,16 +181,16 @@ def test_a_preset_needs_nothing_but_the_source(save_vlm, seen, tmp_path):
     preset = tmp_path / "mine.toml"
     source = save_vlm("smolvlm")
     preset.write_text(
-        f'max_words = 20\n[backbone]\nsource = "{source}"\nimage_size = 48\n'
-        "[expert]\nnum_heads = 4\n"
+        f'max_words = 20\nimage_size = 48\n[backbone]\nsource = "{source}"\n'
+        "[action_expert]\nnum_heads = 4\n"
     )
-    check_policy(build_policy(preset).eval(), seen)
+    check_policy(build_policy(preset, embodiment=ARM).eval(), seen)
 
 
 def test_a_backbone_table_without_source_has_sizes(tmp_path):
     preset = tmp_path / "mine.toml"
-    preset.write_text('vocabulary = ["pick"]\n[backbone]\nimage_size = 32\n')
-    assert load_toml(PolicyConfig, preset).backbone == BackboneConfig(image_size=32)
+    preset.write_text('vocabulary = ["pick"]\n[backbone]\nwidth = 64\n')
+    assert load_toml(PolicyConfig, preset).backbone == BackboneConfig(width=64)
 
 
 def test_an_unknown_key_of_a_pretrained_backbone_names_the_nearest(tmp_path):
@@ -371,10 +374,9 @@ def test_images_without_a_fixed_size_or_known_filter_are_refused(save_vlm):
         policy_from(source)
 
 
-@pytest.mark.parametrize("settings", [{"num_cameras": 0}, {"image_size": 0}, {"num_layers": 0}])
-def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(ConfigError, match="needs num_cameras, image_size and num_layers >= 1"):
-        PretrainedBackboneConfig(source="x", **settings)
+def test_no_text_layer_is_refused():
+    with pytest.raises(ConfigError, match="num_layers = 0, expected at least 1"):
+        PretrainedBackboneConfig(source="x", num_layers=0)
 
 
 def test_a_vocabulary_beside_a_source_is_refused():

@@ -68,6 +68,7 @@ def test_presence_label_marks_the_token_that_holds_the_object(batch):
         batch,
         object_uv=torch.tensor([0.75, 0.25]).reshape(1, 1, 1, 2),
         object_visible=torch.ones(1, 1, 1, dtype=torch.bool),
+        has_grounding=torch.ones(1, dtype=torch.bool),
     )
     with torch.no_grad():
         grounding.presence.weight.fill_(1.0)
@@ -87,6 +88,7 @@ def test_offset_is_measured_from_the_centre_of_the_holding_token(batch):
         batch,
         object_uv=torch.tensor([0.25, 0.9]).reshape(1, 1, 1, 2),
         object_visible=torch.ones(1, 1, 1, dtype=torch.bool),
+        has_grounding=torch.ones(1, dtype=torch.bool),
     )
     with torch.no_grad():
         grounding.offset.weight.copy_(torch.tensor([[0.0], [1.0]]))
@@ -96,6 +98,59 @@ def test_offset_is_measured_from_the_centre_of_the_holding_token(batch):
     assert grounding.offset_loss(tokens, labels).item() == pytest.approx(0.0, abs=1e-6)
     tokens[:, :, 2] = 0.5
     assert grounding.offset_loss(tokens, labels).item() == pytest.approx(0.02, abs=1e-6)
+
+
+def grounding_losses(batch) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    heads, grounding = make_token_heads(), GroundingHeads(16, 2, 3)
+    hidden, image_tokens = torch.randn(4, 16), torch.randn(4, 2, 4, 16)
+    return [
+        heads.answer_loss(hidden, batch),
+        grounding.presence_loss(image_tokens, batch),
+        grounding.offset_loss(image_tokens, batch),
+        grounding.pointer_loss(image_tokens, batch),
+        grounding.named_offset_loss(image_tokens, batch),
+    ]
+
+
+def test_rows_without_grounding_teach_nothing_about_where_things_are(batch):
+    has_grounding = torch.tensor([True, False, True, False])
+    before = grounding_losses(replace(batch, has_grounding=has_grounding))
+    scribbled = replace(
+        batch,
+        has_grounding=has_grounding,
+        named_uv=torch.where(has_grounding[:, None, None, None], batch.named_uv, 0.9),
+        named_visible=batch.named_visible | ~has_grounding[:, None, None],
+        object_uv=torch.where(has_grounding[:, None, None, None], batch.object_uv, 0.9),
+        object_visible=batch.object_visible & has_grounding[:, None, None],
+    )
+    assert all(map(torch.equal, before, grounding_losses(scribbled)))
+    assert not any(map(torch.equal, before, grounding_losses(batch)))
+
+
+def test_presence_is_the_mean_over_the_rows_with_grounding(batch):
+    torch.manual_seed(0)
+    grounding, tokens = GroundingHeads(16, 2, 3), torch.randn(4, 2, 4, 16)
+    known = replace(batch, has_grounding=torch.tensor([True, False, True, False]))
+    rows = torch.tensor([0, 2])
+    torch.testing.assert_close(
+        grounding.presence_loss(tokens, known), grounding.presence_loss(tokens[rows], known[rows])
+    )
+
+
+def test_a_batch_without_any_grounding_has_losses_of_zero(batch):
+    nothing = replace(batch, has_grounding=torch.zeros(4, dtype=torch.bool))
+    assert [loss.item() for loss in grounding_losses(nothing)] == [0.0] * 5
+
+
+def test_heads_without_objects_have_losses_of_zero(batch):
+    grounding, tokens = GroundingHeads(16, 2, 0), torch.randn(4, 2, 4, 16)
+    empty = replace(
+        batch, object_uv=batch.object_uv[:, :, :0], object_visible=batch.object_visible[:, :, :0]
+    )
+    for loss in (grounding.presence_loss(tokens, empty), grounding.offset_loss(tokens, empty)):
+        loss.backward()
+        assert loss.item() == 0.0
 
 
 def test_loss_without_any_valid_label_is_zero():

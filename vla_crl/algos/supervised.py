@@ -57,7 +57,7 @@ class SupervisedConfig:
             raise ConfigError("loss_weights must name at least one loss, each with a weight > 0")
 
 
-class SupervisedTrainer:
+class SupervisedLearner:
     """Applies one update per call; the caller computes the losses."""
 
     def __init__(self, model: nn.Module, config: SupervisedConfig) -> None:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numba import njit
 
 from vla_crl.bench.render import LEFT_OUT
-from vla_crl.contracts import ACTION_DIM, STATE_DIM
+from vla_crl.contracts import ARM
 from vla_crl.sim.gymnasium_envs import STATE_BOUND
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.native.kernel.controller import JOINTS, command
@@ -72,7 +72,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episode_steps = 0
         self.num_control_steps = 0
         """Control steps taken since the environment was built."""
-        self.action_space = spaces.Box(-1.0, 1.0, (ACTION_DIM,))
+        self.action_space = spaces.Box(-1.0, 1.0, (len(ARM.action),))
         observed: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-STATE_BOUND, STATE_BOUND)}
         if image_size:
             shape = (len(loaded.embodiment.cameras), image_size, image_size, 3)
@@ -127,7 +127,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         mujoco.mj_camlight(self._model, self._data)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        state = np.empty(STATE_DIM, np.float32)
+        state = np.empty(len(ARM.state), np.float32)
         state[:3], state[6:] = self._grip, self._data.qpos[self._fingers]
         quat = np.empty(4)
         mujoco.mju_mat2Quat(quat, self._grip_mat)

@@ -10,8 +10,9 @@ from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.algos.protocols import Rollout
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.continual.method import make_method
-from vla_crl.contracts import STATE_DIM, Observation
-from vla_crl.models.adapters import LoRAConfig, add_lora
+from vla_crl.contracts import ARM, Observation
+from vla_crl.models.adapters import add_lora
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 
@@ -23,7 +24,7 @@ def bench_update(
 ) -> list[BenchRecord]:
     """Measure PPO updates of one policy on one rollout, with contexts stored and recomputed.
 
-    The policy has the default sizes and random weights; adapters on its expert are trained.
+    The policy has the default sizes and random weights; adapters on its action expert are trained.
     The peer runs the frozen backbone without gradients, which is the cheapest way to recompute.
 
     Args:
@@ -35,7 +36,7 @@ def bench_update(
     Returns:
         One record in samples (chunks times epochs) per second.
     """
-    policy = VLAPolicy(PolicyConfig(vocabulary=tuple(INSTRUCTION.split())))
+    policy = VLAPolicy(PolicyConfig(embodiment=ARM, vocabulary=tuple(INSTRUCTION.split())))
     add_lora(policy, LoRAConfig())
     observations = _random_observations(policy, num_steps * num_slots)
     stored = _collect(policy, observations, num_steps, num_slots, keep_observations=False)
@@ -65,11 +66,11 @@ def bench_update(
 
 
 def _random_observations(policy: VLAPolicy, num_observations: int) -> Observation:
-    random, config = np.random.default_rng(0), policy.config.backbone
-    shape = (num_observations, config.num_cameras, config.image_size, config.image_size, 3)
+    random, size = np.random.default_rng(0), policy.config.image_size
+    shape = (num_observations, len(ARM.cameras), size, size, 3)
     return Observation(
         random.integers(0, 256, shape, dtype=np.uint8),
-        random.normal(size=(num_observations, STATE_DIM)).astype(np.float32),
+        random.normal(size=(num_observations, len(ARM.state))).astype(np.float32),
         (INSTRUCTION,) * num_observations,
     )
 

@@ -7,9 +7,9 @@ from vla_crl.algos.ppo import PPOConfig
 from vla_crl.config import check_seed
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import LoRAConfig
 from vla_crl.models.context import Insulation, check_insulation
-from vla_crl.models.policy import StochasticStep
+from vla_crl.models.heads.flow import StochasticStep
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
@@ -95,10 +95,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
         check_seed(self.seed)
         check_insulation(self.insulation)
-        if self.insulation != "full" and self.lora.site == "expert":
+        if self.insulation != "full" and self.lora.site == "action_expert":
             raise ConfigError(
-                f"insulation is {self.insulation!r}, but with lora.site = 'expert' nothing of the "
-                "backbone is trained; choose the site 'backbone' or 'both', or insulation 'full'"
+                f"insulation is {self.insulation!r}, but with lora.site = 'action_expert' "
+                "nothing of the backbone is trained; choose the site 'backbone' or 'both', or "
+                "insulation 'full'"
             )
         if self.tasks == ():
             raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")

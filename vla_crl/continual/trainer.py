@@ -14,6 +14,7 @@ from vla_crl.algos.protocols import Rollout
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
+from vla_crl.contracts import check_fits
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import (
     add_lora,
@@ -70,6 +71,8 @@ class Trainer:
         )
         simulate(self.suite, 1, variation=config.variation).close()  # does the variation fit?
         self.policy = load_policy(config.policy)
+        where = f"policy '{config.policy}' on suite '{config.suite}'"
+        check_fits(self.policy.embodiment, self.suite.embodiment, where)
         self.policy.set_exploration(
             config.exploration.noise_level, config.exploration.stochastic_step
         )

@@ -1,9 +1,8 @@
-"""LoRA adapters on the expert and the backbone, and which parameters are trained."""
+"""LoRA adapters on the action expert and the backbone, and which parameters are trained."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,44 +10,23 @@ from torch.nn import Parameter
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.context import Insulation
+from vla_crl.models.lora import LoRAConfig, Site
+from vla_crl.models.policy import VLAPolicy
 
-if TYPE_CHECKING:
-    from vla_crl.models.policy import VLAPolicy
-
-Group = Literal["backbone", "heads", "expert", "value"]
-Site = Literal["expert", "backbone", "both"]
+Group = Literal["backbone", "heads", "action_expert", "value"]
 
 _GROUP_OF_MODULE: dict[str, Group] = {
     "backbone": "backbone",
     "state_in": "backbone",
     "token_heads": "heads",
     "grounding": "heads",
-    "expert": "expert",
+    "action_expert": "action_expert",
     "value_head": "value",
 }
 _ADAPTER_NAME = "default"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
-    """Low-rank adapters, arXiv 2106.09685: W + (alpha / rank) B A with B = 0 at the start."""
-
-    rank: int = 8
-    """Rank of every adapter."""
-    alpha: int = 16
-    """Scale; the update is multiplied by alpha / rank."""
-    site: Site = "expert"
-    """Whose linear layers get an adapter; of the backbone those that the expert reads from."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.rank < 1 or self.alpha < 1:
-            raise ConfigError(
-                f"LoRA: rank and alpha must be >= 1, got {self.rank} and {self.alpha}"
-            )
-
-
-def add_lora(policy: "VLAPolicy", config: LoRAConfig) -> None:
+def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
     """Insert adapters that leave the policy's output unchanged, and freeze the base.
 
     Afterwards the adapters and the value head are trainable, nothing else. Only the
@@ -77,7 +55,7 @@ def add_lora(policy: "VLAPolicy", config: LoRAConfig) -> None:
 
 
 @contextmanager
-def adapter_disabled(policy: "VLAPolicy") -> Iterator[None]:
+def adapter_disabled(policy: VLAPolicy) -> Iterator[None]:
     """Run the base policy inside the block, bit for bit as before `add_lora`."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -95,12 +73,12 @@ def adapter_disabled(policy: "VLAPolicy") -> Iterator[None]:
             parameter.requires_grad_(trainable[name])
 
 
-def adapter_state_dict(policy: "VLAPolicy") -> dict[str, Tensor]:
+def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
     """Return the adapters and the value head: all that changes in PPO with LoRA."""
     return {name: tensor for name, tensor in policy.state_dict().items() if _is_saved(name)}
 
 
-def check_only_adapters_train(policy: "VLAPolicy", where: str) -> None:
+def check_only_adapters_train(policy: VLAPolicy, where: str) -> None:
     """Fail before training if what is trained would not be in the checkpoints of a run.
 
     Args:
@@ -118,7 +96,7 @@ def check_only_adapters_train(policy: "VLAPolicy", where: str) -> None:
             )
 
 
-def load_adapter_state_dict(policy: "VLAPolicy", tensors: dict[str, Tensor]) -> None:
+def load_adapter_state_dict(policy: VLAPolicy, tensors: dict[str, Tensor]) -> None:
     """Write what `adapter_state_dict` returned into a policy with the same adapters.
 
     Raises:
@@ -140,13 +118,13 @@ def load_adapter_state_dict(policy: "VLAPolicy", tensors: dict[str, Tensor]) -> 
         own[name].copy_(tensor)
 
 
-def train_only(policy: "VLAPolicy", *groups: Group) -> None:
+def train_only(policy: VLAPolicy, *groups: Group) -> None:
     """Make all base parameters of these groups trainable and freeze the others."""
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(_group_of(name) in groups)
 
 
-def trainable_parameters(policy: "VLAPolicy") -> dict[Group, list[Parameter]]:
+def trainable_parameters(policy: VLAPolicy) -> dict[Group, list[Parameter]]:
     """Return the trainable parameters by group, without empty groups."""
     groups: dict[Group, list[Parameter]] = {}
     for name, parameter in policy.named_parameters():
@@ -156,7 +134,7 @@ def trainable_parameters(policy: "VLAPolicy") -> dict[Group, list[Parameter]]:
 
 
 def check_loss_paths(
-    policy: "VLAPolicy", insulation: Insulation, *, has_token_losses: bool = False
+    policy: VLAPolicy, insulation: Insulation, *, has_token_losses: bool = False
 ) -> None:
     """Fail before training if a trainable group would never receive a gradient.
 
@@ -183,19 +161,19 @@ def check_loss_paths(
         raise ConfigError(
             "backbone parameters are trainable, but no gradient reaches them: the flow's stops at "
             "the context (insulation = 'full') and no token loss is trained; use LoRA site "
-            "'expert', or insulation 'none' or a number in (0, 1)"
+            "'action_expert', or insulation 'none' or a number in (0, 1)"
         )
 
 
-def _linear_layers(policy: "VLAPolicy", site: Site) -> list[str]:
+def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
     """Return the names of the layers at a site that the action expert's output depends on.
 
     Of the backbone these are the layers behind the context. The last text layer's queries and MLP,
     for one, reach neither keys nor values, and an adapter there would never get a gradient.
     """
     layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
-    names = [name for name in layers if name.startswith("expert.") and site != "backbone"]
-    if site != "expert":
+    names = [name for name in layers if name.startswith("action_expert.") and site != "backbone"]
+    if site != "action_expert":
         backbone = [name for name in layers if name.startswith("backbone.")]
         weights = [layers[name].weight.requires_grad_() for name in backbone]
         with torch.enable_grad():

@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         self.model = vlm.model
         self.sizes = self._measure()
         # Where in which camera a token comes from. Rotary positions only shape attention; the
-        # expert reads values, and those must say where the named object is.
+        # action expert reads values, and those must say where the named object is.
         position = torch.randn(num_cameras, self.sizes.tokens_per_side**2, self.sizes.width)
         # What a pretrained model knows of its tokens is not to be disturbed.
         scale = 0.0 if vlm.is_pretrained else IMAGE_POSITION_SCALE
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         """Run prefix and query tokens through the text model.
 
         Prefix tokens see all valid prefix tokens; a query token sees them and itself. Nothing
-        sees a query, so queries change neither the context nor the expert.
+        sees a query, so queries change neither the context nor the chunk of actions.
 
         Args:
             prefix: [B, L, width] embeddings; the last one is the state token and always valid.

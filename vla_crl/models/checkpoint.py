@@ -9,7 +9,8 @@ with `adapter.json`, which names its base policy, and `adapter.safetensors`. A r
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from torch import Tensor
 
 from vla_crl.catalog import list_policies, policy_path
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
+from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import (
-    LoRAConfig,
     adapter_state_dict,
     add_lora,
     load_adapter_state_dict,
 )
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 
-FORMAT = 1
+FORMAT = 2
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
 VLM_FOLDER = "vlm"
 ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
@@ -54,14 +56,26 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
     save_json(record, directory / POLICY_FILE)
 
 
-def build_policy(preset: str | Path) -> VLAPolicy:
+def build_policy(
+    preset: str | Path, *, embodiment: Embodiment | None = None, things: Sequence[str] = ()
+) -> VLAPolicy:
     """Build the architecture of a preset with random weights, a pretrained backbone's excepted.
+
+    Args:
+        preset: Name or file.
+        embodiment: Of the suite to be learnt, for a preset that names none.
+        things: Likewise.
 
     Raises:
         ConfigError: There is no such preset, or its parts do not fit together.
     """
     path = policy_path(str(preset))
     config = load_toml(PolicyConfig, path)
+    config = replace(
+        config,
+        embodiment=config.embodiment or embodiment,
+        things=config.things or tuple(things),
+    )
     try:
         return VLAPolicy(config)
     except ConfigError as error:
@@ -252,7 +266,8 @@ def _read_record(path: Path, *keys: str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         came = record.get("format") if isinstance(record, dict) else type(record).__name__
         raise CheckpointError(
-            f"{path}: format {came}, expected {FORMAT}; save it again with this version"
+            f"{path}: format {came}, expected {FORMAT}; no other is read. Make the checkpoint "
+            "again (vla-crl pretrain or train), or use the version that wrote it"
         )
     if missing := [key for key in keys if key not in record]:
         raise CheckpointError(f"{path}: {missing} missing; copy the whole checkpoint again")

@@ -43,7 +43,7 @@ class TokenizedObservation(Rows):
 
 @dataclass(frozen=True)
 class Context(Rows):
-    """Keys and values of the prefix: everything the expert and the value head ever read.
+    """Keys and values of the prefix: all that action expert and value head ever read.
 
     Attributes:
         keys: [B, layers, kv_heads, L, head_dim], after the rotary embedding.
@@ -63,9 +63,9 @@ class Context(Rows):
     def insulate(self, insulation: Insulation) -> Self:
         """Return the same values with the gradient to the backbone stopped, kept or scaled.
 
-        Knowledge insulation, arXiv 2505.23705, eq. 5-6: the expert reads sg(K) and sg(V). No
-        prefix token attends to the expert, so detaching both here equals the paper's stop inside
-        the joint attention. A number g in (0, 1) scales the gradient: g z + (1 - g) sg(z).
+        Knowledge insulation, arXiv 2505.23705, eq. 5-6: the action expert reads sg(K) and sg(V).
+        No prefix token attends to it, so detaching both here equals the paper's stop inside the
+        joint attention. A number g in (0, 1) scales the gradient: g z + (1 - g) sg(z).
         """
         if insulation == "none":
             return self

@@ -1,18 +1,16 @@
 """The VLA policy: backbone, action expert, token heads and value head behind one contract."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_crl.contracts import ACTION_DIM, ARM, STATE_DIM, Observation
+from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.models.adapters import LoRAConfig
+from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
 from vla_crl.models.backbone import Backbone, BackboneOutput
 from vla_crl.models.context import (
     Context,
@@ -20,9 +18,9 @@ from vla_crl.models.context import (
     TokenizedObservation,
     check_insulation,
 )
-from vla_crl.models.expert import ActionExpert, ExpertConfig
 from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowTrace
+from vla_crl.models.heads.flow import FlowConfig, FlowTrace, StochasticStep
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
@@ -37,42 +35,15 @@ from vla_crl.models.value import ValueHead
 from vla_crl.models.vlm import BackboneConfig, VisionLanguageModel, build_smolvlm
 from vla_crl.rows import Rows
 
-StochasticStep = Literal["last", "random"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlowConfig:
-    """Training and sampling of the flow."""
-
-    num_steps: int = 4
-    """Steps K from noise to action."""
-    initial_noise: Literal["zero", "normal"] = "zero"
-    """Start of sampling at flow time 1."""
-    noise_level: float = 0.6
-    """Noise level of the one stochastic step when sampling."""
-    stochastic_step: StochasticStep = "last"
-    """Which step is stochastic; "random" draws one for every observation."""
-    num_flow_draws: int = 4
-    """(noise, flow time) pairs per observation in the supervised loss."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.num_steps < 1 or self.num_flow_draws < 1:
-            raise ConfigError(
-                "flow: num_steps and num_flow_draws must be >= 1, got "
-                f"{self.num_steps} and {self.num_flow_draws}"
-            )
-        if not 0.0 < self.noise_level < math.inf:
-            raise ConfigError(
-                f"noise_level is {self.noise_level}, expected a finite number > 0; the policy acts "
-                "without noise where it is told to act deterministically"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyConfig:
     """Everything needed to build a policy with random weights."""
 
+    embodiment: Embodiment | None = None
+    """Channels of the robot. None in a preset: those of the suite that it is pretrained on."""
+    image_size: int = 64
+    """Height and width of an observed image in pixels; a pretrained backbone resizes it."""
     vocabulary: tuple[str, ...] = ()
     """Words the tokenizer knows, lower case; their order is fixed with the weights. A pretrained
     backbone brings a tokenizer of its own."""
@@ -81,12 +52,12 @@ class PolicyConfig:
     this many prefix tokens."""
     backbone: BackboneConfig | PretrainedBackboneConfig = field(default_factory=BackboneConfig)
     """Vision-language model: sizes of one with random weights, or the source of another."""
-    expert: ExpertConfig = field(default_factory=ExpertConfig)
+    action_expert: ActionExpertConfig = field(default_factory=ActionExpertConfig)
     """Action expert."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     """Flow matching."""
     insulation: Insulation = "full"
-    """Gradient from the expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
+    """Gradient from the action expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
     action_horizon: int = 8
     """Actions predicted per chunk."""
     execution_horizon: int = 4
@@ -95,27 +66,31 @@ class PolicyConfig:
     """Bins of [-1, 1] for a discrete action number."""
     num_position_bins: int = 32
     """Bins of the image edge in answers."""
-    num_objects: int = 7
-    """Named things of the scene that the grounding heads know."""
+    things: tuple[str, ...] = ()
+    """Names of what the grounding heads find in a scene. None in a preset: those of the suite."""
     value_width: int = 128
     """Hidden width of the value head."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        positive = ("max_words", "num_action_bins", "num_position_bins", "num_objects")
+        positive = ("image_size", "max_words", "num_action_bins", "num_position_bins")
         for name in (*positive, "value_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if len(set(self.things)) < len(self.things):
+            raise ConfigError(f"things are {list(self.things)}, expected each once")
+        if isinstance(self.backbone, BackboneConfig):
+            self.backbone.check_image_size(self.image_size)
         check_insulation(self.insulation)
         if not 1 <= self.execution_horizon <= self.action_horizon:
             raise ConfigError(
                 f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "
                 f"{self.action_horizon}"
             )
-        if self.action_horizon % self.expert.num_action_tokens:
+        if self.action_horizon % self.action_expert.num_action_tokens:
             raise ConfigError(
                 f"action_horizon = {self.action_horizon} must be a multiple of "
-                f"expert.num_action_tokens = {self.expert.num_action_tokens}"
+                f"action_expert.num_action_tokens = {self.action_expert.num_action_tokens}"
             )
         if bool(self.vocabulary) == isinstance(self.backbone, PretrainedBackboneConfig):
             raise ConfigError(
@@ -142,7 +117,7 @@ class ActionChunk(Rows):
 
 
 class VLAPolicy(nn.Module):
-    """Vision-language-action policy with a knowledge-insulated flow expert.
+    """Vision-language-action policy with a knowledge-insulated action expert.
 
     The prefix is [camera 0 | camera 1 | ... | words | state]; see `Context` for what it leaves.
     """
@@ -150,42 +125,51 @@ class VLAPolicy(nn.Module):
     def __init__(
         self,
         config: PolicyConfig,
-        norm_stats: NormStats | None = None,
         *,
         vlm_files: Path | None = None,
     ) -> None:
         """Build with random weights, those of a pretrained backbone excepted.
 
+        Nothing is normalised yet.
+
         Args:
-            config: Architecture.
-            norm_stats: Without, nothing is normalised.
+            config: Architecture, with an embodiment.
             vlm_files: Of a checkpoint with a pretrained backbone: its source is not asked, and the
                 weights, random here too, are for the caller to load.
 
         Raises:
-            ConfigError: The backbone cannot be loaded, or does not fit the expert.
+            ConfigError: The backbone cannot be loaded or does not fit the action expert, or there
+                is no embodiment.
         """
         super().__init__()
-        self.config = config
+        if config.embodiment is None:
+            raise ConfigError(
+                "embodiment is missing: a policy is built for one robot; give that of a suite, "
+                "find_suite(NAME).embodiment"
+            )
+        self.config, self.embodiment = config, config.embodiment
+        num_numbers, num_cameras = len(self.embodiment.action), len(self.embodiment.cameras)
         self.lora: LoRAConfig | None = None
-        self.norm_stats = norm_stats or NormStats(STATE_DIM, ACTION_DIM)
+        self.norm_stats = NormStats(len(self.embodiment.state), num_numbers)
         vlm = _make_vlm(config, vlm_files)
         self.tokenizer = vlm.tokenizer
-        self.backbone = Backbone(vlm, config.backbone.num_cameras)
+        self.backbone = Backbone(vlm, num_cameras)
         sizes = self.backbone.sizes
         width = sizes.width
-        self.state_in = nn.Linear(STATE_DIM, width)
-        self.expert = ActionExpert(config.expert, sizes, config.action_horizon, ACTION_DIM)
-        tokens = config.expert.num_action_tokens
+        self.state_in = nn.Linear(len(self.embodiment.state), width)
+        self.action_expert = ActionExpert(
+            config.action_expert, sizes, config.action_horizon, num_numbers
+        )
+        tokens = config.action_expert.num_action_tokens
         self.token_heads = TokenHeads(
             width,
             num_action_tokens=tokens,
-            numbers_per_token=config.action_horizon // tokens * ACTION_DIM,
+            numbers_per_token=config.action_horizon // tokens * num_numbers,
             num_action_bins=config.num_action_bins,
             num_position_bins=config.num_position_bins,
-            num_cameras=config.backbone.num_cameras,
+            num_cameras=num_cameras,
         )
-        self.grounding = GroundingHeads(width, sizes.tokens_per_side, config.num_objects)
+        self.grounding = GroundingHeads(width, sizes.tokens_per_side, len(config.things))
         self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
 
     @property
@@ -211,7 +195,7 @@ class VLAPolicy(nn.Module):
         Raises:
             SpecError: The observation does not fit the policy.
         """
-        self._check_images(observation.validate(ARM).images.shape)
+        self._check_images(observation.validate(self.embodiment).images.shape)
         token_ids, word_mask = self.tokenizer.encode(observation.instruction)
         return TokenizedObservation(
             images=torch.from_numpy(observation.images),
@@ -235,10 +219,12 @@ class VLAPolicy(nn.Module):
 
     def example_observation(self) -> Observation:
         """Return one observation of the right shape: black images, a word, a state of zeros."""
-        config = self.config.backbone
-        shape = (1, config.num_cameras, config.image_size, config.image_size, 3)
-        word = (*self.config.vocabulary, "pick")[0]
-        return Observation(np.zeros(shape, np.uint8), np.zeros((1, STATE_DIM), np.float32), (word,))
+        size, embodiment = self.config.image_size, self.embodiment
+        return Observation(
+            np.zeros((1, len(embodiment.cameras), size, size, 3), np.uint8),
+            np.zeros((1, len(embodiment.state)), np.float32),
+            ((*self.config.vocabulary, "pick")[0],),
+        )
 
     @torch.no_grad()
     def act(
@@ -256,7 +242,7 @@ class VLAPolicy(nn.Module):
             generator: Source of all randomness.
         """
         settings, config = self.config.flow, self.config
-        shape = (len(context), config.action_horizon, ACTION_DIM)
+        shape = (len(context), config.action_horizon, len(self.embodiment.action))
         if settings.initial_noise == "normal":
             x = torch.randn(shape, generator=generator, device=self.device)
         else:
@@ -276,8 +262,8 @@ class VLAPolicy(nn.Module):
     def evaluate_actions(self, context: Context, trace: FlowTrace) -> tuple[Tensor, Tensor]:
         """Return log-probability [B] and value [B] of stored chunks.
 
-        Runs the expert once, at the stored step on the stored keys and values; the backbone is
-        not run again.
+        Runs the action expert once, at the stored step on the stored keys and values; the
+        backbone is not run again.
         """
         flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
         clean = self._denoise(context, trace.x, flow_time)
@@ -337,7 +323,7 @@ class VLAPolicy(nn.Module):
         flow_time = flow.sample_flow_time(draws, generator, self.device)
         noise = torch.randn((*draws, *actions.shape[1:]), generator=generator, device=self.device)
         x = flow.interpolate(actions[:, None], noise, flow_time)
-        prediction = self.expert(context.insulate(self.config.insulation), x, flow_time)
+        prediction = self.action_expert(context.insulate(self.config.insulation), x, flow_time)
         mask = batch.action_mask & batch.has_action[:, None]
         return flow.flow_loss(prediction, actions, flow_time, mask)
 
@@ -356,7 +342,7 @@ class VLAPolicy(nn.Module):
 
     def _denoise(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
         context = context.insulate(self.config.insulation)
-        return self.expert(context, x[:, None], flow_time[:, None]).squeeze(1)
+        return self.action_expert(context, x[:, None], flow_time[:, None]).squeeze(1)
 
     def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
         return flow.log_prob(
@@ -373,16 +359,17 @@ class VLAPolicy(nn.Module):
         return torch.randint(first, num_steps, (num_rows,), generator=generator, device=self.device)
 
     def _check_images(self, shape: Sequence[int]) -> None:
-        config = self.config.backbone
-        expected = (config.num_cameras, config.image_size, config.image_size, 3)
-        if tuple(shape[1:]) != expected:
+        cameras, size = self.embodiment.cameras, self.config.image_size
+        if tuple(shape[1:]) != (len(cameras), size, size, 3):
             raise SpecError(
-                f"images: got {tuple(shape)}, the policy expects [B, cameras, H, W, 3] with "
-                f"{expected} after B"
+                f"images: got {tuple(shape)}, the policy expects {len(cameras)} cameras "
+                f"({', '.join(cameras)}) of {size} x {size} pixels: [B, {len(cameras)}, {size}, "
+                f"{size}, 3]; simulate with image_size = {size}"
             )
 
 
 def _make_vlm(config: PolicyConfig, files: Path | None) -> VisionLanguageModel:
     if isinstance(config.backbone, PretrainedBackboneConfig):
         return load_vlm(config.backbone, config.max_words, files)
-    return build_smolvlm(config.backbone, WordTokenizer(config.vocabulary, config.max_words))
+    tokenizer = WordTokenizer(config.vocabulary, config.max_words)
+    return build_smolvlm(config.backbone, tokenizer, config.image_size)

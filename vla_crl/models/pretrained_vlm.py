@@ -28,21 +28,13 @@ class PretrainedBackboneConfig:
     name on the Hugging Face hub."""
     revision: str = "main"
     """Branch, tag or commit on the hub."""
-    num_cameras: int = 2
-    """Images per observation."""
-    image_size: int = 64
-    """Height and width of an observed image in pixels; resized to what the model was trained on."""
     num_layers: int | None = None
-    """Text layers used, from the first on; None: all. The expert has as many."""
+    """Text layers used, from the first on; None: all. The action expert has as many."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        least = min(self.num_cameras, self.image_size)
-        if least < 1 or (self.num_layers is not None and self.num_layers < 1):
-            raise ConfigError(
-                "backbone: needs num_cameras, image_size and num_layers >= 1, got "
-                f"{self.num_cameras}, {self.image_size} and {self.num_layers}"
-            )
+        """Check the range."""
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ConfigError(f"backbone: num_layers = {self.num_layers}, expected at least 1")
 
 
 def load_vlm(
@@ -152,7 +144,7 @@ def _image_transform(settings: Any, processor: Any) -> ImageTransform:
 
 
 def _check_text_model(decoder: Any, name: str) -> None:
-    """Refuse what the recorder, the prefix's attention mask or the expert cannot work with."""
+    """Refuse what recorder, attention mask of the prefix or action expert cannot work with."""
     kind = f"{name}: its text model is a {type(decoder).__name__}"
     if not hasattr(decoder, "layers"):
         raise ConfigError(f"{kind}; expected a decoder with layers, as Llama has")

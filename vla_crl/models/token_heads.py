@@ -33,8 +33,10 @@ class SupervisedBatch(Rows):
         has_action: [B] bool, False for questions.
         named_uv: [B, R, C, 2] of the things that the sentence names, right and down, in [0, 1).
         named_visible: [B, R, C] bool, False also where the sentence names nothing in that role.
-        object_uv: [B, C, O, 2] of every object, in [0, 1).
+        object_uv: [B, C, O, 2] of every thing that the policy knows by name, in [0, 1).
         object_visible: [B, C, O] bool.
+        has_grounding: [B] bool, False where nobody knows what is where: there "not visible" does
+            not mean that nothing is there.
     """
 
     observation: TokenizedObservation
@@ -45,6 +47,17 @@ class SupervisedBatch(Rows):
     named_visible: Tensor
     object_uv: Tensor
     object_visible: Tensor
+    has_grounding: Tensor
+
+    @property
+    def named_known(self) -> Tensor:
+        """[B, R, C] bool: there is a label where the named thing is."""
+        return self.named_visible & self.has_grounding[:, None, None]
+
+    @property
+    def object_known(self) -> Tensor:
+        """[B, C, O] bool: there is a label where the object is."""
+        return self.object_visible & self.has_grounding[:, None, None]
 
 
 class TokenHeads(nn.Module):
@@ -97,7 +110,7 @@ class TokenHeads(nn.Module):
     def answer_loss(self, state_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean cross-entropy of the position bins of all visible named things."""
         bins = to_bins(batch.named_uv, self.num_position_bins)
-        valid = batch.named_visible[..., None].expand_as(bins)
+        valid = batch.named_known[..., None].expand_as(bins)
         return cross_entropy(self.answer_logits(state_hidden), bins, valid)
 
 
@@ -108,29 +121,37 @@ class GroundingHeads(nn.Module):
         """Build the linear heads."""
         super().__init__()
         self.tokens_per_side = tokens_per_side
-        self.presence = nn.Linear(width, num_objects)
-        self.offset = nn.Linear(width, 2 * num_objects)
+        self.num_objects = num_objects
+        rows = max(num_objects, 1)  # torch warns of layers without any output
+        self.presence = nn.Linear(width, rows)
+        self.offset = nn.Linear(width, 2 * rows)
         self.pointer = nn.Linear(width, NUM_ROLES)
         self.named_offset = nn.Linear(width, NUM_ROLES * 2)
 
     def presence_logits(self, image_tokens: Tensor) -> Tensor:
         """Return [B, C, T, O] from projected image tokens [B, C, T, width]."""
-        return self.presence(image_tokens)
+        return self.presence(image_tokens)[..., : self.num_objects]
 
     def offsets(self, image_tokens: Tensor) -> Tensor:
         """Return [B, C, T, O, 2] in token widths from the token's centre, each about +-0.5."""
-        return self.offset(image_tokens).unflatten(-1, (-1, 2))
+        return self.offset(image_tokens).unflatten(-1, (-1, 2))[..., : self.num_objects, :]
 
     def pointer_logits(self, first_hidden: Tensor) -> Tensor:
         """Return [B, R, C, T] from image tokens [B, C, T, width] after text block 0."""
         return self.pointer(first_hidden).movedim(-1, 1)
 
     def presence_loss(self, image_tokens: Tensor, batch: SupervisedBatch) -> Tensor:
-        """Return the mean binary cross-entropy over all tokens and objects."""
+        """Return the mean binary cross-entropy over all tokens and objects of labelled rows."""
         logits = self.presence_logits(image_tokens)
         label = functional.one_hot(self._token_of(batch.object_uv), logits.shape[2])
         label = (label * batch.object_visible[..., None]).transpose(-1, -2)
-        return functional.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        if not logits.numel():  # no object has a name: the mean of nothing is no number
+            return logits.sum()
+        known = batch.has_grounding
+        mean = functional.binary_cross_entropy_with_logits(
+            logits, label.to(logits.dtype), weight=known[:, None, None, None].to(logits.dtype)
+        )
+        return mean * (len(known) / known.sum().clamp(min=1))
 
     def offset_loss(self, image_tokens: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean squared error, in token widths, at the tokens that hold an object."""
@@ -138,12 +159,12 @@ class GroundingHeads(nn.Module):
         index = token[:, :, None, :, None].expand(-1, -1, 1, -1, 2)
         prediction = self.offsets(image_tokens).gather(2, index).squeeze(2)
         error = (prediction - self._offset_in_token(batch.object_uv)).square().mean(dim=-1)
-        return masked_mean(error, batch.object_visible)
+        return masked_mean(error, batch.object_known)
 
     def pointer_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean cross-entropy over the cameras that see the named things."""
         logits = self.pointer_logits(first_hidden)
-        return cross_entropy(logits, self._token_of(batch.named_uv), batch.named_visible)
+        return cross_entropy(logits, self._token_of(batch.named_uv), batch.named_known)
 
     def named_offset_loss(self, first_hidden: Tensor, batch: SupervisedBatch) -> Tensor:
         """Return the mean squared error, in token widths, at the tokens of the named things."""
@@ -151,7 +172,7 @@ class GroundingHeads(nn.Module):
         token = self._token_of(batch.named_uv)
         index = token[..., None, None].expand(-1, -1, -1, 1, 2)
         error = offsets.gather(3, index).squeeze(3) - self._offset_in_token(batch.named_uv)
-        return masked_mean(error.square().mean(dim=-1), batch.named_visible)
+        return masked_mean(error.square().mean(dim=-1), batch.named_known)
 
     def _token_of(self, uv: Tensor) -> Tensor:
         cell = to_bins(uv, self.tokens_per_side)

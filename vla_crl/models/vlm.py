@@ -16,10 +16,6 @@ from vla_crl.models.tokenizer import PADDING_ID, SubwordTokenizer, WordTokenizer
 class BackboneConfig:
     """A SmolVLM with random weights: sizes of vision tower, connector and text model."""
 
-    num_cameras: int = 2
-    """Images per observation."""
-    image_size: int = 64
-    """Height and width of an image in pixels."""
     patch_size: int = 8
     """Height and width of a patch in pixels."""
     vision_width: int = 96
@@ -35,7 +31,7 @@ class BackboneConfig:
     width: int = 128
     """Width of the text model."""
     num_layers: int = 3
-    """Layers of the text model; the expert has as many."""
+    """Layers of the text model; the action expert has as many."""
     num_heads: int = 4
     """Query heads of the text model."""
     num_kv_heads: int = 4
@@ -49,20 +45,35 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         """Check what the parts demand of each other."""
-        patches = self.image_size // self.patch_size
         for name, whole, part in (
-            ("image_size by patch_size", self.image_size, self.patch_size),
-            ("patches per side by pixel_shuffle", patches, self.pixel_shuffle),
             ("vision_width by num_vision_heads", self.vision_width, self.num_vision_heads),
             ("width by 2 * num_heads", self.width, 2 * self.num_heads),
             ("num_heads by num_kv_heads", self.num_heads, self.num_kv_heads),
         ):
             if part < 1 or whole < 1 or whole % part:
                 raise ConfigError(f"backbone: {name} must divide evenly, got {whole} by {part}")
-        if self.num_layers < 1 or self.num_vision_layers < 0 or self.num_cameras < 1:
+        for name, least in (
+            *(("num_layers", 1), ("num_vision_layers", 0)),
+            *(("patch_size", 1), ("pixel_shuffle", 1)),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"backbone: {name} = {getattr(self, name)}, expected at least {least}"
+                )
+
+    def check_image_size(self, image_size: int) -> None:
+        """Refuse pixels that do not become whole tokens.
+
+        Raises:
+            ConfigError: Height and width do not divide evenly.
+        """
+        edge = self.patch_size * self.pixel_shuffle
+        if image_size % edge:
+            least = image_size // edge * edge
+            sizes = f"{least} or {least + edge}" if least else f"{edge}"
             raise ConfigError(
-                "backbone: needs num_layers >= 1, num_vision_layers >= 0 and num_cameras >= 1, got "
-                f"{self.num_layers}, {self.num_vision_layers} and {self.num_cameras}"
+                f"image_size = {image_size}, expected a multiple of {edge} (backbone.patch_size = "
+                f"{self.patch_size} by backbone.pixel_shuffle = {self.pixel_shuffle}), e.g. {sizes}"
             )
 
 
@@ -137,8 +148,10 @@ class VisionLanguageModel:
             part.save_pretrained(folder)
 
 
-def build_smolvlm(config: BackboneConfig, tokenizer: WordTokenizer) -> VisionLanguageModel:
-    """Build a SmolVLM of these sizes with random weights."""
+def build_smolvlm(
+    config: BackboneConfig, tokenizer: WordTokenizer, image_size: int
+) -> VisionLanguageModel:
+    """Build a SmolVLM of these sizes with random weights, for images of `image_size` pixels."""
     from transformers import LlamaConfig, SmolVLMConfig, SmolVLMModel
     from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
@@ -147,7 +160,7 @@ def build_smolvlm(config: BackboneConfig, tokenizer: WordTokenizer) -> VisionLan
         intermediate_size=config.vision_mlp_width,
         num_hidden_layers=config.num_vision_layers,
         num_attention_heads=config.num_vision_heads,
-        image_size=config.image_size,
+        image_size=image_size,
         patch_size=config.patch_size,
         initializer_range=config.initializer_range,
     )
@@ -168,5 +181,5 @@ def build_smolvlm(config: BackboneConfig, tokenizer: WordTokenizer) -> VisionLan
     whole._attn_implementation = "sdpa"
     half = (0.5, 0.5, 0.5)  # SmolVLM's own normalisation
     return VisionLanguageModel(
-        SmolVLMModel(whole), tokenizer, ImageTransform(config.image_size, mean=half, std=half)
+        SmolVLMModel(whole), tokenizer, ImageTransform(image_size, mean=half, std=half)
     )

@@ -43,13 +43,14 @@ class Demonstrations:
     Attributes:
         suite: Name of the suite.
         images: [S, cameras, H, W, 3] uint8.
-        state: [S, 8] float32.
-        label: [S, 7] float32, the expert's clean action in the visited state.
+        state: [S, state numbers] float32.
+        label: [S, action numbers] float32, the expert's clean action in the visited state.
         task: [S] task index.
         named: [S, 2] indices of the things that the instruction names and that matter now: what
             is to be moved, and where to, or -1.
         object_uv: [S, cameras, things, 2] float32, see `Grounding`.
         object_visible: [S, cameras, things] bool.
+        has_grounding: [S] bool, False where nobody knows what is where: nothing is visible then.
         episode_end: [S] index one past the last step of the step's episode.
         episode_success: [E] bool.
     """
@@ -62,6 +63,7 @@ class Demonstrations:
     named: np.ndarray
     object_uv: np.ndarray
     object_visible: np.ndarray
+    has_grounding: np.ndarray
     episode_end: np.ndarray
     episode_success: np.ndarray
 
@@ -118,6 +120,7 @@ def collect_demonstrations(
     perturbation: PerturbationConfig | None = None,
     variation: VariationConfig | None = None,
     num_slots: int = 128,
+    image_size: int = 64,
 ) -> Demonstrations:
     """Run the scripted expert on all tasks in turn, on training initial states.
 
@@ -130,6 +133,7 @@ def collect_demonstrations(
         perturbation: Noise on executed actions; the default noise if None.
         variation: Domain randomisation of tasks without a variation of their own.
         num_slots: Environments stepped together; does not change a single episode.
+        image_size: Height and width of the images, pixels.
 
     Raises:
         ConfigError: `num_episodes` is not positive.
@@ -137,7 +141,7 @@ def collect_demonstrations(
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
-    sim = simulate(suite, min(num_slots, num_episodes), variation=variation)
+    sim = simulate(suite, min(num_slots, num_episodes), image_size=image_size, variation=variation)
     labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
     rng, ids = np.random.default_rng(seed), suite.train_ids
     # Drawn anew each time through, or every task would meet the same states again.
@@ -235,6 +239,7 @@ def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
     return Demonstrations(
         suite=suite_name,
         **arrays,
+        has_grounding=np.ones(lengths.sum(), dtype=bool),
         episode_end=np.repeat(np.cumsum(lengths), lengths),
         episode_success=recorder.success,
     )

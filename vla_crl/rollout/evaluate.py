@@ -35,6 +35,7 @@ def evaluate(
     num_episodes: int = 100,
     states: Literal["test", "train"] = "test",
     num_envs: int = 128,
+    image_size: int = 64,
     divergences: Path = DIVERGENCES,
 ) -> list[TaskResult]:
     """Run one episode on each of the first test (or training) states of each task.
@@ -51,6 +52,7 @@ def evaluate(
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
         num_envs: Environments stepped together, half of them in each of two lanes.
+        image_size: Height and width of what the agent sees, pixels.
         divergences: Folder for states in which physics blew up; such an episode is a failure.
 
     Returns:
@@ -77,7 +79,7 @@ def evaluate(
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
-    sims = simulate_lanes(suite, min(num_envs, len(queue_tasks)))
+    sims = simulate_lanes(suite, min(num_envs, len(queue_tasks)), image_size=image_size)
     success = np.zeros(len(queue_tasks), dtype=bool)
 
     def play(lane: int) -> Iterator[None]:

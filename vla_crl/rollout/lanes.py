@@ -24,6 +24,7 @@ def simulate_lanes(
     num_envs: int,
     *,
     num_threads: int = NUM_LANES,
+    image_size: int = 64,
     variation: VariationConfig | None = None,
 ) -> list[Simulation]:
     """Spread N environments evenly over simulations, one a lane.
@@ -32,12 +33,15 @@ def simulate_lanes(
         suite: What to simulate.
         num_envs: N; a single one needs a single lane.
         num_threads: Threads for physics and rendering, shared by the lanes, at least one each.
+        image_size: Height and width of each camera image, pixels.
         variation: Of all tasks that have none of their own.
     """
     sizes = [len(range(lane, num_envs, NUM_LANES)) for lane in range(NUM_LANES)]
     threads = max(1, num_threads // NUM_LANES)
     return [
-        simulate(suite, size, num_threads=threads, variation=variation) for size in sizes if size
+        simulate(suite, size, num_threads=threads, image_size=image_size, variation=variation)
+        for size in sizes
+        if size
     ]
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from vla_crl.contracts import ACTION_DIM, ARM, Observation
+from vla_crl.contracts import Observation
 from vla_crl.errors import SpecError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rows import Rows
@@ -19,9 +19,10 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
         observation: A few observations of a suite, e.g. `VectorSim.observe()`.
 
     Raises:
-        SpecError: The first violation, with what came and what was expected.
+        SpecError: The first violation, with what came and what was expected; also where the
+            observation is not one of the policy's robot.
     """
-    observation.validate(ARM)
+    observation.validate(policy.embodiment)
     num, horizon = len(observation), policy.config.action_horizon
     with torch.no_grad():
         context = policy.encode(observation)
@@ -31,7 +32,7 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
         again = policy.act(context, deterministic=True)
         sampled = policy.act(context, deterministic=False, generator=_generator(0))
         log_prob, value = policy.evaluate_actions(context, sampled.trace)
-    shape = (num, horizon, ACTION_DIM)
+    shape = (num, horizon, len(policy.embodiment.action))
     actions = chunk.actions
     _require(
         tuple(actions.shape) == shape, f"act: actions {tuple(actions.shape)}, expected {shape}"

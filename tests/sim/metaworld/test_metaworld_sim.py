@@ -12,7 +12,7 @@ pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
 pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
 
 from vla_crl.catalog import suite_path
-from vla_crl.contracts import ACTION_DIM
+from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import expert_of
 from vla_crl.sim.grounding import ground
@@ -55,11 +55,11 @@ def test_it_is_a_simulation_with_all_extras(new_sim):
 def test_an_observation_is_the_same_in_any_slot(new_sim):
     alone, many = new_sim(1, num_threads=1), new_sim(3)
     many.reset(range(3), tasks=[PUSH, DRAWER, PUSH], state_ids=[5, 6, 4])
-    many.step_chunk(np.full((3, 4, ACTION_DIM), 0.3))
+    many.step_chunk(np.full((3, 4, len(ARM.action)), 0.3))
     many.reset([2, 0], tasks=[DRAWER, REACH], state_ids=[9, 1])
     alone.reset([0], tasks=[DRAWER], state_ids=[9])
-    many.step_chunk(np.full((1, 4, ACTION_DIM), 0.5), [2])
-    alone.step_chunk(np.full((1, 4, ACTION_DIM), 0.5))
+    many.step_chunk(np.full((1, 4, len(ARM.action)), 0.5), [2])
+    alone.step_chunk(np.full((1, 4, len(ARM.action)), 0.5))
     expected, seen = alone.observe(), many.observe([2])
     seen.validate(many.suite.embodiment)
     assert np.array_equal(expected.images, seen.images)
@@ -120,7 +120,7 @@ def test_episodes_go_on_bit_for_bit_in_another_simulation(new_sim, mt10: MetaWor
     other.set_states(states)
     assert all(np.array_equal(other.get_states()[name], array) for name, array in states.items())
     assert other.state_ids[3] == -1
-    chunk = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 5, ACTION_DIM))
+    chunk = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 5, len(sim.suite.embodiment.action)))
     for _ in range(2):
         one, same = sim.observe(rows), other.observe(rows)
         assert np.array_equal(one.images, same.images)
@@ -159,13 +159,13 @@ def test_an_episode_without_success_is_truncated_at_the_horizon(new_sim, mt10: M
     tasks = tuple(replace(task, horizon=6) for task in mt10.tasks)
     sim = new_sim(1, suite=replace(mt10, tasks=tasks))
     sim.reset([0], tasks=[PUSH], state_ids=[0])
-    assert not sim.step_chunk(np.zeros((1, 4, ACTION_DIM))).truncated[0]
-    result = sim.step_chunk(np.zeros((1, 4, ACTION_DIM)))
+    assert not sim.step_chunk(np.zeros((1, 4, len(ARM.action)))).truncated[0]
+    result = sim.step_chunk(np.zeros((1, 4, len(ARM.action))))
     assert result.truncated[0]
     assert not result.terminated[0]
     assert result.num_steps[0] == 2
     with pytest.raises(SpecError, match=r"slots \[0\] have no running episode; reset them first"):
-        sim.step_chunk(np.zeros((1, 1, ACTION_DIM)))
+        sim.step_chunk(np.zeros((1, 1, len(ARM.action))))
 
 
 def test_physics_that_blows_up_ends_the_episode_as_a_failure(new_sim, tmp_path):
@@ -173,7 +173,7 @@ def test_physics_that_blows_up_ends_the_episode_as_a_failure(new_sim, tmp_path):
     sim.reset(range(2), tasks=[PUSH, PUSH], state_ids=[0, 1])
     seen = sim.observe().images.copy()
     sim.episode(0).data.qvel[3] = np.nan
-    result = sim.step_chunk(np.zeros((2, 2, ACTION_DIM)))
+    result = sim.step_chunk(np.zeros((2, 2, len(ARM.action))))
     assert result.diverged.tolist() == result.terminated.tolist() == [True, False]
     assert not result.success.any()
     (divergence,) = sim.divergences
@@ -245,7 +245,7 @@ def test_wrong_calls_are_refused(new_sim):
     with pytest.raises(SpecError, match="slot 0 has no episode; reset it first"):
         sim.episode(0)
     with pytest.raises(SpecError, match=r"slots \[0, 1\] have no running episode"):
-        sim.step_chunk(np.zeros((2, 1, ACTION_DIM)))
+        sim.step_chunk(np.zeros((2, 1, len(ARM.action))))
     with pytest.raises(SpecError, match="1 slots, 2 tasks, 1 state_ids; expected one task and"):
         sim.reset([0], tasks=[0, 1], state_ids=[0])
     for changes, message in (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from vla_crl.contracts import ACTION_DIM
+from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.kernel.controller import POSITION, ROTATION
 from vla_crl.sim.native.layout import initial_states, rest_height
@@ -100,7 +100,7 @@ def test_everything_stands_still_while_the_robot_idles(suite: Suite, new_sim: Ne
     sim, slots = new_sim(len(ids)), np.arange(len(ids))
     sim.reset(slots, tasks=slots % 2, state_ids=ids)  # a task of each scene
     things, grip = sim.thing_positions(), sim.grip_pose()[0]
-    sim.step_chunk(np.zeros((len(ids), 20, ACTION_DIM)))
+    sim.step_chunk(np.zeros((len(ids), 20, len(ARM.action))))
     assert np.nanmax(np.linalg.norm(sim.thing_positions() - things, axis=-1)) < 0.002
     assert np.linalg.norm(sim.grip_pose()[0] - grip, axis=-1).max() < 0.002
 
@@ -128,7 +128,7 @@ def test_an_object_starts_oriented_as_in_the_file_and_turned_about_the_vertical(
         tasks = np.flatnonzero(suite.scene_of_task == task)[:1].repeat(8)
         sim.reset(range(8), tasks=tasks, state_ids=range(8))
         things = sim.thing_positions()
-        sim.step_chunk(np.zeros((8, 20, ACTION_DIM)))
+        sim.step_chunk(np.zeros((8, 20, len(ARM.action))))
         assert np.nanmax(np.linalg.norm(sim.thing_positions() - things, axis=-1)) < 0.002
 
 

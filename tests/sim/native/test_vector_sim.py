@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_crl.contracts import ACTION_DIM, STATE_DIM
+from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.divergence import Divergence, joint_name
@@ -30,7 +30,7 @@ NUM_EPISODES, CHUNK_STEPS = 14, 4
 
 def random_actions(num_episodes: int, num_steps: int, seed: int = 0) -> np.ndarray:
     """Actions that push the arm down among the objects, so that contacts amplify differences."""
-    actions = np.random.default_rng(seed).normal(size=(num_episodes, num_steps, ACTION_DIM))
+    actions = np.random.default_rng(seed).normal(size=(num_episodes, num_steps, len(ARM.action)))
     actions[..., 2] -= 0.3
     return np.clip(actions, -1.0, 1.0)
 
@@ -208,7 +208,7 @@ def test_an_observation_is_what_the_contract_says(suite: Suite, new_sim: NewSim)
     assert observation.images.shape == (3, 2, 32, 32, 3)
     assert observation.instruction == tuple(suite.tasks[task].instruction for task in (0, 5, 9))
     position, rotation = sim.grip_pose()
-    assert observation.state.shape == (3, STATE_DIM)
+    assert observation.state.shape == (3, len(ARM.state))
     assert np.allclose(observation.state[:, :3], position)
     assert np.allclose(observation.state[:, 3:6], axis_angle_from_matrix(rotation))
     assert np.allclose(observation.state[:, 6:], sim.finger_positions())
@@ -269,7 +269,7 @@ def test_a_task_succeeds_when_its_thing_is_in_its_region(
     for scene, cube in enumerate(("red_cube", "green_cube")):
         slots = np.flatnonzero(suite.scene_of_task == scene)
         put(sim, cube, (fixture + offset)[slots], slots)
-    result = sim.step_chunk(np.zeros((10, 1, ACTION_DIM)))
+    result = sim.step_chunk(np.zeros((10, 1, len(ARM.action))))
     expected = np.zeros(10, dtype=bool)
     task = {"basket": "red_cube_in_basket", "tray": "green_cube_in_tray"}[region]
     expected[suite.task_index(task)] = is_inside
@@ -283,7 +283,7 @@ def test_a_chunk_stops_at_success(suite: Suite, new_sim: NewSim):
     sim.reset(range(2), tasks=[0, suite.task_index("blue_cylinder_in_tray")], state_ids=[0, 0])
     over_basket = sim.thing_positions()[:, suite.thing_index("basket")] + (0.0, 0.0, 0.15)
     put(sim, "red_cube", over_basket, range(2))
-    result = sim.step_chunk(np.zeros((2, 4, ACTION_DIM)))
+    result = sim.step_chunk(np.zeros((2, 4, len(ARM.action))))
     assert result.success.tolist() == [True, False]
     assert result.num_steps.tolist() == [2, 4]  # falls 5 cm in the first step, 15 in the second
 
@@ -291,7 +291,7 @@ def test_a_chunk_stops_at_success(suite: Suite, new_sim: NewSim):
 def test_an_episode_is_truncated_at_the_horizon(suite: Suite, new_sim: NewSim):
     sim = new_sim(2)
     sim.reset(range(2), tasks=[0, 1], state_ids=[0, 1])
-    idle = np.zeros((2, 20, ACTION_DIM))
+    idle = np.zeros((2, 20, len(ARM.action)))
     results = [sim.step_chunk(idle) for _ in range(3)]
     assert [result.truncated.tolist() for result in results] == [[False] * 2] * 2 + [[True] * 2]
     assert results[2].num_steps.tolist() == [8, 8]  # 48 - 20 - 20
@@ -450,7 +450,7 @@ def test_a_slot_whose_physics_diverges_stays_finite(
     states["physics"][0, 1 + scene.model.nq + scene.model.body("red_cube").dofadr[0]] = 1e9
     sim.set_states(states)
     before = sim.observe([0])
-    assert sim.step_chunk(np.zeros((1, 4, ACTION_DIM))).diverged[0]
+    assert sim.step_chunk(np.zeros((1, 4, len(ARM.action)))).diverged[0]
     after = sim.observe([0])
     assert np.array_equal(after.state, before.state)
     assert np.array_equal(after.images, before.images)
@@ -485,12 +485,12 @@ def test_reset_refuses_what_does_not_exist(
 
 
 def test_only_a_running_episode_can_be_stepped(new_sim: NewSim):
-    sim, one = new_sim(3), np.zeros((1, 1, ACTION_DIM))
+    sim, one = new_sim(3), np.zeros((1, 1, len(ARM.action)))
     with pytest.raises(SpecError, match=r"slots \[1\] have no running episode; reset them first"):
         sim.step_chunk(one, [1])
     sim.reset([1], tasks=[0], state_ids=[0])
     assert sim.step_chunk(one, [1]).num_steps.tolist() == [1]
-    sim.step_chunk(np.zeros((1, 48, ACTION_DIM)), [1])
+    sim.step_chunk(np.zeros((1, 48, len(ARM.action))), [1])
     with pytest.raises(SpecError, match=r"slots \[1\] have no running episode"):
         sim.step_chunk(one, [1])
 
@@ -498,7 +498,7 @@ def test_only_a_running_episode_can_be_stepped(new_sim: NewSim):
 def test_faulty_actions_are_refused_and_change_nothing(new_sim: NewSim):
     sim = new_sim(2)
     sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
-    before, actions = sim.get_states()["physics"], np.zeros((2, 4, ACTION_DIM))
+    before, actions = sim.get_states()["physics"], np.zeros((2, 4, len(ARM.action)))
     with pytest.raises(SpecError, match=r"got shape \(1, 4, 7\), expected \(2, steps, 7\)"):
         sim.step_chunk(actions[:1])
     with pytest.raises(SpecError, match="slot 2 is out of range, expected 0 .. 1"):
@@ -522,7 +522,7 @@ def test_slots_are_different_integers(new_sim: NewSim, slots: Any, message: str)
     sim = new_sim(2)
     sim.reset(range(2), tasks=[0, 0], state_ids=[0, 1])
     with pytest.raises(SpecError, match=message):
-        sim.step_chunk(np.zeros((np.size(slots), 4, ACTION_DIM)), slots)
+        sim.step_chunk(np.zeros((np.size(slots), 4, len(ARM.action))), slots)
     with pytest.raises(SpecError, match=message.replace("VectorSim:", "VectorSim.reset:")):
         sim.reset(slots, tasks=[0] * np.size(slots), state_ids=[0] * np.size(slots))
 
@@ -562,7 +562,7 @@ def test_a_closed_simulation_says_that_it_is_closed(name: str):
     sim.reset([0], tasks=[0], state_ids=[0])
     sim.close()
     with pytest.raises(SpecError, match="is closed; make a new one"):
-        sim.step_chunk(np.zeros((1, 1, ACTION_DIM)))
+        sim.step_chunk(np.zeros((1, 1, len(ARM.action))))
     with pytest.raises(SpecError, match="is closed; make a new one"):
         sim.observe()
 
@@ -582,7 +582,7 @@ def test_only_a_suite_with_scenes_is_simulated(suite: Any):
 def test_no_slots_are_a_valid_batch(new_sim: NewSim):
     sim = new_sim(2)
     sim.reset([], tasks=[], state_ids=[])
-    assert sim.step_chunk(np.zeros((0, 4, ACTION_DIM)), []).success.shape == (0,)
+    assert sim.step_chunk(np.zeros((0, 4, len(ARM.action))), []).success.shape == (0,)
     assert len(sim.observe([])) == 0
 
 

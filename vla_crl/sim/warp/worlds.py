@@ -8,7 +8,7 @@ import mujoco_warp
 import numpy as np
 import warp as wp
 
-from vla_crl.contracts import ACTION_DIM
+from vla_crl.contracts import POSE_ACTION
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, state_size
 from vla_crl.sim.native.kernel.slots import SceneConstants, Slots
@@ -114,10 +114,10 @@ class Worlds:
         self._controller = wp.zeros((num_worlds, size), dtype=wp.float64)
         self._controller_before = wp.zeros_like(self._controller)
         self._previous = wp.zeros_like(self._controller)
-        self._action = wp.zeros((num_worlds, ACTION_DIM), dtype=wp.float64)
+        self._action = wp.zeros((num_worlds, len(POSE_ACTION)), dtype=wp.float64)
         self._base_shift = wp.zeros(num_worlds, dtype=wp.vec3d)
         self._latency = wp.zeros(num_worlds, dtype=int)
-        self._pending = wp.zeros((num_worlds, MAX_LATENCY, ACTION_DIM), dtype=wp.float64)
+        self._pending = wp.zeros((num_worlds, MAX_LATENCY, len(POSE_ACTION)), dtype=wp.float64)
         self._pending_before = wp.zeros_like(self._pending)
         self._peaks = wp.zeros(2, dtype=int)
         self._graph: Any = None

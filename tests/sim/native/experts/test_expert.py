@@ -5,7 +5,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_crl.contracts import ACTION_DIM
+from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.experts.place import HELD_M
@@ -116,7 +116,7 @@ def test_a_released_thing_is_at_rest_after_one_and_a_half_seconds(suite: Suite, 
     ]
     last["task"] = np.array(other)[last["task"]]
     sim.set_states(last)
-    idle = np.zeros((len(won), 14, ACTION_DIM))
+    idle = np.zeros((len(won), 14, len(ARM.action)))
     idle[:, :, 6] = -1.0
     sim.step_chunk(idle)
     after_1400_ms = sim.thing_positions()[np.arange(len(won)), things]

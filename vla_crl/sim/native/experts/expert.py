@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vla_crl.contracts import ACTION_DIM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.experts.place import PickAndPlace
 from vla_crl.sim.native.experts.push import MoveJoint, PushThing
@@ -50,7 +49,8 @@ class ScriptedExpert:
             rows = np.flatnonzero(current == index)
             target[rows], close[rows] = self._skills[index].command(slots[rows])
         grip, rotation = self._sim.grip_pose(slots)
-        suite, action = self._sim.suite, np.empty((len(slots), ACTION_DIM))
+        suite = self._sim.suite
+        action = np.empty((len(slots), len(suite.embodiment.action)))
         arms = [scene.config.arm for scene in suite.scenes]
         scenes = suite.scene_of_task[self._sim.tasks[slots]]
         step_m = np.array([arm.max_step_m for arm in arms])[scenes, None]

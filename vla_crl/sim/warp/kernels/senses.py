@@ -1,4 +1,4 @@
-"""What the robot feels, the state of `vla_crl.contracts.STATE_DIM`, and noise on what it senses."""
+"""What the robot feels, `vla_crl.contracts.POSE_STATE`, and noise on what it senses."""
 
 import warp as wp
 

@@ -17,11 +17,11 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertConfig:
+class ActionExpertConfig:
     """Sizes of the action expert; depth and key/value heads are the backbone's."""
 
     width: int = 96
-    """Width of the expert."""
+    """Width of the action expert."""
     num_heads: int = 4
     """Query heads, a multiple of the backbone's key/value heads."""
     mlp_width: int = 256
@@ -32,9 +32,9 @@ class ExpertConfig:
     def __post_init__(self) -> None:
         """Check the sizes."""
         if self.width < 4 or self.width % 2:
-            raise ConfigError(f"expert: width must be even and >= 4, got {self.width}")
+            raise ConfigError(f"action_expert: width must be even and >= 4, got {self.width}")
         if min(self.num_heads, self.mlp_width, self.num_action_tokens) < 1:
-            raise ConfigError("expert: num_heads, mlp_width, num_action_tokens must be >= 1")
+            raise ConfigError("action_expert: num_heads, mlp_width, num_action_tokens must be >= 1")
 
 
 class ActionExpert(nn.Module):
@@ -48,7 +48,11 @@ class ActionExpert(nn.Module):
     rope_frequencies: Tensor
 
     def __init__(
-        self, config: ExpertConfig, backbone: BackboneSizes, action_horizon: int, action_dim: int
+        self,
+        config: ActionExpertConfig,
+        backbone: BackboneSizes,
+        action_horizon: int,
+        action_dim: int,
     ) -> None:
         """Build the expert that fits `backbone`.
 
@@ -58,8 +62,8 @@ class ActionExpert(nn.Module):
         super().__init__()
         if config.num_heads % backbone.num_kv_heads:
             raise ConfigError(
-                f"expert.num_heads = {config.num_heads} must be a multiple of the backbone's "
-                f"{backbone.num_kv_heads} key and value heads"
+                f"action_expert.num_heads = {config.num_heads} must be a multiple of the "
+                f"backbone's {backbone.num_kv_heads} key and value heads"
             )
         self.config = config
         self.chunk_shape = (action_horizon, action_dim)
@@ -69,7 +73,7 @@ class ActionExpert(nn.Module):
         self.token_embedding = nn.Parameter(0.02 * torch.randn(config.num_action_tokens, width))
         self.time_mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(
-            ExpertLayer(config, backbone) for _ in range(backbone.num_layers)
+            ActionExpertLayer(config, backbone) for _ in range(backbone.num_layers)
         )
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.action_out = nn.Linear(width, token_dim)
@@ -106,10 +110,10 @@ class ActionExpert(nn.Module):
         return rotation(positions[:, None], self.rope_frequencies)
 
 
-class ExpertLayer(nn.Module):
+class ActionExpertLayer(nn.Module):
     """Pre-norm attention over [context ; own] and a gated MLP."""
 
-    def __init__(self, config: ExpertConfig, backbone: BackboneSizes) -> None:
+    def __init__(self, config: ActionExpertConfig, backbone: BackboneSizes) -> None:
         """Build one layer."""
         super().__init__()
         width, head_dim = config.width, backbone.head_dim

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.context import Context
-from vla_crl.models.expert import ExpertConfig
 
 
 def make_context(policy, num_rows: int = 3, length: int = 7) -> Context:
@@ -48,7 +48,7 @@ def joint_attention(policy, prefix, valid, hidden):
     mask[:, :, :length] = valid[:, None]
     mask[:, length:, length:] = True
     text_layers = policy.backbone.model.text_model.layers
-    for ours, theirs in zip(policy.expert.layers, text_layers, strict=True):
+    for ours, theirs in zip(policy.action_expert.layers, text_layers, strict=True):
         attention = theirs.self_attn
         rows = theirs.input_layernorm(prefix), ours.attention_norm(hidden)
         q, k, v = (
@@ -75,7 +75,7 @@ def joint_attention(policy, prefix, valid, hidden):
         hidden = hidden + ours.down_proj(
             torch.nn.functional.silu(ours.gate_proj(x)) * ours.up_proj(x)
         )
-    return policy.expert.norm(hidden)
+    return policy.action_expert.norm(hidden)
 
 
 @pytest.mark.parametrize("num_kv_heads", [2, 1])
@@ -87,60 +87,60 @@ def test_two_passes_equal_one_joint_softmax(make_policy, num_kv_heads):
     valid[1, 2:4] = False
     x, flow_time = torch.randn(3, 1, 8, 7, generator=generator), torch.full((3, 1), 0.5)
     first_layer_input = []
-    handle = policy.expert.layers[0].register_forward_pre_hook(
+    handle = policy.action_expert.layers[0].register_forward_pre_hook(
         lambda _, inputs: first_layer_input.append(inputs[0])
     )
-    two_passes = policy.expert(policy.backbone(prefix, valid).context, x, flow_time)
+    two_passes = policy.action_expert(policy.backbone(prefix, valid).context, x, flow_time)
     handle.remove()
     joint = joint_attention(policy, prefix, valid, first_layer_input[0])
-    joint = policy.expert.action_out(joint).reshape(3, 1, 8, 7)
+    joint = policy.action_expert.action_out(joint).reshape(3, 1, 8, 7)
     torch.testing.assert_close(two_passes, joint, rtol=1e-4, atol=1e-5)
 
 
 def test_several_draws_equal_a_loop_over_draws(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 4, 8, 7), torch.rand(3, 4)
-    together = policy.expert(context, x, flow_time)
+    together = policy.action_expert(context, x, flow_time)
     for draw in range(4):
-        one = policy.expert(context, x[:, draw : draw + 1], flow_time[:, draw : draw + 1])
+        one = policy.action_expert(context, x[:, draw : draw + 1], flow_time[:, draw : draw + 1])
         torch.testing.assert_close(together[:, draw : draw + 1], one, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_of_the_context_is_not_read(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.rand(3, 1)
-    before = policy.expert(context, x, flow_time)
+    before = policy.action_expert(context, x, flow_time)
     context.keys[1, :, :, 3:5] += 3.0
     context.values[1, :, :, 3:5] -= 3.0
-    assert torch.equal(policy.expert(context, x, flow_time), before)
+    assert torch.equal(policy.action_expert(context, x, flow_time), before)
 
 
 def test_actions_of_a_chunk_see_each_other_in_both_directions(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.rand(3, 1)
-    before = policy.expert(context, x, flow_time)
+    before = policy.action_expert(context, x, flow_time)
     for changed_action, read_action in ((0, 7), (7, 0)):
         changed = x.clone()
         changed[:, :, changed_action] += 1.0
-        after = policy.expert(context, changed, flow_time)
+        after = policy.action_expert(context, changed, flow_time)
         assert not torch.allclose(after[:, :, read_action], before[:, :, read_action])
 
 
 def test_expert_depends_on_context_flow_time_and_position(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.full((3, 1), 0.25)
-    before = policy.expert(context, x, flow_time)
-    assert not torch.allclose(policy.expert(context, x, flow_time + 0.25), before)
-    assert not torch.allclose(policy.expert(context[[1, 2, 0]], x, flow_time), before)
+    before = policy.action_expert(context, x, flow_time)
+    assert not torch.allclose(policy.action_expert(context, x, flow_time + 0.25), before)
+    assert not torch.allclose(policy.action_expert(context[[1, 2, 0]], x, flow_time), before)
     context.next_position.add_(3)
-    assert not torch.allclose(policy.expert(context, x, flow_time), before)
+    assert not torch.allclose(policy.action_expert(context, x, flow_time), before)
 
 
 def test_odd_width_is_refused():
     with pytest.raises(ConfigError, match="width must be even and >= 4, got 5"):
-        ExpertConfig(width=5)
+        ActionExpertConfig(width=5)
 
 
 def test_no_action_tokens_are_refused():
     with pytest.raises(ConfigError, match="num_action_tokens must be >= 1"):
-        ExpertConfig(num_action_tokens=0)
+        ActionExpertConfig(num_action_tokens=0)
