@@ -14,11 +14,11 @@ _OPTIONS: dict[str, Any] = {"fastmath": _FLAGS, "error_model": "numpy", "nogil":
 # function can neither make an array (numba says so) nor return one (numba does not say so).
 _UNCOUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": False}
 
-compiled = njit(**_UNCOUNTED)
-"""Decorator for loops; they neither make nor return arrays."""
-
 inlined = njit(forceinline=True, **_UNCOUNTED)
-"""Decorator for the small formulas inside a loop; inlined so that the loop vectorises."""
+"""Decorator for loops and formulas: part of the entry point that calls them, so that loops over
+pixels vectorise. And so that pictures do not depend on who compiled: of a function of its own there
+would be two versions, rounded differently, one beside the entry point's machine code on the disk
+and one, which counts, in the process that has just compiled it."""
 
 array_maker = njit(**_OPTIONS)
 """Decorator for what makes or returns arrays."""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from vla_crl.sim.renderer.compilation import compiled, inlined
+from vla_crl.sim.renderer.compilation import inlined
 from vla_crl.sim.renderer.scene_arrays import Primitive
 
 PLANE = int(Primitive.PLANE)
@@ -21,7 +21,7 @@ NOWHERE = (np.inf, -np.inf, np.inf, -np.inf)
 """Empty bounds: least and greatest x / depth, least and greatest y / depth."""
 
 
-@compiled
+@inlined
 def outline_bounds(kind, size, centre, axes, near):
     """Bound a primitive's screen coordinates x / depth and y / depth.
 
@@ -88,7 +88,7 @@ def _ellipsoid_bounds(cx, cz, sxx, sxz, szz):
     return (-b - root) / a, (-b + root) / a
 
 
-@compiled
+@inlined
 def _corner_bounds(kind, size, centre, axes, near):
     """Bound the part of the enclosing box that lies in front of the near plane."""
     sx = size[0]

@@ -6,7 +6,7 @@ camera sees of it.
 
 import numpy as np
 
-from vla_crl.sim.renderer.compilation import compiled, inlined
+from vla_crl.sim.renderer.compilation import inlined
 from vla_crl.sim.renderer.frame import (
     Frame,
     Workspace,
@@ -37,14 +37,14 @@ from vla_crl.sim.renderer.scene_arrays import CameraArrays, Scene
 from vla_crl.sim.renderer.triangles import draw_mesh
 
 
-@compiled
+@inlined
 def clear(cameras: CameraArrays, camera: int, frame: Frame):
     """Empty a frame: no geom anywhere, depth at the camera's far plane."""
     frame.depth[:] = np.float32(cameras.depth_range[camera, 1])
     frame.geom[:] = frame.half_length.size
 
 
-@compiled
+@inlined
 def find_surfaces(
     scene: Scene, camera: int, pose: tuple, workspace: Workspace, first: int, last: int
 ):
@@ -72,7 +72,7 @@ def find_surfaces(
                 _draw(geoms.primitive[index], index, columns, rows, np.float32(near), frame)
 
 
-@compiled
+@inlined
 def has_finite_pose(cameras: CameraArrays, camera: int, pose: tuple):
     """Return whether a camera is anywhere; one that is not sees nothing."""
     model_id, total = cameras.model_id[camera], 0.0
@@ -137,7 +137,7 @@ def _write_ray_map(geoms, index, centre, axes, frame):
         frame.origin[index, k] = -(x * centre[0] + y * centre[1] + z * centre[2])
 
 
-@compiled
+@inlined
 def _draw(kind, index, columns, rows, near, frame):
     if kind == PLANE:
         _draw_plane(index, columns, rows, near, frame)
@@ -154,7 +154,7 @@ def _draw(kind, index, columns, rows, near, frame):
 def _drawing(entry):
     """Compile the loop over a window for one primitive."""
 
-    @compiled
+    @inlined
     def draw(index, columns, rows, near, frame):
         origin, ramp = eye_in_geom(frame, index), row_ramp(frame, index)
         half_length, drawn = frame.half_length[index], np.int32(index)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from vla_crl.sim.renderer.appearance import LookArrays
-from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
+from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, inlined
 from vla_crl.sim.renderer.frame import (
     Frame,
     Workspace,
@@ -40,7 +40,7 @@ LAST_SKY = np.float32(SKY_TABLE_SIZE - 1)
 WHITE = np.float32(255.0)
 
 
-@compiled
+@inlined
 def shade(
     scene: Scene,
     look: LookArrays,
@@ -85,7 +85,7 @@ def shade(
             apply_texture(scene, geom, surface, camera, workspace, image)
 
 
-@compiled
+@inlined
 def find_seen(frame: Frame):
     """Write which geoms the frame shows."""
     frame.is_seen[:] = False
@@ -94,7 +94,7 @@ def find_seen(frame: Frame):
         is_seen[np.uint32(geom[i])] = True
 
 
-@compiled
+@inlined
 def _set_light(ambient, frame):
     light = frame.light
     for channel in range(3):
@@ -121,7 +121,7 @@ def _light_in_camera(lights, look, index, camera, pose):
     return np.float32(x), np.float32(y), np.float32(z), np.float32(w)
 
 
-@compiled
+@inlined
 def _find_facing(geoms, meshes, index, light, columns, rows, workspace):
     frame = workspace.frame
     for geom in range(geoms.primitive.size):
@@ -133,7 +133,7 @@ def _find_facing(geoms, meshes, index, light, columns, rows, workspace):
                 _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
 
 
-@compiled
+@inlined
 def _find_primitive_facing(kind, geom, index, light, columns, rows, frame):
     if kind == PLANE:
         _find_plane_facing(geom, index, light, columns, rows, frame)
@@ -153,7 +153,7 @@ def _facing(gradient):
     It writes max(0, n.l) where the geom is seen: n ~ axes^T g, l ~ light - w p in the camera frame.
     """
 
-    @compiled
+    @inlined
     def find_facing(geom, index, light, columns, rows, frame):
         origin, ramp = eye_in_geom(frame, geom), row_ramp(frame, geom)
         half_length = frame.half_length[geom]
@@ -191,7 +191,7 @@ def _nine(a):
     return a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]
 
 
-@compiled
+@inlined
 def _add_sun(diffuse, index, frame):
     facing = frame.facing[index].reshape(-1)
     for channel in range(3):
@@ -200,7 +200,7 @@ def _add_sun(diffuse, index, frame):
             light[i] += strength * facing[i]
 
 
-@compiled
+@inlined
 def _add_spot(lights, look, index, position, axis, columns, rows, frame):
     sx, sy, sz, _ = position
     ax, ay, az = np.float32(axis[0]), np.float32(axis[1]), np.float32(axis[2])
@@ -224,7 +224,7 @@ def _add_spot(lights, look, index, position, axis, columns, rows, frame):
             light[2, y, x] += strength * (ambient[2] + diffuse[2] * facing[y, x])
 
 
-@compiled
+@inlined
 def _add_emission(geom, emission, frame):
     left, right, top, bottom = window_of(frame, geom)
     for y in range(top, bottom):
@@ -234,7 +234,7 @@ def _add_emission(geom, emission, frame):
                     frame.light[channel, y, x] += emission
 
 
-@compiled
+@inlined
 def _write_bytes(colour, frame, image):
     """Write light times colour, at most 1; black where there is no geom."""
     geom, flat, light = frame.geom.reshape(-1), image.reshape(-1, 3), frame.light
@@ -246,7 +246,7 @@ def _write_bytes(colour, frame, image):
         flat[i, 2] = np.uint8(min(blue[i] * colour[2, k], ONE) * WHITE + HALF)
 
 
-@compiled
+@inlined
 def draw_sky(scene: Scene, camera: int, pose: tuple, frame: Frame, image: np.ndarray):
     """Colour the pixels without a geom by the elevation of their ray above the world's horizon."""
     sky, view, empty = scene.sky, pose[3][scene.cameras.model_id[camera]], frame.half_length.size
@@ -264,7 +264,7 @@ def draw_sky(scene: Scene, camera: int, pose: tuple, frame: Frame, image: np.nda
                 image[y, x, channel] = sky[step, channel]
 
 
-@compiled
+@inlined
 def blend(opacity: np.ndarray, layer: np.ndarray, frame: Frame, image: np.ndarray):
     """Lay the geoms of the frame over an image.
 

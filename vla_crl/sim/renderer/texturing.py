@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, compiled, inlined
+from vla_crl.sim.renderer.compilation import HALF, ONE, TINY, ZERO, inlined
 from vla_crl.sim.renderer.frame import Workspace, eye_in_geom, ray, row_ramp, row_start, window_of
 from vla_crl.sim.renderer.scene_arrays import Scene
 from vla_crl.sim.renderer.surfaces import Mapping
@@ -18,7 +18,7 @@ TEXCOORDS = int(Mapping.TEXCOORDS)
 ONE_PIXEL = np.uint64(1)
 
 
-@compiled
+@inlined
 def apply_texture(
     scene: Scene, geom: int, surface: int, camera: int, workspace: Workspace, image: np.ndarray
 ):
@@ -40,7 +40,7 @@ def apply_texture(
         _apply_picture(scene, geom, surface, pixel, (columns, rows), workspace, image)
 
 
-@compiled
+@inlined
 def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
     frame, columns, rows = workspace.frame, rays[0], rays[1]
     mapping, texture = scene.surfaces.mapping[surface], scene.surfaces.texture[surface]
@@ -151,7 +151,7 @@ def _next_row(seen, y, x):
     return y - ONE_PIXEL if y > 0 and seen[y - ONE_PIXEL, x] == geom else y
 
 
-@compiled
+@inlined
 def _apply_checker(surfaces, surface, geom, pixel, columns, rows, frame, image):
     """Modulate a plane by the quadrants of its texture, fading to their mean where it is fine.
 

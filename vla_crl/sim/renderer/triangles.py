@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from vla_crl.sim.renderer.compilation import ONE, TINY, ZERO, compiled, inlined
+from vla_crl.sim.renderer.compilation import ONE, TINY, ZERO, inlined
 from vla_crl.sim.renderer.frame import (
     Workspace,
     eye_in_geom,
@@ -28,7 +28,7 @@ from vla_crl.sim.renderer.scene_arrays import Scene
 SLACK = np.float32(PIXEL_SLACK)
 
 
-@compiled
+@inlined
 def draw_mesh(
     scene: Scene, index: int, camera: int, centre: tuple, axes: tuple, workspace: Workspace
 ):
@@ -55,7 +55,7 @@ def draw_mesh(
     _draw_faces(index, meshes.faces, level, near, bounds, lens, workspace)
 
 
-@compiled
+@inlined
 def _draw_faces(index, faces, level, near, bounds, lens, workspace):
     v, outside, first = workspace.vertices, workspace.outside, level[0]
     low_x, high_x, low_y, high_y = bounds
@@ -84,7 +84,7 @@ def _draw_faces(index, faces, level, near, bounds, lens, workspace):
             )
 
 
-@compiled
+@inlined
 def _project(points, centre, axes, grid, near, bounds, workspace):
     """Write camera coordinates, pixel coordinates of what lies in front of the eye, and sides."""
     cx, cy, cz = np.float32(centre[0]), np.float32(centre[1]), np.float32(centre[2])
@@ -109,7 +109,7 @@ def _project(points, centre, axes, grid, near, bounds, workspace):
         outside[i] = np.uint8(16 if -z < near else beside)
 
 
-@compiled
+@inlined
 def _draw_triangle(index, face, corners, bounds, depths, lens, workspace):
     """Fill the covered pixels.
 
@@ -175,7 +175,7 @@ def _weight(p, q, det, column_step, row_step):
     return np.float32(x), np.float32(y), np.float32(slack - z)
 
 
-@compiled
+@inlined
 def find_weights(scene: Scene, camera: int, workspace: Workspace):
     """Write the corners' weights wherever a mesh is seen.
 
@@ -189,7 +189,7 @@ def find_weights(scene: Scene, camera: int, workspace: Workspace):
             _find_weights_of(scene.meshes, geom, scene.cameras, camera, workspace)
 
 
-@compiled
+@inlined
 def _find_weights_of(meshes, geom, cameras, camera, workspace):
     frame, weight = workspace.frame, workspace.weight
     columns, rows, ramp = cameras.columns[camera], cameras.rows[camera], row_ramp(frame, geom)
@@ -221,7 +221,7 @@ def _meet(meshes, frame, geom, face, direction):
     return second, third, abs(ratio)
 
 
-@compiled
+@inlined
 def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, workspace: Workspace):
     """Write max(0, n.l) of the corners, interpolated, where a mesh is seen.
 
