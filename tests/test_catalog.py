@@ -114,6 +114,19 @@ def test_an_experts_record_that_is_none_is_refused(small_catalog: Path, content:
         catalog.expert_success("kitchen")
 
 
+def test_what_the_expert_reached_is_kept_for_each_controller(small_catalog: Path) -> None:
+    for name, successes in (("expert", 3), ("expert@joint_position", 1)):
+        rows = f'[{{"task": "lift", "successes": {successes}, "episodes": 4}}]'
+        (small_catalog / f"envs/kitchen/{name}.json").write_text(rows)
+    assert catalog.expert_success("kitchen") == {"lift": 0.75}
+    assert catalog.expert_success("kitchen@joint_position") == {"lift": 0.25}
+    assert catalog.expert_success("kitchen@eef_position") == {}
+
+
+def test_a_controller_is_no_part_of_a_suites_folder(small_catalog: Path) -> None:
+    assert catalog.suite_path("kitchen@eef_pose") == small_catalog / "envs/kitchen"
+
+
 def test_an_unknown_recipe_names_the_nearest(small_catalog: Path) -> None:
     with pytest.raises(ConfigError, match="unknown recipe 'demoo'. Did you mean 'demo'"):
         catalog.recipe_path("demoo")

@@ -69,12 +69,14 @@ def suite_path(name: str) -> Path:
 def expert_success(name: str) -> dict[str, float]:
     """Return how often the scripted expert succeeds in each task of a suite, where it was measured.
 
-    The suite's expert.json is what `vla-crl evaluate --policy expert --output` writes.
+    The suite's expert.json (of another controller expert@CONTROLLER.json) is what `vla-crl evaluate
+    --policy expert --output` writes.
 
     Raises:
         ConfigError: There is no such suite, or the file has other content.
     """
-    path = suite_path(name) / "expert.json"
+    _, at, controller = name.partition("@")
+    path = suite_path(name) / f"expert{at}{controller}.json"
     if not path.exists():
         return {}
     try:

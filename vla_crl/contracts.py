@@ -56,6 +56,9 @@ POSE_ACTION = ("delta_x", "delta_y", "delta_z", "delta_rx", "delta_ry", "delta_r
 """End-effector delta position 3, delta rotation 3 (axis-angle), gripper (-1 open, +1 close)."""
 POSE_STATE = ("x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right")
 """End-effector position 3 (m, world), axis-angle 3 (rad, world), finger positions 2 (m)."""
+JOINT_TARGET, JOINT_ANGLE = "target_", "angle_"
+"""Begin the names of an action's number that says where a joint is to go, as a part of its range,
+and of a state's that says where it is (rad)."""
 ARM = Embodiment(action=POSE_ACTION, state=POSE_STATE, cameras=("agentview", "eye_in_hand"))
 """The arm of the tabletop suites and of LIBERO: one policy may run on all of them."""
 

@@ -1,13 +1,16 @@
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from vla_crl.contracts import Embodiment
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
     PerturbationConfig,
+    _perturb,
     collect_demonstrations,
 )
 from vla_crl.sim.backends import expert_of
@@ -155,6 +158,48 @@ def test_other_files_are_refused(tmp_path: Path):
     for name in ("other", "text", "empty", "cut"):
         with pytest.raises(ConfigError, match=f"{name}.npz is no demonstrations file"):
             Demonstrations.load(tmp_path / f"{name}.npz")
+
+
+def perturbed(robot: Embodiment, sigma: float, **changes: Any) -> np.ndarray:
+    """Perturb the action of standing still 4,000 times."""
+    noise = PerturbationConfig(burst_probability=0.0, **changes)
+    rng, still = np.random.default_rng(0), np.zeros(len(robot.action))
+    still[robot.is_binary] = 1.0
+    return np.array([_perturb(rng, still, sigma, noise, robot) for _ in range(4000)])
+
+
+@pytest.mark.parametrize(
+    ("controller", "scales"),
+    [
+        ("eef_pose", [1.0] * 3 + [0.3] * 3),
+        ("eef_position", [1.0] * 3),
+        ("joint_position", [0.03] * 7),
+    ],
+)
+def test_noise_has_the_scale_of_what_a_number_means(controller: str, scales: list[float]):
+    robot = load_suite(f"{SUITE}@{controller}").embodiment
+    drawn = perturbed(robot, 0.2, flip_probability=0.25)
+    assert drawn[:, :-1].std(axis=0) == pytest.approx(0.2 * np.array(scales), rel=0.05)
+    assert np.isin(drawn[:, -1], (-1.0, 1.0)).all()
+    assert np.mean(drawn[:, -1] < 0) == pytest.approx(0.25, abs=0.03)
+
+
+def test_what_is_binary_is_flipped_each_on_its_own():
+    robot = Embodiment(action=("a", "x", "b"), state=("x",), cameras=("top",), binary=("a", "b"))
+    drawn = perturbed(robot, 0.1, flip_probability=0.5)
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.06
+    nothing = perturbed(replace(robot, binary=()), 0.1, flip_probability=1.0)
+    assert np.abs(nothing.mean(axis=0)).max() < 0.01
+
+
+def test_joints_are_demonstrated_and_relearnt_from_where_noise_has_led():
+    suite = load_suite(f"{SUITE}@joint_position")
+    collected = collect_demonstrations(suite, 10, seed=3)
+    assert collected.suite == "tabletop_object@joint_position"
+    assert collected.state.shape[1:] == (15,)
+    assert collected.label.shape[1:] == (8,)
+    assert np.abs(collected.label).max() <= 1.0
+    assert collected.episode_success.mean() >= 0.7
 
 
 def test_at_least_one_episode_is_needed():

@@ -18,8 +18,8 @@ NewSim = Callable[..., FakeSim]
 def new_sim() -> Iterator[NewSim]:
     sims: list[FakeSim] = []
 
-    def new_sim(num_slots: int, *, image_size: int = 16, **settings: Any) -> FakeSim:
-        sims.append(FakeSim(fake_suite(**settings), num_slots, image_size=image_size))
+    def new_sim(num_slots: int, *, horizon: int = 12, **settings: Any) -> FakeSim:
+        sims.append(FakeSim(fake_suite(horizon=horizon, **settings), num_slots, image_size=16))
         return sims[-1]
 
     yield new_sim
@@ -49,7 +49,7 @@ def test_a_chunk_stops_at_success(new_sim: NewSim):
     sim = new_sim(1)
     sim.reset([0], tasks=[0], state_ids=[0])
     hand, red, *_ = layout(sim.suite, 0)
-    steps = int(np.ceil((np.abs(red - hand).max() - 0.12) / 0.2 - 1e-9))  # 0.2 m a step, near: 0.12
+    steps = int(np.ceil((np.abs(red - hand).max() - 0.18) / 0.2 - 1e-9))  # 0.2 m a step, near: 0.18
     direction = np.clip((red - hand) / np.abs(red - hand).max(), -1.0, 1.0)
     result = sim.step_chunk(np.tile([*direction, 0.0], (1, steps + 2, 1)))
     assert (result.success[0], result.num_steps[0], result.reward[0]) == (True, steps, 1.0)

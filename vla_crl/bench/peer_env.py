@@ -14,8 +14,7 @@ from gymnasium import spaces
 from numba import njit
 
 from vla_crl.bench.render import LEFT_OUT
-from vla_crl.contracts import ARM
-from vla_crl.sim.gymnasium_envs import STATE_BOUND
+from vla_crl.sim.gymnasium_envs import action_space, state_space
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.native.kernel.controller import JOINTS, command
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
@@ -59,7 +58,7 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._command_index[arm] = JOINTS.start + np.arange(len(arm))
         self._command_index[fingers] = len(self._state) - 1
         self._fraction = np.arange(1, scene.num_substeps + 1)[:, None] / scene.num_substeps
-        self._fingers = scene.qpos_index(scene.config.arm.fingers)
+        self._felt = loaded.felt_qpos[index]
         site = self._constants.grip_site
         self._grip, self._grip_mat = data.site_xpos[site], data.site_xmat[site]
         self._poses = Poses(
@@ -72,8 +71,8 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._episode_steps = 0
         self.num_control_steps = 0
         """Control steps taken since the environment was built."""
-        self.action_space = spaces.Box(-1.0, 1.0, (len(ARM.action),))
-        observed: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-STATE_BOUND, STATE_BOUND)}
+        self.action_space = action_space(loaded)
+        observed: dict[str, spaces.Space[Any]] = {"state": state_space(loaded.embodiment)}
         if image_size:
             shape = (len(loaded.embodiment.cameras), image_size, image_size, 3)
             observed["images"] = spaces.Box(0, 255, shape, np.uint8)
@@ -127,8 +126,8 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         mujoco.mj_camlight(self._model, self._data)
 
     def _observe(self) -> dict[str, np.ndarray]:
-        state = np.empty(len(ARM.state), np.float32)
-        state[:3], state[6:] = self._grip, self._data.qpos[self._fingers]
+        state = np.empty(6 + len(self._felt), np.float32)
+        state[:3], state[6:] = self._grip, self._data.qpos[self._felt]
         quat = np.empty(4)
         mujoco.mju_mat2Quat(quat, self._grip_mat)
         quat *= np.sign(quat[np.abs(quat).argmax()])

@@ -17,7 +17,6 @@ import numpy as np
 from vla_crl.bench.record import BenchRecord, against_peer, alone
 from vla_crl.bench.turns import TurnProcess, serve_turns
 from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Workload, play
-from vla_crl.contracts import ARM
 from vla_crl.hardware import num_cores
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -109,12 +108,12 @@ def _bench_mixed(suite: str, num_slots: int, num_chunks: int, num_repeats: int) 
 
 def _random_workload(suite: str, num_slots: int, num_chunks: int) -> Workload:
     random, loaded = np.random.default_rng(0), load_suite(suite)
-    slots = np.arange(num_slots)
+    slots, num_steps = np.arange(num_slots), num_chunks * CHUNK_STEPS
     return Workload(
         suite,
         slots % len(loaded.tasks),
         np.resize(loaded.train_ids, num_slots),
-        random.uniform(-1.0, 1.0, (num_slots, num_chunks * CHUNK_STEPS, len(ARM.action))),
+        random.uniform(-1.0, 1.0, (num_slots, num_steps, len(loaded.embodiment.action))),
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE
-from vla_crl.contracts import ARM
 from vla_crl.hardware import num_cores
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.kernel.slots import STATE_SPEC
@@ -139,7 +138,7 @@ def record_expert(sim: VectorSim, num_steps: int) -> tuple[np.ndarray, np.ndarra
     """
     start_episodes(sim)
     expert, running = ScriptedExpert(sim), np.arange(sim.num_slots)
-    actions = np.zeros((sim.num_slots, num_steps, len(ARM.action)))
+    actions = np.zeros((sim.num_slots, num_steps, len(sim.suite.embodiment.action)))
     initial, states = sim.get_states()["physics"], []
     for step in range(num_steps):
         actions[running, step] = expert.act(running)

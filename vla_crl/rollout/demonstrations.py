@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from vla_crl.contracts import Embodiment
+from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.sim.backends import expert_of, simulate
@@ -16,8 +16,7 @@ from vla_crl.sim.simulation import Expert, Grounded, Simulation, require
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
-ROTATIONS = ("delta_rx", "delta_ry", "delta_rz")
-"""Numbers of an action that turn the hand (`POSE_ACTION`)."""
+ROTATIONS = POSE_ACTION[3:6]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,10 @@ class PerturbationConfig:
     burst_sigma: float = 0.8
     """Standard deviation of a burst."""
     rotation_scale: float = 0.3
-    """Factor on the noise of the three rotation numbers, where there are some."""
+    """Factor on the noise of rotations of the end effector."""
+    joint_scale: float = 0.03
+    """Factor on the noise of targets of joints: a part of a joint's range moves the end effector
+    far more than the same part of its greatest step. With this the expert fails about as often."""
     flip_probability: float = 0.01
     """Probability that a binary number, the gripper's command, is reversed in a step."""
 
@@ -43,8 +45,8 @@ class Demonstrations:
     Attributes:
         suite: Name of the suite.
         images: [S, cameras, H, W, 3] uint8.
-        state: [S, state numbers] float32.
-        label: [S, action numbers] float32, the expert's clean action in the visited state.
+        state: [S, numbers of the state] float32.
+        label: [S, numbers of an action] float32, the expert's clean action in the visited state.
         task: [S] task index.
         named: [S, 2] indices of the things that the instruction names and that matter now: what
             is to be moved, and where to, or -1.
@@ -221,11 +223,17 @@ def _perturb(
     if rng.random() < noise.burst_probability:
         sigma = noise.burst_sigma
     is_binary, executed = robot.is_binary, action.copy()
-    scale = np.where(np.isin(robot.action, ROTATIONS), noise.rotation_scale, 1.0)[~is_binary]
+    scale = np.array([_scale(name, noise) for name in robot.action])[~is_binary]
     executed[~is_binary] += sigma * scale * rng.standard_normal(len(scale))
     is_flipped = rng.random(is_binary.sum()) < noise.flip_probability
     executed[is_binary] *= np.where(is_flipped, -1.0, 1.0)
     return np.clip(executed, -1.0, 1.0)
+
+
+def _scale(name: str, noise: PerturbationConfig) -> float:
+    if name in ROTATIONS:
+        return noise.rotation_scale
+    return noise.joint_scale if name.startswith(JOINT_TARGET) else 1.0
 
 
 def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:

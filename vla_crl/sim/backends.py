@@ -64,11 +64,10 @@ def find_suite(name: str) -> TaskSuite:
     Raises:
         ConfigError: Suite, backend or controller do not exist, or its file is not as it should be.
     """
-    base, _, controller = name.partition("@")
-    file = suite_path(base) / "suite.toml"
+    file = suite_path(name) / "suite.toml"
     read = cast(Callable[[Path], TaskSuite], _load(_backend_of_file(file).read, file))
-    suite = read(file)
-    return suite.with_controller(controller) if controller else suite
+    suite, (_, at, controller) = read(file), name.partition("@")
+    return suite.with_controller(controller) if at else suite
 
 
 def task_names(name: str) -> list[str]:

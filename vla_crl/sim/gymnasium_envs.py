@@ -28,7 +28,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
-from vla_crl.contracts import ChunkResult, Observation, check_actions
+from vla_crl.contracts import (
+    JOINT_ANGLE,
+    POSE_STATE,
+    ChunkResult,
+    Embodiment,
+    Observation,
+    check_actions,
+)
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.backends import find_suite, simulate, task_names
 from vla_crl.sim.calls import require_counts
@@ -40,9 +47,21 @@ from vla_crl.sim.variation import VariationConfig
 RENDER_PIXELS = 256
 """Height and width of a frame from `render`."""
 RENDER_MODES = ["rgb_array"]
-STATE_BOUND = np.array([2.0] * 3 + [2 * np.pi] * 3 + [1.0] * 2, np.float32)
-"""Bound of the numbers (m, rad, m): beyond the arm's reach, a full turn and the fingers, each
+_BOUNDS: dict[str, float] = dict(
+    zip(POSE_STATE, [2.0] * 3 + [2 * np.pi] * 3 + [1.0] * 2, strict=True)
+)
+"""Of numbers of the state (m, rad, m): beyond the arm's reach, a full turn and the fingers, each
 with the greatest noise."""
+
+
+def state_space(robot: Embodiment) -> spaces.Box:
+    """Return the space of a robot's state; numbers that only its suite knows have no bound."""
+    bound = np.array([_bound(name) for name in robot.state], np.float32)
+    return spaces.Box(-bound, bound)
+
+
+def _bound(name: str) -> float:
+    return 2 * np.pi if name.startswith(JOINT_ANGLE) else _BOUNDS.get(name, np.inf)
 
 
 def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
@@ -51,7 +70,7 @@ def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
     text = string.ascii_letters + string.digits + string.punctuation + " "
     return spaces.Dict(
         images=spaces.Box(0, 255, shape, np.uint8),
-        state=spaces.Box(-STATE_BOUND, STATE_BOUND),
+        state=state_space(suite.embodiment),
         instruction=spaces.Text(MAX_INSTRUCTION_LENGTH, charset=text),
     )
 

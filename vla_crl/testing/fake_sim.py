@@ -29,7 +29,7 @@ REACH = 0.9
 """The hand, and where squares lie: -REACH to REACH in x and y (m)."""
 STEP = 0.2
 """How far an action of 1 moves the hand (m)."""
-NEAR = 0.12
+NEAR = 0.18
 """A square is reached when the hand is as near in x and in y (m); also half its edge."""
 HAND_EDGE = 0.06
 """Half the edge of the hand (m)."""
@@ -44,7 +44,7 @@ def layout(suite: FakeSuite, state_id: int) -> np.ndarray:
     while True:
         places = rng.uniform(-REACH, REACH, (num, 2))
         gaps = np.abs(places[:, None] - places).max(axis=-1) + np.eye(num)
-        if gaps.min() > 3 * NEAR:
+        if gaps.min() > 2.5 * NEAR:
             return places
 
 

@@ -55,10 +55,10 @@ class FakeConfig:
     """Squares that training tasks reach."""
     heldout: tuple[Colour, ...] = ("blue",)
     """Squares that held-out tasks reach; they lie on the same table."""
-    horizon: int = 12
+    horizon: int = 16
     """Control steps; the expert takes at most nine."""
-    num_train_states: int = 64
-    num_test_states: int = 16
+    num_train_states: int = 1000
+    num_test_states: int = 100
     extras: tuple[Extra, ...] = get_args(Extra)
     """What the simulation can do besides the least, see `vla_crl.sim.simulation`."""
     blows_up: tuple[int, ...] = ()

@@ -177,6 +177,7 @@ def test_a_suite_that_forgot_its_scene_is_told_so(folder: Path):
         ("control_hz = 10.0", "control_hz = 20.0", "control_hz"),
         ("num_train_states = 4000", "num_train_states = 40", "num_train_states"),
         ("num_test_states = 200", "num_test_states = 20", "num_test_states"),
+        ("[arm]", '[arm]\ncontroller = "eef_position"', "arm.controller"),
     ],
 )
 def test_suites_that_disagree_are_not_collected(
@@ -282,10 +283,8 @@ def episodes(request: pytest.FixtureRequest) -> tuple[Suite, np.ndarray, np.ndar
     state_ids = rng.integers(suite.test_ids.stop, size=NUM_EPISODES)
     ends: list[End] = [{} for _ in tasks]
     for index, task in enumerate(suite.tasks):
-        alone = Suite(
-            name=suite.name, description="", scenes=(suite.scenes[task.scene],),
-            tasks=(replace(task, scene=0),),
-        )  # fmt: skip
+        scenes, tasks_alone = (suite.scenes[task.scene],), (replace(task, scene=0),)
+        alone = replace(suite, scenes=scenes, tasks=tasks_alone)
         sim = VectorSim(alone, 1, num_threads=1)
         for episode in np.flatnonzero(tasks == index):
             (ends[episode],) = play(sim, np.array([0]), state_ids[[episode]])
@@ -334,6 +333,8 @@ def test_robots_with_other_arms_share_a_batch(folder: Path, collect: Collect):
     file.write_text(text, encoding="utf-8")
     suite = collect(OBJECT, GOAL)
     assert [len(scene.config.arm.joints) for scene in suite.scenes] == [7, 6]
+    with pytest.raises(ConfigError, match="the joints of its arms differ between its scenes, so"):
+        suite.with_controller("joint_position")
     actions = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 6, 7))
     sim = VectorSim(suite, 2)
     sim.reset(range(2), tasks=[1, 0], state_ids=[3, 3])

@@ -4,14 +4,21 @@ import gc
 import os
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 import pytest
 
 from vla_crl.sim.gymnasium_envs import TaskEnv
-from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.native import vector_sim
+from vla_crl.sim.native.drawing import renderer_of
+from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.native.scene_constants import constants_of
+from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
@@ -77,6 +84,44 @@ def test_no_world_is_created_while_episodes_begin_and_end(
     for name in ("MjData", "MjModel"):
         monkeypatch.setattr(mujoco, name, refuse)
     begin_episodes(sim, 3)
+
+
+def test_a_scene_is_prepared_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    suite = load_suite("tabletop_30")
+    suite = replace(suite, scenes=tuple(replace(scene) for scene in suite.scenes))  # unknown yet
+    made: list[tuple[str, int]] = []
+
+    def spy(module: Any, name: str) -> None:
+        make = getattr(module, name)
+
+        def remember(scene: Scene, *arguments: Any) -> Any:
+            made.append((name, suite.scenes.index(scene)))
+            return make(scene, *arguments)
+
+        monkeypatch.setattr(module, name, remember)
+
+    for name in ("initial_states", "renderer_of"):
+        spy(vector_sim, name)
+    first, other = 0, int(np.flatnonzero(suite.scene_of_task == 2)[0])
+    sim = VectorSim(suite, 2, image_size=8)
+    assert made == []
+    sim.close()
+    sim = VectorSim(suite, 2, image_size=8, tasks=[first])
+    assert made == [("initial_states", 0), ("renderer_of", 0)]
+    copies = [len(free) for free in sim._workers._free]
+    assert copies == [0] * 5
+    sim.reset([0, 1], tasks=[first, other], state_ids=[0, 0])  # asked for all the same
+    sim.observe()
+    assert [len(free) > 0 for free in sim._workers._free] == [True, False, True, False, False]
+    sim.close()
+
+
+def test_simulations_of_a_suite_share_what_is_made_of_its_scenes(suite: Suite):
+    renderers = {id(renderer_of(suite.scenes[0], ("agentview",), 8)) for _ in range(2)}
+    constants = {id(constants_of(suite, 0)) for _ in range(2)}
+    assert len(renderers) == len(constants) == 1
+    other = suite.with_controller("joint_position")
+    assert initial_states(other.scenes[0]) is initial_states(suite.scenes[0])
 
 
 def test_a_closed_environment_leaves_nothing_running():

@@ -63,8 +63,10 @@ def array(values: np.ndarray, dtype: type) -> Any:
     return wp.array(values, dtype=dtype, device=CPU)
 
 
-def test_the_controller_moves_as_the_compiled_one(suite: Suite, constants: SceneConstants):
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("name", ["eef_pose", "eef_position", "joint_position"])
+def test_the_controller_moves_as_the_compiled_one(suite: Suite, name: str):
+    rng, constants = np.random.default_rng(0), constants_of(suite.with_controller(name), 0)
+    num_numbers = controller.action_size(constants.controller)
     expected = initial_states(suite.scenes[0]).controller[:NUM_WORLDS].copy()
     arm, acting = put_controller(constants, CPU), np.ones(NUM_WORLDS)
     acting[-20:] = 0
@@ -72,8 +74,8 @@ def test_the_controller_moves_as_the_compiled_one(suite: Suite, constants: Scene
     states = array(expected, wp.float64)
     previous, idle = wp.zeros_like(states), expected[-20:].copy()
     for _ in range(6):
-        actions = rng.uniform(-1.0, 1.0, (NUM_WORLDS, 7))
-        actions[::10, 6] = 0.0
+        actions = rng.uniform(-1.0, 1.0, (NUM_WORLDS, num_numbers))
+        actions[::10, -1] = 0.0
         sites = np.zeros((NUM_WORLDS, constants.sizes.nsite, 3), np.float32)
         sites[:, constants.grip_site] = expected[:, POSITION] + rng.normal(
             0.0, 0.04, (NUM_WORLDS, 3)

@@ -20,6 +20,8 @@ import warp as wp
 import vla_crl.sim.warp
 from vla_crl.contracts import Observation
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.backends import expert_of
+from vla_crl.sim.native.controllers import holding
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.slots import scratch_of
@@ -111,6 +113,53 @@ def test_an_episode_resembles_that_of_mujoco(sims: tuple[VectorSim, WarpSim]):
     seen, felt = (on_host(sim.observe()) for sim in sims)
     assert np.abs(seen.state - felt.state).max() < 1e-5
     assert seen.instruction == felt.instruction
+
+
+@pytest.mark.parametrize("controller", ["eef_position", "joint_position"])
+def test_every_controller_resembles_that_of_mujoco(suite: Suite, controller: str):
+    other = suite.with_controller(controller)
+    sims = VectorSim(other, 3), WarpSim(other, 3, device="cpu", image_size=8)
+    actions, seen = np.zeros((3, 4, len(other.embodiment.action))), []
+    actions[:] = np.random.default_rng(0).uniform(-0.5, 0.5, actions.shape)
+    for sim in sims:
+        sim.reset(range(3), tasks=[0, VARIED, OTHER_SCENE], state_ids=[0, 1, 2])
+    if controller == "joint_position":  # about where the joints are
+        arm, states = constants_of(other, 0).controller, sims[0].get_states()["controller"]
+        actions = 0.1 * actions + holding(arm, states)[:, None]
+    for sim in sims:
+        sim.step_chunk(actions)
+        seen.append(on_host(sim.observe(images=False)))
+    expected, states = (sim.get_states() for sim in sims)
+    assert np.abs(states["controller"] - expected["controller"]).max() < 1e-5
+    assert np.array_equal(states["pending"], expected["pending"])
+    assert np.abs(seen[0].state - seen[1].state).max() < 1e-4
+    assert seen[1].state.shape == (3, len(other.embodiment.state))
+    for sim in sims:
+        sim.close()
+
+
+@pytest.mark.parametrize("cameras", [("overview",), ("eye_in_hand", "agentview", "overview")])
+@pytest.mark.parametrize("size", [20, 33])
+def test_any_cameras_in_any_size_are_seen(suite: Suite, cameras: tuple[str, ...], size: int):
+    configs = [replace(scene.config, cameras=cameras) for scene in suite.scenes]
+    pairs = zip(suite.scenes, configs, strict=True)
+    other = replace(suite, scenes=tuple(replace(s, config=config) for s, config in pairs))
+    sims = VectorSim(other, 1, image_size=size), WarpSim(other, 1, device="cpu", image_size=size)
+    for sim in sims:
+        sim.reset([0], tasks=[0], state_ids=[0])
+    expected, seen = (on_host(sim.observe().validate(other.embodiment)) for sim in sims)
+    assert seen.images.shape == expected.images.shape == (1, len(cameras), size, size, 3)
+    for ours, theirs in zip(expected.images[0], seen.images[0], strict=True):
+        assert np.mean(_is_table(theirs) == _is_table(ours)) > 0.98
+    for sim in sims:
+        sim.close()
+
+
+def test_the_scripted_expert_acts_in_the_other_backend_only(sims: tuple[VectorSim, WarpSim]):
+    with pytest.raises(
+        ConfigError, match="scripted expert of 'tabletop_object' acts in a VectorSi"
+    ):
+        expert_of(sims[1])
 
 
 def _is_robot(model: mujoco.MjModel, joint: int) -> bool:

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError, SpecError, unknown_name
+from vla_crl.sim.native.controllers import holding
 from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, POSITION
 from vla_crl.sim.native.kernel.slots import JUST_WOKEN, Slots
 from vla_crl.sim.native.layout import initial_states
@@ -100,8 +101,7 @@ class Episodes:
         for scene in np.unique(scenes):
             initial_states(self._suite.scenes[scene])  # before anything is changed
         progress.task[slots], progress.num_steps[slots], progress.outcome[slots] = tasks, 0, RUNNING
-        for part in (dynamics.physics, dynamics.controller, dynamics.pending):
-            part[slots] = 0.0
+        dynamics.physics[slots], dynamics.controller[slots] = 0.0, 0.0
         dynamics.tree_asleep[slots] = JUST_WOKEN
         self.state_id[slots], self._sentence[slots] = state_ids, 0
         self._vary_nothing(slots)
@@ -173,6 +173,7 @@ class Episodes:
         qpos = np.where(np.isnan(start_qpos), initial.qpos[state_ids], start_qpos)
         dynamics.physics[slots, 1 : 1 + model.nq] = qpos
         dynamics.controller[slots, : controller.shape[1]] = controller
+        dynamics.pending[slots] = holding(constants.controller, controller)[:, None]
         ctrl = np.zeros((len(slots), model.nu))
         ctrl[:, constants.arm_actuators] = controller[:, JOINTS]
         ctrl[:, constants.finger_actuators] = controller[:, FINGER, None]

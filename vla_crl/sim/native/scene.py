@@ -237,6 +237,11 @@ def _check_arm(scene: Scene, path: Path) -> None:
                 f"{path}: arm.joints: '{joint.name}' is no hinge below "
                 f"'{model.body(above).name}'; name the joints in their order from the base on"
             )
+        if not joint.limited[0]:
+            raise ConfigError(
+                f"{path}: arm.joints: '{joint.name}' has no range, expected one that inverse "
+                "kinematics and targets of joints can keep to"
+            )
         above = int(joint.bodyid[0])
     site = model.site(config.arm.grip_site)
     if not _is_below(model, site, above):

@@ -4,15 +4,16 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError
 from vla_crl.sim.task_suite import MAX_INSTRUCTION_LENGTH
 from vla_crl.sim.variation import VariationConfig
 
+ControllerName = Literal["eef_pose", "eef_position", "joint_position"]
 MAX_STATES = 100_000
-"""Initial states of a suite: all of them are computed when a simulation begins."""
+"""Initial states of a suite: a scene's are computed together, when one of them is first needed."""
 MAX_HORIZON = 100_000
 """Control steps of an episode."""
 TASK_NAME = re.compile(r"[\w.-]+")
@@ -113,11 +114,13 @@ class ArmConfig:
     rest_joints_rad: tuple[float, ...]
     """Posture that the redundant degree of freedom is drawn to."""
     max_step_m: float
-    """Displacement commanded by an action of 1."""
+    """Displacement of the end effector commanded by an action of 1."""
     max_step_rad: float
     """Rotation commanded by an action of 1."""
     workspace_low_m: tuple[float, float, float]
     workspace_high_m: tuple[float, float, float]
+    controller: ControllerName = "eef_pose"
+    """How the arm is commanded unless the suite's name says otherwise ("suite@controller")."""
 
     def __post_init__(self) -> None:
         """Check the ranges, and that fingers are no joints of the arm."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from vla_crl.contracts import POSE_ACTION
+from vla_crl.sim.native.controllers import KINDS
 from vla_crl.sim.native.kernel.controller import Controller, state_size
 from vla_crl.sim.native.kernel.mechanics import Mechanics, Objects, mechanics_of
 from vla_crl.sim.native.kernel.slots import (
@@ -38,6 +38,7 @@ def constants_of(suite: Suite, index: int) -> SceneConstants:
     cameras = suite.camera_ids[index]
     return SceneConstants(
         controller=Controller(
+            KINDS[suite.controller],
             scene.chain,
             arm.max_step_m,
             arm.max_step_rad,
@@ -79,7 +80,7 @@ def allocate_slots(suite: Suite, num_slots: int) -> Slots:
             physics=zeros(max(mujoco.mj_stateSize(s.model, STATE_SPEC) for s in scenes)),
             tree_asleep=np.full((num_slots, size.ntree), JUST_WOKEN, np.int32),
             controller=zeros(max(state_size(len(s.config.arm.joints)) for s in scenes)),
-            pending=zeros(MAX_LATENCY, len(POSE_ACTION)),
+            pending=zeros(MAX_LATENCY, len(suite.embodiment.action)),
         ),
         poses=SlotPoses(
             body_pos=zeros(size.nbody, 3),

@@ -7,6 +7,7 @@ A suite either has a scene of its own (`SceneConfig`) or collects tasks of other
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from vla_crl.catalog import suite_path
 from vla_crl.config import from_mapping, read_toml
-from vla_crl.contracts import ARM, Embodiment, Split
+from vla_crl.contracts import Embodiment, Split
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.sim.native.controllers import KINDS, embodiment_of
 from vla_crl.sim.native.goals import Goal, parse_goal
 from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.scene import Scene, compile_scene
@@ -78,11 +80,31 @@ class Suite(TaskSuite):
 
     scenes: tuple[Scene, ...]
     tasks: tuple[Task, ...]
+    controller: str
+    """One of `controllers`."""
+
+    @cached_property
+    def _embodiment(self) -> Embodiment:
+        return embodiment_of(self.controller, self.scenes[0].config)
 
     @property
     def embodiment(self) -> Embodiment:
-        """The arm, and the cameras that the scenes name."""
-        return replace(ARM, cameras=self.scenes[0].config.cameras)
+        """The arm as it is commanded, and the cameras that the scenes name."""
+        return self._embodiment
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Ways to command the arm, the suite's own first."""
+        own = self.scenes[0].config.arm.controller
+        return (own, *(name for name in KINDS if name != own))
+
+    def with_controller(self, name: str) -> "Suite":
+        """Return the suite with another way to command its arm, called "suite@controller".
+
+        Raises:
+            ConfigError: There is no such way, or the scenes have arms with other joints.
+        """
+        return _with_controller(self, name)
 
     @property
     def film_camera(self) -> str:
@@ -142,6 +164,15 @@ class Suite(TaskSuite):
         return np.array([scene.qpos_index(scene.config.arm.fingers) for scene in self.scenes])
 
     @cached_property
+    def felt_qpos(self) -> np.ndarray:
+        """[scenes, S - 6] index into qpos of what the state tells beside the grip's pose."""
+        with_joints = self.controller == "joint_position"
+        arms = [scene.config.arm for scene in self.scenes]
+        felt = [(*(arm.joints if with_joints else ()), *arm.fingers) for arm in arms]
+        pairs = zip(self.scenes, felt, strict=True)
+        return np.array([scene.qpos_index(joints) for scene, joints in pairs])
+
+    @cached_property
     def scene_of_task(self) -> np.ndarray:
         """[tasks] index of the scene of each task."""
         return np.array([task.scene for task in self.tasks])
@@ -158,14 +189,32 @@ class Suite(TaskSuite):
         return self.things.index(name)
 
 
+@made_once
+def _with_controller(suite: Suite, name: str) -> Suite:
+    if name not in suite.controllers:
+        raise unknown_name(f"suite '{suite.name}'", "controller", name, suite.controllers)
+    arms = {scene.config.arm.joints for scene in suite.scenes}
+    if name == "joint_position" and len(arms) > 1:
+        raise ConfigError(
+            f"suite '{suite.name}': the joints of its arms differ between its scenes, so it has no "
+            f"controller '{name}'; use another, or a suite of fewer scenes"
+        )
+    return replace(suite, name=f"{suite.name.partition('@')[0]}@{name}", controller=name)
+
+
 @lru_cache
 def load_suite(name: str) -> Suite:
     """Load a suite of the catalogue that has scenes, and compile them.
 
+    Args:
+        name: Its name, or "suite@controller".
+
     Raises:
-        ConfigError: The suite does not exist or does not fit its scenes.
+        ConfigError: Suite or controller do not exist, or the suite does not fit its scenes.
     """
-    return read_native(suite_path(name) / "suite.toml")
+    suite = read_native(suite_path(name) / "suite.toml")
+    _, at, controller = name.partition("@")
+    return suite.with_controller(controller) if at else suite
 
 
 @lru_cache
@@ -282,7 +331,11 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
             )
         )
     return Suite(
-        name=name, description=description, scenes=tuple(scenes.values()), tasks=tuple(tasks)
+        name=name,
+        description=description,
+        scenes=tuple(scenes.values()),
+        tasks=tuple(tasks),
+        controller=chosen[0][0].arm.controller if chosen else "eef_pose",
     )
 
 
@@ -309,10 +362,11 @@ def _check_tasks(suite: Suite, path: Path) -> None:
     duplicates = {name for name in names if names.count(name) > 1}
     if duplicates:
         raise ConfigError(f"{path}: task names must be unique, repeated: {sorted(duplicates)}")
-    first = suite.scenes[0].config
-    for field in ("cameras", "film_camera", "control_hz", "num_train_states", "num_test_states"):
-        for scene in suite.scenes[1:]:
-            value, expected = getattr(scene.config, field), getattr(first, field)
+    fields = ("cameras", "film_camera", "control_hz", "num_train_states", "num_test_states")
+    fields = (*fields, "arm.controller")
+    for field in fields:
+        expected, *others = (attrgetter(field)(scene.config) for scene in suite.scenes)
+        for value in others:
             if value != expected:
                 raise ConfigError(
                     f"{path}: its tasks come from suites that disagree about {field}: "

@@ -236,6 +236,20 @@ class VectorSim:
         """Return [B] control steps by which actions take effect late."""
         return self._slots.varied.latency[begun_slots(self, slots)]
 
+    def latest_actions(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B, A] the last action sent of those that wait; of no meaning without latency."""
+        chosen, num_steps = begun_slots(self, slots), self._slots.progress.num_steps
+        latency = np.maximum(self._slots.varied.latency[chosen], 1)
+        return self._slots.dynamics.pending[chosen, (num_steps[chosen] - 1) % latency]
+
+    def base_shift(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B, 3] how far (m, world) the robot is displaced."""
+        return self._slots.varied.base_shift[begun_slots(self, slots)]
+
+    def controller_states(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B, R] what the robots are commanded to do now, see `kernel.controller`."""
+        return self._slots.dynamics.controller[begun_slots(self, slots)]
+
     def camera_poses(self, slots: Indices | None = None) -> CameraPoses:
         """Return where the policy's cameras are."""
         chosen, poses = begun_slots(self, slots), self._slots.poses
@@ -288,7 +302,9 @@ class VectorSim:
 
     def _proprioception(self, slots: np.ndarray) -> np.ndarray:
         position, rotation = self.grip_pose(slots)
-        parts = (position, axis_angle_from_matrix(rotation), self.finger_positions(slots))
+        index = self.suite.felt_qpos[self._scenes_of(slots)]
+        joints = self._slots.poses.qpos[slots[:, None], index]
+        parts = (position, axis_angle_from_matrix(rotation), joints)
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     def _scenes_of(self, slots: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ class WarpSim:
             self._images = wp.zeros(shape, dtype=wp.vec3ub)
             self._state = wp.zeros((num_slots, len(suite.embodiment.state)), dtype=float)
             self._chosen = wp.zeros(num_slots, dtype=int)
-            self._fingers = [wp.array(pair, dtype=int) for pair in suite.finger_qpos]
+            self._felt = [wp.array(joints, dtype=int) for joints in suite.felt_qpos]
             for scene in np.unique(suite.scene_of_task[list(tasks or [])]):
                 self._worlds_of(int(scene))
 
@@ -249,7 +249,7 @@ class WarpSim:
                 feel, self.num_slots,
                 [
                     self._chosen, data.site_xpos, data.site_xmat, data.qpos,
-                    int(self.suite.grip_sites[scene]), self._fingers[scene], self._state,
+                    int(self.suite.grip_sites[scene]), self._felt[scene], self._state,
                 ],
             )  # fmt: skip
         if noise := self._noise(self._episodes.state_noise, slots):

@@ -8,9 +8,8 @@ import mujoco_warp
 import numpy as np
 import warp as wp
 
-from vla_crl.contracts import POSE_ACTION
 from vla_crl.errors import ConfigError
-from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, state_size
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, action_size, state_size
 from vla_crl.sim.native.kernel.slots import SceneConstants, Slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene import Scene
@@ -110,14 +109,14 @@ class Worlds:
         for field in ("acting", "task", "num_steps", "outcome", "fastest"):
             setattr(self.progress, field, wp.zeros(num_worlds, dtype=int))
         self.progress.speed = wp.zeros(num_worlds, dtype=float)
-        size = state_size(len(constants.arm_actuators))
+        size, width = state_size(len(constants.arm_actuators)), action_size(constants.controller)
         self._controller = wp.zeros((num_worlds, size), dtype=wp.float64)
         self._controller_before = wp.zeros_like(self._controller)
         self._previous = wp.zeros_like(self._controller)
-        self._action = wp.zeros((num_worlds, len(POSE_ACTION)), dtype=wp.float64)
+        self._action = wp.zeros((num_worlds, width), dtype=wp.float64)
         self._base_shift = wp.zeros(num_worlds, dtype=wp.vec3d)
         self._latency = wp.zeros(num_worlds, dtype=int)
-        self._pending = wp.zeros((num_worlds, MAX_LATENCY, len(POSE_ACTION)), dtype=wp.float64)
+        self._pending = wp.zeros((num_worlds, MAX_LATENCY, width), dtype=wp.float64)
         self._pending_before = wp.zeros_like(self._pending)
         self._peaks = wp.zeros(2, dtype=int)
         self._graph: Any = None
@@ -160,7 +159,7 @@ class Worlds:
         """Run K control steps; worlds that do not act stay as they are.
 
         Args:
-            actions: [N, K, 7] in [-1, 1].
+            actions: [N, K, A] in [-1, 1].
             acting: [N] bool.
             task: [N] task indices.
             num_steps: [N] control steps since the episodes began.

@@ -2,12 +2,17 @@ import numpy as np
 import pytest
 
 from vla_crl.sim.native.kernel.controller import (
+    EEF_POSE,
+    EEF_POSITION,
     FINGER,
+    JOINT_POSITION,
     JOINTS,
     POSITION,
     ROTATION,
     Controller,
+    action_size,
     command,
+    follow_poses,
     state_size,
 )
 from vla_crl.sim.native.kernel.kinematics import rotation_about
@@ -22,7 +27,7 @@ NOWHERE = np.zeros(3)
 def controller(scene: Scene) -> Controller:
     arm = scene.config.arm
     low, high = np.array(arm.workspace_low_m), np.array(arm.workspace_high_m)
-    return Controller(scene.chain, arm.max_step_m, arm.max_step_rad, low, high)
+    return Controller(EEF_POSE, scene.chain, arm.max_step_m, arm.max_step_rad, low, high)
 
 
 @pytest.fixture
@@ -86,6 +91,70 @@ def test_the_gripper_closes_in_two_steps_and_holds_on_zero(
         command(controller, state, action(gripper=gripper), state[POSITION].copy(), NOWHERE)
         fingers.append(state[FINGER])
     assert np.allclose(fingers, [0.02, 0.02, 0.0, 0.0, 0.02, 0.04, 0.04])
+
+
+def test_a_kind_has_its_numbers(controller: Controller):
+    kinds = [controller._replace(kind=kind) for kind in (EEF_POSE, EEF_POSITION, JOINT_POSITION)]
+    assert [action_size(kind) for kind in kinds] == [7, 4, 8]
+
+
+def test_without_rotations_the_orientation_stays(controller: Controller, state: np.ndarray):
+    expected, start = state.copy(), state.copy()
+    for _ in range(3):
+        grip, four = state[POSITION].copy(), np.array([0.4, 0.0, -0.7, 1.0])
+        command(controller, expected, action(x=0.4, z=-0.7, gripper=1.0), grip, NOWHERE)
+        command(controller._replace(kind=EEF_POSITION), state, four, grip, NOWHERE)
+    assert np.array_equal(state, expected)
+    assert np.array_equal(state[ROTATION], start[ROTATION])
+
+
+def test_joints_go_to_their_targets_a_bounded_angle_at_a_time(
+    controller: Controller, state: np.ndarray
+):
+    joints, pose = state[JOINTS].copy(), state[:12].copy()
+    controller = controller._replace(kind=JOINT_POSITION)
+    low, high = controller.chain.low_rad, controller.chain.high_rad
+    target = joints + np.array([0.1, -0.1, 0.7, 0.0, 0.2, 0.3, -0.5])
+    told = np.append(2.0 * (target - low) / (high - low) - 1.0, 0.0)
+    command(controller, state, told, state[POSITION].copy(), NOWHERE)
+    assert np.allclose(state[JOINTS] - joints, [0.1, -0.1, 0.3, 0.0, 0.2, 0.3, -0.3], atol=1e-12)
+    for _ in range(2):
+        command(controller, state, told, state[POSITION].copy(), NOWHERE)
+    assert np.allclose(state[JOINTS], target, atol=1e-12)
+    assert np.array_equal(state[:12], pose)
+    for end, limit in ((-1.0, low), (1.0, high)):
+        for _ in range(30):
+            command(controller, state, np.full(8, end), state[POSITION].copy(), NOWHERE)
+        assert np.allclose(state[JOINTS], limit, atol=1e-12)
+
+
+def test_following_a_pose_begins_where_the_joints_are(controller: Controller, state: np.ndarray):
+    """What the pose controller would command, though the states hold another pose."""
+    shift = np.array([0.01, -0.02, 0.0])
+    expected, lost = state.copy(), state.copy()
+    expected[POSITION] += shift
+    lost[:12] = 7.0
+    turned = action(x=0.5, z=-0.5, turn_z=0.2)
+    command(controller, expected, turned, expected[POSITION].copy(), shift)
+    grip = state[POSITION] + shift
+    follow_poses(
+        controller._replace(kind=JOINT_POSITION), lost[None], turned[None], grip[None],
+        np.array([False]), shift[None],
+    )  # fmt: skip
+    assert np.abs(lost[JOINTS] - expected[JOINTS]).max() < 2e-3
+    assert lost[FINGER] == state[FINGER]
+
+
+@pytest.mark.parametrize(("is_late", "reach_m"), [(False, 0.06), (True, 0.1)])
+def test_a_pose_runs_ahead_of_the_grip_only_where_actions_take_effect_late(
+    controller: Controller, state: np.ndarray, is_late: bool, reach_m: float
+):
+    start, states = state[POSITION].copy(), state[None].copy()
+    for _ in range(2):  # 5 cm each, the grip stays
+        follow_poses(
+            controller, states, action(y=1.0)[None], start[None], np.array([is_late]), NOWHERE[None]
+        )
+    assert states[0, POSITION] - start == pytest.approx([0.0, reach_m, 0.0], abs=2e-3)
 
 
 def test_joints_turn_by_a_bounded_angle_in_one_step(controller: Controller, state: np.ndarray):

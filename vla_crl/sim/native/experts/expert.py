@@ -1,10 +1,13 @@
 """The scripted expert: does what a task's goal still lacks, one predicate after another."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 
+from vla_crl.contracts import POSE_ACTION
 from vla_crl.errors import ConfigError
+from vla_crl.sim.native.experts.commanding import commanding
 from vla_crl.sim.native.experts.place import PickAndPlace
 from vla_crl.sim.native.experts.push import MoveJoint, PushThing
 from vla_crl.sim.native.experts.release import Release
@@ -25,8 +28,14 @@ class ScriptedExpert:
         """Prepare for all tasks of the simulation's suite.
 
         Raises:
-            ConfigError: A goal has a predicate that no skill makes true.
+            ConfigError: A goal has a predicate that no skill makes true, or the simulation is none
+                whose worlds it can look into.
         """
+        if not isinstance(cast(Any, sim), VectorSim):
+            raise ConfigError(
+                f"the scripted expert of '{sim.suite.name}' acts in a VectorSim, not in a "
+                f'{type(sim).__name__}; simulate on the CPU (sim_device = "cpu")'
+            )
         self._sim, suite = sim, sim.suite
         terms = [list(_wanted(task.goal, task.name)) for task in suite.tasks]
         self._start = np.cumsum([0, *(len(part) for part in terms)])
@@ -42,15 +51,14 @@ class ScriptedExpert:
         self._named = np.array([skill.named for skill in self._skills])
 
     def act(self, slots: np.ndarray) -> np.ndarray:
-        """Return the expert's action [B, 7] for each of `slots`."""
+        """Return the expert's action [B, A] for each of `slots`."""
         current = self._current(slots)
         target, close = np.empty((len(slots), 3)), np.empty(len(slots), dtype=bool)
         for index in np.unique(current):
             rows = np.flatnonzero(current == index)
             target[rows], close[rows] = self._skills[index].command(slots[rows])
         grip, rotation = self._sim.grip_pose(slots)
-        suite = self._sim.suite
-        action = np.empty((len(slots), len(suite.embodiment.action)))
+        suite, action = self._sim.suite, np.empty((len(slots), len(POSE_ACTION)))
         arms = [scene.config.arm for scene in suite.scenes]
         scenes = suite.scene_of_task[self._sim.tasks[slots]]
         step_m = np.array([arm.max_step_m for arm in arms])[scenes, None]
@@ -64,7 +72,7 @@ class ScriptedExpert:
         turn *= np.where(angle > np.pi, (angle - 2 * np.pi) / np.maximum(angle, 1e-9), 1.0)
         action[:, 3:6] = gain * turn / step_rad
         action[:, 6] = np.where(close, 1.0, -1.0)
-        return np.clip(action, -1.0, 1.0)
+        return commanding(self._sim, slots, np.clip(action, -1.0, 1.0))
 
     def named(self, slots: np.ndarray) -> np.ndarray:
         """Return [B, 2] the things that matter now: what is moved, and where to (or NO_THING)."""

@@ -12,17 +12,20 @@ MAX_LEAD_M = wp.constant(wp.float64(controller.MAX_LEAD_M))
 MAX_JOINT_STEP_RAD = wp.constant(wp.float64(controller.MAX_JOINT_STEP_RAD))
 FINGER_STEP_M = wp.constant(wp.float64(controller.FINGER_STEP_M))
 FINGER_OPEN_M = wp.constant(wp.float64(controller.FINGER_OPEN_M))
-ZERO = wp.constant(wp.float64(0.0))
+ZERO, HALF, ONE = (wp.constant(wp.float64(value)) for value in (0.0, 0.5, 1.0))
 POSITION = wp.constant(controller.POSITION.start)
 ROTATION = wp.constant(controller.ROTATION.start)
 FIRST_JOINT = wp.constant(controller.JOINTS.start)
-POSE_ITERATIONS = wp.constant(2)
+POSE_ITERATIONS = wp.constant(controller.POSE_ITERATIONS)
+EEF_POSE = wp.constant(controller.EEF_POSE)
+JOINT_POSITION = wp.constant(controller.JOINT_POSITION)
 
 
 @wp.struct
 class Controller:
     """`controller.Controller`, and which actuators it drives."""
 
+    kind: int
     chain: Chain
     max_step_m: wp.float64
     max_step_rad: wp.float64
@@ -36,6 +39,7 @@ class Controller:
 def put_controller(constants: SceneConstants, device: str) -> Controller:
     """Copy the interface of a scene to a device."""
     source, result = constants.controller, Controller()
+    result.kind = source.kind
     result.chain = put_chain(source.chain, device)
     result.max_step_m, result.max_step_rad = source.max_step_m, source.max_step_rad
     result.low_m, result.high_m = wp.vec3d(*source.low_m), wp.vec3d(*source.high_m)
@@ -53,7 +57,7 @@ def delay(
     pending: wp.array3d(dtype=wp.float64),
     actions: wp.array2d(dtype=wp.float64),
 ):
-    """Replace actions [N, 7] by those of `latency` steps ago; see `stepping._delayed`."""
+    """Replace actions [N, A] by those of `latency` steps ago; see `stepping._delayed`."""
     world = wp.tid()
     if acting[world] == 0 or latency[world] == 0:
         return
@@ -62,6 +66,61 @@ def delay(
         earlier = pending[world, place, i]
         pending[world, place, i] = actions[world, i]
         actions[world, i] = earlier
+
+
+@wp.func
+def _limited(target: wp.float64, joint: wp.float64) -> wp.float64:
+    """See `controller._limited`."""
+    return joint + wp.clamp(target - joint, -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
+
+
+@wp.func
+def _move_pose(
+    controller: Controller,
+    actions: wp.array2d(dtype=wp.float64),
+    measured: wp.vec3d,
+    base_shift: wp.vec3d,
+    states: wp.array2d(dtype=wp.float64),
+    world: int,
+):
+    """See `controller.move_pose`."""
+    position, turn = wp.vec3d(), wp.vec3d()
+    for i in range(3):
+        lead = states[world, POSITION + i] + controller.max_step_m * actions[world, i]
+        lead = wp.min(wp.max(lead, measured[i] - MAX_LEAD_M), measured[i] + MAX_LEAD_M)
+        position[i] = wp.min(wp.max(lead, controller.low_m[i]), controller.high_m[i])
+        if controller.kind == EEF_POSE:
+            turn[i] = actions[world, 3 + i] * controller.max_step_rad
+    rotation = wp.mat33d()
+    for i in range(3):
+        for j in range(3):
+            rotation[i, j] = states[world, ROTATION + 3 * i + j]
+    rotation = rotation_about(turn) @ rotation
+    joints, num_joints = Joints(), controller.chain.num_joints
+    for j in range(num_joints):
+        joints[j] = states[world, FIRST_JOINT + j]
+    target = position - base_shift
+    solved = inverse(controller.chain, joints, target, rotation, POSE_ITERATIONS)
+    for i in range(3):
+        states[world, POSITION + i] = position[i]
+        for j in range(3):
+            states[world, ROTATION + 3 * i + j] = rotation[i, j]
+    for j in range(num_joints):
+        states[world, FIRST_JOINT + j] = _limited(solved[j], joints[j])
+
+
+@wp.func
+def _move_joints(
+    chain: Chain,
+    actions: wp.array2d(dtype=wp.float64),
+    states: wp.array2d(dtype=wp.float64),
+    world: int,
+):
+    """See `controller._move_joints`."""
+    for j in range(chain.num_joints):
+        part = HALF * (actions[world, j] + ONE)
+        target = chain.low[j] + part * (chain.high[j] - chain.low[j])
+        states[world, FIRST_JOINT + j] = _limited(target, states[world, FIRST_JOINT + j])
 
 
 @wp.kernel
@@ -79,7 +138,7 @@ def command(
     Args:
         controller: Constants.
         acting: [N] 1 where the episode runs.
-        actions: [N, 7].
+        actions: [N, A].
         site_pos: [N, sites] as measured, m.
         base_shift: [N] displacement of the robot, m, world.
         states: [N, R] updated in place.
@@ -90,34 +149,16 @@ def command(
         previous[world, i] = states[world, i]
     if acting[world] == 0:
         return
-    measured = wp.vec3d(site_pos[world, controller.grip_site])
-    position, turn = wp.vec3d(), wp.vec3d()
-    for i in range(3):
-        lead = states[world, POSITION + i] + controller.max_step_m * actions[world, i]
-        lead = wp.min(wp.max(lead, measured[i] - MAX_LEAD_M), measured[i] + MAX_LEAD_M)
-        position[i] = wp.min(wp.max(lead, controller.low_m[i]), controller.high_m[i])
-        turn[i] = actions[world, 3 + i] * controller.max_step_rad
-    rotation = wp.mat33d()
-    for i in range(3):
-        for j in range(3):
-            rotation[i, j] = states[world, ROTATION + 3 * i + j]
-    rotation = rotation_about(turn) @ rotation
-    joints, num_joints = Joints(), controller.chain.num_joints
-    for j in range(num_joints):
-        joints[j] = states[world, FIRST_JOINT + j]
-    target = position - base_shift[world]
-    solved = inverse(controller.chain, joints, target, rotation, POSE_ITERATIONS)
-    for i in range(3):
-        states[world, POSITION + i] = position[i]
-        for j in range(3):
-            states[world, ROTATION + 3 * i + j] = rotation[i, j]
-    for j in range(num_joints):
-        step = wp.clamp(solved[j] - joints[j], -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
-        states[world, FIRST_JOINT + j] = joints[j] + step
-    finger, last = ZERO, FIRST_JOINT + num_joints
-    if actions[world, 6] > ZERO:
+    if controller.kind == JOINT_POSITION:
+        _move_joints(controller.chain, actions, states, world)
+    else:
+        measured = wp.vec3d(site_pos[world, controller.grip_site])
+        _move_pose(controller, actions, measured, base_shift[world], states, world)
+    gripper = actions[world, actions.shape[1] - 1]
+    finger, last = ZERO, FIRST_JOINT + controller.chain.num_joints
+    if gripper > ZERO:
         finger = states[world, last] - FINGER_STEP_M
-    elif actions[world, 6] < ZERO:
+    elif gripper < ZERO:
         finger = states[world, last] + FINGER_STEP_M
     else:
         finger = states[world, last]

@@ -1,4 +1,4 @@
-"""What the robot feels, `vla_crl.contracts.POSE_STATE`, and noise on what it senses."""
+"""What the robot feels, see `Suite.embodiment`, and noise on what it senses."""
 
 import warp as wp
 
@@ -49,10 +49,20 @@ def feel(
     site_mat: wp.array2d(dtype=wp.mat33),
     qpos: wp.array2d(dtype=float),
     grip_site: int,
-    fingers: wp.array(dtype=int),
+    joints: wp.array(dtype=int),
     state: wp.array2d(dtype=float),
 ):
-    """Write the state [N, 8] of the worlds where `felt` is 1."""
+    """Write the state [N, S] of the worlds where `felt` is 1.
+
+    Args:
+        felt: [N].
+        site_pos: [N, sites].
+        site_mat: [N, sites].
+        qpos: [N, nq].
+        grip_site: Site id.
+        joints: [S - 6] where in qpos the joints are that follow the grip's pose.
+        state: Written.
+    """
     world = wp.tid()
     if felt[world] == 0:
         return
@@ -60,8 +70,8 @@ def feel(
     for i in range(3):
         state[world, i] = site_pos[world, grip_site][i]
         state[world, 3 + i] = float(turn[i])
-    for i in range(2):
-        state[world, 6 + i] = qpos[world, fingers[i]]
+    for j in range(joints.shape[0]):
+        state[world, 6 + j] = qpos[world, joints[j]]
 
 
 @wp.func
@@ -118,7 +128,7 @@ def add_state_noise(
     key: wp.array(dtype=wp.uint64),
     num_steps: wp.array(dtype=int),
 ):
-    """Add noise to states [N, 8]; see `senses.add_state_noise`."""
+    """Add noise to states [N, S]; see `senses.add_state_noise`."""
     world, i = wp.tid()
     if sigma[world] > NONE:
         seed = _stream(key[world], num_steps[world], STATE_STREAM)
