@@ -1,16 +1,19 @@
 """Robots of other channels than the arm's, from demonstrations to films; on fake worlds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 from vla_crl.cli import main
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy
 from vla_crl.rollout.demonstrations import Demonstrations
+from vla_crl.sim import gymnasium_envs
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
 
@@ -125,6 +128,45 @@ def test_the_expert_is_filmed(suite: str, tmp_path: Path):
     assert not run("show", "suite", suite, "--output", sheet)
     assert film.stat().st_size > 1000
     assert sheet.stat().st_size > 1000
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return a function that registers one suite, as importing the module does with all."""
+    known = set(gymnasium.registry)
+
+    def register(suite: str) -> None:
+        monkeypatch.setattr(gymnasium_envs, "list_suites", lambda: [suite])
+        gymnasium_envs.register_envs()
+
+    yield register
+    for name in gymnasium.registry.keys() - known:
+        del gymnasium.registry[name]
+
+
+@pytest.mark.parametrize("robot", ROBOTS)
+@pytest.mark.parametrize("size", [24, 128])
+def test_gymnasiums_checker_finds_nothing(
+    write_fake_suite: Write, register: Callable[[str], None], robot: str, size: int
+):
+    channels = ROBOTS[robot]
+    suite = write_fake_suite(embodiment=channels)
+    register(suite)
+    env = gymnasium.make(f"vla_crl/{suite}.reach_red-v0", image_size=size, render_mode="rgb_array")
+    check_env(env.unwrapped)
+    observation, _ = env.reset(seed=0)
+    assert observation["images"].shape == (len(channels["cameras"]), size, size, 3)
+    assert observation["state"].shape == (len(channels["state"]),)
+    assert env.action_space.shape == (len(channels["action"]),)
+    frame: Any = env.render()
+    assert frame.shape == (256, 256, 3)
+    env.close()
+    envs = gymnasium.make_vec(f"vla_crl/{suite}-v0", num_envs=4, image_size=size)
+    batch, info = envs.reset(seed=0)
+    assert batch in envs.observation_space
+    assert list(info["task"]) == ["reach_red", "reach_green", "reach_blue", "reach_red"]
+    assert envs.step(envs.action_space.sample())[1].shape == (4,)
+    envs.close()
 
 
 def test_an_environment_asks_for_frames_before_the_work(write_fake_suite: Write):

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import gymnasium
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
 pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
@@ -228,6 +230,15 @@ def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
     assert not geom.contype[0]
     assert not geom.conaffinity[0]
     assert geom.rgba.tolist() == list(GOAL_RGBA)
+
+
+def test_gymnasiums_checker_finds_nothing_in_either_controller():
+    task = "vla_crl.sim.gymnasium_envs:vla_crl/metaworld_mt10.push-v3-v0"
+    for settings, num_numbers in (({}, 7), ({"suite": "metaworld_mt10@eef_position"}, 4)):
+        env = gymnasium.make(task, image_size=16, render_mode="rgb_array", **settings)
+        check_env(env.unwrapped)
+        assert env.action_space.shape == (num_numbers,)
+        env.close()
 
 
 @pytest.mark.parametrize("name", ["num_slots", "num_threads", "image_size"])
