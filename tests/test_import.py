@@ -1,4 +1,6 @@
+import ast
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -63,3 +65,32 @@ def test_dependencies_point_downwards(package: str, forbidden: set[str]) -> None
     modules = [module for module in MODULES if module.startswith(f"vla_crl.{package}.")]
     assert modules
     assert loaded_after(f"import {', '.join(modules)}") & forbidden == set()
+
+
+def imported_by(module: str) -> set[str]:
+    """Return the modules of the package that a module's own text imports."""
+    path = Path(vla_crl.__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    names = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name for name in names if name.startswith("vla_crl.")}
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"),
+    [
+        ("sim", r"sim\.\w+|sim\.renderer"),
+        ("sim.renderer", r"sim\.\w+|sim\.renderer\.\w+"),
+        ("sim.native.kernel", r"sim\.\w+|sim\.native\.kernel\.\w+"),
+        ("sim.native", r"sim\.\w+|sim\.renderer|sim\.native\.\w+(\.\w+)?"),
+        ("sim.native.experts", r"sim\.\w+|sim\.native\.\w+(\.\w+)?"),
+    ],
+)
+def test_rooms_of_the_simulation_know_no_room_above_them(room: str, allowed: str) -> None:
+    own = [m for m in MODULES if m.rpartition(".")[0] == f"vla_crl.{room}"]
+    assert own
+    common = "contracts|errors|config|catalog|progress"
+    for module in own:
+        for name in imported_by(module):
+            known = name.removeprefix("vla_crl.")
+            assert re.fullmatch(f"{common}|{allowed}", known), f"{module} imports {name}"
+            assert "native.experts" not in name or room == "sim.native.experts"

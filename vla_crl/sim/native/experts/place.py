@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from vla_crl.sim.native.experts.skill import (
-    NO_THING,
     OPEN_FINGER_M,
     TOO_LOW_M,
     Command,
@@ -16,6 +15,7 @@ from vla_crl.sim.native.experts.skill import (
 from vla_crl.sim.native.goals import DIRECTIONS, Goal
 from vla_crl.sim.native.layout import rest_height
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.simulation import NO_THING
 
 HOVER_HEIGHT_M = 0.09
 """Grip height above an object's origin while moving over it; clears the other objects."""

@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 import mujoco
 import numpy as np
 
-from vla_crl.sim.native.experts.skill import NO_THING, Command, above, ramp, through_funnel
+from vla_crl.sim.native.experts.skill import Command, above, ramp, through_funnel
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.layout import rest_height
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.simulation import NO_THING
 
 START_M = 0.03
 """Distance from the contact point at which a push begins, on the side from which it pushes."""

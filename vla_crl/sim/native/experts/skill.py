@@ -45,10 +45,6 @@ class Skill(Protocol):
         ...
 
 
-NO_THING = -1
-"""In `named`: the predicate names no second thing."""
-
-
 def above(positions: np.ndarray, height_m: float | np.ndarray) -> np.ndarray:
     """Return [B, 3] points over `positions`, at a height of the world."""
     raised = positions.copy()
