@@ -55,6 +55,24 @@ def make_untrained_policy():
 
 
 @pytest.fixture
+def make_lanes():
+    """Return a function that makes simulations of a suite for images of 64 pixels."""
+    from vla_crl.compute import ComputeConfig
+    from vla_crl.rollout.lanes import close_lanes, simulate_lanes
+
+    made = []
+
+    def make(suite, num_envs: int, **settings):
+        settings = {"image_size": 64, "compute": ComputeConfig(), **settings}
+        sims = simulate_lanes(suite, num_envs, **settings)
+        made.extend(sims)
+        return sims
+
+    yield make
+    close_lanes(made)
+
+
+@pytest.fixture
 def untrained_policy(make_untrained_policy):
     """The tiny preset with fixed random weights."""
     return make_untrained_policy()

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
+import torch
 
 from vla_crl import catalog, cli, commands
 from vla_crl.bench.record import against_peer
+from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError
@@ -35,6 +37,7 @@ KITCHEN = types.SimpleNamespace(
         types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
     ),
     embodiment=ARM,
+    task_index=["lift", "push"].index,
 )
 
 
@@ -51,6 +54,7 @@ class TrainConfig:
     video_episodes: int = 2
     rounds: int = 1
     ppo: PPOConfig = PPOConfig()
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,9 @@ class Trainer:
         header = "stage,task,split,successes,episodes"
         self.run.matrix_file.write_text(f"{header}\n0,lift,train,20,100\n1,lift,train,60,100\n")
         self.resume = resume
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class Calls(list[tuple[tuple[Any, ...], dict[str, Any]]]):
@@ -116,6 +123,7 @@ class Policy:
 
     path: Path
     embodiment: Embodiment = ARM
+    device: str = "cpu"
 
 
 @pytest.fixture
@@ -139,13 +147,32 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, install: Install) -> 
     monkeypatch.setattr(catalog, "catalog_dir", lambda kind: tmp_path / kind)
     monkeypatch.chdir(tmp_path)
     install("vla_crl.sim.backends", find_suite=lambda name: KITCHEN)
-    install("vla_crl.models.checkpoint", load_policy=lambda name: Policy(catalog.policy_path(name)))
-    install("vla_crl.rollout.agents", policy_agent=policy_agent, expert_agent="the expert")
+    install("vla_crl.models.checkpoint", load_policy=load_policy)
+    install("vla_crl.rollout.agents", PolicyAgent=PolicyAgent, ExpertAgent=ExpertAgent)
+    install("vla_crl.rollout.lanes", simulate_lanes=simulate_lanes, close_lanes=Calls())
     return tmp_path
 
 
-def policy_agent(policy: Any, *, deterministic: bool) -> tuple[Any, str]:
-    return policy, "deterministic" if deterministic else "sampled"
+class PolicyAgent(NamedTuple):
+    """Tells what it was made of."""
+
+    policy: Any
+    deterministic: bool
+    image_size: int = 32
+
+
+class ExpertAgent(NamedTuple):
+    """Is equal to any other."""
+
+    image_size: int = 64
+
+
+def load_policy(name: str, *, device: str) -> Policy:
+    return Policy(catalog.policy_path(name), device=device)
+
+
+def simulate_lanes(suite: Any, num_envs: int, **settings: Any) -> tuple[Any, ...]:
+    return suite, num_envs, settings
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -285,6 +312,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("doctor --verbose", "unknown argument '--verbose'. See vla-crl doctor --help."),
         ("report runs/none", "runs/none: not a run directory"),
         ("train demo --resume", "runs/demo: not a run directory"),
+        ("evaluate --policy tiny --suite kitchen --device gpu", "device is 'gpu', expected 'cpu'"),
     ],
 )
 def test_a_mistake_is_one_line_with_code_2(
@@ -363,9 +391,45 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     ]
     assert json.loads((world / "rows.json").read_text()) == json.loads(out)
     assert "a print of a library" in err
-    agent = Policy(world / "policies/tiny.toml"), "deterministic"
-    expected = {"num_episodes": 4, "states": "test", "num_envs": 128}
-    assert calls == [((agent, KITCHEN, ["lift"]), expected)]
+    agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
+    sims = KITCHEN, 4, {"image_size": 32, "compute": ComputeConfig(), "tasks": [0]}
+    assert calls == [((agent, sims, ["lift"]), {"num_episodes": 4, "states": "test"})]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "rollout"])
+def test_a_command_that_runs_a_policy_is_told_where_and_with_how_many_threads(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    evaluated, filmed = Calls([TaskResult()]), Calls()
+    install("vla_crl.rollout.evaluate", evaluate=evaluated)
+    install("vla_crl.report.film", record_rollouts=filmed)
+    before = torch.get_num_threads()
+    try:
+        flags = ["--num-torch-threads", "3", "--num-sim-threads", "5", "--dtype", "bfloat16"]
+        code, _, _ = run(capsys, command, "--policy", "tiny", "--suite", "kitchen", *flags)
+        assert (code, torch.get_num_threads()) == (0, 3)
+    finally:
+        torch.set_num_threads(before)
+    compute = ComputeConfig(num_torch_threads=3, num_sim_threads=5, dtype="bfloat16")
+    if command == "evaluate":
+        ((_, (_, num_envs, settings), _), _) = evaluated[0]
+        assert (num_envs, settings["compute"]) == (128, compute)
+    else:
+        assert filmed[0][1]["compute"] == compute
+
+
+@pytest.mark.parametrize("command", ["evaluate", "rollout"])
+def test_the_help_shows_where_a_command_computes_by_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "--device DEVICE where the policy runs: cpu, cuda or cuda:1 (default: cpu)" in words
+    assert "MuJoCo Warp (default: cpu)" in words
+    assert "numbers of the policy's backbone (default: float32)" in words
+    assert "matrix products, on the CPU (default: 2)" in words
+    assert "physics and rendering, on the CPU (default: 2)" in words
 
 
 def test_what_c_code_prints_stays_out_of_the_json_document(
@@ -388,7 +452,7 @@ def test_a_policy_of_another_robot_is_refused(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Policy(world, Embodiment(action=("x",), state=("x",), cameras=("top",)))
-    install("vla_crl.models.checkpoint", load_policy=lambda name: other)
+    install("vla_crl.models.checkpoint", load_policy=lambda name, device: other)
     install("vla_crl.rollout.evaluate", evaluate=Calls())
     install("vla_crl.report.film", record_rollouts=Calls())
     for command in ("evaluate", "rollout"):
@@ -405,7 +469,8 @@ def test_evaluate_takes_all_tasks_when_none_is_named(
     install("vla_crl.rollout.evaluate", evaluate=calls)
     run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--sampled")
     ((arguments, _),) = calls
-    assert arguments == ((Policy(world / "policies/tiny.toml"), "sampled"), KITCHEN, None)
+    agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=False)
+    assert (arguments[0], arguments[2]) == (agent, None)
 
 
 @pytest.mark.parametrize(
@@ -425,7 +490,7 @@ def test_the_expert_may_act_in_place_of_a_policy(
     flags = ["--states", "train"] if command == "evaluate" else ["--output", "a.mp4"]
     run(capsys, command, "--policy", "expert", "--suite", "kitchen", *flags)
     ((arguments, keywords),) = calls
-    assert arguments == ("the expert", KITCHEN, None)
+    assert (arguments[0], arguments[2]) == (ExpertAgent(), None)
     assert keywords.get("states", "train") == "train"
 
 
@@ -483,8 +548,10 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     code, _, _ = run(capsys, "rollout", *flags)
     assert code == 0
     ((arguments, keywords),) = calls
-    assert arguments == ((Policy(world / "policies/tiny.toml"), "deterministic"), KITCHEN, None)
-    assert keywords == {"num_episodes": 4, "output": Path("videos/a.mp4"), "renderer": "own"}
+    agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
+    assert arguments == (agent, KITCHEN, None)
+    output = {"output": Path("videos/a.mp4"), "renderer": "own"}
+    assert keywords == {"num_episodes": 4, "compute": ComputeConfig()} | output
     assert (world / "videos").is_dir()
 
 
@@ -495,8 +562,9 @@ def test_collect_saves_the_demonstrations(
     collect = Calls(types.SimpleNamespace(save=save))
     install("vla_crl.rollout.demonstrations", collect_demonstrations=collect)
     flags = ("--suite", "kitchen", "--episodes", "3", "--output", "demos.npz", "--seed", "5")
-    code, _, _ = run(capsys, "collect", *flags)
-    assert (code, collect) == (0, [((KITCHEN, 3), {"seed": 5})])
+    code, _, _ = run(capsys, "collect", *flags, "--image-size", "32")
+    settings = {"seed": 5, "image_size": 32, "num_threads": 2}
+    assert (code, collect) == (0, [((KITCHEN, 3), settings)])
     assert save == [((Path("demos.npz"),), {})]
 
 
@@ -538,10 +606,10 @@ def test_train_makes_a_run_and_its_report(
     assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
     assert write_report == [((Path("runs/demo"),), {})]
     policies = {
-        "before training": (Policy(catalog.policy_path("tiny")), "deterministic"),
-        "after training": ("trained", "deterministic"),
+        "before training": PolicyAgent(Policy(catalog.policy_path("tiny")), deterministic=True),
+        "after training": PolicyAgent("trained", deterministic=True),
     }
-    keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos")}
+    keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos"), "compute": ComputeConfig()}
     assert film_run == [((policies, KITCHEN, ("lift",)), keywords)]
     assert directory.read_config()["ppo"] == {"learning_rate": 1e-4}
     assert directory.read_versions()["command"] == ["vla-crl", *arguments]

@@ -226,11 +226,11 @@ def test_the_settings_of_an_early_stop_are_checked(setting, message):
 
 
 def test_pretraining_stops_at_the_first_look_that_finds_the_target(
-    demonstrations, untrained_policy, monkeypatch
+    demonstrations, untrained_policy, make_lanes, monkeypatch
 ):
     looks = []
 
-    def evaluate(agent, suite, **settings):
+    def evaluate(agent, sims, **settings):
         assert not policy.training
         looks.append(settings)
         return [TaskResult("lift", "train", [1, 3, 4][len(looks) - 1], 10)]
@@ -244,6 +244,7 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
         supervised=SupervisedConfig(num_updates=9, batch_size=4),
     )
     policy = copy.deepcopy(untrained_policy)
-    assert train_supervised(policy, demonstrations, load_suite(SUITE), config) == 4
-    assert looks == [{"num_episodes": 7, "states": "train", "image_size": 64}] * 2
+    sims = make_lanes(load_suite(SUITE), 1)
+    assert train_supervised(policy, demonstrations, sims, config) == 4
+    assert looks == [{"num_episodes": 7, "states": "train"}] * 2
     assert not policy.training

@@ -16,10 +16,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from vla_crl import __version__, commands
 from vla_crl.commands import Options, Records
+from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
 
@@ -81,6 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--episodes", type=_positive, required=True, help="over all tasks")
     command.add_argument("--output", type=Path, required=True, help="a new npz")
     command.add_argument("--seed", type=_not_negative, default=0)
+    command.add_argument(
+        "--image-size",
+        type=_positive,
+        default=64,
+        help="height and width of a camera's image in pixels (default: 64)",
+    )
+    _add_sim_threads(command)
 
     command = add("pretrain", commands.pretrain)
     _add_recipe(command)
@@ -193,6 +201,47 @@ def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes:
         type=_positive,
         default=default_episodes,
         help=f"per task (default: {default_episodes})",
+    )
+    _add_compute(command)
+
+
+def _add_compute(command: argparse.ArgumentParser) -> None:
+    """Add the settings of `ComputeConfig` as flags."""
+    default = ComputeConfig()
+    command.add_argument(
+        "--device",
+        default=default.device,
+        help=f"where the policy runs: cpu, cuda or cuda:1 (default: {default.device})",
+    )
+    command.add_argument(
+        "--sim-device",
+        default=default.sim_device,
+        help="where worlds are simulated: cpu, or cuda:0 for MuJoCo Warp "
+        f"(default: {default.sim_device})",
+    )
+    command.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        default=default.dtype,
+        help=f"numbers of the policy's backbone (default: {default.dtype})",
+    )
+    command.add_argument(
+        "--num-torch-threads",
+        type=_positive,
+        default=default.num_torch_threads,
+        help="threads of the policy's matrix products, on the CPU "
+        f"(default: {default.num_torch_threads})",
+    )
+    _add_sim_threads(command)
+
+
+def _add_sim_threads(command: argparse.ArgumentParser) -> None:
+    default = ComputeConfig().num_sim_threads
+    command.add_argument(
+        "--num-sim-threads",
+        type=_positive,
+        default=default,
+        help=f"threads for physics and rendering, on the CPU (default: {default})",
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vla_crl import catalog
+from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml, write_atomically
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, unknown_name
@@ -94,8 +95,13 @@ def collect(options: Options) -> None:
     from vla_crl.rollout.demonstrations import collect_demonstrations
     from vla_crl.sim.backends import find_suite
 
-    suite = find_suite(options.suite)
-    demonstrations = collect_demonstrations(suite, options.episodes, seed=options.seed)
+    demonstrations = collect_demonstrations(
+        find_suite(options.suite),
+        options.episodes,
+        seed=options.seed,
+        image_size=options.image_size,
+        num_threads=options.num_sim_threads,
+    )
     demonstrations.save(options.output)
 
 
@@ -120,7 +126,7 @@ def train(options: Options) -> None:
     from vla_crl.report.film import film_run
     from vla_crl.report.page import write_report
     from vla_crl.report.tables import print_results
-    from vla_crl.rollout.agents import policy_agent
+    from vla_crl.rollout.agents import PolicyAgent
     from vla_crl.run_directory import RunDirectory
 
     trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
@@ -130,16 +136,19 @@ def train(options: Options) -> None:
         RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
     with trainer.run.locked():
         trainer.train(resume=options.resume)
+        trainer.close()
         if config.video_episodes:
+            untrained = load_policy(config.policy, device=config.compute.device)
             film_run(
                 {
-                    "before training": policy_agent(load_policy(config.policy), deterministic=True),
-                    "after training": policy_agent(trainer.policy, deterministic=True),
+                    "before training": PolicyAgent(untrained, deterministic=True),
+                    "after training": PolicyAgent(trainer.policy, deterministic=True),
                 },
                 trainer.suite,
                 trainer.stream.train_tasks,
                 num_episodes=config.video_episodes,
                 folder=trainer.run.videos,
+                compute=config.compute,
             )
         matrix = SuccessMatrix.read(trainer.run.matrix_file, rounds=config.rounds)
         print_results(matrix, console)
@@ -151,19 +160,26 @@ def evaluate(options: Options) -> Records:
     catalog.suite_path(options.suite)
     if options.output:
         _require_new(options.output, "--output")
+    compute = _compute(options)
     from vla_crl.continual.statistics import wilson_interval
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
+    from vla_crl.rollout.lanes import close_lanes, simulate_lanes
     from vla_crl.sim.backends import find_suite
 
     suite = find_suite(options.suite)
-    results = evaluate_agent(
-        _agent(options.policy, suite, deterministic=not options.sampled),
+    agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
+    tasks = [suite.task_index(name) for name in options.tasks or [t.name for t in suite.tasks]]
+    sims = simulate_lanes(
         suite,
-        options.tasks,
-        num_episodes=options.episodes,
-        states=options.states,
-        num_envs=options.num_envs,
+        min(options.num_envs, options.episodes * len(tasks)),
+        image_size=agent.image_size,
+        compute=compute,
+        tasks=tasks,
     )
+    results = evaluate_agent(
+        agent, sims, options.tasks, num_episodes=options.episodes, states=options.states
+    )
+    close_lanes(sims)
     rows: Records = []
     for result in results:
         low, high = wilson_interval(result.successes, result.episodes)
@@ -177,16 +193,18 @@ def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
     _require_new(options.output, "--output", suffix=".mp4")
+    compute = _compute(options)
     from vla_crl.report.film import record_rollouts
     from vla_crl.sim.backends import find_suite
 
     suite = find_suite(options.suite)
     record_rollouts(
-        _agent(options.policy, suite, deterministic=True),
+        _agent(options.policy, suite, compute, deterministic=True),
         suite,
         options.tasks,
         num_episodes=options.episodes,
         output=options.output,
+        compute=compute,
         renderer=options.renderer,
     )
     print(options.output)
@@ -264,20 +282,28 @@ def doctor(options: Options) -> Records:
     return [dataclasses.asdict(check) for check in check_all()]
 
 
-def _agent(policy: str, suite: Any, *, deterministic: bool) -> Any:
+def _compute(options: Options) -> ComputeConfig:
+    """Return where to compute, as the flags say, after a check that it can be done there."""
+    names = [field.name for field in dataclasses.fields(ComputeConfig)]
+    compute = ComputeConfig(**{name: getattr(options, name) for name in names})
+    compute.prepare()
+    return compute
+
+
+def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
     """Return who acts in a suite: the scripted expert or a policy."""
     from vla_crl.contracts import check_fits
     from vla_crl.models.checkpoint import load_policy
-    from vla_crl.rollout.agents import expert_agent, policy_agent
+    from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 
     if policy == EXPERT:
-        return expert_agent
+        return ExpertAgent()
     known = catalog.list_policies()
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    loaded = load_policy(policy)
+    loaded = load_policy(policy, device=compute.device)
     check_fits(loaded.embodiment, suite.embodiment, f"policy '{policy}' on suite '{suite.name}'")
-    return policy_agent(loaded, deterministic=deterministic)
+    return PolicyAgent(loaded, deterministic)
 
 
 def _describe(name: str, find: Callable[[str], Path]) -> str:

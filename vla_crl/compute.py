@@ -1,5 +1,7 @@
 """Where and in which precision a command computes: one section of every recipe."""
 
+import importlib.util
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +28,50 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        for name, pattern, expected in (
+            ("device", r"cpu|cuda(:\d+)?", "'cpu', 'cuda' or 'cuda:1' and the like"),
+            ("sim_device", r"cpu|cuda:\d+", "'cpu' or 'cuda:0' and the like"),
+        ):
+            if not re.fullmatch(pattern, getattr(self, name)):
+                raise ConfigError(f"{name} is '{getattr(self, name)}', expected {expected}")
         for name in ("num_torch_threads", "num_sim_threads"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"compute.{name} is {getattr(self, name)}, expected at least 1")
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    def prepare(self) -> None:
+        """Check that the devices are there and give torch its threads; call it before the work.
+
+        Raises:
+            ConfigError: A device, or what drives it, is missing.
+        """
+        import torch
+
+        if self.device != "cpu":
+            _require_cuda("device", self.device)
+            can_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            if self.dtype == "bfloat16" and not can_bfloat16:
+                name = torch.cuda.get_device_name(self.device)
+                raise ConfigError(f"dtype 'bfloat16': {name} cannot compute in it; use float32")
+        if self.sim_device != "cpu":
+            if importlib.util.find_spec("mujoco_warp") is None:
+                raise ConfigError(
+                    f"sim_device '{self.sim_device}': MuJoCo Warp is not installed; "
+                    "pip install 'vla-crl[warp]', or simulate on the 'cpu'"
+                )
+            _require_cuda("sim_device", self.sim_device)
+        torch.set_num_threads(self.num_torch_threads)
+
+
+def _require_cuda(name: str, device: str) -> None:
+    """Check that torch sees a GPU."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if int(device.partition(":")[2] or 0) < count:
+        return
+    build = torch.version.cuda and f"CUDA {torch.version.cuda}"
+    found = f"finds {count or 'no'} GPU{'s' * (count != 1)}" if build else "was built without CUDA"
+    raise ConfigError(
+        f"{name} '{device}': torch {torch.__version__} ({build or 'CPU only'}) {found}; "
+        "choose 'cpu', or install a torch and a driver that see the GPU"
+    )

@@ -1,7 +1,7 @@
 """Supervised pretraining of a policy on scripted demonstrations and grounding questions."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
+from vla_crl.compute import ComputeConfig
 from vla_crl.config import check_seed, write_atomically
 from vla_crl.contracts import check_fits
 from vla_crl.errors import ConfigError, unknown_name
@@ -21,17 +22,21 @@ from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
 from vla_crl.progress import console, track
-from vla_crl.rollout.agents import policy_agent
+from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.demonstrations import (
     Demonstrations,
     PerturbationConfig,
     collect_demonstrations,
 )
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.sim.backends import find_suite
-from vla_crl.sim.simulation import NO_THING
+from vla_crl.sim.simulation import NO_THING, Simulation
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
+
+NUM_EVAL_ENVS = 128
+"""Environments stepped together where success is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +68,8 @@ class PretrainConfig:
     """Test episodes a task for the checkpoint's card."""
     seed: int = 0
     """Seed of demonstrations, weights and batches."""
-    num_torch_threads: int = 2
-    """Threads of the policy's matrix products."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Devices, precision and threads. Demonstrations are always recorded on the CPU."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -73,7 +78,7 @@ class PretrainConfig:
         if self.target_success is not None and not 0.0 < self.target_success <= 1.0:
             raise ConfigError(f"target_success = {self.target_success}, expected in (0, 1]")
         least_one = ("num_episodes", "num_eval_episodes", "check_every", "num_check_episodes")
-        for name in (*least_one, "num_torch_threads"):
+        for name in least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
         check_seed(self.seed)
@@ -95,11 +100,29 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     """
     if output.exists():
         raise ConfigError(f"{output} exists; remove it or give another --output")
-    torch.set_num_threads(config.num_torch_threads)
-    suite, started = find_suite(config.suite), perf_counter()
+    config.compute.prepare()
+    suite = find_suite(config.suite)
     torch.manual_seed(config.seed)
     policy = build_policy(config.policy, embodiment=suite.embodiment, things=suite.things)
-    _check_before_work(config, suite, policy)
+    _check_before_work(config, policy, suite)
+    policy.to(config.compute.device)
+    sims = simulate_lanes(
+        suite, NUM_EVAL_ENVS, image_size=policy.config.image_size, compute=config.compute
+    )
+    try:
+        return _pretrain(config, policy, sims, output, recipe)
+    finally:
+        close_lanes(sims)
+
+
+def _pretrain(
+    config: PretrainConfig,
+    policy: VLAPolicy,
+    sims: Sequence[Simulation],
+    output: Path,
+    recipe: str,
+) -> dict[str, Any]:
+    suite, started = sims[0].suite, perf_counter()
     demonstrations = collect_demonstrations(
         suite,
         config.num_episodes,
@@ -107,9 +130,11 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         perturbation=config.perturbation,
         variation=config.variation,
         image_size=policy.config.image_size,
+        num_threads=config.compute.num_sim_threads,
     )
     policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
-    num_updates = train_supervised(policy, demonstrations, suite, config)
+    policy.to(config.compute.device)
+    num_updates = train_supervised(policy, demonstrations, sims, config)
     trained = perf_counter()
     card = {
         "suite": suite.name,
@@ -123,13 +148,8 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         "recipe": recipe,
     }
     save_policy(policy, output, card)  # before the evaluation, which may be interrupted
-    agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(
-        agent,
-        suite,
-        num_episodes=config.num_eval_episodes,
-        image_size=policy.config.image_size,
-    )
+    agent = PolicyAgent(policy, deterministic=True)
+    rows = evaluate(agent, sims, num_episodes=config.num_eval_episodes)
     success = {row.task: row.successes / row.episodes for row in rows}
     card |= {
         "success_on_test_ids": success,
@@ -140,7 +160,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     return card
 
 
-def _check_before_work(config: PretrainConfig, suite: TaskSuite, policy: VLAPolicy) -> None:
+def _check_before_work(config: PretrainConfig, policy: VLAPolicy, suite: TaskSuite) -> None:
     """Refuse what would fail only after the demonstrations or after the training."""
     check_fits(
         policy.embodiment, suite.embodiment, f"policy '{config.policy}' for suite '{suite.name}'"
@@ -193,23 +213,33 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 
 
 def train_supervised(
-    policy: VLAPolicy, demonstrations: Demonstrations, suite: TaskSuite, config: PretrainConfig
+    policy: VLAPolicy,
+    demonstrations: Demonstrations,
+    sims: Sequence[Simulation],
+    config: PretrainConfig,
 ) -> int:
     """Run the updates of the recipe, printing the mean losses twenty times.
+
+    Args:
+        policy: To be trained.
+        demonstrations: What it learns from.
+        sims: Where its success is measured, if the recipe has a `target_success`.
+        config: The recipe.
 
     Returns:
         The number of updates; fewer than the recipe's where `target_success` was reached.
     """
     settings = config.supervised
     learner = SupervisedLearner(policy, settings)
-    sampler = BatchSampler(policy, demonstrations, suite, config)
+    sampler = BatchSampler(policy, demonstrations, sims[0].suite, config)
     generator = torch.Generator().manual_seed(config.seed)
     terms, sums = frozenset(settings.loss_weights), defaultdict(float)
     report_every, update = max(settings.num_updates // 20, 1), 0
     policy.train()
     with track("pretraining", settings.num_updates) as progress:
         for update in range(1, settings.num_updates + 1):
-            losses = policy.losses(sampler.draw(), terms=terms, generator=generator)
+            batch = sampler.draw().to(policy.device)
+            losses = policy.losses(batch, terms=terms, generator=generator)
             learner.update(losses)
             for name, loss in losses.items():
                 sums[name] += loss.item()
@@ -223,7 +253,7 @@ def train_supervised(
                 )
                 sums.clear()
             if config.target_success and update % config.check_every == 0:
-                success = _success_on_training_states(policy, suite, config)
+                success = _success_on_training_states(policy, sims, config)
                 progress.print(f"update {update:6d}  success on training states {success:.2f}")
                 if success >= config.target_success:
                     break
@@ -232,17 +262,11 @@ def train_supervised(
 
 
 def _success_on_training_states(
-    policy: VLAPolicy, suite: TaskSuite, config: PretrainConfig
+    policy: VLAPolicy, sims: Sequence[Simulation], config: PretrainConfig
 ) -> float:
     policy.eval()
-    agent = policy_agent(policy, deterministic=True)
-    rows = evaluate(
-        agent,
-        suite,
-        num_episodes=config.num_check_episodes,
-        states="train",
-        image_size=policy.config.image_size,
-    )
+    agent = PolicyAgent(policy, deterministic=True)
+    rows = evaluate(agent, sims, num_episodes=config.num_check_episodes, states="train")
     policy.train()
     return sum(row.successes for row in rows) / sum(row.episodes for row in rows)
 

@@ -5,19 +5,19 @@ import torch
 from vla_crl.errors import ConfigError
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector, CollectorConfig
-from vla_crl.rollout.lanes import run_lanes, simulate_lanes
+from vla_crl.rollout.lanes import run_lanes
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 
 
 @pytest.fixture
-def collect(untrained_policy: VLAPolicy):
+def collect(untrained_policy: VLAPolicy, make_lanes):
     for parameter in untrained_policy.value_head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
 
     # Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit.
     def make(seed: int = 0, num_chunks: int = 13, recompute_contexts: bool = False) -> Collector:
-        sims = simulate_lanes(load_suite("tabletop_object"), 3)
+        sims = make_lanes(load_suite("tabletop_object"), 3)
         return Collector(
             untrained_policy,
             sims,

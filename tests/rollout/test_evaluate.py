@@ -8,7 +8,7 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy, read_card
-from vla_crl.rollout.agents import expert_agent, policy_agent
+from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import Divergence
@@ -18,12 +18,16 @@ from vla_crl.sim.native.vector_sim import VectorSim
 SUITE = "tabletop_object"
 
 
-def evaluate_policy(policy, tasks=None, *, deterministic=True, seed=0, **settings):
-    agent = policy_agent(policy, deterministic=deterministic, seed=seed)
-    return evaluate(agent, load_suite(SUITE), tasks, **settings)
+@pytest.fixture
+def evaluate_policy(make_lanes):
+    def run(policy, tasks=None, *, deterministic=True, seed=0, num_envs=8, **settings):
+        sims = make_lanes(load_suite(SUITE), num_envs)
+        return evaluate(PolicyAgent(policy, deterministic, seed), sims, tasks, **settings)
+
+    return run
 
 
-def test_results_come_in_the_order_asked_for(untrained_policy):
+def test_results_come_in_the_order_asked_for(untrained_policy, evaluate_policy):
     tasks = ["white_mug_in_tray", "red_cube_in_basket"]
     results = evaluate_policy(untrained_policy, tasks, num_episodes=2, num_envs=3)
     assert [(r.task, r.split, r.episodes) for r in results] == [
@@ -32,13 +36,13 @@ def test_results_come_in_the_order_asked_for(untrained_policy):
     ]
 
 
-def test_more_episodes_than_test_states_are_refused(untrained_policy):
+def test_more_episodes_than_test_states_are_refused(untrained_policy, evaluate_policy):
     num_test = len(load_suite(SUITE).test_ids)
     with pytest.raises(ConfigError, match=rf"has test states for 1 to {num_test}"):
         evaluate_policy(untrained_policy, num_episodes=num_test + 1)
 
 
-def test_training_states_are_those_of_training(untrained_policy, monkeypatch):
+def test_training_states_are_those_of_training(untrained_policy, monkeypatch, evaluate_policy):
     seen = []
     reset = VectorSim.reset
 
@@ -54,19 +58,20 @@ def test_training_states_are_those_of_training(untrained_policy, monkeypatch):
     assert seen == [*suite.train_ids[:2], *suite.test_ids[:2]]
 
 
-def test_an_unknown_task_is_refused_with_the_nearest_name(untrained_policy):
+def test_an_unknown_task_is_refused_with_the_nearest_name(untrained_policy, evaluate_policy):
     with pytest.raises(ConfigError, match="Did you mean 'white_mug_in_tray'"):
         evaluate_policy(untrained_policy, ["white_mug_in_trey"], num_episodes=1)
 
 
 @pytest.mark.parametrize(("policy", "num_tasks"), [("tiny", 40), ("tiny_metaworld", 10)])
-def test_a_shipped_policy_succeeds_as_often_as_its_card_says(policy, num_tasks):
+def test_a_shipped_policy_succeeds_as_often_as_its_card_says(policy, num_tasks, make_lanes):
     if policy == "tiny_metaworld":
         pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
     card = read_card(policy_path(policy).with_suffix(""))
     stated = card["success_on_test_ids"]
-    agent = policy_agent(load_policy(policy), deterministic=True)
-    results = evaluate(agent, find_suite(card["suite"]), num_episodes=6)
+    agent = PolicyAgent(load_policy(policy), deterministic=True)
+    sims = make_lanes(find_suite(card["suite"]), 128)
+    results = evaluate(agent, sims, num_episodes=6)
     measured = np.array([r.successes / r.episodes for r in results])
     expected = np.array([stated[r.task] for r in results])
     assert len(measured) == num_tasks
@@ -104,13 +109,13 @@ def test_committed_results_begin_with_the_shipped_policy(recipe):
         )
 
 
-def test_the_expert_is_evaluated_as_a_policy_is():
-    tasks = ["pink_egg_in_tray"]
-    results = evaluate(expert_agent, load_suite(SUITE), tasks, num_episodes=5, num_envs=2)
+def test_the_expert_is_evaluated_as_a_policy_is(make_lanes):
+    sims, tasks = make_lanes(load_suite(SUITE), 2), ["pink_egg_in_tray"]
+    results = evaluate(ExpertAgent(), sims, tasks, num_episodes=5)
     assert [(r.task, r.successes, r.episodes) for r in results] == [("pink_egg_in_tray", 5, 5)]
 
 
-def test_sampling_is_repeatable(trained_policy):
+def test_sampling_is_repeatable(trained_policy, evaluate_policy):
     def run(**settings):
         tasks = ["red_cube_in_basket", "purple_ball_in_basket"]
         return evaluate_policy(trained_policy, tasks, num_episodes=10, **settings)
@@ -124,7 +129,35 @@ def trained_policy():
     return load_policy("tiny")
 
 
-def test_a_task_named_twice_is_refused(untrained_policy):
+def test_simulations_may_be_used_again_and_idle_slots_change_nothing(trained_policy, make_lanes):
+    suite, tasks = load_suite(SUITE), ["red_cube_in_basket", "white_mug_in_tray"]
+    acted = []
+
+    class Recorder(PolicyAgent):
+        def __call__(self, sim, lane=0):
+            act = super().__call__(sim, lane)
+
+            def remember(slots):
+                acted.append((lane, act(slots)))
+                return acted[-1][1]
+
+            return remember
+
+    def actions(sims) -> list[np.ndarray]:
+        acted.clear()
+        agent = Recorder(trained_policy, deterministic=False, seed=1)
+        evaluate(agent, sims, tasks, num_episodes=2)
+        return [chunk for own in (0, 1) for lane, chunk in acted if lane == own]
+
+    roomy, exact = make_lanes(suite, 9), make_lanes(suite, 4)
+    expected = actions(exact)
+    for sims in (roomy, exact, roomy):
+        again = actions(sims)
+        assert len(again) == len(expected)
+        assert all(map(np.array_equal, again, expected))
+
+
+def test_a_task_named_twice_is_refused(untrained_policy, evaluate_policy):
     tasks = ["red_cube_in_basket"] * 2
     with pytest.raises(ConfigError, match="a task is named twice: red_cube_in_basket, red_"):
         evaluate_policy(untrained_policy, tasks, num_episodes=1)
@@ -133,19 +166,18 @@ def test_a_task_named_twice_is_refused(untrained_policy):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_envs": 0}, "evaluate: num_envs is 0, expected a whole number from 1 on"),
         ({"num_episodes": 2.5}, "evaluate: num_episodes is 2.5, expected a whole number"),
         ({"states": "tset"}, "evaluate: unknown states 'tset'. Did you mean 'test'"),
         ({"tasks": []}, r"evaluate: tasks is \[\], expected a list of names, or None for all"),
         ({"tasks": "lift"}, "evaluate: tasks is 'lift', expected a list of names, or None"),
     ],
 )
-def test_wrong_arguments_are_refused(untrained_policy, arguments, message):
+def test_wrong_arguments_are_refused(untrained_policy, arguments, message, evaluate_policy):
     with pytest.raises(ConfigError, match=message):
-        evaluate(policy_agent(untrained_policy, deterministic=True), load_suite(SUITE), **arguments)
+        evaluate_policy(untrained_policy, **arguments)
 
 
-def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
+def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys, make_lanes):
     reset = VectorSim.reset
 
     def reset_broken(sim, slots, *, tasks, state_ids):
@@ -156,8 +188,8 @@ def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys):
         sim.set_states(states)
 
     monkeypatch.setattr(VectorSim, "reset", reset_broken)
-    suite, tasks = load_suite(SUITE), ["red_cube_in_basket"]
-    results = evaluate(expert_agent, suite, tasks, num_episodes=3, divergences=tmp_path)
+    sims, tasks = make_lanes(load_suite(SUITE), 3), ["red_cube_in_basket"]
+    results = evaluate(ExpertAgent(), sims, tasks, num_episodes=3, divergences=tmp_path)
     assert [(r.successes, r.episodes) for r in results] == [(2, 3)]
     (file,) = tmp_path.iterdir()
     assert Divergence.load(file).state_id == 4001

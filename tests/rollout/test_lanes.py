@@ -4,14 +4,30 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vla_crl.rollout.lanes import lane_generator, run_lanes, simulate_lanes
+from vla_crl.compute import ComputeConfig
+from vla_crl.errors import ConfigError
+from vla_crl.rollout.lanes import lane_generator, run_lanes
 from vla_crl.sim.native.suite import load_suite
 
 
 @pytest.mark.parametrize(("num_envs", "sizes"), [(1, [1]), (2, [1, 1]), (7, [4, 3])])
-def test_environments_are_spread_evenly_and_no_lane_is_empty(num_envs, sizes):
-    sims = simulate_lanes(load_suite("tabletop_object"), num_envs)
+def test_environments_are_spread_evenly_and_no_lane_is_empty(make_lanes, num_envs, sizes):
+    sims = make_lanes(load_suite("tabletop_object"), num_envs)
     assert [sim.num_slots for sim in sims] == sizes
+
+
+def test_without_an_environment_there_is_no_lane(make_lanes):
+    with pytest.raises(ConfigError, match="simulate_lanes: num_envs is 0, expected a whole number"):
+        make_lanes(load_suite("tabletop_object"), 0)
+
+
+def test_lanes_look_as_large_and_use_as_many_threads_as_they_are_told(make_lanes):
+    compute = ComputeConfig(num_sim_threads=6)
+    sims = make_lanes(load_suite("tabletop_object"), 2, image_size=32, compute=compute)
+    for sim in sims:
+        sim.reset([0], tasks=[0], state_ids=[0])
+        assert sim.observe().images.shape == (1, 2, 32, 32, 3)
+        assert sim._workers._physics._max_workers == 3
 
 
 def test_lanes_run_at_the_same_time_each_with_its_share_of_threads():

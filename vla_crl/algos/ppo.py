@@ -6,7 +6,7 @@ never runs the backbone: it re-evaluates the one stochastic flow step that was s
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,10 +131,18 @@ class _MetricLog:
 
     def __init__(self) -> None:
         self.values: dict[str, list[float]] = {name: [] for name in self.NAMES}
+        self._tensors: list[tuple[str, Tensor]] = []
 
     def append(self, metrics: Mapping[str, Tensor]) -> None:
-        for name, metric in metrics.items():
-            self.values[name].append(metric.item())
+        """Keep numbers where they are: reading one from a GPU waits for all work before it."""
+        self._tensors += ((name, metric.detach()) for name, metric in metrics.items())
+
+    def read(self) -> None:
+        """Move all numbers to `values`, at once."""
+        numbers = _read([tensor for _, tensor in self._tensors])
+        for (name, _), number in zip(self._tensors, numbers, strict=True):
+            self.values[name].append(number)
+        self._tensors.clear()
 
     def means(self) -> dict[str, float]:
         return {name: sum(v) / len(v) if v else 0.0 for name, v in self.values.items()}
@@ -218,6 +226,7 @@ class PPO:
             rollout, advantages.flatten(), hooks, generator, log
         ):
             epochs += 1
+        log.read()
         self.iteration += 1
         return log.means() | {
             "ratio_error": log.values["ratio_error"][0],
@@ -254,12 +263,12 @@ class PPO:
                 losses["replay_loss"] = self._replay_loss(hooks.extra_batch(len(batch)))
                 losses["penalty"] = hooks.penalty(self.policy, batch)
                 _require_shape("penalty", losses["penalty"], torch.Size())
-            self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
+            numbers = self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
             deviation = (ratio - 1).abs()
             clip_fraction = (deviation > config.clip_range).float().mean()
             metrics = {"kl": kl, "clip_fraction": clip_fraction, "ratio_error": deviation.max()}
             log.append(losses | metrics)
-            if config.target_kl is not None and kl > config.target_kl:
+            if config.target_kl is not None and numbers["kl"] > config.target_kl:
                 return False
             losses["value_loss"] = config.vf_coef * losses["value_loss"]
             log.append(self._step(losses, hooks))
@@ -350,14 +359,25 @@ class PPO:
                     "(requires_grad = False), or let gradients reach it (insulation)"
                 )
 
-    def _require_finite(self, quantities: Mapping[str, Tensor]) -> None:
-        for name, quantity in quantities.items():
-            if not quantity.isfinite():
+    def _require_finite(self, quantities: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the numbers, read from the device at once."""
+        numbers = dict(zip(quantities, _read([*quantities.values()]), strict=True))
+        for name, number in numbers.items():
+            if not math.isfinite(number):
                 raise FloatingPointError(
-                    f"PPO iteration {self.iteration}: {name} is {quantity.item()}, expected a "
+                    f"PPO iteration {self.iteration}: {name} is {number}, expected a "
                     "finite number; the step was not applied. Lower learning_rate, or check the "
                     "rollout's rewards and values and what the method adds"
                 )
+        return numbers
+
+
+def _read(scalars: Sequence[Tensor]) -> list[float]:
+    """Return numbers, wherever they are; there is one wait for a device."""
+    if not scalars:
+        return []
+    device = scalars[0].device
+    return torch.stack([s.detach().to(device, torch.float64) for s in scalars]).tolist()
 
 
 def _require_shape(hook: str, tensor: Tensor, expected: torch.Size) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vla_crl.algos.ppo import PPOConfig
+from vla_crl.compute import ComputeConfig
 from vla_crl.config import check_seed
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
@@ -67,8 +68,8 @@ class TrainConfig:
     """How often the training tasks are run through, in the same order."""
     seed: int = 0
     """Seeds everything."""
-    num_torch_threads: int = 2
-    """Threads of the policy's matrix products."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Devices, precision and threads."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Learning rule."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -90,9 +91,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in (("num_torch_threads", 1), ("video_episodes", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if self.video_episodes < 0:
+            raise ConfigError(f"video_episodes is {self.video_episodes}, expected at least 0")
         check_seed(self.seed)
         check_insulation(self.insulation)
         if self.insulation != "full" and self.lora.site == "action_expert":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import isnan
 from pathlib import Path
 from time import perf_counter
@@ -31,12 +32,12 @@ from vla_crl.models.checkpoint import (
     save_tensors,
 )
 from vla_crl.progress import console, track
-from vla_crl.rollout.agents import policy_agent
+from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.evaluate import evaluate
-from vla_crl.rollout.lanes import simulate_lanes
+from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import save_divergences
 
 METHOD_FILE = "method.safetensors"
@@ -45,6 +46,8 @@ METHOD_FILE = "method.safetensors"
 
 class Trainer:
     """One run of a recipe; everything it finds out goes to its run directory.
+
+    Worlds are made once: those of training, which vary as the recipe says, and those of evaluation.
 
     A stage is done when its row stands in the success matrix; what a killed stage left behind is
     discarded on resuming, and the numbers are those of a run that was never killed.
@@ -57,7 +60,7 @@ class Trainer:
             ConfigError: The recipe does not fit the suite or the policy.
             CheckpointError: The policy's weights are missing or do not fit.
         """
-        torch.set_num_threads(config.num_torch_threads)
+        config.compute.prepare()
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
         self.suite = find_suite(config.suite)
@@ -69,8 +72,7 @@ class Trainer:
                 "video_episodes": config.video_episodes,
             }
         )
-        simulate(self.suite, 1, variation=config.variation).close()  # does the variation fit?
-        self.policy = load_policy(config.policy)
+        self.policy = load_policy(config.policy, device=config.compute.device)
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         self.policy.set_exploration(
@@ -89,6 +91,31 @@ class Trainer:
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
+        self._make_worlds()
+
+    def _make_worlds(self) -> None:
+        """Make the worlds of training and of evaluation."""
+        config, stream, settings = self.config, self.stream, self.config.evaluation
+        num_episodes = max(settings.num_episodes, settings.num_sampled_episodes)
+        make = partial(
+            simulate_lanes,
+            self.suite,
+            image_size=self.policy.config.image_size,
+            compute=config.compute,
+        )
+        self._training_sims = make(
+            config.collector.num_envs,
+            tasks=[self.suite.task_index(task) for task in stream.train_tasks],
+            variation=config.variation,
+        )
+        self._evaluation_sims = make(
+            min(settings.num_envs, num_episodes * len(stream.tasks)),
+            tasks=[self.suite.task_index(task) for task in stream.tasks],
+        )
+
+    def close(self) -> None:
+        """Let go of the worlds."""
+        close_lanes(self._training_sims + self._evaluation_sims)
 
     def _check_budget(self) -> None:
         """Refuse a budget that the warm-up of the value head would use up."""
@@ -120,15 +147,9 @@ class Trainer:
         seed = _stage_seed(config.seed, stage)
         self.method.before_task(self.policy, task)
         check_only_adapters_train(self.policy, f"method '{config.method}': before_task")
-        sims = simulate_lanes(
-            self.suite,
-            config.collector.num_envs,
-            num_threads=config.collector.num_threads,
-            variation=config.variation,
-        )
         collector = Collector(
             self.policy,
-            sims,
+            self._training_sims,
             task,
             num_chunks=config.collector.num_chunks,
             seed=seed,
@@ -167,8 +188,6 @@ class Trainer:
             return collector.rollout
 
         self.method.after_task(self.policy, task, collect_fresh)
-        for sim in sims:
-            sim.close()
 
     def _record(
         self,
@@ -231,15 +250,14 @@ class Trainer:
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
         cells, seed = [], _stage_seed(self.config.seed, stage)
-        agent = policy_agent(self.policy, deterministic=deterministic, seed=seed)
+        agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]):
                 results = evaluate(
                     agent,
-                    self.suite,
+                    self._evaluation_sims,
                     tasks,
                     num_episodes=num_episodes,
-                    num_envs=self.config.evaluation.num_envs,
                     divergences=self.run.divergences,
                 )
             cells += [

@@ -1,13 +1,15 @@
 """Film a policy or the expert at work: episodes beside each other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from copy import copy
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import mujoco
 import numpy as np
 
+from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
 from vla_crl.progress import console
 from vla_crl.report.video import GridVideo
@@ -29,10 +31,13 @@ def record_rollouts(
     *,
     num_episodes: int,
     output: Path,
+    compute: ComputeConfig,
     title: str = "",
     renderer: Renderer = "own",
 ) -> list[bool]:
-    """Write an mp4 of deterministic episodes, one tile each, tasks one after another.
+    """Write an mp4 of episodes, one tile each, tasks one after another.
+
+    Worlds are simulated on the CPU, where all can be drawn.
 
     Args:
         agent: Who acts.
@@ -40,6 +45,7 @@ def record_rollouts(
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, on the first test states.
         output: The mp4 file.
+        compute: With how many threads.
         title: Line above the tiles.
         renderer: "own" needs no graphics and is fast; "mujoco" draws with OpenGL: smooth edges,
             shadows, some tens of frames a second in software.
@@ -50,17 +56,77 @@ def record_rollouts(
     Raises:
         ConfigError: An unknown task, or more episodes than test states.
     """
+    tiles = _choose_tiles(suite, tasks, num_episodes)
+    with closing(_simulate_tiles(agent, suite, tiles, compute)) as sim:
+        return _record(agent, sim, tiles, output, title, renderer)
+
+
+def film_run(
+    agents: Mapping[str, Agent],
+    suite: TaskSuite,
+    tasks: Sequence[str],
+    *,
+    num_episodes: int,
+    folder: Path,
+    compute: ComputeConfig,
+) -> None:
+    """Film the same test episodes with several agents, one file of `folder` each.
+
+    Args:
+        agents: By name, e.g. "before training"; the name becomes the title and, behind the
+            agent's number, the file's name. All want images of one size.
+        suite: Where.
+        tasks: Task names.
+        num_episodes: Episodes a task.
+        folder: Where the mp4 files go.
+        compute: With how many threads.
+    """
+    tiles = _choose_tiles(suite, tasks, num_episodes)
+    with closing(_simulate_tiles(next(iter(agents.values())), suite, tiles, compute)) as sim:
+        for number, (name, agent) in enumerate(agents.items()):
+            output = folder / f"{number}_{name.replace(' ', '_')}.mp4"
+            _record(agent, sim, tiles, output, name.capitalize(), "own")
+
+
+class _Tiles(NamedTuple):
+    """What is shown in each of N tiles.
+
+    Attributes:
+        tasks: [N] task indices.
+        state_ids: [N] initial states.
+    """
+
+    tasks: np.ndarray
+    state_ids: np.ndarray
+
+
+def _choose_tiles(suite: TaskSuite, tasks: Sequence[str] | None, num_episodes: int) -> _Tiles:
     if not 1 <= num_episodes <= len(suite.test_ids):
         raise ConfigError(
             f"rollout: {num_episodes} episodes a task, expected 1 to {len(suite.test_ids)}"
         )
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
-    tile_tasks = np.repeat(indices, num_episodes)
-    sim = simulate(suite, len(tile_tasks))
-    slots = np.arange(sim.num_slots)
-    sim.reset(
-        slots, tasks=tile_tasks, state_ids=np.tile(suite.test_ids[:num_episodes], len(indices))
+    ids = np.tile(suite.test_ids[:num_episodes], len(indices))
+    return _Tiles(np.repeat(indices, num_episodes), ids)
+
+
+def _simulate_tiles(
+    agent: Agent, suite: TaskSuite, tiles: _Tiles, compute: ComputeConfig
+) -> Simulation:
+    return simulate(
+        suite,
+        len(tiles.tasks),
+        num_threads=compute.num_sim_threads,
+        image_size=agent.image_size,
+        tasks=np.unique(tiles.tasks).tolist(),
     )
+
+
+def _record(
+    agent: Agent, sim: Simulation, tiles: _Tiles, output: Path, title: str, renderer: Renderer
+) -> list[bool]:
+    slots = np.arange(sim.num_slots)
+    sim.reset(slots, tasks=tiles.tasks, state_ids=tiles.state_ids)
     act, draw = agent(sim), _DRAWERS[renderer](sim)
     outcomes: list[bool | None] = [None] * sim.num_slots
     captions = sim.observe(images=False).instruction
@@ -70,7 +136,7 @@ def record_rollouts(
         captions,
         title=title,
         num_columns=_num_columns(len(captions)),
-        fps=round(suite.control_hz),
+        fps=round(sim.suite.control_hz),
     ) as video:
         while len(running):
             chunk = act(running)
@@ -88,7 +154,6 @@ def record_rollouts(
                 if not len(running):
                     break
         video.write(draw(), outcomes)
-    sim.close()
     return [bool(outcome) for outcome in outcomes]
 
 
@@ -125,32 +190,3 @@ def _stage(model: mujoco.MjModel) -> tuple[mujoco.Renderer, mujoco.MjModel, mujo
 
 
 _DRAWERS = {"own": _own_drawer, "mujoco": _mujoco_drawer}
-
-
-def film_run(
-    agents: Mapping[str, Agent],
-    suite: TaskSuite,
-    tasks: Sequence[str],
-    *,
-    num_episodes: int,
-    folder: Path,
-) -> None:
-    """Film the same test episodes with several agents, one file of `folder` each.
-
-    Args:
-        agents: By name, e.g. "before training"; the name becomes the title and, behind the
-            agent's number, the file's name.
-        suite: Where.
-        tasks: Task names.
-        num_episodes: Episodes a task.
-        folder: Where the mp4 files go.
-    """
-    for number, (name, agent) in enumerate(agents.items()):
-        record_rollouts(
-            agent,
-            suite,
-            tasks,
-            num_episodes=num_episodes,
-            output=folder / f"{number}_{name.replace(' ', '_')}.mp4",
-            title=name.capitalize(),
-        )

@@ -205,7 +205,7 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     return RunsSummary(names, values, summaries, facts, tuple(matrices))
 
 
-WITHOUT_EFFECT = ("num_torch_threads", "collector.num_threads", "video_episodes")
+WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
 """Settings in which runs of one experiment may differ, besides the seed."""
 
 

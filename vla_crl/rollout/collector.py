@@ -12,7 +12,8 @@ from vla_crl.algos.protocols import Rollout
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Context, TokenizedObservation
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.rollout.lanes import lane_generator, run_lanes
+from vla_crl.rollout.agents import executed
+from vla_crl.rollout.lanes import check_lanes, lane_generator, run_lanes
 from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Simulation
@@ -28,12 +29,10 @@ class CollectorConfig:
     """Environments stepped together (N)."""
     num_chunks: int = 12
     """Action chunks per environment and iteration (T)."""
-    num_threads: int = 2
-    """Threads for physics and rendering, shared by the two lanes, at least one each."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("num_envs", "num_chunks", "num_threads"):
+        for name in ("num_envs", "num_chunks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"collector.{name} is {getattr(self, name)}, expected at least 1")
 
@@ -108,7 +107,9 @@ class Collector:
         Raises:
             ConfigError: No chunk, no simulation, one twice, or simulations of several suites.
         """
-        _check(sims, num_chunks)
+        if num_chunks < 1:
+            raise ConfigError(f"Collector: num_chunks is {num_chunks}, expected at least 1")
+        check_lanes("Collector", sims)
         self._num_chunks = num_chunks
         self._lanes = []
         num_slots = 0
@@ -168,18 +169,6 @@ class Collector:
         return sum(latest) / len(latest)
 
 
-def _check(sims: Sequence[Simulation], num_chunks: int) -> None:
-    if num_chunks < 1:
-        raise ConfigError(f"Collector: num_chunks is {num_chunks}, expected at least 1")
-    if not isinstance(sims, Sequence) or not sims or len({id(sim) for sim in sims}) < len(sims):
-        raise ConfigError(
-            f"Collector: sims is {sims!r}, expected a list of simulations, each once; "
-            "simulate_lanes makes one"
-        )
-    if len(names := {sim.suite.name for sim in sims}) > 1:
-        raise ConfigError(f"Collector: sims are of several suites: {', '.join(sorted(names))}")
-
-
 class _Lane:
     """A simulation and its columns of the storage.
 
@@ -223,7 +212,7 @@ class _Lane:
                 chunk = self._policy.act(context, deterministic=False, generator=self._generator)
             if step:
                 next_values[step - 1, ~ended] = chunk.value[~ended]
-            actions = chunk.actions[:, : self._policy.config.execution_horizon].numpy()
+            actions = executed(self._policy, chunk)
             with self._timed("physics"):
                 result = self._sim.step_chunk(actions)
             storage.add(

@@ -123,6 +123,7 @@ def collect_demonstrations(
     variation: VariationConfig | None = None,
     num_slots: int = 128,
     image_size: int = 64,
+    num_threads: int = 2,
 ) -> Demonstrations:
     """Run the scripted expert on all tasks in turn, on training initial states.
 
@@ -135,7 +136,8 @@ def collect_demonstrations(
         perturbation: Noise on executed actions; the default noise if None.
         variation: Domain randomisation of tasks without a variation of their own.
         num_slots: Environments stepped together; does not change a single episode.
-        image_size: Height and width of the images, pixels.
+        image_size: Height and width of each camera image, pixels.
+        num_threads: For physics and rendering, which is on the CPU.
 
     Raises:
         ConfigError: `num_episodes` is not positive.
@@ -143,7 +145,13 @@ def collect_demonstrations(
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
-    sim = simulate(suite, min(num_slots, num_episodes), image_size=image_size, variation=variation)
+    sim = simulate(
+        suite,
+        min(num_slots, num_episodes),
+        num_threads=num_threads,
+        image_size=image_size,
+        variation=variation,
+    )
     labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
     rng, ids = np.random.default_rng(seed), suite.train_ids
     # Drawn anew each time through, or every task would meet the same states again.

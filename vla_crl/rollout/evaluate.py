@@ -11,10 +11,10 @@ from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
-from vla_crl.rollout.lanes import run_lanes, simulate_lanes
+from vla_crl.rollout.lanes import check_lanes, lane_sizes, run_lanes
 from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
-from vla_crl.sim.task_suite import TaskSuite
+from vla_crl.sim.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,27 @@ class TaskResult:
 
 def evaluate(
     agent: Agent,
-    suite: TaskSuite,
+    sims: Sequence[Simulation],
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int = 100,
     states: Literal["test", "train"] = "test",
-    num_envs: int = 128,
-    image_size: int = 64,
     divergences: Path = DIVERGENCES,
 ) -> list[TaskResult]:
     """Run one episode on each of the first test (or training) states of each task.
 
     Every episode has its own initial state, so fast (successful) episodes are not over-represented
     however the slots are refilled. All tasks share one batch. Matrix products round by the size of
-    the batch and contacts are chaotic: other tasks, another `num_envs` or number of threads move a
-    success rate by some points, the same call never does.
+    the batch and contacts are chaotic: other tasks, another number of environments or threads move
+    a success rate by some points, the same call never does. Of more environments than there are
+    episodes some stay idle, which changes nothing.
 
     Args:
         agent: Who acts.
-        suite: Where.
+        sims: From `simulate_lanes`, with images of the agent's size; they may be used again.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Episodes a task, at most the suite's number of such states.
         states: Which initial states; results are reported on "test".
-        num_envs: Environments stepped together, half of them in each of two lanes.
-        image_size: Height and width of what the agent sees, pixels.
         divergences: Folder for states in which physics blew up; such an episode is a failure.
 
     Returns:
@@ -61,7 +58,9 @@ def evaluate(
     Raises:
         ConfigError: An unknown task or kind of states, no task, or a number out of range.
     """
-    require_counts("evaluate", num_episodes=num_episodes, num_envs=num_envs)
+    check_lanes("evaluate", sims)
+    suite = sims[0].suite
+    require_counts("evaluate", num_episodes=num_episodes)
     if states not in ("test", "train"):
         raise unknown_name("evaluate", "states", states, ("test", "train"))
     if tasks is not None and (isinstance(tasks, str) or not tasks):
@@ -79,14 +78,16 @@ def evaluate(
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
-    sims = simulate_lanes(suite, min(num_envs, len(queue_tasks)), image_size=image_size)
     success = np.zeros(len(queue_tasks), dtype=bool)
+    # As many slots as a simulation made for these episodes alone would have.
+    num_envs = min(sum(sim.num_slots for sim in sims), len(queue_tasks))
+    sizes = lane_sizes(num_envs, len(sims))
 
     def play(lane: int) -> Iterator[None]:
         """Run every episode whose number is the lane's."""
         sim = sims[lane]
-        act, running = agent(sim, lane), np.arange(sim.num_slots)
-        queue = np.arange(lane, len(queue_tasks), len(sims))
+        act, running = agent(sim, lane), np.arange(min(sizes[lane], sim.num_slots))
+        queue = np.arange(lane, len(queue_tasks), len(sizes))
         episode, queue = queue[: len(running)].copy(), queue[len(running) :]
         sim.reset(running, tasks=queue_tasks[episode], state_ids=queue_ids[episode])
         while len(running):
@@ -105,9 +106,7 @@ def evaluate(
             yield
 
     with track("evaluation", len(queue_tasks)) as progress:
-        run_lanes(play, range(len(sims)))
-    for sim in sims:
-        sim.close()
+        run_lanes(play, range(len(sizes)))
     counts = success.reshape(len(indices), num_episodes).sum(axis=1)
     return [
         TaskResult(suite.tasks[index].name, suite.tasks[index].split, int(count), num_episodes)

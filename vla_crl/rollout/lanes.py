@@ -8,7 +8,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from vla_crl.compute import ComputeConfig
+from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import simulate
+from vla_crl.sim.calls import require_counts
 from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
@@ -23,26 +26,66 @@ def simulate_lanes(
     suite: TaskSuite,
     num_envs: int,
     *,
-    num_threads: int = NUM_LANES,
-    image_size: int = 64,
+    image_size: int,
+    compute: ComputeConfig,
+    tasks: Sequence[int] | None = None,
     variation: VariationConfig | None = None,
 ) -> list[Simulation]:
-    """Spread N environments evenly over simulations, one a lane.
+    """Spread N environments evenly over simulations, one a lane; `close_lanes` lets go of them.
 
     Args:
         suite: What to simulate.
         num_envs: N; a single one needs a single lane.
-        num_threads: Threads for physics and rendering, shared by the lanes, at least one each.
-        image_size: Height and width of each camera image, pixels.
+        image_size: Height and width of each camera image, pixels; see `Agent`.
+        compute: Where, and with how many threads.
+        tasks: Indices of those that will be asked for; all if None.
         variation: Of all tasks that have none of their own.
+
+    Raises:
+        ConfigError: N is below 1, the suite cannot be simulated there, or the variation does not
+            fit it.
     """
-    sizes = [len(range(lane, num_envs, NUM_LANES)) for lane in range(NUM_LANES)]
-    threads = max(1, num_threads // NUM_LANES)
+    require_counts("simulate_lanes", num_envs=num_envs)
+    threads = max(1, compute.num_sim_threads // NUM_LANES)
     return [
-        simulate(suite, size, num_threads=threads, image_size=image_size, variation=variation)
-        for size in sizes
-        if size
+        simulate(
+            suite,
+            size,
+            device=compute.sim_device,
+            num_threads=threads,
+            image_size=image_size,
+            tasks=tasks,
+            variation=variation,
+        )
+        for size in lane_sizes(num_envs, NUM_LANES)
     ]
+
+
+def lane_sizes(num_envs: int, num_lanes: int) -> list[int]:
+    """Divide N environments evenly among lanes; lanes for which none is left are left out."""
+    sizes = [len(range(lane, num_envs, num_lanes)) for lane in range(num_lanes)]
+    return [size for size in sizes if size]
+
+
+def close_lanes(sims: Sequence[Simulation]) -> None:
+    """Let go of the simulations' threads or of a device's memory."""
+    for sim in sims:
+        sim.close()
+
+
+def check_lanes(where: str, sims: Sequence[Simulation]) -> None:
+    """Check that simulations can be lanes.
+
+    Raises:
+        ConfigError: None, one twice, or of several suites.
+    """
+    if not isinstance(sims, Sequence) or not sims or len({id(sim) for sim in sims}) < len(sims):
+        raise ConfigError(
+            f"{where}: sims is {sims!r}, expected a list of simulations, each once; "
+            "simulate_lanes makes one"
+        )
+    if len(names := {sim.suite.name for sim in sims}) > 1:
+        raise ConfigError(f"{where}: sims are of several suites: {', '.join(sorted(names))}")
 
 
 def lane_generator(seed: int, lane: int) -> torch.Generator:

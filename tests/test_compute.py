@@ -1,0 +1,67 @@
+import importlib.util
+
+import pytest
+import torch
+
+from vla_crl.compute import ComputeConfig
+from vla_crl.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "gpu"}, "device is 'gpu', expected 'cpu', 'cuda' or 'cuda:1' and the like"),
+        ({"sim_device": "cuda"}, "sim_device is 'cuda', expected 'cpu' or 'cuda:0' and the like"),
+        ({"num_torch_threads": 0}, "num_torch_threads is 0, expected at least 1"),
+        ({"num_sim_threads": 0}, "num_sim_threads is 0, expected at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ComputeConfig(**settings)
+
+
+def test_torch_gets_its_threads():
+    before = torch.get_num_threads()
+    try:
+        ComputeConfig(num_torch_threads=3).prepare()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_torch_without_cuda_is_told_before_the_work(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    message = r"device 'cuda': torch .* \(CPU only\) was built without CUDA; choose 'cpu', or inst"
+    with pytest.raises(ConfigError, match=message):
+        ComputeConfig(device="cuda").prepare()
+
+
+def test_a_gpu_that_is_not_there_is_told_before_the_work(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"device 'cuda:1': torch .* \(CUDA 12.8\) finds 1 GPU;"):
+        ComputeConfig(device="cuda:1").prepare()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="sim_device 'cuda:0': .* finds no GPUs; choose 'cpu'"):
+        ComputeConfig(sim_device="cuda:0").prepare()
+
+
+def test_a_gpu_that_cannot_compute_in_bfloat16_is_told_before_the_work(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    with pytest.raises(ConfigError, match="dtype 'bfloat16': Tesla V100 cannot compute in it"):
+        ComputeConfig(device="cuda", dtype="bfloat16").prepare()
+
+
+def test_worlds_on_a_gpu_need_mujoco_warp(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "mujoco_warp" else find_spec(name),
+    )
+    with pytest.raises(ConfigError, match="sim_device 'cuda:0': MuJoCo Warp is not installed; pip"):
+        ComputeConfig(sim_device="cuda:0").prepare()
