@@ -167,7 +167,7 @@ class ExpertAgent(NamedTuple):
     image_size: int = 64
 
 
-def load_policy(name: str, *, device: str) -> Policy:
+def load_policy(name: str, *, device: str, dtype: str) -> Policy:
     return Policy(catalog.policy_path(name), device=device)
 
 
@@ -452,7 +452,7 @@ def test_a_policy_of_another_robot_is_refused(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Policy(world, Embodiment(action=("x",), state=("x",), cameras=("top",)))
-    install("vla_crl.models.checkpoint", load_policy=lambda name, device: other)
+    install("vla_crl.models.checkpoint", load_policy=lambda name, device, dtype: other)
     install("vla_crl.rollout.evaluate", evaluate=Calls())
     install("vla_crl.report.film", record_rollouts=Calls())
     for command in ("evaluate", "rollout"):

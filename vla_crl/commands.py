@@ -138,7 +138,9 @@ def train(options: Options) -> None:
         trainer.train(resume=options.resume)
         trainer.close()
         if config.video_episodes:
-            untrained = load_policy(config.policy, device=config.compute.device)
+            untrained = load_policy(
+                config.policy, device=config.compute.device, dtype=config.compute.dtype
+            )
             film_run(
                 {
                     "before training": PolicyAgent(untrained, deterministic=True),
@@ -301,7 +303,7 @@ def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bo
     known = catalog.list_policies()
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    loaded = load_policy(policy, device=compute.device)
+    loaded = load_policy(policy, device=compute.device, dtype=compute.dtype)
     check_fits(loaded.embodiment, suite.embodiment, f"policy '{policy}' on suite '{suite.name}'")
     return PolicyAgent(loaded, deterministic)
 

@@ -18,7 +18,6 @@ from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.context import TokenizedObservation
-from vla_crl.models.normalization import NormStats
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
 from vla_crl.progress import console, track
@@ -103,9 +102,14 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
     config.compute.prepare()
     suite = find_suite(config.suite)
     torch.manual_seed(config.seed)
-    policy = build_policy(config.policy, embodiment=suite.embodiment, things=suite.things)
+    policy = build_policy(
+        config.policy,
+        embodiment=suite.embodiment,
+        things=suite.things,
+        device=config.compute.device,
+        dtype=config.compute.dtype,
+    )
     _check_before_work(config, policy, suite)
-    policy.to(config.compute.device)
     sims = simulate_lanes(
         suite, NUM_EVAL_ENVS, image_size=policy.config.image_size, compute=config.compute
     )
@@ -132,8 +136,7 @@ def _pretrain(
         image_size=policy.config.image_size,
         num_threads=config.compute.num_sim_threads,
     )
-    policy.norm_stats = NormStats.fit(demonstrations.state, demonstrations.label)
-    policy.to(config.compute.device)
+    policy.norm_stats.set(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, sims, config)
     trained = perf_counter()
     card = {
@@ -233,7 +236,7 @@ def train_supervised(
     learner = SupervisedLearner(policy, settings)
     sampler = BatchSampler(policy, demonstrations, sims[0].suite, config)
     generator = torch.Generator().manual_seed(config.seed)
-    terms, sums = frozenset(settings.loss_weights), defaultdict(float)
+    terms, sums = frozenset(settings.loss_weights), defaultdict[str, Any](float)
     report_every, update = max(settings.num_updates // 20, 1), 0
     policy.train()
     with track("pretraining", settings.num_updates) as progress:
@@ -242,11 +245,11 @@ def train_supervised(
             losses = policy.losses(batch, terms=terms, generator=generator)
             learner.update(losses)
             for name, loss in losses.items():
-                sums[name] += loss.item()
+                sums[name] += loss.detach()  # a number only when told: a device need not wait
             progress.advance(1)
             if update % report_every == 0:
                 means = "  ".join(
-                    f"{name} {sums[name] / report_every:.4f}" for name in sorted(sums)
+                    f"{name} {float(sums[name]) / report_every:.4f}" for name in sorted(sums)
                 )
                 progress.print(
                     f"update {update:6d}  samples {update * settings.batch_size:7d}  {means}"
@@ -305,7 +308,7 @@ class BatchSampler:
         )
 
     def draw(self) -> SupervisedBatch:
-        """Return the next batch."""
+        """Return the next batch, on the CPU."""
         data, rng = self._data, self._rng
         num = self._config.supervised.batch_size
         steps = rng.integers(len(data), size=num)

@@ -7,6 +7,7 @@ import torch
 from vla_crl.catalog import policy_path
 from vla_crl.contracts import ARM
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models import checkpoint
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
@@ -63,7 +64,7 @@ def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
     policy, base = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(rank=2))
     randomize_adapters(policy)
-    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+    save_adapter(policy, tmp_path, "tiny")
     load_adapter(base, tmp_path)
     assert torch.equal(actions(base, observation), actions(policy, observation))
 
@@ -91,7 +92,7 @@ def test_a_folder_of_the_presets_name_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     policy = load_policy("tiny")
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path / "stage_1", "tiny", base_fingerprint(policy))
+    save_adapter(policy, tmp_path / "stage_1", "tiny")
     assert json.loads((tmp_path / "stage_1/adapter.json").read_text())["base"] == "tiny"
 
 
@@ -99,7 +100,7 @@ def test_a_base_policy_that_is_gone_is_told_with_the_checkpoint(policy, tmp_path
     save_policy(policy, tmp_path / "base")
     add_lora(policy, LoRAConfig(rank=2))
     base = str(tmp_path / "base")
-    save_adapter(policy, tmp_path / "stage_1", base, base_fingerprint(policy))
+    save_adapter(policy, tmp_path / "stage_1", base)
     shutil.rmtree(base)
     message = "stage_1: its base policy cannot be loaded. .*base: no such policy"
     with pytest.raises(CheckpointError, match=message):
@@ -118,7 +119,7 @@ def test_a_preset_of_ones_own_is_found_from_everywhere(policy, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     policy = load_policy("./mine.toml")
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path / "stage_1", "./mine.toml", base_fingerprint(policy))
+    save_adapter(policy, tmp_path / "stage_1", "./mine.toml")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     load_policy("../stage_1")
@@ -162,7 +163,7 @@ def test_other_format_is_refused(policy, tmp_path):
 
 def test_adapters_of_another_format_are_refused(policy, tmp_path):
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+    save_adapter(policy, tmp_path, "tiny")
     path = tmp_path / "adapter.json"
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(CheckpointError, match="adapter.json: format 1, expected 2"):
@@ -187,41 +188,68 @@ def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
     add_lora(other, LoRAConfig(site="action_expert"))
-    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+    save_adapter(policy, tmp_path, "tiny")
     with pytest.raises(CheckpointError, match="does not fit the policy.*site='action_expert'"):
         load_adapter(other, tmp_path)
 
 
 def test_saving_an_adapter_needs_adapters(policy, tmp_path):
     with pytest.raises(CheckpointError, match="has no adapters; use save_policy"):
-        save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+        save_adapter(policy, tmp_path, "tiny")
 
 
 def test_adapters_of_a_run_load_with_the_base_policy_they_name(policy, observation, tmp_path):
     save_policy(policy, tmp_path / "base")
     add_lora(policy, LoRAConfig(rank=2))
     randomize_adapters(policy)
-    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"), base_fingerprint(policy))
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
     loaded = load_policy(tmp_path / "stage_1")
     assert loaded.lora == policy.lora
     assert torch.equal(actions(loaded, observation), actions(policy, observation))
 
 
-def test_adapters_of_other_weights_are_refused(make_policy, tmp_path):
-    policy, other = make_policy(), make_policy()
-    save_policy(other, tmp_path / "base")
+def test_adapters_of_other_weights_are_refused(policy, make_policy, tmp_path):
+    save_policy(make_policy(), tmp_path / "base")
     add_lora(policy, LoRAConfig(rank=2))
     with torch.no_grad():
         next(parameter for parameter in policy.parameters()).add_(1.0)
-    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"), base_fingerprint(policy))
+    save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
     with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
         load_policy(tmp_path / "stage_1")
+
+
+def test_weights_outside_of_the_adapters_must_not_change(policy, tmp_path):
+    save_policy(policy, tmp_path / "base")
+    loaded = load_policy(tmp_path / "base")
+    add_lora(loaded, LoRAConfig(rank=2))
+    randomize_adapters(loaded)
+    save_adapter(loaded, tmp_path / "stage_1", str(tmp_path / "base"))
+    with torch.no_grad():
+        loaded.action_expert.norm.weight.add_(1.0)
+    with pytest.raises(CheckpointError, match="weights outside of adapters and value head have ch"):
+        save_adapter(loaded, tmp_path / "stage_2", str(tmp_path / "base"))
+    with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
+        load_adapter(loaded, tmp_path / "stage_1")
+
+
+def test_the_fingerprint_is_taken_once_and_of_the_file(policy, tmp_path, monkeypatch):
+    save_policy(policy, tmp_path / "base")
+    loaded = load_policy(tmp_path / "base")
+    monkeypatch.setattr(checkpoint, "_sha256", lambda tensors: pytest.fail("hashed again"))
+    before = base_fingerprint(loaded)
+    add_lora(loaded, LoRAConfig(rank=2, site="both"))
+    randomize_adapters(loaded)
+    with torch.no_grad():
+        loaded.value_head.output.weight.add_(1.0)
+    assert base_fingerprint(loaded) == before
+    monkeypatch.undo()
+    assert base_fingerprint(policy) == before  # of a policy that was built
 
 
 @pytest.mark.parametrize("base", [3, "itself"])
 def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base):
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path, "tiny", base_fingerprint(policy))
+    save_adapter(policy, tmp_path, "tiny")
     record = json.loads((tmp_path / "adapter.json").read_text())
     record["base"] = str(tmp_path) if base == "itself" else base
     (tmp_path / "adapter.json").write_text(json.dumps(record))
@@ -247,3 +275,11 @@ def test_settings_that_are_no_settings_are_refused(policy, tmp_path):
     edit_record(tmp_path, config=None)
     with pytest.raises(CheckpointError, match="got None, expected settings of PolicyConfig"):
         load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("make", [load_policy, build_policy])
+def test_a_device_that_is_not_there_is_named(make):
+    with pytest.raises(ConfigError, match="device 'cuda:77': torch cannot use it here. "):
+        make("tiny", device="cuda:77")
+    with pytest.raises(ConfigError, match="device 'gpu': torch cannot use it here. "):
+        make("tiny", device="gpu")

@@ -24,7 +24,6 @@ from vla_crl.models.adapters import (
     trainable_parameters,
 )
 from vla_crl.models.checkpoint import (
-    base_fingerprint,
     load_adapter,
     load_policy,
     load_tensors,
@@ -72,7 +71,9 @@ class Trainer:
                 "video_episodes": config.video_episodes,
             }
         )
-        self.policy = load_policy(config.policy, device=config.compute.device)
+        self.policy = load_policy(
+            config.policy, device=config.compute.device, dtype=config.compute.dtype
+        )
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         self.policy.set_exploration(
@@ -87,7 +88,6 @@ class Trainer:
             )
         self.policy.config = replace(self.policy.config, insulation=config.insulation)
         check_loss_paths(self.policy, config.insulation)
-        self._base_sha256 = base_fingerprint(self.policy)
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
@@ -229,7 +229,7 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder, self.config.policy, self._base_sha256)
+        save_adapter(self.policy, folder, self.config.policy)
         state = {f"method/{name}": tensor for name, tensor in self._method_state().items()}
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)

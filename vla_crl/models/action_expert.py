@@ -42,7 +42,8 @@ class ActionExpert(nn.Module):
 
     Every layer attends with one softmax to [context ; own tokens]; own tokens of one draw see
     each other in both directions. This equals the joint attention of pi_0 (arXiv 2410.24164),
-    because no context token attends to the expert.
+    because no context token attends to the expert. Its weights and numbers are float32, whatever
+    the context's keys and values are.
     """
 
     rope_frequencies: Tensor
@@ -99,7 +100,9 @@ class ActionExpert(nn.Module):
         turn = self._rotation(context.next_position, draws)
         mask = _attention_mask(context.padding_mask, draws, tokens)
         for index, layer in enumerate(self.layers):
-            memory = context.keys[:, index], context.values[:, index]
+            # A layer at a time: all of them in float32 would be twice the memory of bfloat16's.
+            keys, values = context.keys[:, index], context.values[:, index]
+            memory = keys.to(hidden.dtype), values.to(hidden.dtype)
             hidden = layer(hidden, memory, mask, turn)
         return self.action_out(self.norm(hidden)).reshape(batch, draws, *self.chunk_shape)
 

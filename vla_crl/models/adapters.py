@@ -31,7 +31,8 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
 
     Afterwards the adapters and the value head are trainable, nothing else. Only the
     initialisation B = 0 is offered: others (PiSSA, OLoRA) change the base weights, which breaks
-    `adapter_disabled` and every comparison with the base policy.
+    `adapter_disabled` and every comparison with the base policy. Adapters are float32 whatever the
+    layers are: Adam's small steps would be lost in bfloat16.
 
     Raises:
         ConfigError: The policy has adapters already.
@@ -52,6 +53,8 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
     policy.lora = config
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(_is_saved(name))
+        if _is_saved(name):
+            parameter.data = parameter.data.float()
 
 
 @contextmanager
@@ -145,11 +148,18 @@ def check_loss_paths(
             ones that reach an insulated backbone.
 
     Raises:
-        ConfigError: A trainable group has no loss path, or nothing is trainable.
+        ConfigError: A trainable group has no loss path, nothing is trainable, or something that is
+            not float32.
     """
     groups = trainable_parameters(policy)
     if not groups:
         raise ConfigError("nothing is trainable; add_lora or train_only first")
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            raise ConfigError(
+                f"'{name}' is trainable but {parameter.dtype}, in which small steps are lost; "
+                "load the policy in float32, or train adapters"
+            )
     if has_token_losses:
         return
     if "heads" in groups:

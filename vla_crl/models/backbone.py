@@ -1,12 +1,14 @@
 """Vision-language backbone: a model of transformers and a recorder for its keys and values."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vla_crl.compute import Dtype
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Context
 from vla_crl.models.rope import rope_frequencies, rotate, rotation
@@ -15,6 +17,8 @@ from vla_crl.models.vlm import VisionLanguageModel
 RECORDING_ATTENTION = "vla_crl_recording_sdpa"
 NUM_PROBES = 20
 """Tokens on which a text model is tried out."""
+TORCH_DTYPE: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What torch calls the types of numbers in which a backbone may compute."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class BackboneSizes:
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """Result of one pass.
+    """Result of one pass; everything but the context's keys and values is float32.
 
     Attributes:
         context: Keys, values and features of the prefix.
@@ -74,10 +78,26 @@ class Backbone(nn.Module):
 
     Chat templates, special image tokens and the splitting of images are skipped: the caller builds
     the sequence of embeddings and this class runs it with its own attention mask.
+
+    Here is the border between types of numbers: float32 goes in and comes out, but for keys and
+    values, which are of the type in which the model computes.
+
+    Attributes:
+        dtype: In which it computes.
+        weight_dtype: Of its weights: `dtype` where they are frozen, or float32, to be trained; the
+            model then computes under autocast.
+        sizes: What was measured.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, num_cameras: int) -> None:
+    def __init__(
+        self, vlm: VisionLanguageModel, num_cameras: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         """Take over the model.
+
+        Args:
+            vlm: With weights in `dtype`, or in float32.
+            num_cameras: Images per observation.
+            dtype: In which the model computes.
 
         Raises:
             ConfigError: It is of a kind that cannot be a backbone.
@@ -90,6 +110,7 @@ class Backbone(nn.Module):
         AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
         self.vlm = vlm
         self.model = vlm.model
+        self.dtype, self.weight_dtype = dtype, next(vlm.model.parameters()).dtype
         self.sizes = self._measure()
         # Where in which camera a token comes from. Rotary positions only shape attention; the
         # action expert reads values, and those must say where the named object is.
@@ -110,12 +131,13 @@ class Backbone(nn.Module):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Map images [B, C, H, W, 3] uint8 to image tokens [B, C, T, width]."""
-        tokens = self.vlm.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        return tokens + self.image_position
+        with self._precision(images.device):
+            tokens = self.vlm.embed_images(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return tokens.float() + self.image_position
 
     def embed_words(self, token_ids: Tensor) -> Tensor:
         """Map word numbers [B, W] to embeddings [B, W, width]."""
-        return self.model.get_input_embeddings()(token_ids)
+        return self.model.get_input_embeddings()(token_ids).float()
 
     def forward(
         self, prefix: Tensor, valid: Tensor, queries: Tensor | None = None
@@ -140,43 +162,52 @@ class Backbone(nn.Module):
             steps = torch.arange(num_queries, device=prefix.device)
             positions = torch.cat([positions, next_position[:, None] + steps], dim=1)
         recorder = _Recorder(length)
-        output = self.text_model(
-            inputs_embeds=embeddings,
-            attention_mask=_attention_mask(valid, num_queries),
-            position_ids=positions,
-            use_cache=False,
-            output_hidden_states=True,
-            recorder=recorder,
-        )
-        hidden = output.last_hidden_state
+        with self._precision(prefix.device):
+            output = self.text_model(
+                inputs_embeds=embeddings.to(self.weight_dtype),
+                attention_mask=_attention_mask(valid, num_queries),
+                position_ids=positions,
+                use_cache=False,
+                output_hidden_states=True,
+                recorder=recorder,
+            )
+        hidden = output.last_hidden_state.float()
         weights = valid.to(hidden.dtype)
         mean = torch.einsum("blw,bl->bw", hidden[:, :length], weights) / next_position[:, None]
         context = Context(
-            keys=torch.stack(recorder.keys, dim=1),
-            values=torch.stack(recorder.values, dim=1),
+            keys=torch.stack(recorder.keys, dim=1).to(self.dtype),
+            values=torch.stack(recorder.values, dim=1).to(self.dtype),
             padding_mask=valid,
             next_position=next_position,
             features=torch.cat([mean, hidden[:, length - 1]], dim=-1),
         )
         return BackboneOutput(
             context,
-            first_hidden=output.hidden_states[1][:, :length],
-            state_hidden=output.hidden_states[-2][:, length - 1],
+            first_hidden=output.hidden_states[1][:, :length].float(),
+            state_hidden=output.hidden_states[-2][:, length - 1].float(),
             query_hidden=hidden[:, length:],
         )
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.weight_dtype == self.dtype:
+            return nullcontext()
+        return torch.autocast(device.type, self.dtype)
 
     @torch.no_grad()
     def _measure(self) -> BackboneSizes:
         """Run one black image and a few equal tokens, and look at what comes out."""
         model, text_model, size = self.model, self.text_model, self.vlm.image_transform.size
-        was_training = self.training
+        was_training, device = self.training, next(model.parameters()).device
         self.eval()
         try:
             text_model.set_attn_implementation(RECORDING_ATTENTION)
-            image_tokens = self.vlm.embed_images(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+            black = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)
+            with self._precision(device):
+                image_tokens = self.vlm.embed_images(black)
             width = image_tokens.shape[-1]
-            prefix = torch.arange(width).sin().expand(1, NUM_PROBES, width)
-            keys = self(prefix, torch.ones(1, NUM_PROBES, dtype=torch.bool)).context.keys
+            prefix = torch.arange(width, device=device).sin().expand(1, NUM_PROBES, width)
+            valid = torch.ones(1, NUM_PROBES, dtype=torch.bool, device=device)
+            keys = self(prefix, valid).context.keys.float()
         except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
             raise ConfigError(
                 f"{self.vlm.name}: a {type(model).__name__} cannot be one. Expected a model that "
@@ -200,9 +231,11 @@ class Backbone(nn.Module):
                 "an image, expected a square grid of them"
             )
         # Equal tokens stay equal in all layers, whoever attends to whom: only positions differ.
-        frequencies = rope_frequencies(sizes.rope_theta, sizes.head_dim)
-        turned = rotate(keys[:, :, :, :1], rotation(torch.arange(NUM_PROBES), frequencies))
-        tolerance = 1e-3 * keys.abs().amax(dim=(2, 3, 4), keepdim=True)  # of each layer
+        frequencies = rope_frequencies(sizes.rope_theta, sizes.head_dim).to(device)
+        positions = torch.arange(NUM_PROBES, device=device)
+        turned = rotate(keys[:, :, :, :1], rotation(positions, frequencies))
+        rounding = max(1e-3, 16 * torch.finfo(self.dtype).eps)
+        tolerance = rounding * keys.abs().amax(dim=(2, 3, 4), keepdim=True)  # of each layer
         is_turned = bool(((keys - turned).abs() <= tolerance).all())
         if sizes.num_layers != len(text_model.layers) or not is_turned:
             raise ConfigError(

@@ -9,7 +9,7 @@ with `adapter.json`, which names its base policy, and `adapter.safetensors`. A r
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.catalog import list_policies, policy_path
+from vla_crl.compute import Dtype
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -27,7 +28,7 @@ from vla_crl.models.adapters import (
     load_adapter_state_dict,
 )
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.policy import BaseWeights, PolicyConfig, VLAPolicy
 
 FORMAT = 2
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
@@ -36,13 +37,22 @@ ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
 
 
 def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | None = None) -> None:
-    """Write the policy, with its adapters if it has any.
+    """Write the policy in float32, with its adapters if it has any.
 
     Args:
         policy: To be written.
         directory: Made if missing; other files in it stay.
         card: What else a reader should know, e.g. training data and success; JSON types only.
+
+    Raises:
+        CheckpointError: Its backbone is held in fewer bits than were loaded, so that the weights
+            would lose precision with nobody noticing.
     """
+    if policy.backbone.weight_dtype != torch.float32:
+        raise CheckpointError(
+            f"{directory}: the backbone is held in {policy.backbone.weight_dtype}, rounded; load "
+            "the policy in float32 to save it whole, or save its adapters"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
     if policy.backbone.vlm.is_pretrained:
@@ -57,18 +67,29 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
 
 
 def build_policy(
-    preset: str | Path, *, embodiment: Embodiment | None = None, things: Sequence[str] = ()
+    preset: str | Path,
+    *,
+    embodiment: Embodiment | None = None,
+    things: Sequence[str] = (),
+    device: str = "cpu",
+    dtype: Dtype = "float32",
 ) -> VLAPolicy:
     """Build the architecture of a preset with random weights, a pretrained backbone's excepted.
+
+    All weights are float32, to be trained, and the same on every device.
 
     Args:
         preset: Name or file.
         embodiment: Of the suite to be learnt, for a preset that names none.
         things: Likewise.
+        device: Where the weights go; nothing else is tried.
+        dtype: In which the backbone computes.
 
     Raises:
-        ConfigError: There is no such preset, or its parts do not fit together.
+        ConfigError: There is no such preset, its parts do not fit together, or torch cannot use
+            the device.
     """
+    _check_device(device)
     path = policy_path(str(preset))
     config = load_toml(PolicyConfig, path)
     config = replace(
@@ -77,13 +98,15 @@ def build_policy(
         things=config.things or tuple(things),
     )
     try:
-        return VLAPolicy(config)
+        return VLAPolicy(config, dtype=dtype).to(device)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
 @torch.inference_mode(False)  # or its weights could never be trained
-def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
+def load_policy(
+    path_or_preset: str | Path, *, device: str = "cpu", dtype: Dtype = "float32"
+) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
     The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. A checkpoint of
@@ -92,11 +115,15 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     Args:
         path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
         device: Where the weights go; nothing else is tried.
+        dtype: In which the backbone computes, and its weights are held: in bfloat16 they act and
+            serve adapters, but cannot be trained themselves nor saved.
 
     Raises:
         CheckpointError: A file is missing, truncated or does not fit.
-        ConfigError: There is no such preset, or it is some other file.
+        ConfigError: There is no such preset, it is some other file, or torch cannot use the
+            device.
     """
+    _check_device(device)
     is_preset = str(path_or_preset) in list_policies()  # also where a folder of that name lies
     path = Path(path_or_preset)
     if not is_preset and path.is_file() and path.suffix != ".toml":
@@ -119,11 +146,11 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
                 "another checkpoint; copy the checkpoint again"
             )
         try:
-            policy = load_policy(base)
+            policy = load_policy(base, device=device, dtype=dtype)
         except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{path}: its base policy cannot be loaded. {error}") from error
         load_adapter(policy, path)
-        return policy.to(device).eval()
+        return policy
     if not (path / POLICY_FILE).is_file():
         raise CheckpointError(
             f"{path}: no checkpoint, it has neither {POLICY_FILE} nor {ADAPTER_FILE}; of a run "
@@ -132,7 +159,7 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
     record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        policy = VLAPolicy(config, vlm_files=files)
+        policy = VLAPolicy(config, vlm_files=files, dtype=dtype, holds_dtype=True)
         if record["lora"] is not None:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:
@@ -145,7 +172,9 @@ def load_policy(path_or_preset: str | Path, device: str = "cpu") -> VLAPolicy:
             f"{path / MODEL_FILE} does not fit {POLICY_FILE} beside it; copy both from the same "
             f"checkpoint. {error}"
         ) from error
-    return policy.to(device).eval()
+    policy = policy.to(device).eval()
+    policy.base = BaseWeights(_sha256(tensors), _bit_sums(policy))
+    return policy
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -157,21 +186,21 @@ def read_card(directory: Path) -> dict[str, Any]:
     return _read_record(directory / POLICY_FILE, "card")["card"]
 
 
-def save_adapter(policy: VLAPolicy, directory: Path, base: str, base_sha256: str) -> None:
+def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
     """Write only the adapters and the value head.
 
     Args:
         policy: Has adapters.
         directory: Made if missing.
         base: Preset or checkpoint directory of the policy without them.
-        base_sha256: `base_fingerprint` of the policy when it was loaded.
 
     Raises:
         CheckpointError: The policy has no adapters, or other weights have changed since.
     """
     if policy.lora is None:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
-    if base_fingerprint(policy) != base_sha256:
+    sha256 = base_fingerprint(policy)
+    if sha256 is None:
         raise CheckpointError(
             f"{directory}: weights outside of adapters and value head have changed since '{base}' "
             "was loaded, and a checkpoint of adapters does not hold them; change adapters only"
@@ -184,7 +213,7 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str, base_sha256: str
         "format": FORMAT,
         "lora": to_mapping(policy.lora),
         "base": base,
-        "base_sha256": base_sha256,
+        "base_sha256": sha256,
     }
     save_json(record, directory / ADAPTER_FILE)
 
@@ -213,14 +242,55 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
         raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
 
 
-def base_fingerprint(policy: VLAPolicy) -> str:
-    """Return a SHA-256 of the weights that adapters leave alone, the value head left out."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(policy.state_dict().items()):
+def base_fingerprint(policy: VLAPolicy) -> str | None:
+    """Return a SHA-256 of the weights that adapters leave alone, the value head left out.
+
+    It is that of the files the policy was loaded from, taken once: a backbone has gigabytes. A
+    policy that was built has that of its weights when first asked for.
+
+    Returns:
+        None where one of these weights has been changed since.
+    """
+    if policy.base is None:
+        policy.base = BaseWeights(_sha256(policy.state_dict()), _bit_sums(policy))
+    return policy.base.sha256 if policy.base.sums == _bit_sums(policy) else None
+
+
+def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in tensors.items():
         if ".lora_" not in name and not name.startswith("value_head."):
-            digest.update(name.replace(".base_layer.", ".").encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            yield name.replace(".base_layer.", "."), tensor
+
+
+def _sha256(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base_tensors(tensors)):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().flatten().numpy().data)
     return digest.hexdigest()
+
+
+def _bit_sums(policy: VLAPolicy) -> dict[str, int]:
+    """Return a number for each base weight that changes with it.
+
+    It takes a tenth of the time of a SHA-256 and stays on the device. Torch's version counters
+    would cost nothing, but do not see what is written through `.data`.
+    """
+    names, sums = [], []
+    for name, tensor in _base_tensors(policy.state_dict()):
+        numbers = tensor.flatten().view(torch.uint8)
+        words = len(numbers) // 8 * 8
+        names.append(name)
+        sums.append(numbers[:words].view(torch.int64).sum() + numbers[words:].sum())
+    return dict(zip(names, torch.stack(sums).tolist(), strict=True))
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter: torch built without it
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device '{device}': torch cannot use it here. {reason}") from error
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -1,7 +1,5 @@
 """Normalisation of state and actions with statistics that never change after pretraining."""
 
-from typing import Self
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -32,29 +30,31 @@ class NormStats(nn.Module):
         self.register_buffer("action_mean", torch.zeros(action_dim))
         self.register_buffer("action_std", torch.ones(action_dim))
 
-    @classmethod
-    def fit(cls, states: np.ndarray, actions: np.ndarray) -> Self:
-        """Compute the statistics over every axis but the last.
+    def set(self, states: np.ndarray, actions: np.ndarray) -> None:
+        """Take over the statistics of data, over every axis but the last.
 
         Args:
             states: [..., S] raw states.
             actions: [..., A] raw actions in [-1, 1].
 
         Raises:
-            SpecError: No rows, or a number that is not finite.
+            SpecError: No rows, other numbers than the robot's, or one that is not finite.
         """
-        stats = cls(states.shape[-1], actions.shape[-1])
         for name, values in (("state", states), ("action", actions)):
+            mean, std = getattr(self, f"{name}_mean"), getattr(self, f"{name}_std")
+            if values.shape[-1] != len(mean):
+                raise SpecError(
+                    f"NormStats.set: {name}s of shape {values.shape} have {values.shape[-1]} "
+                    f"numbers, the robot has {len(mean)}"
+                )
             rows = np.asarray(values, dtype=np.float64).reshape(-1, values.shape[-1])
             if not len(rows) or not np.isfinite(rows).all():
                 raise SpecError(
-                    f"NormStats.fit: {name}s of shape {values.shape} are empty or not finite; "
+                    f"NormStats.set: {name}s of shape {values.shape} are empty or not finite; "
                     "check the demonstrations"
                 )
-            getattr(stats, f"{name}_mean").copy_(torch.from_numpy(rows.mean(axis=0)))
-            std = np.maximum(rows.std(axis=0), STD_FLOOR)
-            getattr(stats, f"{name}_std").copy_(torch.from_numpy(std))
-        return stats
+            mean.copy_(torch.from_numpy(rows.mean(axis=0)))
+            std.copy_(torch.from_numpy(np.maximum(rows.std(axis=0), STD_FLOOR)))
 
     def normalize_state(self, state: Tensor) -> Tensor:
         """Map raw states to zero mean and unit variance."""

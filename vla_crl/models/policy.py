@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla_crl.compute import Dtype
 from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
-from vla_crl.models.backbone import Backbone, BackboneOutput
+from vla_crl.models.backbone import TORCH_DTYPE, Backbone, BackboneOutput
 from vla_crl.models.context import (
     Context,
     Insulation,
@@ -116,6 +118,19 @@ class ActionChunk(Rows):
     value: Tensor
 
 
+@dataclass(frozen=True)
+class BaseWeights:
+    """The weights that adapters leave alone, the value head left out, as they lie on disk.
+
+    Attributes:
+        sha256: Of their names and bytes, whatever the type of numbers they are held in.
+        sums: By name, of their bits as they are held: seen again, nothing has changed.
+    """
+
+    sha256: str
+    sums: dict[str, int]
+
+
 class VLAPolicy(nn.Module):
     """Vision-language-action policy with a knowledge-insulated action expert.
 
@@ -127,15 +142,21 @@ class VLAPolicy(nn.Module):
         config: PolicyConfig,
         *,
         vlm_files: Path | None = None,
+        dtype: Dtype = "float32",
+        holds_dtype: bool = False,
     ) -> None:
-        """Build with random weights, those of a pretrained backbone excepted.
+        """Build with random weights on the CPU, those of a pretrained backbone excepted.
 
-        Nothing is normalised yet.
+        Nothing is normalised yet. All weights but the backbone's are float32, and so is what they
+        compute.
 
         Args:
             config: Architecture, with an embodiment.
             vlm_files: Of a checkpoint with a pretrained backbone: its source is not asked, and the
                 weights, random here too, are for the caller to load.
+            dtype: Numbers in which the backbone computes and contexts are kept.
+            holds_dtype: Whether the backbone's weights are of that type as well, which saves
+                memory and time but is no good for training them: small steps would be lost.
 
         Raises:
             ConfigError: The backbone cannot be loaded or does not fit the action expert, or there
@@ -150,10 +171,11 @@ class VLAPolicy(nn.Module):
         self.config, self.embodiment = config, config.embodiment
         num_numbers, num_cameras = len(self.embodiment.action), len(self.embodiment.cameras)
         self.lora: LoRAConfig | None = None
+        self.base: BaseWeights | None = None
         self.norm_stats = NormStats(len(self.embodiment.state), num_numbers)
-        vlm = _make_vlm(config, vlm_files)
+        vlm = _make_vlm(config, vlm_files, TORCH_DTYPE[dtype if holds_dtype else "float32"])
         self.tokenizer = vlm.tokenizer
-        self.backbone = Backbone(vlm, num_cameras)
+        self.backbone = Backbone(vlm, num_cameras, TORCH_DTYPE[dtype])
         sizes = self.backbone.sizes
         width = sizes.width
         self.state_in = nn.Linear(len(self.embodiment.state), width)
@@ -175,7 +197,7 @@ class VLAPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.norm_stats.state_mean.device
+        return self.value_head.output.weight.device
 
     def set_exploration(
         self, noise_level: float | None = None, stochastic_step: StochasticStep | None = None
@@ -190,19 +212,18 @@ class VLAPolicy(nn.Module):
         self.config = replace(self.config, flow=replace(self.config.flow, **given))
 
     def tokenize(self, observation: Observation) -> TokenizedObservation:
-        """Check an observation and turn it into tensors.
+        """Check an observation and turn it into tensors on the policy's device.
+
+        Where its arrays are there already, they are not copied.
 
         Raises:
             SpecError: The observation does not fit the policy.
         """
-        self._check_images(observation.validate(self.embodiment).images.shape)
-        token_ids, word_mask = self.tokenizer.encode(observation.instruction)
-        return TokenizedObservation(
-            images=torch.from_numpy(observation.images),
-            state=torch.from_numpy(observation.state),
-            token_ids=token_ids,
-            word_mask=word_mask,
-        ).to(self.device)
+        observation.validate(self.embodiment)
+        images, state = _tensor(observation.images), _tensor(observation.state)
+        self._check_images(images.shape)
+        parts = images, state, *self.tokenizer.encode(observation.instruction)
+        return TokenizedObservation(*(part.to(self.device, non_blocking=True) for part in parts))
 
     def encode(self, observation: Observation | TokenizedObservation) -> Context:
         """Run the backbone once over the prefix.
@@ -239,12 +260,12 @@ class VLAPolicy(nn.Module):
         Args:
             context: From `encode`.
             deterministic: Walk the flow ODE; the trace then holds the last step and its mode.
-            generator: Source of all randomness.
+            generator: Source of all randomness, on the CPU.
         """
         settings, config = self.config.flow, self.config
         shape = (len(context), config.action_horizon, len(self.embodiment.action))
         if settings.initial_noise == "normal":
-            x = torch.randn(shape, generator=generator, device=self.device)
+            x = torch.randn(shape, generator=generator).to(self.device)
         else:
             x = torch.zeros(shape, device=self.device)
         step = None if deterministic else self._draw_step(len(context), generator)
@@ -320,8 +341,8 @@ class VLAPolicy(nn.Module):
         """Return the flow-matching loss of the batch's chunks given an encoded context."""
         actions = self.norm_stats.normalize_action(batch.action_chunk)
         draws = (len(actions), self.config.flow.num_flow_draws)
-        flow_time = flow.sample_flow_time(draws, generator, self.device)
-        noise = torch.randn((*draws, *actions.shape[1:]), generator=generator, device=self.device)
+        flow_time = flow.sample_flow_time(draws, generator).to(self.device)
+        noise = torch.randn((*draws, *actions.shape[1:]), generator=generator).to(self.device)
         x = flow.interpolate(actions[:, None], noise, flow_time)
         prediction = self.action_expert(context.insulate(self.config.insulation), x, flow_time)
         mask = batch.action_mask & batch.has_action[:, None]
@@ -356,7 +377,7 @@ class VLAPolicy(nn.Module):
     def _draw_step(self, num_rows: int, generator: torch.Generator | None) -> Tensor:
         num_steps = self.config.flow.num_steps
         first = num_steps - 1 if self.config.flow.stochastic_step == "last" else 0
-        return torch.randint(first, num_steps, (num_rows,), generator=generator, device=self.device)
+        return torch.randint(first, num_steps, (num_rows,), generator=generator).to(self.device)
 
     def _check_images(self, shape: Sequence[int]) -> None:
         cameras, size = self.embodiment.cameras, self.config.image_size
@@ -368,8 +389,15 @@ class VLAPolicy(nn.Module):
             )
 
 
-def _make_vlm(config: PolicyConfig, files: Path | None) -> VisionLanguageModel:
+def _make_vlm(config: PolicyConfig, files: Path | None, dtype: torch.dtype) -> VisionLanguageModel:
     if isinstance(config.backbone, PretrainedBackboneConfig):
-        return load_vlm(config.backbone, config.max_words, files)
+        return load_vlm(config.backbone, config.max_words, files, dtype)
     tokenizer = WordTokenizer(config.vocabulary, config.max_words)
-    return build_smolvlm(config.backbone, tokenizer, config.image_size)
+    return build_smolvlm(config.backbone, tokenizer, config.image_size, dtype)
+
+
+def _tensor(array: Any) -> Tensor:
+    """Share the memory of an array of any library and device."""
+    if isinstance(array, np.ndarray):  # which may be read-only or in another order
+        array = np.require(array, requirements=["C", "W"])
+    return torch.from_dlpack(array)

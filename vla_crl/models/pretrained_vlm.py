@@ -38,7 +38,10 @@ class PretrainedBackboneConfig:
 
 
 def load_vlm(
-    config: PretrainedBackboneConfig, max_words: int, saved: Path | None = None
+    config: PretrainedBackboneConfig,
+    max_words: int,
+    saved: Path | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> VisionLanguageModel:
     """Load a pretrained model, its tokenizer and what its image processor does to images.
 
@@ -47,6 +50,7 @@ def load_vlm(
         max_words: Tokens of the longest instruction.
         saved: Folder that `VisionLanguageModel.save_files` wrote. The model is then built from it
             with random weights, for the caller to fill, and the source is not looked at.
+        dtype: Of its weights.
 
     Raises:
         ConfigError: There is no such model, some of its weights are missing, or it is of a kind
@@ -57,7 +61,7 @@ def load_vlm(
     if saved and not saved.is_dir():
         raise CheckpointError(f"{saved} is missing; copy the whole checkpoint directory")
     try:
-        model, tokenizer, processor, missing = _load_parts(config, saved)
+        model, tokenizer, processor, missing = _load_parts(config, saved, dtype)
         _check_text_model(model.get_decoder(), name)
         image_transform = _image_transform(model.config, processor)
     except ConfigError:
@@ -94,7 +98,9 @@ def load_vlm(
     )
 
 
-def _load_parts(config: PretrainedBackboneConfig, saved: Path | None) -> tuple[Any, Any, Any, Any]:
+def _load_parts(
+    config: PretrainedBackboneConfig, saved: Path | None, dtype: torch.dtype
+) -> tuple[Any, Any, Any, Any]:
     """Return model, tokenizer, image processor and the names of weights that were not found."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -116,9 +122,9 @@ def _load_parts(config: PretrainedBackboneConfig, saved: Path | None) -> tuple[A
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         processor = AutoImageProcessor.from_pretrained(source, **options)
         if saved:
-            return AutoModel.from_config(settings, dtype=torch.float32), tokenizer, processor, ()
+            return AutoModel.from_config(settings, dtype=dtype), tokenizer, processor, ()
         model, info = AutoModel.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **options
+            source, dtype=dtype, output_loading_info=True, **options
         )
     finally:
         logging.set_verbosity(verbosity)

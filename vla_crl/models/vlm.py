@@ -134,7 +134,7 @@ class VisionLanguageModel:
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Map images [N, H, W, 3] uint8 to tokens [N, T, width] of the text model."""
-        pixels = self.image_transform(images)
+        pixels = self.image_transform(images).to(self.model.dtype)
         if hasattr(self.model, "connector"):
             # SmolVLM and Idefics3: `get_image_features` would also look for frames of padding,
             # which takes longer than a small tower.
@@ -149,9 +149,15 @@ class VisionLanguageModel:
 
 
 def build_smolvlm(
-    config: BackboneConfig, tokenizer: WordTokenizer, image_size: int
+    config: BackboneConfig,
+    tokenizer: WordTokenizer,
+    image_size: int,
+    dtype: torch.dtype = torch.float32,
 ) -> VisionLanguageModel:
-    """Build a SmolVLM of these sizes with random weights, for images of `image_size` pixels."""
+    """Build a SmolVLM of these sizes with random weights of type `dtype`.
+
+    It looks at images of `image_size` pixels.
+    """
     from transformers import LlamaConfig, SmolVLMConfig, SmolVLMModel
     from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
@@ -180,6 +186,7 @@ def build_smolvlm(
     whole = SmolVLMConfig(vision_config=vision, text_config=text, scale_factor=config.pixel_shuffle)
     whole._attn_implementation = "sdpa"
     half = (0.5, 0.5, 0.5)  # SmolVLM's own normalisation
-    return VisionLanguageModel(
-        SmolVLMModel(whole), tokenizer, ImageTransform(image_size, mean=half, std=half)
-    )
+    model = SmolVLMModel(whole)
+    for parameter in model.parameters():  # not the buffers: angles of positions remain exact
+        parameter.data = parameter.data.to(dtype)
+    return VisionLanguageModel(model, tokenizer, ImageTransform(image_size, mean=half, std=half))

@@ -234,8 +234,8 @@ def test_the_goal_mark_touches_nothing(mt10: MetaWorldSuite):
 
 def test_gymnasiums_checker_finds_nothing_in_either_controller():
     task = "vla_crl.sim.gymnasium_envs:vla_crl/metaworld_mt10.push-v3-v0"
-    for settings, num_numbers in (({}, 7), ({"suite": "metaworld_mt10@eef_position"}, 4)):
-        env = gymnasium.make(task, image_size=16, render_mode="rgb_array", **settings)
+    for suite, num_numbers in (("metaworld_mt10", 7), ("metaworld_mt10@eef_position", 4)):
+        env = gymnasium.make(task, suite=suite, image_size=16, render_mode="rgb_array")
         check_env(env.unwrapped)
         assert env.action_space.shape == (num_numbers,)
         env.close()

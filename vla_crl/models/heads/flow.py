@@ -81,14 +81,12 @@ def time_grid(num_steps: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.arange(num_steps, -1, -1, device=device, dtype=torch.float32) / num_steps
 
 
-def sample_flow_time(
-    shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device | str = "cpu"
-) -> Tensor:
+def sample_flow_time(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Draw training flow times t = 0.001 + 0.999 b, b ~ Beta(1.5, 1), biased to the noisy end.
 
     The distribution function of Beta(1.5, 1) is b^1.5, so b = U^(2/3) (pi_0, appendix B).
     """
-    uniform = torch.rand(shape, generator=generator, device=device)
+    uniform = torch.rand(shape, generator=generator)
     return MIN_FLOW_TIME + (1.0 - MIN_FLOW_TIME) * uniform ** (2.0 / 3.0)
 
 
@@ -178,7 +176,7 @@ def sample(
         noise_level: Noise level of the stochastic step.
         stochastic_step: [B] int64 index of the stochastic step; `None` walks the ODE, and the
             trace then holds the last step.
-        generator: Source of the one Gaussian draw per row.
+        generator: Source of the one Gaussian draw per row, on the CPU.
 
     Returns:
         Actions [B, H, A], the trace, and the clean chunk [B, H, A] predicted at the traced step.
@@ -189,7 +187,7 @@ def sample(
         stochastic_step = torch.full((len(x),), num_steps - 1, device=x.device)
         noise = torch.zeros_like(x)
     else:
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noise = torch.randn(x.shape, generator=generator).to(x.device)
     trace_x, trace_next, trace_clean = x, x, x
     for index in range(num_steps):
         here = stochastic_step == index
