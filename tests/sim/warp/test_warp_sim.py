@@ -80,7 +80,8 @@ def begin(sims: tuple[VectorSim, WarpSim], tasks: list[int]) -> None:
 
 def on_host(observation: Observation) -> Observation:
     """Copy an observation from its device."""
-    images, state = (np.array(array) for array in (observation.images, observation.state))
+    arrays: tuple[Any, ...] = (observation.images, observation.state)
+    images, state = (np.array(a.numpy() if isinstance(a, wp.array) else a) for a in arrays)
     return replace(observation, images=images, state=state)
 
 
