@@ -28,8 +28,8 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
         context = policy.encode(observation)
         _require(len(context) == num, f"encode: {len(context)} rows for {num} observations")
         before = [tensor.clone() for tensor in _tensors(context)]
-        chunk = policy.act(context, deterministic=True)
-        again = policy.act(context, deterministic=True)
+        chunk = policy.act(context, deterministic=True, generator=_generator(0))
+        again = policy.act(context, deterministic=True, generator=_generator(0))
         sampled = policy.act(context, deterministic=False, generator=_generator(0))
         log_prob, value = policy.evaluate_actions(context, sampled.trace)
     shape = (num, horizon, len(policy.embodiment.action))
