@@ -64,6 +64,9 @@ policy = "small"
 num_episodes = 6
 num_eval_episodes = 2
 
+[compute]
+num_torch_threads = 1
+
 [supervised]
 num_updates = 3
 num_warmup_updates = 1
@@ -74,6 +77,9 @@ suite = "{suite}"
 policy = "{folder}/base"
 episodes_per_task = 24
 video_episodes = 1
+
+[compute]
+num_torch_threads = 1
 
 [ppo]
 num_epochs = 1
@@ -200,8 +206,7 @@ def write_recipes(tmp_path: Path, write_fake_suite: Write) -> Write:
     return write
 
 
-@pytest.mark.parametrize("robot", ROBOTS)
-@pytest.mark.parametrize("size", [64])
+@pytest.mark.parametrize(("robot", "size"), [*zip(ROBOTS, [96, 128], strict=True)])
 def test_a_policy_of_any_robot_goes_from_demonstrations_to_films(
     write_recipes: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, robot: str, size: int
 ):
@@ -222,6 +227,16 @@ def test_a_policy_of_any_robot_goes_from_demonstrations_to_films(
     lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["task"] for line in lines} == {"reach_red", "reach_green"}
     assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 2
+
+
+def test_films_that_cannot_be_made_are_refused_before_the_training(
+    write_recipes: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_recipes(64, extras=["Grounded"])
+    assert run("train", "train_small", "--run-dir", tmp_path / "run") == 2
+    message = "suite 'fake' cannot be filmed, as video_episodes = 1 asks: its backend"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The stage loop: train on one task after another, evaluate all tasks after each."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from math import isnan
@@ -36,8 +37,9 @@ from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.run_directory import RunDirectory
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
+from vla_crl.sim.simulation import Filmed, require
 
 METHOD_FILE = "method.safetensors"
 """State of the continual-learning method in a stage's checkpoint."""
@@ -71,6 +73,9 @@ class Trainer:
                 "video_episodes": config.video_episodes,
             }
         )
+        if config.video_episodes:
+            with closing(simulate(self.suite, 1, tasks=[])) as sim:
+                require(sim, Filmed, f"filmed, as video_episodes = {config.video_episodes} asks")
         self.policy = load_policy(
             config.policy, device=config.compute.device, dtype=config.compute.dtype
         )
