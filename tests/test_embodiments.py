@@ -206,16 +206,28 @@ def write_recipes(tmp_path: Path, write_fake_suite: Write) -> Write:
     return write
 
 
-@pytest.mark.parametrize(("robot", "size"), [*zip(ROBOTS, [96, 128], strict=True)])
+@pytest.mark.parametrize(
+    ("robot", "size", "dtype"),
+    [
+        ("four_actions_one_camera", 96, "float32"),
+        ("gripper_first_three_cameras", 128, "bfloat16"),
+    ],
+)
 def test_a_policy_of_any_robot_goes_from_demonstrations_to_films(
-    write_recipes: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, robot: str, size: int
+    write_recipes: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    robot: str,
+    size: int,
+    dtype: str,
 ):
     monkeypatch.chdir(tmp_path)
     suite = write_recipes(size, embodiment=ROBOTS[robot])
-    assert not run("pretrain", "pretrain_small", "--output", "base")
-    assert not run("train", "train_small", "--run-dir", "run")
+    flags = ("--compute.dtype", dtype)
+    assert not run("pretrain", "pretrain_small", "--output", "base", *flags)
+    assert not run("train", "train_small", "--run-dir", "run", *flags)
     rows = tmp_path / "rows.json"
-    after = ("--policy", "run/checkpoints/stage_2", "--suite", suite)
+    after = ("--policy", "run/checkpoints/stage_2", "--suite", suite, "--dtype", dtype)
     assert not run("evaluate", *after, "--episodes", 2, "--output", rows)
     assert len(json.loads(rows.read_text(encoding="utf-8"))) == 3
     assert not run("rollout", *after, "--episodes", 1, "--output", "film.mp4")

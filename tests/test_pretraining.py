@@ -1,6 +1,8 @@
 import copy
 import dataclasses
+import types
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_su
 from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.rollout.evaluate import TaskResult
 from vla_crl.sim.native.suite import load_suite
+from vla_crl.sim.simulation import NO_THING
+from vla_crl.testing.strict_device import strict_device
 
 SUITE = "tabletop_30"
 CONFIG = PretrainConfig(
@@ -173,6 +177,26 @@ def test_a_sentence_too_long_for_the_policy_is_refused_before_the_demonstrations
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
 
 
+def test_demonstrations_of_no_thing_are_drawn_without_questions(demonstrations, untrained_policy):
+    num = len(demonstrations)
+    bare = dataclasses.replace(
+        demonstrations,
+        named=np.full((num, 2), NO_THING),
+        object_uv=demonstrations.object_uv[:, :, :0],
+        object_visible=demonstrations.object_visible[:, :, :0],
+        has_grounding=np.zeros(num, dtype=bool),
+    )
+    suite = types.SimpleNamespace(tasks=load_suite(SUITE).tasks, things=())
+    batch = BatchSampler(untrained_policy, bare, cast(Any, suite), CONFIG).draw()
+    assert batch.has_action.all()
+    assert not batch.has_grounding.any()
+    assert not batch.named_visible.any()
+    assert not batch.object_visible.any()
+    losses = untrained_policy.losses(batch)
+    assert {losses[name].item() for name in ("presence", "pointer", "answer_tokens")} == {0.0}
+    assert losses["flow"] > 0.0
+
+
 def test_another_robot_is_refused_before_the_demonstrations(tmp_path, monkeypatch):
     monkeypatch.delattr(pretraining, "collect_demonstrations")
     robot = 'action = ["x"]\nstate = ["x"]\ncameras = ["top"]'
@@ -248,3 +272,16 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
     assert train_supervised(policy, demonstrations, sims, config) == 4
     assert looks == [{"num_episodes": 7, "states": "train"}] * 2
     assert not policy.training
+
+
+def test_training_leaves_nothing_on_the_cpu_where_the_policy_is_elsewhere(
+    demonstrations, make_lanes
+):
+    suite = load_suite(SUITE)
+    with strict_device() as device:
+        policy = build_policy("tiny", embodiment=ARM, things=suite.things, device=device)
+        policy.norm_stats.set(demonstrations.state, demonstrations.label)
+        before = policy.backbone.image_position.detach().clone()
+        assert train_supervised(policy, demonstrations, make_lanes(suite, 1), CONFIG) == 2
+        assert not torch.equal(policy.backbone.image_position, before)
+        assert {parameter.device.type for parameter in policy.parameters()} == {device}

@@ -315,7 +315,8 @@ class BatchSampler:
         has_grounding = data.has_grounding[steps]
         is_question = (rng.random(num) < self._config.question_fraction) & has_grounding
         is_there = data.object_visible[steps].any(axis=1)  # [B, things]
-        asked = np.argmax(rng.random(is_there.shape) * is_there, axis=1)
+        draws = np.pad(rng.random(is_there.shape) * is_there, ((0, 0), (0, 1)))
+        asked = np.argmax(draws, axis=1)  # padded: there may be no thing to choose from
         question = np.stack([asked, np.full(num, NO_THING)], axis=1)
         named = np.where(is_question[:, None], question, data.named[steps])
         sentence = torch.from_numpy(
