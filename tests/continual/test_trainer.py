@@ -322,7 +322,9 @@ def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch
     monkeypatch.setattr(VectorSim, "__init__", remember)
     monkeypatch.setattr(trainer_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_all(dataclasses.replace(config, variation=variation), tmp_path / "run")
+        run_all(
+            dataclasses.replace(config, variation=variation, video_episodes=0), tmp_path / "run"
+        )
     # Two lanes to train and two to evaluate; how an evaluation varies is the suite's matter.
     assert drawn == [variation, variation, None, None]
 
