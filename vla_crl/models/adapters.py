@@ -186,10 +186,11 @@ def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
     if site != "action_expert":
         backbone = [name for name in layers if name.startswith("backbone.")]
         weights = [layers[name].weight.requires_grad_() for name in backbone]
-        with torch.enable_grad():
+        # In this thread: those of the engine know only devices that were there when it started.
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             context = policy.encode(policy.example_observation())
             read = context.keys.sum() + context.values.sum()
-        reached = torch.autograd.grad(read, weights, allow_unused=True)
+            reached = torch.autograd.grad(read, weights, allow_unused=True)
         pairs = zip(backbone, reached, strict=True)
         names += [name for name, gradient in pairs if gradient is not None]
     return names
