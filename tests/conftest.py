@@ -78,6 +78,53 @@ def untrained_policy(make_untrained_policy):
     return make_untrained_policy()
 
 
+@pytest.fixture(scope="session")
+def make_small_policy():
+    """Return a function that builds a policy of few weights, fixed and random, for a suite."""
+
+    def make(suite, *, image_size: int = 32):
+        import torch
+
+        from vla_crl.models.action_expert import ActionExpertConfig
+        from vla_crl.models.policy import PolicyConfig, VLAPolicy
+        from vla_crl.models.vlm import BackboneConfig
+
+        sentences = [task.instruction for task in suite.tasks] + [
+            f"where is the {t}" for t in suite.things
+        ]
+        torch.manual_seed(0)
+        policy = VLAPolicy(
+            PolicyConfig(
+                embodiment=suite.embodiment,
+                things=suite.things,
+                image_size=image_size,
+                vocabulary=tuple(
+                    dict.fromkeys(word for said in sentences for word in said.split())
+                ),
+                action_horizon=2,
+                execution_horizon=2,
+                value_width=8,
+                backbone=BackboneConfig(
+                    vision_width=32,
+                    num_vision_heads=2,
+                    vision_mlp_width=32,
+                    width=32,
+                    num_layers=2,
+                    num_heads=2,
+                    num_kv_heads=2,
+                    mlp_width=32,
+                    initializer_range=0.2,
+                ),
+                action_expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16),
+            )
+        )
+        for parameter in policy.value_head.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
+        return policy.eval()
+
+    return make
+
+
 @pytest.fixture
 def write_fake_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that puts a suite of fake worlds into a catalogue of one's own.

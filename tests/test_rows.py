@@ -1,8 +1,10 @@
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
+from vla_crl.errors import SpecError
 from vla_crl.rows import Rows
 
 
@@ -15,6 +17,13 @@ class Inner(Rows):
 class Outer(Rows):
     number: Tensor
     inner: Inner
+
+
+@dataclass(frozen=True)
+class Sparse(Rows):
+    first: Tensor | None
+    inner: Inner | None
+    last: Tensor
 
 
 def make(*numbers: float) -> Outer:
@@ -52,3 +61,37 @@ def test_detach_cuts_every_tensor_from_the_graph():
     rows = Outer(number * 2.0, Inner(number * 3.0)).detach()
     assert not rows.number.requires_grad
     assert not rows.inner.number.requires_grad
+
+
+def test_a_field_may_be_none_and_stays_so():
+    rows = Sparse(None, Inner(torch.tensor([1.0, 2.0])), torch.tensor([3.0, 4.0]))
+    assert len(rows) == 2
+    assert rows[1] == Sparse(None, rows[1].inner, rows[1].last)
+    joined = Sparse.cat([rows, rows[:1]])
+    assert joined.first is None
+    assert joined.last.tolist() == [3.0, 4.0, 3.0]
+    buffer = rows.allocate(3)
+    rows.copy_into(buffer, slice(1, 3))
+    assert buffer.first is None
+    assert buffer.last.tolist() == [0.0, 3.0, 4.0]
+    empty = Sparse(None, None, torch.zeros(1))
+    assert Sparse.cat([empty, empty]).inner is None
+
+
+def test_rows_are_flat_tensors_by_name_and_back():
+    rows = make(1.0, 2.0)
+    flat = rows.flatten()
+    assert {name: tensor.tolist() for name, tensor in flat.items()} == {
+        "number": [1.0, 2.0],
+        "inner.number": [10.0, 20.0],
+    }
+    again = make(0.0).unflatten(flat)
+    assert again.inner.number.tolist() == [10.0, 20.0]
+    sparse = Sparse(None, rows.inner, rows.number)
+    assert list(sparse.flatten()) == ["inner.number", "last"]
+    assert sparse.unflatten(sparse.flatten()).first is None
+
+
+def test_flat_tensors_of_other_names_are_refused():
+    with pytest.raises(SpecError, match="Outer: got the columns number, expected inner.number, n"):
+        make(1.0).unflatten({"number": torch.zeros(1)})

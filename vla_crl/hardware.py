@@ -23,3 +23,17 @@ def cpu_model() -> str:
 def hardware_name() -> str:
     """Return the machine in words, e.g. "AMD EPYC 7B13, 2 cores"."""
     return f"{cpu_model()}, {num_cores()} core{'s' if num_cores() > 1 else ''}"
+
+
+def available_memory(device: str = "cpu") -> int:
+    """Return how many bytes a program may still take, of the machine or of a GPU."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text(encoding="utf-8").splitlines() if meminfo.is_file() else []
+    for line in lines:
+        if line.startswith("MemAvailable:"):  # free, or held by caches that give way
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,20 +1,22 @@
 """Records of tensors that share their first dimension, e.g. one row per observation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
+
+from vla_crl.errors import SpecError
 
 RowIndex = int | slice | Sequence[int] | Tensor
 
 
 class Rows:
-    """Base of frozen dataclasses whose fields are tensors `[B, ...]` or again `Rows`."""
+    """Base of frozen dataclasses whose fields are tensors `[B, ...]`, again `Rows`, or None."""
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))  # pyright: ignore[reportArgumentType]
+        return len(next(value for _, value in self._columns() if value is not None))
 
     def __getitem__(self, index: RowIndex) -> Self:
         """Return the chosen rows; a single number keeps the first dimension, with length 1."""
@@ -39,28 +41,71 @@ class Rows:
 
     def copy_into(self, buffer: Self, rows: RowIndex) -> None:
         """Write these rows into `rows` of storage made by `allocate`; takes no new memory."""
-        for field in fields(self):  # pyright: ignore[reportArgumentType]
-            target, source = getattr(buffer, field.name), getattr(self, field.name)
+        for name, source in self._columns():
+            target = getattr(buffer, name)
             if isinstance(source, Rows):
                 source.copy_into(target, rows)
-            else:
+            elif source is not None:
                 target[rows] = source.detach()
+
+    def flatten(self) -> dict[str, Tensor]:
+        """Return all tensors by name, those of a record within as "trace.x"; None is left out."""
+        flat: dict[str, Tensor] = {}
+        for name, value in self._columns():
+            if isinstance(value, Rows):
+                flat |= {f"{name}.{inner}": tensor for inner, tensor in value.flatten().items()}
+            elif value is not None:
+                flat[name] = value
+        return flat
+
+    def unflatten(self, flat: Mapping[str, Tensor]) -> Self:
+        """Return what `flatten` of rows like these returned as rows again.
+
+        Args:
+            flat: As many rows as they are; the kind of record, and which fields are None, is that
+                of `self`.
+
+        Raises:
+            SpecError: Other names.
+        """
+        if flat.keys() != self.flatten().keys():
+            raise SpecError(
+                f"{type(self).__name__}: got the columns {', '.join(sorted(flat))}, expected "
+                f"{', '.join(sorted(self.flatten()))}"
+            )
+        return self._unflatten(flat, "")
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Join parts along the first dimension."""
-        columns = {}
-        for field in fields(cls):  # pyright: ignore[reportArgumentType]
-            values = [getattr(part, field.name) for part in parts]
-            is_nested = isinstance(values[0], Rows)
-            columns[field.name] = type(values[0]).cat(values) if is_nested else torch.cat(values)
+        columns: dict[str, Any] = {}
+        for name, first in parts[0]._columns():
+            values = [getattr(part, name) for part in parts]
+            if first is None:
+                columns[name] = None
+            else:
+                join = type(first).cat if isinstance(first, Rows) else torch.cat
+                columns[name] = join(values)
         return cls(**columns)
 
+    def _columns(self) -> Iterator[tuple[str, "Tensor | Rows | None"]]:
+        for field in fields(cast(Any, self)):
+            yield field.name, getattr(self, field.name)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        columns = {}
-        for field in fields(self):  # pyright: ignore[reportArgumentType]
-            value = getattr(self, field.name)
-            columns[field.name] = (
-                value._map(function) if isinstance(value, Rows) else function(value)
-            )
+        columns: dict[str, Any] = {}
+        for name, value in self._columns():
+            if value is None:
+                columns[name] = None
+            else:
+                columns[name] = value._map(function) if isinstance(value, Rows) else function(value)
+        return type(self)(**columns)
+
+    def _unflatten(self, flat: Mapping[str, Tensor], prefix: str) -> Self:
+        columns: dict[str, Any] = {}
+        for name, value in self._columns():
+            if isinstance(value, Rows):
+                columns[name] = value._unflatten(flat, f"{prefix}{name}.")
+            else:
+                columns[name] = None if value is None else flat[prefix + name]
         return type(self)(**columns)

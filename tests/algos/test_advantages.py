@@ -140,12 +140,14 @@ def test_recursion_equals_the_sum_over_each_episode(seed: int, gamma: float, gae
 
 def test_normalised_over_the_whole_rollout():
     # mean 3, variance (4 + 4 + 4 + 4) / 4 = 4
-    normalized = normalize_advantages(torch.tensor([[1.0, 5.0], [5.0, 1.0]]))
+    normalized = normalize_advantages(
+        torch.tensor([[1.0, 5.0], [5.0, 1.0]]), torch.ones(2, 2, dtype=torch.bool)
+    )
     torch.testing.assert_close(normalized, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
 
 
 def test_equal_advantages_normalise_to_zero():
-    assert normalize_advantages(torch.full((2, 3), 0.25)).abs().max() == 0
+    assert normalize_advantages(torch.full((2, 3), 0.25), torch.ones(2, 3) > 0).abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -164,3 +166,11 @@ def test_explained_variance(values: list[float], expected: float):
 
 def test_explained_variance_of_equal_returns_is_zero():
     assert explained_variance(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 3.0])) == 0.0
+
+
+def test_slots_that_rest_do_not_count_in_the_normalisation():
+    # Mean 3 and standard deviation 2 of 1, 5, 5 and 1; the fifth and sixth number are void.
+    advantages = torch.tensor([[1.0, 5.0, 5.0], [1.0, 1e9, float("nan")]])
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    normalized = normalize_advantages(advantages, valid)
+    torch.testing.assert_close(normalized[valid], torch.tensor([-1.0, 1.0, 1.0, -1.0]))

@@ -3,17 +3,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
-from vla_crl.algos.protocols import PPOBatch, ReplayBatch
+from vla_crl.algos.protocols import Batch, ReplayBatch
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
 
 STD = 0.3
@@ -70,23 +69,42 @@ def collect(
 ) -> RolloutStorage:
     """One-chunk episodes; the reward is minus the squared distance to TARGET @ features."""
     num_steps, num_slots = shape
-    context = Features(torch.zeros(1, 3))
-    chunk = policy.act(context, torch.Generator())
-    storage = RolloutStorage(num_steps, num_slots, context=context, chunk=chunk)
+    example = one_chunk(Features(torch.zeros(1, 3)), policy, torch.Generator(), torch.zeros(1))
+    storage = RolloutStorage(num_steps, num_slots, example)
     for step in range(num_steps):
         context = Features(torch.randn(num_slots, 3, generator=generator))
-        chunk = policy.act(context, generator)
-        error = chunk.trace.action - context.features @ TARGET.T
-        storage.add(
-            step,
-            context,
-            chunk,
-            reward=-error.square().sum(dim=-1) if rewards is None else rewards[step],
-            terminated=np.ones(num_slots, dtype=bool),
-            truncated=np.zeros(num_slots, dtype=bool),
-        )
+        reward = None if rewards is None else rewards[step]
+        storage.add(step, one_chunk(context, policy, generator, reward))
     storage.finish(torch.zeros(shape))
     return storage
+
+
+def one_chunk(
+    context: Features, policy: GaussianPolicy, generator: torch.Generator, reward: Tensor | None
+) -> Step:
+    """Act once and end the episode."""
+    chunk = policy.act(context, generator)
+    if reward is None:
+        error = chunk.trace.action - context.features @ TARGET.T
+        reward = -error.square().sum(dim=-1)
+    no, number = torch.zeros(len(context), dtype=torch.bool), torch.arange(len(context))
+    return Step(
+        seen=None,
+        context=context,
+        trace=chunk.trace,
+        actions=chunk.trace.action[:, None],
+        log_probs=chunk.log_prob,
+        values=chunk.value,
+        reward=reward,
+        terminated=~no,
+        truncated=no,
+        success=no,
+        episode_return=reward,
+        task=number,
+        state_id=number,
+        episode=number,
+        group=number,
+    )
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -171,8 +189,8 @@ class OnlyRow(ContinualMethod):
         super().__init__(NoSettings())
         self.row = row
 
-    def sample_weights(self, batch: PPOBatch) -> Tensor:
-        return (batch.rows == self.row).float()
+    def sample_weights(self, batch: Batch) -> Tensor:
+        return (batch.index == self.row).float()
 
 
 @pytest.mark.parametrize(("normalize", "expected"), [(True, -1.0), (False, -5.0)])
@@ -258,6 +276,25 @@ def test_value_warm_up_moves_the_value_head_alone():
     assert metrics["grad_norm"] == 0.0
     ppo.update(collect(policy, seeded()), NO_METHOD, seeded())
     assert not torch.equal(before["mean.weight"], policy.mean.weight)
+
+
+def test_slots_that_rest_change_nothing():
+    # What stands where a slot rests is not finite, so it would show anywhere.
+    ends = []
+    for num_steps in (1, 3):
+        policy = toy()
+        whole = collect(policy, seeded(), shape=(1, 64))
+        step = whole.steps
+        storage = RolloutStorage(num_steps, 64, step)
+        storage.add(0, step)
+        storage.steps.values[64:] = float("nan")
+        storage.finish(torch.zeros(num_steps, 64))
+        metrics = PPO(policy, config(minibatch_size=16)).update(storage, NO_METHOD, seeded())
+        ends.append((policy.mean.weight.detach(), policy.value_head.weight.detach(), metrics))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert torch.equal(ends[0][1], ends[1][1])
+    assert ends[0][2] == ends[1][2]
+    assert ends[0][2]["optimizer_steps"] == 8 * 4
 
 
 def test_value_loss_never_shrinks_the_step_of_the_policy():
@@ -395,7 +432,7 @@ def test_log_probability_that_is_not_a_number_is_named():
 class RootPenalty(ContinualMethod):
     """Zero, but with an infinite slope."""
 
-    def penalty(self, policy: Any, batch: PPOBatch) -> Tensor:
+    def penalty(self, policy: Any, batch: Batch) -> Tensor:
         return (policy.mean.weight - policy.mean.weight.detach()).abs().sqrt().sum()
 
 

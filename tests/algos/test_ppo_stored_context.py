@@ -16,7 +16,7 @@ from vla_crl.models.context import Insulation
 from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
-from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
+from vla_crl.rollout.storage import RolloutStorage, Step
 
 NO_METHOD = ContinualMethod(NoSettings())
 SETTINGS = PPOConfig(value_warmup_iterations=0, target_kl=None, minibatch_size=8, num_epochs=3)
@@ -66,17 +66,29 @@ def vla_rollout(policy: VLAPolicy, *, keep_observations: bool = False) -> Rollou
         seen = observations.select(np.arange(step * num_slots, (step + 1) * num_slots))
         with torch.no_grad():
             context = policy.encode(seen)
-        kept = policy.tokenize(seen) if keep_observations else context
         chunk = policy.act(context, deterministic=False, generator=generator)
-        storage = storage or RolloutStorage(num_steps, num_slots, context=kept, chunk=chunk)
-        storage.add(
-            step,
-            kept,
-            chunk,
-            reward=random.random(num_slots),
-            terminated=random.random(num_slots) < 0.2,
-            truncated=np.zeros(num_slots, dtype=bool),
+        reward = torch.from_numpy(random.random(num_slots).astype(np.float32))
+        no, number = torch.zeros(num_slots, dtype=torch.bool), torch.arange(num_slots)
+        rows = Step(
+            seen=policy.tokenize(seen) if keep_observations else None,
+            context=None if keep_observations else context,
+            trace=chunk.trace,
+            actions=chunk.actions,
+            log_probs=chunk.log_prob,
+            values=chunk.value,
+            reward=reward,
+            terminated=torch.from_numpy(random.random(num_slots) < 0.2),
+            truncated=no,
+            success=no,
+            episode_return=reward,
+            task=number,
+            state_id=number,
+            episode=number,
+            group=number,
         )
+        encode = policy.encode if keep_observations else None
+        storage = storage or RolloutStorage(num_steps, num_slots, rows, encode=encode)
+        storage.add(step, rows)
     assert storage is not None
     storage.finish(torch.zeros(num_steps, num_slots))
     return storage
@@ -89,7 +101,7 @@ def trained_names(policy: VLAPolicy) -> set[str]:
 def test_stored_contexts_train_a_real_policy_as_recomputed_ones_do():
     stored, recomputed = vla_policy(), vla_policy()
     metrics = PPO(stored, SETTINGS).update(vla_rollout(stored), NO_METHOD, seeded())
-    again = RecomputedContexts(vla_rollout(recomputed, keep_observations=True), recomputed.encode)
+    again = vla_rollout(recomputed, keep_observations=True)
     PPO(recomputed, SETTINGS).update(again, NO_METHOD, seeded())
     assert metrics["ratio_error"] < 1e-5  # rounding only
     start, other = vla_policy().state_dict(), recomputed.state_dict()
@@ -103,7 +115,7 @@ def test_stored_contexts_train_a_real_policy_as_recomputed_ones_do():
 def test_adapters_of_the_backbone_learn_from_reward_through_recomputed_contexts(site):
     policy = vla_policy(site, "none")
     start = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    rollout = RecomputedContexts(vla_rollout(policy, keep_observations=True), policy.encode)
+    rollout = vla_rollout(policy, keep_observations=True)
     metrics = PPO(policy, SETTINGS).update(rollout, NO_METHOD, seeded())
     assert metrics["ratio_error"] < 1e-5
     moved = {name for name, weight in policy.state_dict().items() if not weight.equal(start[name])}
@@ -125,7 +137,7 @@ def test_scaled_insulation_scales_the_gradient_of_the_backbone_alone():
             for name, parameter in policy.named_parameters():
                 if ".lora_B." in name:
                     parameter.normal_(generator=seeded())
-        rollout = RecomputedContexts(vla_rollout(policy, keep_observations=True), policy.encode)
+        rollout = vla_rollout(policy, keep_observations=True)
         rollout.compute_advantages(gamma=0.9, gae_lambda=0.9)
         batch = next(rollout.minibatches(24, seeded()))
         policy.evaluate_actions(batch.context, batch.trace)[0].sum().backward()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
-from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch
+from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
 from vla_crl.continual.method import (
     METHODS,
     ContinualMethod,
@@ -19,7 +19,7 @@ from vla_crl.continual.method import (
     make_method,
 )
 from vla_crl.errors import ConfigError
-from vla_crl.rollout.storage import RolloutStorage
+from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
 
 
@@ -31,13 +31,6 @@ class Features(Rows):
 @dataclass(frozen=True)
 class Sample(Rows):
     action: Tensor
-
-
-@dataclass(frozen=True)
-class Chunk(Rows):
-    trace: Sample
-    log_prob: Tensor
-    value: Tensor
 
 
 class GaussianPolicy(nn.Module):
@@ -67,16 +60,27 @@ def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
     noise = torch.randn(num_slots, 1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         trace = Sample(policy.mean(context.features) + noise)
-        chunk = Chunk(trace, *policy.evaluate_actions(context, trace))
-    storage = RolloutStorage(1, num_slots, context=context, chunk=chunk)
-    storage.add(
-        0,
-        context,
-        chunk,
-        reward=chunk.trace.action[:, 0],
-        terminated=np.ones(num_slots, dtype=bool),
-        truncated=np.zeros(num_slots, dtype=bool),
+        log_probs, values = policy.evaluate_actions(context, trace)
+    no, number, reward = torch.zeros(num_slots) > 0, torch.arange(num_slots), trace.action[:, 0]
+    step = Step(
+        seen=None,
+        context=context,
+        trace=trace,
+        actions=trace.action[:, None],
+        log_probs=log_probs,
+        values=values,
+        reward=reward,
+        terminated=~no,
+        truncated=no,
+        success=no,
+        episode_return=reward,
+        task=number,
+        state_id=number,
+        episode=number,
+        group=number,
     )
+    storage = RolloutStorage(1, num_slots, step)
+    storage.add(0, step)
     storage.finish(np.zeros((1, num_slots)))
     return storage
 
@@ -104,7 +108,7 @@ class Recording(ContinualMethod):
         super().__init__(NoSettings())
         self.calls: list[str] = []
 
-    def sample_weights(self, batch: PPOBatch) -> Tensor:
+    def sample_weights(self, batch: Batch) -> Tensor:
         self.calls.append("sample_weights")
         return super().sample_weights(batch)
 
@@ -112,7 +116,7 @@ class Recording(ContinualMethod):
         self.calls.append(f"extra_batch {num_samples}")
         return super().extra_batch(num_samples)
 
-    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
         self.calls.append("penalty")
         return super().penalty(policy, batch)
 
@@ -142,13 +146,13 @@ def test_the_base_changes_nothing():
     class Bare:
         """The hooks written out as the identity."""
 
-        def sample_weights(self, batch: PPOBatch) -> Tensor:
+        def sample_weights(self, batch: Batch) -> Tensor:
             return torch.ones(len(batch))
 
         def extra_batch(self, num_samples: int) -> None:
             return None
 
-        def penalty(self, policy: Any, batch: PPOBatch) -> Tensor:
+        def penalty(self, policy: Any, batch: Batch) -> Tensor:
             return torch.tensor(0.0)
 
         def transform_grads(self, policy: Any) -> None: ...
@@ -164,7 +168,7 @@ def test_the_base_changes_nothing():
 class Anchor(ContinualMethod):
     """Pull the weight towards -1."""
 
-    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
         weight = policy_parameters(policy)["mean.weight"]
         return 100.0 * (weight + 1.0).square().sum()
 
@@ -241,7 +245,7 @@ def test_replay_loss_by_hand():
 
 
 class NothingCounts(ContinualMethod):
-    def sample_weights(self, batch: PPOBatch) -> Tensor:
+    def sample_weights(self, batch: Batch) -> Tensor:
         return torch.zeros_like(batch.advantages)
 
 

@@ -1,4 +1,5 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.errors import SpecError
-from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
+from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
 
 
@@ -22,38 +23,41 @@ class TinyTrace(Rows):
     step: Tensor
 
 
-@dataclass(frozen=True)
-class TinyChunk(Rows):
-    trace: TinyTrace
-    log_prob: Tensor
-    value: Tensor
-
-
-def sampled(num_rows: int, mark: float = 0.0) -> tuple[TinyContext, TinyChunk]:
+def sampled(num_rows: int, mark: float = 0.0, **changes: Any) -> Step:
     """Rows whose every number tells where it comes from: mark + row."""
     number = mark + torch.arange(num_rows, dtype=torch.float32)
-    context = TinyContext(number[:, None].repeat(1, 3), number[:, None] > 0)
-    trace = TinyTrace(number[:, None, None].repeat(1, 2, 2), number.long())
-    return context, TinyChunk(trace, -number, 10 * number)
+    never, whole = torch.zeros(num_rows, dtype=torch.bool), number.long()
+    step = Step(
+        seen=None,
+        context=TinyContext(number[:, None].repeat(1, 3), number[:, None] > 0),
+        trace=TinyTrace(number[:, None, None].repeat(1, 2, 2), whole),
+        actions=number[:, None, None].repeat(1, 2, 1),
+        log_probs=-number,
+        values=10 * number,
+        reward=torch.full((num_rows,), mark / 100),
+        terminated=never,
+        truncated=never,
+        success=never,
+        episode_return=number,
+        task=whole,
+        state_id=whole,
+        episode=whole,
+        group=whole,
+    )
+    return replace(step, **changes)
 
 
-def empty_storage(num_steps: int = 3, num_slots: int = 2) -> RolloutStorage:
-    context, chunk = sampled(1)
-    return RolloutStorage(num_steps, num_slots, context=context, chunk=chunk)
+def flags(*values: bool) -> Tensor:
+    return torch.tensor(values)
 
 
-def add(storage: RolloutStorage, step: int, **changes: object) -> None:
+def empty_storage(num_steps: int = 3, num_slots: int = 2, **settings: Any) -> RolloutStorage:
+    return RolloutStorage(num_steps, num_slots, sampled(1), **settings)
+
+
+def add(storage: RolloutStorage, step: int, **changes: Any) -> None:
     """Add a step marked 100 * step."""
-    context, chunk = sampled(storage.num_slots, 100.0 * step)
-    nothing = np.zeros(storage.num_slots, dtype=bool)
-    arguments = {
-        "context": context,
-        "chunk": chunk,
-        "reward": np.full(storage.num_slots, float(step)),
-        "terminated": nothing,
-        "truncated": nothing,
-    }
-    storage.add(step, **(arguments | changes))  # type: ignore[arg-type]
+    storage.add(step, sampled(storage.num_slots, 100.0 * step, **changes))
 
 
 def full_storage(num_steps: int = 3, num_slots: int = 2) -> RolloutStorage:
@@ -76,9 +80,9 @@ def test_minibatches_hold_every_chunk_once_with_all_that_belongs_to_it():
     storage.compute_advantages(gamma=0.9, gae_lambda=0.9)
     batches = list(storage.minibatches(4, torch.Generator().manual_seed(0)))
     assert [len(batch) for batch in batches] == [4, 2]
-    assert sorted(torch.cat([batch.rows for batch in batches]).tolist()) == list(range(6))
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == list(range(6))
     for batch in batches:
-        mark = 100 * (batch.rows // 2) + batch.rows % 2
+        mark = 100 * (batch.index // 2) + batch.index % 2
         context, trace = batch.context, batch.trace
         assert isinstance(context, TinyContext)
         assert isinstance(trace, TinyTrace)
@@ -86,8 +90,8 @@ def test_minibatches_hold_every_chunk_once_with_all_that_belongs_to_it():
         assert torch.equal(trace.step, mark)
         assert torch.equal(batch.values, 10.0 * mark)
         assert torch.equal(batch.log_probs, -mark.float())
-        assert torch.equal(batch.advantages, storage.advantages.flatten()[batch.rows])
-        assert torch.equal(batch.returns, storage.returns.flatten()[batch.rows])
+        assert torch.equal(batch.advantages, storage.advantages.flatten()[batch.index])
+        assert torch.equal(batch.returns, storage.returns.flatten()[batch.index])
 
 
 def test_order_depends_on_the_generator_alone():
@@ -95,7 +99,7 @@ def test_order_depends_on_the_generator_alone():
 
     def order(seed: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed)
-        return [r for b in storage.minibatches(2, generator) for r in b.rows.tolist()]
+        return [r for b in storage.minibatches(2, generator) for r in b.index.tolist()]
 
     assert order(1) == order(1)
     assert order(1) != order(2)
@@ -106,9 +110,9 @@ def test_advantages_use_flags_and_next_values():
     add(
         storage,
         0,
-        reward=np.array([1.0, 1.0, 1.0]),
-        terminated=np.array([True, False, False]),
-        truncated=np.array([False, True, False]),
+        reward=torch.ones(3),
+        terminated=flags(True, False, False),
+        truncated=flags(False, True, False),
     )
     storage.finish([[4.0, 4.0, 8.0]])
     storage.compute_advantages(gamma=0.5, gae_lambda=1.0)
@@ -120,8 +124,7 @@ def test_advantages_use_flags_and_next_values():
 def test_the_next_rollout_is_written_over_the_last_in_the_same_memory():
     storage = full_storage()
     address = storage.values.data_ptr()
-    context, chunk = sampled(2, 7.0)
-    add(storage, 0, context=context, chunk=chunk)
+    storage.add(0, sampled(2, 7.0))
     assert storage.values[0].tolist() == [70, 80]
     assert storage.values.data_ptr() == address
     with pytest.raises(SpecError, match="2 of 6 chunks were added"):
@@ -132,15 +135,15 @@ def test_minibatches_are_copies():
     storage = full_storage()
     batch = next(storage.minibatches(6, torch.Generator()))
     kept = batch.values.clone()
-    add(storage, 0, chunk=sampled(2, 7.0)[1])
+    storage.add(0, sampled(2, 7.0))
     assert torch.equal(batch.values, kept)
 
 
 def test_gradients_end_at_the_storage():
     storage = empty_storage(num_steps=1)
-    context, chunk = sampled(2)
-    context = TinyContext(context.keys.requires_grad_(), context.mask)
-    add(storage, 0, context=context, chunk=chunk)
+    context = sampled(2).context
+    assert isinstance(context, TinyContext)
+    add(storage, 0, context=replace(context, keys=context.keys.requires_grad_()))
     storage.finish(np.zeros((1, 2)))
     batch = next(storage.minibatches(2, torch.Generator()))
     assert isinstance(batch.context, TinyContext)
@@ -172,18 +175,7 @@ def test_slots_may_be_ahead_of_others():
 
 
 def add_slot(storage: RolloutStorage, step: int, slot: int) -> None:
-    context, chunk = sampled(storage.num_slots, 100.0 * step)
-    row, nothing = slice(slot, slot + 1), np.zeros(1, dtype=bool)
-    chunk = TinyChunk(chunk.trace[row], chunk.log_prob[row], chunk.value[row])
-    storage.add(
-        step,
-        context[row],
-        chunk,
-        reward=np.full(1, float(step)),
-        terminated=nothing,
-        truncated=nothing,
-        slots=row,
-    )
+    storage.add(step, sampled(storage.num_slots, 100.0 * step)[slot], np.array([slot]))
 
 
 def test_use_before_finish_is_rejected():
@@ -197,33 +189,39 @@ def test_use_before_finish_is_rejected():
 
 def test_one_context_for_many_slots_is_rejected():
     with pytest.raises(SpecError, match=r"context.keys has shape \(1, 3\), expected \(2, 3\)"):
-        add(empty_storage(), 0, context=sampled(1)[0])
+        add(empty_storage(), 0, context=sampled(1).context)
 
 
 def test_trace_of_another_width_is_rejected():
-    context, chunk = sampled(2)
-    wide = TinyTrace(chunk.trace.x.repeat(1, 1, 2), chunk.trace.step)
+    wide = TinyTrace(torch.zeros(2, 2, 4), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(SpecError, match=r"trace.x has shape \(2, 2, 4\), expected \(2, 2, 2\)"):
-        add(empty_storage(), 0, context=context, chunk=TinyChunk(wide, chunk.log_prob, chunk.value))
+        add(empty_storage(), 0, trace=wide)
 
 
-@pytest.mark.parametrize("name", ["reward", "terminated", "truncated"])
+@pytest.mark.parametrize("name", ["reward", "terminated", "episode"])
 def test_column_of_wrong_length_is_rejected(name: str):
     with pytest.raises(SpecError, match=rf"{name} has shape \(3,\), expected \(2,\)"):
-        add(empty_storage(), 0, **{name: np.zeros(3, dtype=bool)})
+        add(empty_storage(), 0, **{name: torch.zeros(3)})
+
+
+def test_a_step_that_keeps_other_columns_is_rejected():
+    with pytest.raises(SpecError, match=r"'context.keys' is kept in some steps only"):
+        add(empty_storage(), 0, context=None)
 
 
 def test_a_rejected_step_changes_nothing():
     storage = full_storage()
     before = storage.values.clone()
     with pytest.raises(SpecError):
-        add(storage, 0, chunk=sampled(2, 50.0)[1], truncated=np.zeros(3, dtype=bool))
+        storage.add(0, sampled(2, 50.0, truncated=flags(False, False, False)))
     assert torch.equal(storage.values, before)
 
 
-def test_reward_that_is_not_a_number_is_rejected():
-    with pytest.raises(SpecError, match=r"reward\[1\] is nan, expected a finite number"):
-        add(empty_storage(), 0, reward=np.array([0.0, np.nan]))
+def test_a_number_that_is_not_finite_is_rejected_when_the_rollout_is_complete():
+    storage = empty_storage(num_steps=1)
+    add(storage, 0, reward=torch.tensor([0.0, np.nan]))
+    with pytest.raises(SpecError, match=r"reward\[0, 1\] is nan, expected a finite number"):
+        storage.finish(np.zeros((1, 2)))
 
 
 def test_next_values_are_checked():
@@ -234,17 +232,99 @@ def test_next_values_are_checked():
         storage.finish([[0, 0], [0, 0], [np.inf, 0]])
 
 
-def test_recomputed_contexts_come_from_the_observation_of_their_row():
-    storage = full_storage()
+def test_contexts_computed_of_observations_are_those_of_their_row():
+    def encode(seen: TinyContext) -> TinyContext:
+        return TinyContext(seen.keys + 0.5, seen.mask)
 
-    def encode(kept: TinyContext) -> TinyContext:
-        return TinyContext(kept.keys + 0.5, kept.mask)
-
-    recomputed = RecomputedContexts(storage, encode)
-    stored = storage.minibatches(4, torch.Generator().manual_seed(0))
-    fresh = recomputed.minibatches(4, torch.Generator().manual_seed(0))
-    for a, b in zip(stored, fresh, strict=True):
+    stored = full_storage()
+    example = sampled(1)
+    storage = RolloutStorage(
+        3, 2, replace(example, seen=example.context, context=None), encode=encode
+    )
+    for step in range(3):
+        rows = sampled(2, 100.0 * step)
+        storage.add(step, replace(rows, seen=rows.context, context=None))
+    storage.finish(np.zeros((3, 2)))
+    batches = (s.minibatches(4, torch.Generator().manual_seed(0)) for s in (stored, storage))
+    for a, b in zip(*batches, strict=True):
         assert isinstance(a.context, TinyContext)
         assert isinstance(b.context, TinyContext)
-        assert torch.equal(a.rows, b.rows)
+        assert torch.equal(a.index, b.index)
         assert torch.equal(a.context.keys + 0.5, b.context.keys)
+        assert a.seen is None
+        assert isinstance(b.seen, TinyContext)
+        assert torch.equal(b.seen.keys, a.context.keys)
+
+
+def test_every_chunk_tells_how_its_episode_ended_if_it_did():
+    # Slot 0: an episode ends in success at step 1, the next one runs on. Slot 1: one fails at 2.
+    storage = empty_storage()
+    add(storage, 0, episode=torch.tensor([0, 1]), episode_return=torch.tensor([0.0, 0.5]))
+    add(
+        storage,
+        1,
+        episode=torch.tensor([0, 1]),
+        episode_return=torch.tensor([2.0, 0.75]),
+        terminated=flags(True, False),
+        success=flags(True, False),
+    )
+    add(
+        storage,
+        2,
+        episode=torch.tensor([2, 1]),
+        episode_return=torch.tensor([0.0, 1.5]),
+        truncated=flags(False, True),
+    )
+    storage.finish(np.zeros((3, 2)))
+    batch = next(storage.minibatches(6, torch.Generator()))
+    batch = batch[batch.index.argsort()]
+    assert batch.episode.view(3, 2).tolist() == [[0, 1], [0, 1], [2, 1]]
+    nan = float("nan")
+    for column, expected in (
+        (batch.episode_return, [[2.0, 1.5], [2.0, 1.5], [nan, 1.5]]),
+        (batch.success, [[1.0, 0.0], [1.0, 0.0], [nan, 0.0]]),
+    ):
+        torch.testing.assert_close(column.view(3, 2), torch.tensor(expected), equal_nan=True)
+
+
+def resting_storage() -> RolloutStorage:
+    """Slot 1 ends at step 0 and rests; slot 0 runs on to step 2, its time limit."""
+    storage = empty_storage()
+    add(storage, 0, terminated=flags(False, True), success=flags(False, True))
+    for step in (1, 2):
+        rows = sampled(2, 100.0 * step, truncated=flags(step == 2, False))[0]
+        storage.add(step, rows, np.array([0]))
+    storage.finish(np.zeros((3, 2)))
+    return storage
+
+
+def test_slots_that_rest_have_no_chunks():
+    storage = resting_storage()
+    assert storage.valid.tolist() == [[True, True], [True, False], [True, False]]
+    batches = list(storage.minibatches(3, torch.Generator().manual_seed(1)))
+    assert [len(batch) for batch in batches] == [3, 1]
+    assert sorted(torch.cat([batch.index for batch in batches]).tolist()) == [0, 1, 2, 4]
+    assert {float(x) for batch in batches for x in batch.success} == {0.0, 1.0}
+
+
+def test_what_was_there_before_a_slot_rests_changes_nothing():
+    storage = full_storage()
+    storage.rewards[1:, 1] = 1000.0  # of the last rollout
+    add(storage, 0, terminated=flags(False, True))
+    for step in (1, 2):
+        rows = sampled(2, 100.0 * step, truncated=flags(step == 2, False))[0]
+        storage.add(step, rows, np.array([0]))
+    storage.finish(np.full((3, 2), 4.0))
+    storage.compute_advantages(gamma=0.5, gae_lambda=1.0)
+    # values 0, 1000, 2000 and 10; rewards 0, 1, 2 and 0: slot 1 gets 0 - 10; slot 0 from behind:
+    # 2 + 2 - 2000, then 1 + 2 - 1000 and 0 + 2 - 0 with half of what follows
+    assert storage.advantages[storage.valid].tolist() == [-995.5, -10.0, -1995.0, -1996.0]
+
+
+def test_a_slot_may_rest_only_after_the_end_of_an_episode():
+    storage = empty_storage()
+    add(storage, 0, terminated=flags(True, False))
+    for step in (1, 2):
+        storage.add(step, sampled(2, 100.0 * step)[0], np.array([0]))
+    with pytest.raises(SpecError, match="4 of 6 chunks were added, and not all of the slots"):
+        storage.finish(np.zeros((3, 2)))

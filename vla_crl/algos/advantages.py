@@ -50,10 +50,15 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
-def normalize_advantages(advantages: Tensor) -> Tensor:
-    """Bring a whole rollout to mean 0 and standard deviation 1; all equal become all 0."""
-    centred = advantages - advantages.mean()
-    return centred / (centred.std(correction=0) + 1e-8)
+def normalize_advantages(advantages: Tensor, valid: Tensor) -> Tensor:
+    """Bring a whole rollout to mean 0 and standard deviation 1; all equal become all 0.
+
+    Args:
+        advantages: [T, N].
+        valid: [T, N] bool; the others do not count.
+    """
+    centred = advantages - advantages[valid].mean()
+    return centred / (centred[valid].std(correction=0) + 1e-8)
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

@@ -219,7 +219,7 @@ class PPO:
         rollout.compute_advantages(gamma=config.gamma, gae_lambda=config.gae_lambda)
         advantages = rollout.advantages
         if config.normalize_advantage:
-            advantages = normalize_advantages(advantages)
+            advantages = normalize_advantages(advantages, rollout.valid)
         log = _MetricLog()
         epochs = 0
         while epochs < config.num_epochs and self._run_epoch(
@@ -230,7 +230,9 @@ class PPO:
         self.iteration += 1
         return log.means() | {
             "ratio_error": log.values["ratio_error"][0],
-            "explained_variance": explained_variance(rollout.values, rollout.returns),
+            "explained_variance": explained_variance(
+                rollout.values[rollout.valid], rollout.returns[rollout.valid]
+            ),
             "epochs": float(epochs),
             "optimizer_steps": float(len(log.values["grad_norm"])),
         }
@@ -251,7 +253,7 @@ class PPO:
             ratio = log_ratio.exp()
             # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
             kl = (ratio - 1 - log_ratio).mean()
-            policy_loss = clipped_policy_loss(ratio, advantages[batch.rows], config.clip_range)
+            policy_loss = clipped_policy_loss(ratio, advantages[batch.index], config.clip_range)
             value_loss = clipped_value_loss(
                 value, batch.values, batch.returns, config.value_clip_range
             )

@@ -11,26 +11,45 @@ from vla_crl.rows import Rows
 
 
 @dataclass(frozen=True)
-class PPOBatch(Rows):
+class Batch(Rows):
     """B chunks of a rollout, in the order drawn.
 
     Attributes:
-        rows: [B] int64 position in the flattened [T, N] rollout.
+        index: [B] int64 position in the flattened [T, N] rollout.
+        seen: Tokenized observations, where these were kept and contexts are computed of them.
         context: What the policy's `encode` left behind.
-        trace: The stored flow step.
+        trace: How the chunks were sampled, e.g. the stored flow step.
+        actions: [B, H, A] the chunks in [-1, 1], of which the leading ones were executed.
         log_probs: [B] of the trace under the policy that collected it.
         values: [B] predicted while collecting.
         advantages: [B] as estimated, not normalised.
         returns: [B] advantages + values.
+        reward: [B] sum over the steps of the chunk.
+        task: [B] int64 index of the task in the suite.
+        state_id: [B] int64 initial state of the episode.
+        episode: [B] int64, one number an episode, given to no other of the stage.
+        group: [B] int64; episodes of one group have one task and one initial state.
+        episode_return: [B] sum of the episode's rewards, also of those before this rollout; NaN
+            where the episode was not over when the rollout ended.
+        success: [B] 1 where the episode ended in success, 0 where it did not, NaN as above.
     """
 
-    rows: Tensor
+    index: Tensor
+    seen: Rows | None
     context: Rows
     trace: Rows
+    actions: Tensor
     log_probs: Tensor
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    reward: Tensor
+    task: Tensor
+    state_id: Tensor
+    episode: Tensor
+    group: Tensor
+    episode_return: Tensor
+    success: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,12 @@ class ActorCritic(Protocol):
 
 
 class Rollout(Protocol):
-    """What PPO needs of a finished rollout of T chunks in each of N slots."""
+    """What PPO needs of a finished rollout of at most T chunks in each of N slots."""
+
+    @property
+    def valid(self) -> Tensor:
+        """[T, N] bool: where there is a chunk; elsewhere the slot rested, and numbers are void."""
+        ...
 
     @property
     def values(self) -> Tensor:
@@ -87,15 +111,15 @@ class Rollout(Protocol):
         """Fill `advantages` and `returns`."""
         ...
 
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[PPOBatch]:
-        """Yield copies of all chunks, each once, in random order."""
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Yield copies of all chunks there are, each once, in random order."""
         ...
 
 
 class UpdateHooks(Protocol):
     """Where a continual-learning method takes part in an update; see `ContinualMethod`."""
 
-    def sample_weights(self, batch: PPOBatch) -> Tensor:
+    def sample_weights(self, batch: Batch) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
         ...
 
@@ -103,7 +127,7 @@ class UpdateHooks(Protocol):
         """Return chunks of earlier tasks to imitate in this step."""
         ...
 
-    def penalty(self, policy: Any, batch: PPOBatch) -> Tensor:
+    def penalty(self, policy: Any, batch: Batch) -> Tensor:
         """Return a scalar to add to the loss."""
         ...
 

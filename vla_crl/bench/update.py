@@ -14,7 +14,7 @@ from vla_crl.contracts import ARM, Observation
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
-from vla_crl.rollout.storage import RecomputedContexts, RolloutStorage
+from vla_crl.rollout.storage import RolloutStorage, Step
 
 INSTRUCTION = "pick up the red cube"
 
@@ -39,9 +39,8 @@ def bench_update(
     policy = VLAPolicy(PolicyConfig(embodiment=ARM, vocabulary=tuple(INSTRUCTION.split())))
     add_lora(policy, LoRAConfig())
     observations = _random_observations(policy, num_steps * num_slots)
-    stored = _collect(policy, observations, num_steps, num_slots, keep_observations=False)
-    tokenized = _collect(policy, observations, num_steps, num_slots, keep_observations=True)
-    recomputed = RecomputedContexts(tokenized, policy.encode)
+    stored = _collect(policy, observations, (num_steps, num_slots), keep_observations=False)
+    recomputed = _collect(policy, observations, (num_steps, num_slots), keep_observations=True)
     ppo = PPO(policy, PPOConfig(num_epochs=num_epochs, target_kl=None, value_warmup_iterations=0))
 
     def seconds(rollout: Rollout) -> float:
@@ -78,23 +77,41 @@ def _random_observations(policy: VLAPolicy, num_observations: int) -> Observatio
 def _collect(
     policy: VLAPolicy,
     observations: Observation,
-    num_steps: int,
-    num_slots: int,
+    shape: tuple[int, int],
     *,
     keep_observations: bool,
 ) -> RolloutStorage:
     """Let the policy act on the observations; rewards are random, the same in every call."""
+    (num_steps, num_slots), storage = shape, None
     random, generator = np.random.default_rng(1), torch.Generator().manual_seed(0)
-    steps = np.arange(num_steps * num_slots).reshape(num_steps, num_slots)
-    with torch.no_grad():
-        seen = [policy.tokenize(observations.select(row)) for row in steps]
-        contexts = [policy.encode(tokenized) for tokenized in seen]
-    kept = seen if keep_observations else contexts
-    chunks = [policy.act(c, deterministic=False, generator=generator) for c in contexts]
-    storage = RolloutStorage(num_steps, num_slots, context=kept[0], chunk=chunks[0])
-    ends = np.zeros(num_slots, dtype=bool)
-    for step, (rows, chunk) in enumerate(zip(kept, chunks, strict=True)):
-        reward = random.random(num_slots)
-        storage.add(step, rows, chunk, reward=reward, terminated=ends, truncated=ends)
-    storage.finish(np.zeros((num_steps, num_slots)))
+    never, nothing = torch.zeros(num_slots, dtype=torch.bool), torch.arange(num_slots)
+    for step in range(num_steps):
+        slots = np.arange(step * num_slots, (step + 1) * num_slots)
+        with torch.no_grad():
+            seen = policy.tokenize(observations.select(slots))
+            context = policy.encode(seen)
+        chunk = policy.act(context, deterministic=False, generator=generator)
+        reward = torch.from_numpy(random.random(num_slots, dtype=np.float32))
+        rows = Step(
+            seen=seen if keep_observations else None,
+            context=None if keep_observations else context,
+            trace=chunk.trace,
+            actions=chunk.actions,
+            log_probs=chunk.log_prob,
+            values=chunk.value,
+            reward=reward,
+            terminated=never,
+            truncated=never,
+            success=never,
+            episode_return=reward,
+            task=nothing,
+            state_id=nothing,
+            episode=nothing,
+            group=nothing,
+        )
+        encode = policy.encode if keep_observations else None
+        storage = storage or RolloutStorage(num_steps, num_slots, rows, encode=encode)
+        storage.add(step, rows)
+    assert storage is not None
+    storage.finish(np.zeros(shape))
     return storage

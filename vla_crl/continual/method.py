@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vla_crl.algos.protocols import ActorCritic, PPOBatch, ReplayBatch, Rollout
+from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch, Rollout
 from vla_crl.catalog import load_attribute
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError, unknown_name
@@ -74,7 +74,7 @@ class ContinualMethod:
         Only adapters and the value head may be trained: the checkpoints of a run hold nothing else.
         """
 
-    def sample_weights(self, batch: PPOBatch) -> Tensor:
+    def sample_weights(self, batch: Batch) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
         return torch.ones_like(batch.advantages)
 
@@ -82,7 +82,7 @@ class ContinualMethod:
         """Return chunks of earlier tasks to imitate in this step; about `num_samples`, or None."""
         return None
 
-    def penalty(self, policy: ActorCritic, batch: PPOBatch) -> Tensor:
+    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
         """Return a scalar to add to the loss, with gradients to the policy."""
         return torch.zeros_like(batch.advantages[:1]).sum()
 

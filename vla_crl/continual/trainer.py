@@ -22,7 +22,6 @@ from vla_crl.models.adapters import (
     add_lora,
     check_loss_paths,
     check_only_adapters_train,
-    trainable_parameters,
 )
 from vla_crl.models.checkpoint import (
     load_adapter,
@@ -34,6 +33,8 @@ from vla_crl.models.checkpoint import (
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.collector import CollectionStatistics, Collector
+from vla_crl.rollout.contexts import ContextPlan, plan_contexts
+from vla_crl.rollout.episodes import shuffled_lanes
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.run_directory import RunDirectory
@@ -96,7 +97,16 @@ class Trainer:
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
+        plan = self._plan_contexts()
+        plan.check_memory(config.compute.device)
+        console.print(str(plan), soft_wrap=True)
         self._make_worlds()
+
+    def _plan_contexts(self) -> ContextPlan:
+        """Decide how updates get their contexts, of what is to be trained now."""
+        settings = self.config.collector
+        num_rows = settings.num_envs * settings.num_chunks
+        return plan_contexts(self.policy, num_rows, settings.contexts, settings.max_stored_gib)
 
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
@@ -155,10 +165,12 @@ class Trainer:
         collector = Collector(
             self.policy,
             self._training_sims,
-            task,
+            shuffled_lanes(
+                self.suite, [self.suite.task_index(task)], len(self._training_sims), seed
+            ),
             num_chunks=config.collector.num_chunks,
             seed=seed,
-            recompute_contexts="backbone" in trainable_parameters(self.policy),
+            contexts=self._plan_contexts().contexts,
         )
         ppo = PPO(self.policy, config.ppo)
         generator = torch.Generator().manual_seed(seed)

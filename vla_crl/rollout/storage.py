@@ -1,145 +1,151 @@
 """Where a rollout is kept between collection and update."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from vla_crl.algos.advantages import generalized_advantages
-from vla_crl.algos.protocols import PPOBatch
+from vla_crl.algos.protocols import Batch
 from vla_crl.errors import SpecError
 from vla_crl.rows import Rows
 
 
-class SampledChunk(Protocol):
-    """What is kept of N action chunks; `ActionChunk` is one."""
+@dataclass(frozen=True)
+class Step(Rows):
+    """What B slots saw, chose and got in one chunk of actions; see `Batch` for what is not here.
 
-    @property
-    def trace(self) -> Rows:
-        """How they were sampled."""
-        ...
+    Attributes:
+        seen: Tokenized observations, where contexts are to be computed of them, else None.
+        context: What the policy's `encode` left behind; None where `seen` is kept.
+        trace: See `Batch`.
+        actions: Likewise.
+        log_probs: Likewise.
+        values: Likewise.
+        reward: Likewise.
+        terminated: [B] bool, the episode reached a final state.
+        truncated: [B] bool, the episode ran out of time.
+        success: [B] bool, the episode ended in success.
+        episode_return: [B] sum of the rewards of the episode, up to the end of this chunk.
+        task: See `Batch`.
+        state_id: Likewise.
+        episode: Likewise.
+        group: Likewise.
+    """
 
-    @property
-    def log_prob(self) -> Tensor:
-        """Log-density of the trace, [N]."""
-        ...
-
-    @property
-    def value(self) -> Tensor:
-        """Predicted return, [N]."""
-        ...
+    seen: Rows | None
+    context: Rows | None
+    trace: Rows
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    success: Tensor
+    episode_return: Tensor
+    task: Tensor
+    state_id: Tensor
+    episode: Tensor
+    group: Tensor
 
 
 class RolloutStorage:
     """T chunks in each of N slots, in memory allocated once and written again every iteration.
 
-    Fill it with `add` for steps 0 ... T - 1, then `finish`; `add(0, ...)` begins the next one.
+    Fill it with `add` for steps 0 ... T - 1, then `finish`; `add` with step 0 begins the next one.
+    A slot whose episode has ended may rest: it gets no further steps.
 
     Args:
         num_steps: T, chunks per slot.
         num_slots: N, robots acting side by side.
-        context: What is kept of the policy's sight, a context or (for `RecomputedContexts`) a
-            tokenized observation; only shapes, types and device of its rows matter.
-        chunk: A chunk of the policy, likewise.
+        example: A step; only shapes, types and device of its rows matter.
+        encode: Where `seen` is kept, computes the context of every minibatch, with gradients if
+            anything it depends on is trained.
 
     Attributes:
-        rewards: [T, N] float32.
-        terminated: [T, N] bool, the episode reached a final state.
-        truncated: [T, N] bool, the episode ran out of time.
-        next_values: [T, N] float32, see `finish`.
+        steps: All rows, step t of slot n in row t N + n.
+        valid: [T, N] bool, where there is a chunk.
         log_probs: [T, N] float32, of the policy that collected.
         values: [T, N] float32, predicted while collecting.
+        rewards: [T, N] float32.
+        terminated: [T, N] bool.
+        truncated: [T, N] bool.
+        next_values: [T, N] float32, see `finish`.
         advantages: [T, N] float32, see `compute_advantages`.
         returns: [T, N] float32, likewise.
     """
 
     def __init__(
-        self, num_steps: int, num_slots: int, *, context: Rows, chunk: SampledChunk
+        self,
+        num_steps: int,
+        num_slots: int,
+        example: Step,
+        *,
+        encode: Callable[[Any], Rows] | None = None,
     ) -> None:
         self.num_steps, self.num_slots = num_steps, num_slots
-        num_rows = num_steps * num_slots
-        zeros = chunk.log_prob.new_zeros(num_rows, dtype=torch.float32)
-        self._rows = PPOBatch(
-            rows=torch.arange(num_rows, device=zeros.device),
-            context=context.allocate(num_rows),
-            trace=chunk.trace.allocate(num_rows),
-            log_probs=zeros.clone(),
-            values=zeros.clone(),
-            advantages=zeros.clone(),
-            returns=zeros.clone(),
-        )
+        self._encode = encode
+        self.steps = example.allocate(num_steps * num_slots)
         # Views: what is written into [t, n] stands in row t N + n of the minibatches.
-        shape = (num_steps, num_slots)
-        self.log_probs = self._rows.log_probs.view(shape)
-        self.values = self._rows.values.view(shape)
-        self.advantages = self._rows.advantages.view(shape)
-        self.returns = self._rows.returns.view(shape)
-        self.rewards = zeros.view(shape)
-        self.next_values = torch.zeros_like(self.rewards)
-        self.terminated = torch.zeros_like(self.rewards, dtype=torch.bool)
-        self.truncated = torch.zeros_like(self.terminated)
-        self._num_added = torch.zeros(num_slots, dtype=torch.int64)
+        shape, steps = (num_steps, num_slots), self.steps
+        self.log_probs, self.values = steps.log_probs.view(shape), steps.values.view(shape)
+        self.rewards = steps.reward.view(shape)
+        self.terminated, self.truncated = steps.terminated.view(shape), steps.truncated.view(shape)
+        self.next_values = torch.zeros_like(self.values)
+        self.advantages = torch.zeros_like(self.values)
+        self.returns = torch.zeros_like(self.values)
+        self.valid = torch.zeros_like(self.terminated)
+        self._outcomes = torch.zeros(2, num_steps * num_slots, device=self.values.device)
+        self._index = torch.arange(num_steps * num_slots, device=self.values.device)
+        self._num_added = np.zeros(num_slots, np.int64)
         self._finished = False
 
-    def add(
-        self,
-        step: int,
-        context: Rows,
-        chunk: SampledChunk,
-        *,
-        reward: ArrayLike | Tensor,
-        terminated: ArrayLike | Tensor,
-        truncated: ArrayLike | Tensor,
-        slots: slice | None = None,
-    ) -> None:
-        """Store what some neighbouring slots saw, chose and got in chunk `step`.
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.values.device
+
+    def add(self, step: int, rows: Step, slots: np.ndarray | None = None) -> None:
+        """Store what some slots saw, chose and got in chunk `step`.
 
         Several threads may call it, each with slots of its own.
 
         Args:
             step: 0 begins a new rollout of these slots, the others follow in order.
-            context: [B] what the chunk was chosen from.
-            chunk: [B].
-            reward: [B] sum over the steps of the chunk.
-            terminated: [B] bool.
-            truncated: [B] bool.
-            slots: Which; all N by default.
+            rows: One row a slot.
+            slots: [B] which; all N in order by default.
 
         Raises:
-            SpecError: A step out of order or beyond T, a shape that does not fit, or a number
-                that is not finite.
+            SpecError: A step out of order or beyond T, or a shape that does not fit.
         """
         if step >= self.num_steps:
             raise SpecError(
                 f"RolloutStorage: step {step} does not fit, it holds {self.num_steps} steps; "
                 "call finish and begin again with step 0"
             )
-        slots = slots or slice(0, self.num_slots)
-        here = slice(step * self.num_slots + slots.start, step * self.num_slots + slots.stop)
+        slots = np.arange(self.num_slots) if slots is None else slots
         expected = self._num_added[slots]
         if step and (expected != step).any():
-            slot = int((expected != step).nonzero()[0])
+            wrong = np.flatnonzero(expected != step)[0]
             raise SpecError(
-                f"RolloutStorage: got step {step} from slot {slots.start + slot}, expected step "
-                f"{expected[slot]}, or 0 to begin again"
+                f"RolloutStorage: got step {step} from slot {slots[wrong]}, expected step "
+                f"{expected[wrong]}, or 0 to begin again"
             )
-        columns = (
-            ("log_prob", self.log_probs, chunk.log_prob),
-            ("value", self.values, chunk.value),
-            ("reward", self.rewards, reward),
-            ("terminated", self.terminated, terminated),
-            ("truncated", self.truncated, truncated),
-        )
-        self._check_rows("context", context, self._rows.context[here])
-        self._check_rows("trace", chunk.trace, self._rows.trace[here])
-        checked = [(b, self._column(name, b[step, slots], x)) for name, b, x in columns]
-        context.copy_into(self._rows.context, here)
-        chunk.trace.copy_into(self._rows.trace, here)
-        for buffer, column in checked:
-            buffer[step, slots] = column
+        self._check_shapes(rows, len(slots))
+        if step == 0:
+            self.valid[:, slots] = False
+        first = step * self.num_slots + int(slots[0])
+        if np.array_equal(slots, np.arange(slots[0], slots[0] + len(slots))):
+            here = slice(first, first + len(slots))
+        else:
+            here = torch.from_numpy(step * self.num_slots + slots).to(self.device)
+        rows.copy_into(self.steps, here)
+        self.valid.view(-1)[here] = True
         self._num_added[slots] = step + 1
         self._finished = False
 
@@ -152,23 +158,41 @@ class RolloutStorage:
                 refilled. Ignored where terminated, but has to be a number.
 
         Raises:
-            SpecError: Steps are missing, or `next_values` has the wrong shape or is not finite.
+            SpecError: Steps are missing, `next_values` has the wrong shape, or a number is not
+                finite.
         """
-        if (self._num_added != self.num_steps).any():
+        given = torch.as_tensor(next_values, dtype=torch.float32, device=self.device).detach()
+        if given.shape != self.next_values.shape:
             raise SpecError(
-                f"RolloutStorage.finish: {self._num_added.sum()} of "
-                f"{self.num_steps * self.num_slots} chunks were added"
+                f"RolloutStorage: next_values has shape {tuple(given.shape)}, expected "
+                f"{tuple(self.next_values.shape)}"
             )
-        self.next_values[:] = self._column("next_values", self.next_values, next_values)
+        self._require_all_steps()
+        self.next_values[:] = given
+        columns = {
+            "log_probs": self.log_probs,
+            "values": self.values,
+            "reward": self.rewards,
+            "next_values": self.next_values,
+        }
+        finite = torch.stack([column.isfinite() | ~self.valid for column in columns.values()])
+        if not finite.all():
+            name, (step, slot) = _first_bad(columns, finite)
+            raise SpecError(
+                f"RolloutStorage: {name}[{step}, {slot}] is {columns[name][step, slot].item()}, "
+                "expected a finite number"
+            )
+        self._spread_outcomes()
         self._finished = True
 
     def compute_advantages(self, *, gamma: float, gae_lambda: float) -> None:
-        """Fill `advantages` and `returns` by `generalized_advantages`."""
+        """Fill `advantages` and `returns` by `generalized_advantages`; void where not valid."""
         self._require_finished("compute_advantages")
+        void = ~self.valid  # behind the end of an episode: any number would do that is one
         advantages, returns = generalized_advantages(
-            self.rewards,
-            self.values,
-            self.next_values,
+            self.rewards.masked_fill(void, 0.0),
+            self.values.masked_fill(void, 0.0),
+            self.next_values.masked_fill(void, 0.0),
             terminated=self.terminated,
             truncated=self.truncated,
             gamma=gamma,
@@ -177,7 +201,7 @@ class RolloutStorage:
         self.advantages[:] = advantages
         self.returns[:] = returns
 
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[PPOBatch]:
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield copies of all chunks in random order, `size` at a time; the last may be smaller.
 
         Args:
@@ -185,75 +209,79 @@ class RolloutStorage:
             generator: On the CPU; draws the order.
         """
         self._require_finished("minibatches")
-        order = torch.randperm(len(self._rows), generator=generator).to(self.rewards.device)
+        valid = self._index
+        if self._num_added.min() < self.num_steps:
+            valid = self._index[self.valid.view(-1)]
+        order = torch.randperm(len(valid), generator=generator).to(self.device)
         for rows in order.split(size):
-            yield self._rows[rows]
+            yield self._batch(valid[rows])
+
+    def _batch(self, index: Tensor) -> Batch:
+        steps, (episode_return, success) = self.steps[index], self._outcomes[:, index]
+        context = steps.context if self._encode is None else self._encode(steps.seen)
+        assert context is not None  # kept, or computed
+        return Batch(
+            index=index,
+            seen=steps.seen,
+            context=context,
+            trace=steps.trace,
+            actions=steps.actions,
+            log_probs=steps.log_probs,
+            values=steps.values,
+            advantages=self.advantages.view(-1)[index],
+            returns=self.returns.view(-1)[index],
+            reward=steps.reward,
+            task=steps.task,
+            state_id=steps.state_id,
+            episode=steps.episode,
+            group=steps.group,
+            episode_return=episode_return,
+            success=success,
+        )
+
+    def _spread_outcomes(self) -> None:
+        """Tell every chunk how its episode ended, if it did."""
+        shape = self.values.shape
+        ended = (self.terminated | self.truncated) & self.valid
+        told = torch.stack([self.steps.episode_return, self.steps.success.float()]).view(2, *shape)
+        outcomes, later = self._outcomes.view(2, *shape), told.new_full(told[:, 0].shape, np.nan)
+        for step in reversed(range(self.num_steps)):
+            later = torch.where(ended[step], told[:, step], later)
+            outcomes[:, step] = later
+
+    def _require_all_steps(self) -> None:
+        """Check that slots without a chunk at the end rest after the end of an episode."""
+        short = np.flatnonzero(self._num_added < self.num_steps)
+        if not len(short):
+            return
+        last = torch.from_numpy(np.maximum(self._num_added[short] - 1, 0)).to(self.device)
+        ended = (self.terminated | self.truncated)[last, torch.from_numpy(short).to(self.device)]
+        if (self._num_added[short] == 0).any() or not ended.all():
+            raise SpecError(
+                f"RolloutStorage.finish: {self._num_added.sum()} of "
+                f"{self.num_steps * self.num_slots} chunks were added, and not all of the slots "
+                "without a chunk rest after the end of an episode"
+            )
 
     def _require_finished(self, caller: str) -> None:
         if not self._finished:
             raise SpecError(f"RolloutStorage.{caller}: the rollout is not complete; call finish")
 
-    @staticmethod
-    def _check_rows(name: str, rows: Rows, expected: Rows) -> None:
+    def _check_shapes(self, rows: Step, num_rows: int) -> None:
         # Copying would broadcast a single row over all slots without a word.
-        for (path, tensor), (_, buffer) in zip(_columns(rows), _columns(expected), strict=True):
-            if tensor.shape != buffer.shape:
+        given, kept = rows.flatten(), self.steps.flatten()
+        if given.keys() != kept.keys():
+            different = sorted(given.keys() ^ kept.keys())[0]
+            raise SpecError(f"RolloutStorage: '{different}' is kept in some steps only")
+        for name, tensor in given.items():
+            expected = (num_rows, *kept[name].shape[1:])
+            if tuple(tensor.shape) != expected:
                 raise SpecError(
-                    f"RolloutStorage: {name}{path} has shape {tuple(tensor.shape)}, "
-                    f"expected {tuple(buffer.shape)}"
+                    f"RolloutStorage: {name} has shape {tuple(tensor.shape)}, expected {expected}"
                 )
 
-    @staticmethod
-    def _column(name: str, buffer: Tensor, column: ArrayLike | Tensor) -> Tensor:
-        """Return numbers as a tensor like `buffer`, checked."""
-        tensor = torch.as_tensor(column, dtype=buffer.dtype, device=buffer.device).detach()
-        if tensor.shape != buffer.shape:
-            raise SpecError(
-                f"RolloutStorage: {name} has shape {tuple(tensor.shape)}, "
-                f"expected {tuple(buffer.shape)}"
-            )
-        bad = (~tensor.isfinite()).nonzero()
-        if len(bad):
-            index = tuple(bad[0].tolist())
-            raise SpecError(
-                f"RolloutStorage: {name}{list(index)} is {tensor[index].item()}, "
-                "expected a finite number"
-            )
-        return tensor
 
-
-class RecomputedContexts:
-    """A rollout whose contexts are computed anew for every minibatch, with gradients.
-
-    What an update needs that trains the backbone from reward. Where the backbone is insulated or
-    frozen it gives the same numbers as stored contexts, at many times the cost.
-
-    Args:
-        storage: A rollout that holds tokenized observations in the place of contexts.
-        encode: The policy's.
-    """
-
-    def __init__(self, storage: RolloutStorage, encode: Callable[[Any], Rows]) -> None:
-        self.storage = storage
-        self.encode = encode
-        self.values, self.advantages, self.returns = (
-            storage.values,
-            storage.advantages,
-            storage.returns,
-        )
-        self.compute_advantages = storage.compute_advantages
-
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[PPOBatch]:
-        """Yield the minibatches of the storage with fresh contexts."""
-        for batch in self.storage.minibatches(size, generator):
-            yield replace(batch, context=self.encode(batch.context))
-
-
-def _columns(rows: Rows, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield every tensor of a record with its path, e.g. ".keys"."""
-    for field in fields(rows):  # pyright: ignore[reportArgumentType]
-        column = getattr(rows, field.name)
-        if isinstance(column, Rows):
-            yield from _columns(column, f"{path}.{field.name}")
-        else:
-            yield f"{path}.{field.name}", column
+def _first_bad(columns: dict[str, Tensor], finite: Tensor) -> tuple[str, tuple[int, int]]:
+    """Return the name of the first column that has a number that is not finite, and its place."""
+    column, step, slot = (~finite).nonzero()[0].tolist()
+    return [*columns][column], (step, slot)
