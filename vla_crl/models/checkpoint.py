@@ -27,8 +27,8 @@ from vla_crl.models.adapters import (
     add_lora,
     load_adapter_state_dict,
 )
-from vla_crl.models.lora import LoRAConfig
-from vla_crl.models.policy import BaseWeights, PolicyConfig, VLAPolicy
+from vla_crl.models.lora import BaseWeights, LoRAConfig
+from vla_crl.models.policy import PolicyConfig, VLAPolicy
 
 FORMAT = 2
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"

@@ -1,4 +1,4 @@
-"""What low-rank adapters a policy has."""
+"""What low-rank adapters a policy has, and of what weights they are adapters."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -25,3 +25,16 @@ class LoRAConfig:
             raise ConfigError(
                 f"LoRA: rank and alpha must be >= 1, got {self.rank} and {self.alpha}"
             )
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """The weights that adapters leave alone, the value head left out, as they lie on disk.
+
+    Attributes:
+        sha256: Of their names and bytes, whatever the type of numbers they are held in.
+        sums: By name, of their bits as they are held: seen again, nothing has changed.
+    """
+
+    sha256: str
+    sums: dict[str, int]

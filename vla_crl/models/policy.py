@@ -22,7 +22,7 @@ from vla_crl.models.context import (
 )
 from vla_crl.models.heads import flow
 from vla_crl.models.heads.flow import FlowConfig, FlowTrace, StochasticStep
-from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.lora import BaseWeights, LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
@@ -116,19 +116,6 @@ class ActionChunk(Rows):
     trace: FlowTrace
     log_prob: Tensor
     value: Tensor
-
-
-@dataclass(frozen=True)
-class BaseWeights:
-    """The weights that adapters leave alone, the value head left out, as they lie on disk.
-
-    Attributes:
-        sha256: Of their names and bytes, whatever the type of numbers they are held in.
-        sums: By name, of their bits as they are held: seen again, nothing has changed.
-    """
-
-    sha256: str
-    sums: dict[str, int]
 
 
 class VLAPolicy(nn.Module):
