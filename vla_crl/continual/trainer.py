@@ -19,6 +19,7 @@ from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import (
+    adapters_merged,
     add_lora,
     check_loss_paths,
     check_only_adapters_train,
@@ -269,7 +270,7 @@ class Trainer:
         cells, seed = [], _stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
-            with self.method.evaluating(self.policy, tasks[0]):
+            with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
                 results = evaluate(
                     agent,
                     self._evaluation_sims,

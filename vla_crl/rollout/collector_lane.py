@@ -67,10 +67,15 @@ class CollectorLane:
             (4, sim.num_slots), np.int64
         )
         self._return = np.zeros(sim.num_slots, np.float32)
+        # What is seen at the end of one iteration is seen at the beginning of the next; and where
+        # contexts are stored, nothing is trained that they depend on.
+        self._keeps_sight = not keeps_seen
+        self._sight: tuple[TokenizedObservation, Context] | None = None
         self._clear()
 
     def begin_all(self) -> None:
         """Begin a new episode in every slot; what runs there is given up."""
+        self._sight = None
         self._begin(np.arange(self.sim.num_slots))
 
     def collect(self, storage: RolloutStorage, next_values: Tensor) -> Iterator[None]:
@@ -79,7 +84,8 @@ class CollectorLane:
         next_values = next_values[:, self._first_slot :][:, : self.sim.num_slots]
         every, is_over = np.arange(self.sim.num_slots), np.zeros(self.sim.num_slots, bool)
         for step in range(storage.num_steps):
-            seen, context = self._look()
+            seen, context = self._sight or self._look()
+            self._sight = None
             chunk = self._act(context)
             if step:
                 ended, before = torch.from_numpy(is_over).to(storage.device), next_values[step - 1]
@@ -90,7 +96,11 @@ class CollectorLane:
             is_over = result.terminated | result.truncated
             self._begin(np.flatnonzero(is_over))
             yield
-        self._evaluate(np.flatnonzero(~is_over), next_values[-1])
+        seen, context = self._look()
+        going_on = torch.from_numpy(~is_over).to(storage.device)
+        next_values[-1] = torch.where(going_on, self._policy.value(context), next_values[-1])
+        if self._keeps_sight:
+            self._sight = seen, context
 
     def collect_whole(self, storage: RolloutStorage, next_values: Tensor) -> Iterator[None]:
         """Do the same with one episode in every slot, which rests when that has ended."""
@@ -133,6 +143,7 @@ class CollectorLane:
         self.source.num_drawn = int(state["num_drawn"])
         self._generator.set_state(state["generator"])
         self.clock = int(state["clock"])
+        self._sight = None
         self._begun[:], self._episode[:] = state["begun"].numpy(), state["episode"].numpy()
         self._group[:], self._num_steps[:] = state["group"].numpy(), state["num_steps"].numpy()
         self._return[:] = state["return"].numpy()
