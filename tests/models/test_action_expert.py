@@ -40,9 +40,9 @@ def joint_attention(policy, prefix, valid, hidden):
     """One softmax over both experts, layer by layer, from the projections' weights alone."""
     backbone = policy.backbone.sizes
     length, tokens = prefix.shape[1], hidden.shape[1]
-    positions = torch.cat(
-        [(valid.cumsum(1) - 1).clamp(min=0), valid.sum(1)[:, None] + torch.arange(tokens)], dim=1
-    )
+    num_valid = valid.sum(1)[:, None]
+    state, others = num_valid - 1, torch.arange(length - 1).expand(len(prefix), -1)
+    positions = torch.cat([state, others, num_valid + torch.arange(tokens)], dim=1)
     # Prefix rows see valid prefix columns, action rows see those and all action columns.
     mask = torch.zeros(len(prefix), length + tokens, length + tokens, dtype=torch.bool)
     mask[:, :, :length] = valid[:, None]
@@ -84,7 +84,7 @@ def test_two_passes_equal_one_joint_softmax(make_policy, num_kv_heads):
     generator = torch.Generator().manual_seed(2)
     prefix = torch.randn(3, 6, 16, generator=generator)
     valid = torch.ones(3, 6, dtype=torch.bool)
-    valid[1, 2:4] = False
+    valid[1, 4:] = False
     x, flow_time = torch.randn(3, 1, 8, 7, generator=generator), torch.full((3, 1), 0.5)
     first_layer_input = []
     handle = policy.action_expert.layers[0].register_forward_pre_hook(

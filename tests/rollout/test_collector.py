@@ -258,3 +258,25 @@ def test_a_group_begins_alike_and_acts_differently(reach):
         keys = first.context.flatten()["keys"]
         torch.testing.assert_close(keys, keys[:1].expand_as(keys))  # they saw the same
         assert len(first.actions.flatten(1).unique(dim=0)) == 4
+
+
+def test_what_is_seen_last_is_not_looked_at_again(collect):
+    collector, looks = collect(num_chunks=3), []
+    for lane in collector._lanes:
+        observe = lane.sim.observe
+        lane.sim.observe = lambda *args, observe=observe: looks.append(1) or observe(*args)
+    collector.collect()
+    assert len(looks) == 2 * 4  # of two lanes: before each chunk and at the end
+    collector.collect()
+    assert len(looks) == 2 * 7
+    collector.restart()
+    collector.collect()
+    assert len(looks) == 2 * 11
+
+
+def test_minibatches_have_no_padding(collect):
+    collector = collect(num_chunks=2)
+    collector.collect()
+    (batch,) = collector.rollout.minibatches(6, torch.Generator())
+    length = int(batch.context.next_position.max())
+    assert batch.context.keys.shape[3] == length < collector.rollout.steps.context.keys.shape[3]

@@ -336,5 +336,6 @@ def _recording_attention(
 
 
 def _record_hidden(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Record what goes into the last layer."""
-    kwargs["recorder"].hidden = args[0] if args else kwargs["hidden_states"]
+    """Record what goes into the last layer, if somebody wants to know."""
+    if recorder := kwargs.get("recorder"):
+        recorder.hidden = args[0] if args else kwargs["hidden_states"]

@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn import functional
 
 MAX_MERGED_NUMBERS = 2**16
-"""Of a layer's weights. In a wider one, adding up weights and their whole gradient would take longer
-than the narrow products of the adapter, and much memory."""
+"""Of a layer's weights. In a wider one, adding up weights, and their whole gradient, would take
+longer than the narrow products of the adapter, and much memory."""
 
 
 class MergedLinear(Linear):
     """A linear layer with an adapter, y = (W + (alpha / rank) B A) x.
 
-    peft computes W x + (alpha / rank) B (A x), which in a narrow layer is most of the time: products
-    of rank columns, and two more passes over the output. Gradients are the same up to rounding.
+    peft computes W x + (alpha / rank) B (A x), which in a narrow layer takes most of the time:
+    products of few columns and two more passes over the output. Gradients are the same up to
+    rounding.
     """
 
     kept: Tensor | None = None

@@ -344,7 +344,10 @@ class VLAPolicy(nn.Module):
     def _prefix(
         self, image_tokens: Tensor, observation: TokenizedObservation
     ) -> tuple[Tensor, Tensor]:
-        """Return embeddings [B, L, width] and which are valid [B, L]; L fits the longest sentence."""
+        """Return embeddings [B, L, width] and which are valid [B, L].
+
+        L is that of the longest sentence among them, not of the longest allowed.
+        """
         state_token = self.state_in(self.norm_stats.normalize_state(observation.state))[:, None]
         always = torch.cat([state_token, image_tokens.flatten(1, 2)], dim=1)
         num_words = int(observation.word_mask.sum(dim=1).max())
