@@ -787,6 +787,17 @@ def test_doctor_ends_with_1_when_something_fails(
         assert json.loads(out)[0]["status"] == status
 
 
+def test_doctor_ends_with_1_when_a_device_fails(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([Check(name="act", status="fail", found="values differ by 2")])
+    install("vla_crl.device_check", check_device=calls)
+    code, out, _ = run(capsys, "doctor", "--device", "cuda:0", "--json")
+    assert code == 1
+    assert json.loads(out)[0]["found"] == "values differ by 2"
+    assert calls == [(("cuda:0",), {})]
+
+
 def test_too_little_memory_is_told_in_a_line(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,7 +131,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_result_commands(add)
-    _add_json(add("doctor", commands.doctor))
+    command = add("doctor", commands.doctor)
+    command.add_argument(
+        "--device",
+        help="pretrain, train, evaluate, save and load there, in small, and compare with the CPU: "
+        "cuda:0, or cpu to try it",
+    )
+    _add_json(command)
     return parser
 
 

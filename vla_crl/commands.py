@@ -280,8 +280,12 @@ def bench(options: Options) -> Records | None:
 
 
 def doctor(options: Options) -> Records:
-    """Check this machine and this installation, and say what to do about what is amiss."""
-    return [dataclasses.asdict(check) for check in check_all()]
+    """Check this machine and this installation, or what a device computes."""
+    if options.device is None:
+        return [dataclasses.asdict(check) for check in check_all()]
+    from vla_crl.device_check import check_device
+
+    return [dataclasses.asdict(check) for check in check_device(options.device)]
 
 
 def _compute(options: Options) -> ComputeConfig:
