@@ -20,8 +20,8 @@ from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
-from vla_crl.hardware import hardware_name
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.hardware import hardware_name
 from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
