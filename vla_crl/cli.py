@@ -24,7 +24,6 @@ from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
 
-
 _SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
 
 
