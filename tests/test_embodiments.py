@@ -243,6 +243,33 @@ def test_a_policy_of_any_robot_goes_from_demonstrations_to_films(
     assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 2
 
 
+@pytest.mark.slow
+def test_joint_targets_go_from_demonstrations_to_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    suite = "tabletop_object@joint_position"
+    Path("pretrain.toml").write_text(
+        PRETRAIN.format(suite=suite).replace("small", "tiny"), encoding="utf-8"
+    )
+    Path("train.toml").write_text(TRAIN.format(suite=suite, folder="."), encoding="utf-8")
+    demonstrated = ("--num-episodes", 10, "--num-eval-episodes", 1)
+    assert not run("pretrain", "./pretrain.toml", "--output", "base", *demonstrated)
+    task = ("--tasks", "red_cube_in_basket")
+    few = (*task, "--heldout-tasks", "pink_egg_in_tray", "--episodes-per-task", 8)
+    assert not run("train", "./train.toml", "--run-dir", "run", *few)
+    after = ("--policy", "run/checkpoints/stage_1", "--suite", suite)
+    assert not run("evaluate", *after, *task, "--episodes", 2, "--output", "rows.json")
+    assert not run("rollout", *after, *task, "--episodes", 1, "--output", "film.mp4")
+    assert Path("film.mp4").stat().st_size > 1000
+    robot = load_policy("run/checkpoints/stage_1").embodiment
+    assert robot == find_suite(suite).embodiment
+    assert robot.action == (*(f"target_joint{number}" for number in range(1, 8)), "gripper")
+    lines = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["task"] for line in lines} == {"red_cube_in_basket"}
+    assert len(list(Path("run/videos").glob("*.mp4"))) == 2
+
+
 def test_films_that_cannot_be_made_are_refused_before_the_training(
     write_recipes: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
