@@ -78,6 +78,7 @@ def test_a_device_that_computes_something_else_fails(trial: Trial, monkeypatch: 
     assert evaluate.status == save.status == "ok"
 
 
+@pytest.mark.slow
 def test_the_strict_device_does_what_the_cpu_does(trial: Trial, monkeypatch: Any):
     monkeypatch.setattr(ComputeConfig, "__post_init__", lambda self: None)
     monkeypatch.setattr(ComputeConfig, "prepare", lambda self: None)

@@ -66,6 +66,7 @@ def train(config: TrainConfig, path: Path) -> RunDirectory:
     return run
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_cpu(config, tmp_path, monkeypatch):
     on_cpu = train(config, tmp_path / "cpu")
     with strict_device() as strict:
