@@ -213,18 +213,18 @@ class RunDirectory:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(_json_line(row))
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self, needed: Sequence[str] = ("stage", "episodes")) -> list[dict[str, Any]]:
         """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
 
         Raises:
-            ConfigError: A finished line is not a JSON object with stage and episodes.
+            ConfigError: A finished line is not a JSON object with the keys that are needed.
         """
         if not self.metrics_file.is_file():
             return []
         rows: list[dict[str, Any]] = []
         for number, line in enumerate(_read_text(self.metrics_file).split("\n")[:-1], start=1):
             row = _parse_json(line, f"{self.metrics_file}:{number}")
-            if missing := [key for key in ("stage", "episodes") if key not in row]:
+            if missing := [key for key in needed if key not in row]:
                 raise ConfigError(f"{self.metrics_file}:{number}: no '{missing[0]}'")
             rows.append(row)
         return rows
@@ -242,14 +242,13 @@ class RunDirectory:
             stage: The last of which rows stay.
             iteration: The last in that stage.
         """
-        last, rows = (stage, iteration), self.read_metrics()
+        last, rows = (stage, iteration), self.read_metrics(("stage", "iteration"))
         kept = [row for row in rows if (row["stage"], row["iteration"]) <= last]
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)))
         if self.episodes_file.is_file():
             text = _read_text(self.episodes_file)
             lines = [*csv.reader(text.split("\n")[1:-1])]
-            place = f"{self.episodes_file}"
-            ended = [line for line in lines if _place_of(line, place) <= last]
+            ended = [line for line in lines if _place_of(line, self.episodes_file) <= last]
             write_atomically(self.episodes_file, _csv_text([EPISODE_COLUMNS, *ended]))
 
 
@@ -320,13 +319,13 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _place_of(line: Sequence[str], where: str) -> tuple[int, int]:
+def _place_of(line: Sequence[str], file: Path) -> tuple[int, int]:
     """Return stage and iteration of a line of episodes.csv."""
     try:
         return int(line[0]), int(line[1])
     except (IndexError, ValueError) as error:
         raise ConfigError(
-            f"{where}: the line {','.join(line)[:60]!r} does not begin with stage and iteration; "
+            f"{file}: the line {','.join(line)[:60]!r} does not begin with stage and iteration; "
             "restore the file"
         ) from error
 

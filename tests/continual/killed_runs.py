@@ -46,7 +46,7 @@ KILLED = {
     "second": ("update", "renaming", "rows", "videos"),
     "third": ("syncing", "closing", "text", "removing"),
 }
-TERMINATED = ("update", "evaluation", "videos")
+TERMINATED = (("update", 3), ("evaluation", 5), ("videos", 5))
 
 
 class Remembering(ContinualMethod):
@@ -185,9 +185,9 @@ def main(folder: Path) -> None:
     for run, names in KILLED.items():
         for name in names:
             stop(run, name, drawn(name))
-    for name in TERMINATED:
-        stop("terminated", name, drawn(name), signal.SIGTERM)
-    for _ in range(3):
+    for name, number in TERMINATED:
+        stop("terminated", name, number, signal.SIGTERM)
+    for _ in range(2):
         child = start(folder / "outside", lambda: None)
         time.sleep(whole_s * draw.uniform(0.1, 0.5))
         os.kill(child, signal.SIGKILL)

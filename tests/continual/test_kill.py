@@ -11,6 +11,7 @@ from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")
+pytestmark = pytest.mark.slow
 WALL_CLOCK = {"steps_per_s", "wall_s"} | {
     f"{part}_s" for part in ("collect", "render", "policy", "wait", "physics", "update")
 }
@@ -102,5 +103,5 @@ def test_sigterm_ends_a_run_with_143_so_that_it_can_be_resumed(runs):
     command = f"vla-crl train {runs}/recipe.toml --run-dir {runs}/terminated --resume"
     assert log.count(f"vla-crl: ended by SIGTERM; go on with: {command}\n") == 3
     # The iteration in which it came is finished, though no checkpoint is due after it.
-    assert "SIGTERM: stage 1 is stored after iteration 3" in log
-    assert "goes on in stage 1 after iteration 3" in log
+    assert "SIGTERM: stage 1 is stored after iteration 1" in log
+    assert "goes on in stage 1 after iteration 1" in log

@@ -1,6 +1,9 @@
+import csv
 import dataclasses
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from vla_crl.algos.ppo import PPOConfig
+from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.continual import trainer as trainer_module
+from vla_crl.continual import stage as stage_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
@@ -20,8 +23,10 @@ from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.termination import Terminated, ending_on_sigterm
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")
 WALL_CLOCK = {"steps_per_s", "wall_s"} | {
@@ -107,21 +112,153 @@ def test_the_same_seed_gives_identical_metrics(finished, config, tmp_path):
 def test_a_killed_run_resumed_equals_one_that_was_never_killed(
     finished, config, tmp_path, monkeypatch
 ):
-    update = trainer_module.PPO.update
+    kill_in_stage_two(config, tmp_path / "b", monkeypatch, iteration=1)
+    resumed = run_all(config, tmp_path / "b", resume=True)
+    assert_same_files(resumed, finished)
 
-    def fail_in_stage_two(self, *arguments):
-        if len(SuccessMatrix.read(tmp_path / "b" / "matrix.csv").evaluated_stages) == 2:
+
+def test_a_run_stored_in_the_middle_of_a_stage_goes_on_from_there(
+    finished, config, tmp_path, monkeypatch, capsys
+):
+    path, often = tmp_path / "m", dataclasses.replace(config, checkpoint_every=1)
+    last = max(row["iteration"] for row in finished.read_metrics() if row["stage"] == 2)
+    assert last > 1
+    kill_in_stage_two(often, path, monkeypatch, iteration=last)
+    capsys.readouterr()
+    resumed = run_all(often, path, resume=True)
+    assert f"goes on in stage 2 after iteration {last - 1}" in capsys.readouterr().err
+    assert_same_files(resumed, finished)
+    assert not resumed.state.exists()
+
+
+def test_where_all_states_are_damaged_the_stage_begins_again(
+    finished, config, tmp_path, monkeypatch, capsys
+):
+    path, often = tmp_path / "n", dataclasses.replace(config, checkpoint_every=1)
+    kill_in_stage_two(often, path, monkeypatch, iteration=2)
+    for file in path.glob("state/*/state.json"):
+        file.write_text("{}")
+    capsys.readouterr()
+    resumed = run_all(often, path, resume=True)
+    said = capsys.readouterr().err
+    assert "is damaged (state.json has the SHA-256" in said
+    assert "goes on in stage" not in said
+    assert_same_files(resumed, finished)
+
+
+def test_a_state_of_a_stage_to_which_the_matrix_does_not_lead_is_an_error(
+    config, tmp_path, monkeypatch
+):
+    path, often = tmp_path / "o", dataclasses.replace(config, checkpoint_every=1)
+    kill_in_stage_two(often, path, monkeypatch, iteration=2)
+    run, lines = RunDirectory(path), (path / "matrix.csv").read_text().splitlines()
+    metrics = run.metrics_file.read_text()
+    run.matrix_file.write_text("\n".join(lines[:4]) + "\n")
+    with pytest.raises(
+        CheckpointError, match="state: is of stage 2, but .*csv ends with stage 0; r"
+    ):
+        Trainer(often, run).train(resume=True)
+    run.matrix_file.unlink()
+    with pytest.raises(
+        CheckpointError, match="state: is of stage 2, but .*matrix.csv is missing; r"
+    ):
+        Trainer(often, run).train(resume=True)
+    assert run.metrics_file.read_text() == metrics
+
+
+def test_a_state_that_does_not_fit_any_more_is_an_error(config, tmp_path, monkeypatch):
+    path, often = tmp_path / "p", dataclasses.replace(config, checkpoint_every=1)
+    kill_in_stage_two(often, path, monkeypatch, iteration=2)
+    other = dataclasses.replace(often, collector=CollectorConfig(num_envs=6, num_chunks=6))
+    message = "state does not fit this run any more: .*set_states: .* the stage then begins again"
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(other, RunDirectory(path)).train(resume=True)
+
+
+def test_without_states_a_killed_stage_begins_again(
+    finished, config, tmp_path, monkeypatch, capsys
+):
+    path, never = tmp_path / "q", dataclasses.replace(config, checkpoint_every=0)
+    kill_in_stage_two(never, path, monkeypatch, iteration=2)
+    assert not (path / "state").exists()
+    resumed = run_all(never, path, resume=True)
+    assert "goes on in stage" not in capsys.readouterr().err
+    assert_same_files(resumed, finished)
+
+
+def test_every_training_episode_is_a_line(finished):
+    with finished.episodes_file.open() as file:
+        lines = [*csv.DictReader(file)]
+    last = {row["stage"]: row["episodes"] for row in finished.read_metrics()}
+    for stage, task in enumerate(TASKS, start=1):
+        own = [line for line in lines if line["stage"] == str(stage)]
+        assert len(own) == last[stage]
+        assert {line["task"] for line in own} == {task}
+        assert len({line["episode"] for line in own}) == len(own)
+        assert {line["success"] for line in own} <= {"0", "1"}
+        assert all(1 <= int(line["num_steps"]) <= 60 for line in own)
+
+
+def test_worlds_that_cannot_be_stored_need_a_recipe_that_says_so(
+    config, tmp_path, write_fake_suite, make_small_policy
+):
+    suite = find_suite(write_fake_suite(extras=["Grounded", "Filmed"]))
+    save_policy(make_small_policy(suite), tmp_path / "base")
+    whole = dataclasses.replace(
+        config, suite="fake", policy=str(tmp_path / "base"), tasks=None, heldout_tasks=None
+    )
+    message = (
+        r"'fake' cannot be stored in a stage \(checkpoint_every = 5; 0 stores stages only\): its "
+        ".*lacks get_states, set_states"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Trainer(whole, RunDirectory(tmp_path / "r"))
+    Trainer(dataclasses.replace(whole, checkpoint_every=0), RunDirectory(tmp_path / "r"))
+
+
+def test_sigterm_without_states_says_that_the_stage_begins_again(
+    config, tmp_path, monkeypatch, capsys
+):
+    never = dataclasses.replace(config, checkpoint_every=0)
+    monkeypatch.setattr(PPO, "update", after_signal(PPO.update))
+    with pytest.raises(Terminated, match="again"), ending_on_sigterm("again"):
+        run_all(never, tmp_path / "s")
+    assert "SIGTERM: stage 1 will begin again (checkpoint_every is 0)" in capsys.readouterr().err
+
+
+def after_signal(function):
+    """Return a function that gets SIGTERM first, and does its work all the same."""
+
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments)
+
+    return call
+
+
+def kill_in_stage_two(config, path, monkeypatch, *, iteration: int) -> None:
+    """Run until the update of an iteration of stage 2."""
+    update = PPO.update
+
+    def fail(self, *arguments):
+        in_stage_two = len(SuccessMatrix.read(path / "matrix.csv").evaluated_stages) == 2
+        if in_stage_two and self.iteration == iteration - 1:
             raise KeyboardInterrupt
         return update(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.PPO, "update", fail_in_stage_two)
+        patch.setattr(PPO, "update", fail)
         with pytest.raises(KeyboardInterrupt):
-            run_all(config, tmp_path / "b")
-    resumed = run_all(config, tmp_path / "b", resume=True)
-    assert numbers(resumed) == numbers(finished)
-    assert resumed.matrix_file.read_text() == finished.matrix_file.read_text()
-    assert resumed.sampled_matrix_file.read_text() == finished.sampled_matrix_file.read_text()
+            run_all(config, path)
+
+
+def assert_same_files(one: RunDirectory, other: RunDirectory) -> None:
+    assert numbers(one) == numbers(other)
+    for name in ("matrix.csv", "matrix_sampled.csv", "episodes.csv"):
+        assert (one.path / name).read_text() == (other.path / name).read_text()
+    for stage in (0, 1, 2):
+        weights = [load_file(run.checkpoint(stage) / "adapter.safetensors") for run in (one, other)]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 def test_a_run_killed_before_its_first_row_starts_again_on_resume(config, finished, tmp_path):
@@ -320,7 +457,7 @@ def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VectorSim, "__init__", remember)
-    monkeypatch.setattr(trainer_module, "Collector", stop)
+    monkeypatch.setattr(stage_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(
             dataclasses.replace(config, variation=variation, video_episodes=0), tmp_path / "run"
@@ -369,6 +506,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
         (TrainConfig, {"seed": 10**30}, "seed is 10+, expected 0 to 4294967295"),
         (TrainConfig, {"tasks": ()}, "tasks is empty; name a task, or leave it out"),
         (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
+        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1, expected at least 0"),
         (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),
         (EvaluationConfig, {"num_episodes": 0}, "evaluation.num_episodes is 0, expected at"),
         (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes is -1, expected"),
