@@ -47,7 +47,7 @@ def statuses(runs: Path, name: str) -> list[int]:
 
 
 @pytest.fixture
-def assert_as_if_never_stopped(assert_same_run):
+def assert_as_if_never_stopped(runs, assert_same_run):
     def compare(name: str) -> None:
         assert_same_run(RunDirectory(runs / name), RunDirectory(runs / "whole"))
         paths = [
