@@ -1,6 +1,8 @@
+import errno
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,20 @@ def test_what_is_written_is_on_the_disk_before_it_gets_its_name(
     with new_folder(tmp_path / "b") as folder:
         (folder / "c").write_text("text")
     assert happened == ["c", ".b", "is b", tmp_path.name]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_file_system_without_such_a_thing_may_refuse_to_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    refused = pytest.raises(OSError, match="no") if number == errno.EIO else nullcontext()
+    with refused:
+        write_atomically(tmp_path / "a", "text")
+    assert (tmp_path / "a").exists() == (number == errno.EINVAL)
 
 
 def test_a_folder_is_there_when_all_of_it_is(tmp_path: Path) -> None:

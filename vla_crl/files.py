@@ -4,6 +4,7 @@ What is written has another name first, `.NAME.PID` in the same folder. It is br
 and then renamed, so whoever looks sees the old content or the new one.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -40,10 +41,16 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has what was written to a file, or which names a folder holds."""
+    """Wait until the disk has what was written to a file, or which names a folder holds.
+
+    Some file systems, of networks mostly, know no such thing for folders; there nothing is done.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 

@@ -67,11 +67,12 @@ class Remembering(ContinualMethod):
 
     def after_step(self, policy):
         self.steps = self.steps + 1
-        norm = sum(p.detach().norm() for p in policy.parameters() if p.requires_grad)
+        trained = [p for _, p in policy.named_parameters() if p.requires_grad]
+        norm = sum(parameter.detach().norm() for parameter in trained)
         self.mean = 0.9 * self.mean + 0.1 * norm
 
     def after_task(self, policy, task, collect):
-        self.memory = torch.cat([self.memory, collect().values.flatten(), collect().log_probs[0]])
+        self.memory = torch.cat([self.memory, *collect().values, collect().returns[0]])
 
     def state_dict(self):
         return {"steps": self.steps, "mean": self.mean, "memory": self.memory}
@@ -135,7 +136,7 @@ def start(run: Path, prepare: Callable[[], None]) -> int:
         with run.with_suffix(".log").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        Figure.savefig = save_quickly
+        setattr(Figure, "savefig", save_quickly)  # noqa: B010
         prepare()
         resume = ["--resume"] * (run / "config.json").exists()
         recipe = str(run.parent / "recipe.toml")
@@ -163,7 +164,11 @@ def count_calls(run: Path) -> dict[str, int]:
 
         on_call(MOMENTS[name], act)
 
-    assert wait(start(run, lambda: [count(name) for name in MOMENTS] and None)) == 0
+    def count_all() -> None:
+        for name in MOMENTS:
+            count(name)
+
+    assert wait(start(run, count_all)) == 0
     return json.loads(file.read_text())
 
 

@@ -248,6 +248,7 @@ class Trainer:
         state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
+        sync(folder.parent)  # before the row that says that the folder is there
         if sampled:
             append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
         append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
