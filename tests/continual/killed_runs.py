@@ -2,7 +2,7 @@
 
 FOLDER has `recipe.toml`. The children are forked by a process that has imported everything and
 computed nothing. Each run is killed, resumed and killed again, and at last resumed until it is
-done; it leaves a folder FOLDER/NAME and in `statuses.json` how its children ended: exit codes, or
+done; it leaves a folder FOLDER/NAME and in NAME.json how its children ended: exit codes, or
 signals as negative numbers. A moment is a call of a function; which one is drawn.
 """
 
@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -172,34 +172,48 @@ def count_calls(run: Path) -> dict[str, int]:
     return json.loads(file.read_text())
 
 
-def main(folder: Path) -> None:
-    draw, begun = random.Random(0), time.monotonic()
-    counts = count_calls(folder / "whole")
-    whole_s = time.monotonic() - begun
-    statuses: dict[str, list[int]] = {}
+def stop(run: Path, counts: Mapping[str, int], whole_s: float) -> list[int]:
+    """Stop a run again and again, as its name says, and finish it; return how its children ended.
 
-    def stop(run: str, name: str, number: int, by: int = signal.SIGKILL) -> None:
-        child = start(folder / run, lambda: send(MOMENTS[name], number, by))
-        statuses.setdefault(run, []).append(wait(child))
+    Args:
+        run: Its folder.
+        counts: How often each function is called in a whole run.
+        whole_s: How long that takes.
+    """
+    draw, ended = random.Random(run.name), []
 
-    def drawn(name: str) -> int:
-        return draw.randint(1, max(1, counts[name] // 4))  # enough is left for those to come
+    def stop_at(name: str, number: int, by: int) -> None:
+        ended.append(wait(start(run, lambda: send(MOMENTS[name], number, by))))
 
-    stop("first", "renaming", 1)  # while the folder is made
-    stop("second", "renaming", 2)
-    for run, names in KILLED.items():
-        for name in names:
-            stop(run, name, drawn(name))
-    for name, number in TERMINATED:
-        stop("terminated", name, number, signal.SIGTERM)
-    for _ in range(2):
-        child = start(folder / "outside", lambda: None)
+    if run.name == "first":  # while its folder is made
+        stop_at("renaming", 1, signal.SIGKILL)
+        stop_at("renaming", 2, signal.SIGKILL)
+    for name in KILLED.get(run.name, ()):  # few calls, so that enough are left for those to come
+        stop_at(name, draw.randint(1, max(1, counts[name] // 4)), signal.SIGKILL)
+    for name, number in TERMINATED if run.name == "terminated" else ():
+        stop_at(name, number, signal.SIGTERM)
+    for _ in range(2) if run.name == "outside" else ():
+        child = start(run, lambda: None)
         time.sleep(whole_s * draw.uniform(0.1, 0.5))
         os.kill(child, signal.SIGKILL)
-        statuses.setdefault("outside", []).append(wait(child))
-    for run, ended in statuses.items():
-        ended.append(wait(start(folder / run, lambda: None)))
-    (folder / "statuses.json").write_text(json.dumps(statuses))
+        ended.append(wait(child))
+    return [*ended, wait(start(run, lambda: None))]
+
+
+def main(folder: Path) -> None:
+    begun = time.monotonic()
+    counts = count_calls(folder / "whole")
+    whole_s, children = time.monotonic() - begun, []
+    for name in (*KILLED, "terminated", "outside"):  # at the same time
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                ended = stop(folder / name, counts, whole_s)
+                (folder / f"{name}.json").write_text(json.dumps(ended))
+            finally:
+                os._exit(0)
+    for child in children:
+        wait(child)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def runs(tmp_path_factory, make_small_policy) -> Path:
 
 
 def statuses(runs: Path, name: str) -> list[int]:
-    return json.loads((runs / "statuses.json").read_text())[name]
+    return json.loads((runs / f"{name}.json").read_text())
 
 
 @pytest.fixture
