@@ -22,6 +22,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.hardware import hardware_name
 from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
@@ -390,7 +391,8 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
             "high": pytest.approx(3.841459 / 7.841459),
         }
     ]
-    assert json.loads((world / "rows.json").read_text()) == json.loads(out)
+    kept = [row | {"hardware": hardware_name()} for row in json.loads(out)]
+    assert json.loads((world / "rows.json").read_text()) == kept
     assert "a print of a library" in err
     agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
     sims = KITCHEN, 4, {"image_size": 32, "compute": ComputeConfig(), "tasks": [0]}
@@ -786,6 +788,17 @@ def test_doctor_ends_with_1_when_something_fails(
         code, out, _ = run(capsys, "doctor", "--json")
         assert code == expected
         assert json.loads(out)[0]["status"] == status
+
+
+def test_doctor_ends_with_1_when_a_device_fails(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = Calls([Check(name="act", status="fail", found="values differ by 2")])
+    install("vla_crl.device_check", check_device=calls)
+    code, out, _ = run(capsys, "doctor", "--device", "cuda:0", "--json")
+    assert code == 1
+    assert json.loads(out)[0]["found"] == "values differ by 2"
+    assert calls == [(("cuda:0",), {})]
 
 
 def test_too_little_memory_is_told_in_a_line(

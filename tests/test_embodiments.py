@@ -10,8 +10,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from vla_crl.cli import main
+from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
-from vla_crl.models.checkpoint import load_policy
+from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
+from vla_crl.rollout import contexts
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim import gymnasium_envs
 from vla_crl.sim.backends import find_suite
@@ -241,6 +243,33 @@ def test_a_policy_of_any_robot_goes_from_demonstrations_to_films(
     assert len(list((tmp_path / "run" / "videos").glob("*.mp4"))) == 2
 
 
+@pytest.mark.slow
+def test_joint_targets_go_from_demonstrations_to_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    suite = "tabletop_object@joint_position"
+    Path("pretrain.toml").write_text(
+        PRETRAIN.format(suite=suite).replace("small", "tiny"), encoding="utf-8"
+    )
+    Path("train.toml").write_text(TRAIN.format(suite=suite, folder="."), encoding="utf-8")
+    demonstrated = ("--num-episodes", 10, "--num-eval-episodes", 1)
+    assert not run("pretrain", "./pretrain.toml", "--output", "base", *demonstrated)
+    task = ("--tasks", "red_cube_in_basket")
+    few = (*task, "--heldout-tasks", "pink_egg_in_tray", "--episodes-per-task", 8)
+    assert not run("train", "./train.toml", "--run-dir", "run", *few)
+    after = ("--policy", "run/checkpoints/stage_1", "--suite", suite)
+    assert not run("evaluate", *after, *task, "--episodes", 2, "--output", "rows.json")
+    assert not run("rollout", *after, *task, "--episodes", 1, "--output", "film.mp4")
+    assert Path("film.mp4").stat().st_size > 1000
+    robot = load_policy("run/checkpoints/stage_1").embodiment
+    assert robot == find_suite(suite).embodiment
+    assert robot.action == (*(f"target_joint{number}" for number in range(1, 8)), "gripper")
+    lines = Path("run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["task"] for line in lines} == {"red_cube_in_basket"}
+    assert len(list(Path("run/videos").glob("*.mp4"))) == 2
+
+
 def test_films_that_cannot_be_made_are_refused_before_the_training(
     write_recipes: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -249,6 +278,54 @@ def test_films_that_cannot_be_made_are_refused_before_the_training(
     message = "suite 'fake' cannot be filmed, as video_episodes = 1 asks: its backend"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rollout_that_memory_cannot_hold_is_refused_before_the_training(
+    write_recipes: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    write_recipes(64, embodiment=ROBOTS["four_actions_one_camera"])
+    save_policy(build_policy("small", embodiment=find_suite("fake").embodiment), Path("base"))
+    monkeypatch.setattr(contexts, "available_memory", lambda device: 0)
+    # Of 2 layers, 2 heads of width 32: keys and values of 1 camera of 16 tokens, 5 words, the state
+    # as float32; a byte a token for the mask, 8 for the position, two features of width 64.
+    mib = (2 * 2 * 2 * 22 * 32 * 4 + 22 + 8 + 2 * 64 * 4) / 2**20
+    assert run("train", "train_small", "--run-dir", "run") == 2
+    message = (
+        f"contexts stored (the backbone is frozen): 24 contexts of {mib:.3f} MiB are "
+        f"{24 * mib:.0f} MiB, but device 'cpu' has 0 MiB left; choose fewer collector.num_envs or "
+        "collector.num_chunks, collector.contexts 'every_epoch'"
+    )
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_worlds_that_a_backend_cannot_simulate_there_are_refused(
+    write_recipes: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ComputeConfig, "prepare", lambda self: None)  # as if there were a GPU
+    write_recipes(64, embodiment=ROBOTS["four_actions_one_camera"])
+    save_policy(build_policy("small", embodiment=find_suite("fake").embodiment), Path("base"))
+    flags: dict[str, tuple[object, ...]] = {
+        "train": ("train_small", "--run-dir", "run", "--compute.sim-device", "cuda:0"),
+        "evaluate": ("--policy", "./base", "--suite", "fake", "--sim-device", "cuda:0"),
+    }
+    assert run(command, *flags[command]) == 2
+    message = (
+        "sim_device 'cuda:0': the backend 'vla_crl.testing.fake_worlds:BACKEND' of suite 'fake' "
+        "simulates on cpu only"
+    )
+    assert message in capsys.readouterr().err
+    assert not Path("run").exists()
 
 
 @pytest.mark.slow

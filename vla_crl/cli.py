@@ -25,6 +25,8 @@ from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
 from vla_crl.termination import EXIT_CODE, Terminated
 
+_SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
+
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake as `main` reports all others: in one line, with the nearest choice."""
@@ -79,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(command)
 
     command = add("collect", commands.collect)
-    command.add_argument("--suite", required=True)
+    command.add_argument("--suite", required=True, help=_SUITE_HELP)
     command.add_argument("--episodes", type=_positive, required=True, help="over all tasks")
     command.add_argument("--output", type=Path, required=True, help="a new npz")
     command.add_argument("--seed", type=_not_negative, default=0)
@@ -132,7 +134,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_result_commands(add)
-    _add_json(add("doctor", commands.doctor))
+    command = add("doctor", commands.doctor)
+    command.add_argument(
+        "--device",
+        help="pretrain, train, evaluate, save and load there, in small, and compare with the CPU: "
+        "cuda:0, or cpu to try it",
+    )
+    _add_json(command)
     return parser
 
 
@@ -195,7 +203,7 @@ def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes:
     command.add_argument(
         "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
     )
-    command.add_argument("--suite", required=True)
+    command.add_argument("--suite", required=True, help=_SUITE_HELP)
     command.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the suite")
     command.add_argument(
         "--episodes",

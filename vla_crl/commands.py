@@ -20,6 +20,7 @@ from vla_crl.config import load_toml, override, read_toml
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.files import write_atomically
+from vla_crl.hardware import hardware_name
 from vla_crl.termination import ending_on_sigterm
 
 Options = argparse.Namespace
@@ -190,7 +191,9 @@ def evaluate(options: Options) -> Records:
         low, high = wilson_interval(result.successes, result.episodes)
         rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
     if options.output:
-        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
+        # Another processor rounds differently, so a number that is kept names its own.
+        kept = [row | {"hardware": hardware_name()} for row in rows]
+        write_atomically(options.output, json.dumps(kept, indent=2) + "\n")
     return rows
 
 
@@ -283,8 +286,12 @@ def bench(options: Options) -> Records | None:
 
 
 def doctor(options: Options) -> Records:
-    """Check this machine and this installation, and say what to do about what is amiss."""
-    return [dataclasses.asdict(check) for check in check_all()]
+    """Check this machine and this installation, or what a device computes."""
+    if options.device is None:
+        return [dataclasses.asdict(check) for check in check_all()]
+    from vla_crl.device_check import check_device
+
+    return [dataclasses.asdict(check) for check in check_device(options.device)]
 
 
 def _compute(options: Options) -> ComputeConfig:

@@ -44,7 +44,7 @@ class PretrainConfig:
     """A pretraining recipe."""
 
     suite: str
-    """Suite whose tasks, training and held-out, are demonstrated."""
+    """Suite whose tasks, training and held-out, are demonstrated; also NAME@joint_position."""
     policy: str
     """Preset that gives the architecture; its weights start at random. Robot and things that it
     does not name are the suite's."""

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
 from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
-from vla_crl.continual.method import (
-    METHODS,
-    ContinualMethod,
-    NoSettings,
-    SequentialFineTuning,
-    make_method,
-)
+from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
+from vla_crl.continual.methods.sequential import SequentialFineTuning
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
@@ -354,8 +349,8 @@ def test_unknown_method_is_an_error():
             "method: 'no_such_package:Method': there is no module 'no_such_package'",
         ),
         (
-            "vla_crl.continual.method:SequentialTuning",
-            "method: unknown name in vla_crl.continual.method 'SequentialTuning'. "
+            "vla_crl.continual.methods.sequential:SequentialTuning",
+            "method: unknown name in vla_crl.continual.methods.sequential 'SequentialTuning'. "
             "Did you mean 'SequentialFineTuning'",
         ),
     ],

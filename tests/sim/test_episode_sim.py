@@ -1,6 +1,7 @@
 """Slots that are objects: their books, their ends, and how they go on elsewhere; on fake worlds."""
 
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.testing import fake_suite
-from vla_crl.testing.fake_sim import FakeExpert, FakeSim, layout
+from vla_crl.testing.fake_sim import FakeEpisode, FakeExpert, FakeSim, layout
 
 NewSim = Callable[..., FakeSim]
 
@@ -70,6 +71,25 @@ def test_physics_that_blows_up_leaves_the_slot_as_it_was(new_sim: NewSim, tmp_pa
     assert np.array_equal(divergence.state["hand"], layout(sim.suite, 7)[0])
     assert divergence.save(tmp_path).exists()
     assert np.array_equal(sim.observe([0]).images[0], before.images[0])
+
+
+def test_what_blew_up_is_told_in_the_order_of_slots(new_sim: NewSim, monkeypatch):
+    sim, later_is_done = new_sim(2, blows_up=(7, 8)), Event()
+    sim.reset([0, 1], tasks=[0, 0], state_ids=[7, 8])
+    step = FakeEpisode.step_chunk
+
+    def step_chunk(episode: FakeEpisode, actions: np.ndarray, max_steps: int):
+        """Let the first slot wait for the second."""
+        if episode is sim.episode(0):
+            assert later_is_done.wait(60)
+        try:
+            return step(episode, actions, max_steps)
+        finally:
+            later_is_done.set()
+
+    monkeypatch.setattr(FakeEpisode, "step_chunk", step_chunk)
+    sim.step_chunk(np.ones((2, 2, 3)))
+    assert [divergence.state_id for divergence in sim.divergences] == [7, 8]
 
 
 def test_nothing_is_drawn_unless_asked_for(new_sim: NewSim, monkeypatch: pytest.MonkeyPatch):

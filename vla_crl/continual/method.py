@@ -117,15 +117,11 @@ class ContinualMethod:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
-
-
-class SequentialFineTuning(ContinualMethod):
-    """Train on one task after another and protect nothing: the baseline."""
+        """Take over what `state_dict` returned; the tensors are on the CPU."""
 
 
 METHODS = {
-    "sequential": "vla_crl.continual.method:SequentialFineTuning",
+    "sequential": "vla_crl.continual.methods.sequential:SequentialFineTuning",
 }
 """Known methods by name, as "module:Attribute", imported on use."""
 

@@ -51,7 +51,7 @@ class TrainConfig:
     """A recipe: suite x policy x method x stream x budget."""
 
     suite: str
-    """Suite of the catalogue."""
+    """Suite of the catalogue, also with a controller: NAME@joint_position."""
     policy: str
     """Preset or checkpoint directory of the base policy."""
     episodes_per_task: int

@@ -40,9 +40,9 @@ def evaluate(
 
     Every episode has its own initial state, so fast (successful) episodes are not over-represented
     however the slots are refilled. All tasks share one batch. Matrix products round by the size of
-    the batch and contacts are chaotic: other tasks, another number of environments or threads move
-    a success rate by some points, the same call never does. Of more environments than there are
-    episodes some stay idle, which changes nothing.
+    the batch and contacts are chaotic: other tasks, another number of environments or threads or
+    another processor move a success rate by some points, the same call on the same machine never
+    does. Of more environments than there are episodes some stay idle, which changes nothing.
 
     Args:
         agent: Who acts.

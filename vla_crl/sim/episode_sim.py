@@ -159,7 +159,8 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
         checked = check_actions(actions, len(rows), self._actions.shape[-1])
         require_running(self, rows, self._outcome[rows])
         before = self._num_steps[rows]
-        on_each(self._physics, self._step_slot, rows.tolist(), [*checked])
+        events = on_each(self._physics, self._step_slot, rows.tolist(), [*checked])
+        self.divergences += filter(None, events)  # in the order of slots, not of threads
         return chunk_result(self._outcome[rows], self._num_steps[rows] - before)
 
     def observe(self, slots: Indices | None = None, *, images: bool = True) -> Observation:
@@ -242,8 +243,8 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
             spread(self._drawing, draw, np.arange(len(rows)), self._task[rows])
         return images
 
-    def _step_slot(self, row: int, actions: np.ndarray) -> None:
-        """Run a chunk in one slot and keep how it ended."""
+    def _step_slot(self, row: int, actions: np.ndarray) -> Divergence | None:
+        """Run a chunk in one slot, keep how it ended, and return what blew up."""
         task, done = int(self._task[row]), int(self._num_steps[row])
         try:
             success, taken = self.episode(row).step_chunk(
@@ -251,21 +252,19 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
             )
         except PhysicsError as error:
             self._outcome[row] = DIVERGED
-            self.divergences.append(
-                Divergence(
-                    suite=self.suite.name,
-                    task=self.suite.tasks[task].name,
-                    state_id=int(self._state_id[row]),
-                    num_steps=done,
-                    cause=error.cause,
-                    actions=actions.copy(),
-                    state=error.state,
-                )
+            return Divergence(
+                suite=self.suite.name,
+                task=self.suite.tasks[task].name,
+                state_id=int(self._state_id[row]),
+                num_steps=done,
+                cause=error.cause,
+                actions=actions.copy(),
+                state=error.state,
             )
-            return
         self._actions[row, done : done + taken] = actions[:taken]
         self._num_steps[row] = done + taken
         self._outcome[row] = self._outcome_of(task, success, done + taken)
+        return None
 
     def _outcome_of(self, task: int, success: bool, num_steps: int) -> int:
         if success:

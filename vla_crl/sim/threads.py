@@ -47,8 +47,13 @@ def spread(
     on_each(pool, lambda block: work(*block), blocks)
 
 
-def on_each(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Sequence[Any]) -> None:
+def on_each(
+    pool: ThreadPoolExecutor, work: Callable[..., Made], *arguments: Sequence[Any]
+) -> list[Made]:
     """Call `work` with the first of all arguments, the second of all, ... on the pool's threads.
+
+    Returns:
+        What the calls returned, in the order of the arguments.
 
     Raises:
         SpecError: The pool is shut down.
@@ -57,4 +62,4 @@ def on_each(pool: ThreadPoolExecutor, work: Callable[..., None], *arguments: Seq
         parts = pool.map(work, *arguments)
     except RuntimeError as error:  # what the executor says of itself; `work` has not begun
         raise SpecError("the simulation is closed; make a new one") from error
-    list(parts)
+    return list(parts)

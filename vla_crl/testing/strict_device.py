@@ -5,7 +5,7 @@ device of their own, and whoever mixes them with tensors of the CPU gets an erro
 Tests of policies, methods and learning rules need no GPU to find what was left on the CPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, cast
@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 DEVICE = "strict"
 """What torch calls it, e.g. `load_policy("tiny", device=DEVICE)`."""
@@ -75,7 +74,7 @@ class StrictTensor(Tensor):
         """Compute with what is wrapped, and wrap the result."""
         kwargs = kwargs or {}
         _require_one_device(func, args, kwargs)
-        inner_args, inner_kwargs = tree_map_only(StrictTensor, lambda t: t.on_cpu, (args, kwargs))
+        inner_args, inner_kwargs = _on_cpu(args), _on_cpu(kwargs)
         device = inner_kwargs.pop("device", None)
         result = func(*inner_args, **inner_kwargs)
         if written := _written(func, args, kwargs):
@@ -84,7 +83,7 @@ class StrictTensor(Tensor):
             return written if others else first
         if device is not None and device.type == "cpu":
             return result
-        return tree_map_only(Tensor, StrictTensor, result)
+        return _wrapped(result)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         """Show what it holds."""
@@ -124,14 +123,43 @@ def _require_one_device(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
         return
     if func in _INDEXINGS and isinstance(args[0], StrictTensor):
         args = (args[0], *args[2:])
-    for leaf in tree_leaves((args, kwargs)):
-        is_other = isinstance(leaf, Tensor) and not isinstance(leaf, StrictTensor)
+    for leaf in _tensors((*args, *kwargs.values())):
+        is_other = not isinstance(leaf, StrictTensor)
         # A number of no dimension may come from the CPU, as with CUDA.
         if is_other and (leaf.dim() or func in _JOINS):
             raise RuntimeError(
                 f"{func}: a tensor {list(leaf.shape)} of the {leaf.device} among those of device "
                 f"{DEVICE}; move all to one device"
             )
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Yield the tensors among arguments, and those in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return arguments with the CPU's tensors in the place of ours; torch's own is far slower."""
+    if isinstance(value, StrictTensor):
+        return value.on_cpu
+    if isinstance(value, list | tuple):
+        return type(value)(map(_on_cpu, value))
+    if isinstance(value, dict):
+        return {name: _on_cpu(inner) for name, inner in value.items()}
+    return value
+
+
+def _wrapped(result: Any) -> Any:
+    """Return what a function returned as tensors of the device."""
+    if isinstance(result, Tensor):
+        return StrictTensor(result)
+    if isinstance(result, list | tuple):
+        return type(result)(map(_wrapped, result))
+    return result
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -166,8 +194,7 @@ def _register() -> None:
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """Copy where torch does not ask `__torch_dispatch__`, as in `torch.tensor(..., device=...)`."""
-    inner = tree_map_only(StrictTensor, lambda tensor: tensor.on_cpu, (source, target))
-    inner[1].copy_(inner[0])
+    _on_cpu(target).copy_(_on_cpu(source))
     return target
 
 
