@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -833,6 +834,28 @@ def test_an_interrupted_command_ends_with_130(
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 130
     assert err.endswith("vla-crl: interrupted\n")
+
+
+def test_a_training_that_sigterm_ends_says_how_to_go_on_and_ends_with_143(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train(self: Trainer, *, resume: bool) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
+    install("vla_crl.report.film", film_run=Calls())
+    install("vla_crl.report.page", write_report=Calls())
+    before = signal.getsignal(signal.SIGTERM)
+    for arguments in (("train", "demo"), ("train", "demo", "--resume")):
+        code, _, err = run(capsys, *arguments)
+        assert code == 143
+        assert err == ("vla-crl: ended by SIGTERM; go on with: vla-crl train demo --resume\n")
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_console_script_is_installed() -> None:

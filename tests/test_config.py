@@ -1,5 +1,4 @@
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,6 @@ from vla_crl.config import (
     read_toml,
     save_json,
     to_mapping,
-    write_atomically,
 )
 from vla_crl.errors import ConfigError
 
@@ -229,21 +227,6 @@ def test_help_shows_the_string_under_each_field(capsys: pytest.CaptureFixture[st
         override(build(), ["--help"], "prog")
     assert exit_info.value.code == 0
     assert "Step size." in capsys.readouterr().out
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.json"
-    write_atomically(path, "old")
-
-    def fail(*_: object) -> None:
-        raise OSError("killed")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="killed"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
 
 
 def test_json_never_holds_nan(tmp_path: Path) -> None:

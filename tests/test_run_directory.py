@@ -88,6 +88,31 @@ def test_empty_folders_of_a_run_killed_at_its_start_are_used(tmp_path: Path) -> 
     assert create(tmp_path / "run").config_file.is_file()
 
 
+def test_what_is_left_of_a_killed_creation_is_in_nobodys_way(tmp_path: Path) -> None:
+    create(tmp_path / "run")
+    for left in (".versions.json.99999999", "versions.json", ".config.json.99999999"):
+        run = tmp_path / f"run_{left}"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / left).write_text('{"half')
+        create(run)
+        assert {path.name for path in run.iterdir() if path.is_file()} == {
+            "config.json",
+            "versions.json",
+        }
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/.notes.99999999").write_text("of somebody else")
+    with pytest.raises(ConfigError, match="nothing was overwritten"):
+        create(tmp_path / "mine")
+    assert (tmp_path / "mine/.notes.99999999").exists()
+
+
+def test_who_has_the_lock_removes_what_killed_processes_were_writing(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    (run.videos / ".a.mp4.99999999").write_text("half")
+    with run.locked():
+        assert [*run.videos.iterdir()] == []
+
+
 def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     message = "run: another process is training in it"
@@ -143,13 +168,57 @@ def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path)
 
 def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
-    for stage in (1, 1, 2):
-        run.append_metrics({"stage": stage, "episodes": 1})
-    with run.metrics_file.open("a") as file:
-        file.write('{"stage": 2, "succ')
-    run.keep_metrics(lambda row: row["stage"] <= 1)
-    run.append_metrics({"stage": 2, "episodes": 1})
-    assert [row["stage"] for row in run.read_metrics()] == [1, 1, 2]
+    places = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+    for stage, iteration in places:
+        run.append_metrics({"stage": stage, "iteration": iteration, "episodes": 1})
+        run.append_episodes([(stage, iteration, 7, "open, then close", 3, 7, 12, 1)] * 2)
+    for file, torn in ((run.metrics_file, '{"stage": 1, "succ'), (run.episodes_file, "1,1,7,op")):
+        with file.open("a") as end:
+            end.write(torn)
+
+    def lines() -> list[str]:
+        return run.episodes_file.read_text().splitlines()
+
+    run.keep_until(2, 2)
+    assert [(row["stage"], row["iteration"]) for row in run.read_metrics()] == places[:4]
+    assert lines()[0] == "stage,iteration,episode,task,state_id,group,num_steps,success"
+    assert lines()[1] == '1,1,7,"open, then close",3,7,12,1'
+    assert [line[:3] for line in lines()[1:]] == ["1,1"] * 2 + ["1,2"] * 2 + ["2,1"] * 2 + [
+        "2,2"
+    ] * 2
+    run.keep_until(1, float("inf"))
+    assert [row["stage"] for row in run.read_metrics()] == [1, 1]
+    assert len(lines()) == 5
+    run.append_episodes([])
+    assert len(lines()) == 5
+
+
+def test_a_header_of_episodes_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.episodes_file.write_text("stage,iter")
+    run.keep_until(-1, float("inf"))
+    assert run.episodes_file.read_text() == (
+        "stage,iteration,episode,task,state_id,group,num_steps,success\n"
+    )
+
+
+def test_a_damaged_line_of_episodes_is_not_dropped_silently(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.append_episodes([(1, 1, 7, "lift", 3, 7, 12, 1), ("junk",), (1, 2, 8, "lift", 3, 7, 12, 1)])
+    text, message = (
+        run.episodes_file.read_text(),
+        "episodes.csv: the line 'junk' does not begin with",
+    )
+    with pytest.raises(ConfigError, match=message):
+        run.keep_until(1, 1)
+    assert run.episodes_file.read_text() == text
+
+
+def test_a_row_of_metrics_without_iteration_is_not_dropped_silently(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    run.append_metrics({"stage": 1, "episodes": 2})
+    with pytest.raises(ConfigError, match="metrics.jsonl:1: no 'iteration'"):
+        run.keep_until(1, 1)
 
 
 def test_the_same_config_may_resume(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vla_crl.commands import Options, Records
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError
+from vla_crl.termination import EXIT_CODE, Terminated
 
 _SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
 
@@ -99,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("train", commands.train)
     _add_recipe(command)
     command.add_argument("--run-dir", type=Path, help="a new folder (default: runs/<recipe>)")
-    command.add_argument("--resume", action="store_true", help="go on after the last full stage")
+    command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
     command = add("evaluate", commands.evaluate)
     _add_policy_and_suite(command, default_episodes=100)
@@ -257,8 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 1 (doctor found a fault), 2 (a user's mistake), 130 (interrupted) or 141
-        (nobody reads our output any more).
+        The exit code: 0, 1 (doctor found a fault), 2 (a user's mistake), 130 (interrupted), 141
+        (nobody reads our output any more) or 143 (SIGTERM).
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
@@ -282,6 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vla-crl: interrupted", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print(f"vla-crl: ended by SIGTERM; {error}", file=sys.stderr)
+        return EXIT_CODE
     except BrokenPipeError:  # who read our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

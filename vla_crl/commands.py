@@ -16,10 +16,12 @@ from typing import Any, cast
 
 from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import load_toml, override, read_toml, write_atomically
+from vla_crl.config import load_toml, override, read_toml
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.files import write_atomically
 from vla_crl.hardware import hardware_name
+from vla_crl.termination import ending_on_sigterm
 
 Options = argparse.Namespace
 Records = list[dict[str, Any]]
@@ -135,7 +137,8 @@ def train(options: Options) -> None:
         RunDirectory.open(path).require_config(config)
     else:
         RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
-    with trainer.run.locked():
+    again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
+    with trainer.run.locked(), ending_on_sigterm(f"go on with: {again}"):
         trainer.train(resume=options.resume)
         trainer.close()
         if config.video_episodes:

@@ -7,7 +7,6 @@ wrong type is an error that says where it stands; building a config never change
 import dataclasses
 import difflib
 import json
-import os
 import tomllib
 import types
 import typing
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from vla_crl.errors import ConfigError
+from vla_crl.files import write_atomically
 
 T = TypeVar("T")
 MAX_SEED = 2**32 - 1
@@ -135,13 +135,6 @@ def override(config: T, arguments: Sequence[str], prog: str) -> T:
         prog=prog,
         config=(tyro.conf.AvoidSubcommands,),
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a killed program, never leaves half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save_json(config: object, path: Path) -> None:

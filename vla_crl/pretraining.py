@@ -12,9 +12,10 @@ import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import check_seed, write_atomically
+from vla_crl.config import check_seed
 from vla_crl.contracts import check_fits
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.files import write_atomically
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.context import TokenizedObservation

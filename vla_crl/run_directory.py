@@ -1,23 +1,32 @@
 """The folder of one run: what was asked, on what, and everything that came out."""
 
+import csv
 import fcntl
 import importlib.metadata
+import io
 import json
 import math
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
-from vla_crl.config import save_json, to_mapping, write_atomically
+from vla_crl.config import save_json, to_mapping
 from vla_crl.errors import ConfigError
+from vla_crl.files import intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
+
+EPISODE_COLUMNS = (
+    *("stage", "iteration", "episode", "task", "state_id", "group", "num_steps", "success"),
+)
+"""Of episodes.csv: the iteration in which it ended, its number in the stage, the task's name, the
+initial state, the group of `Batch`, control steps, 1 or 0."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,8 @@ class RunDirectory:
         """Make a new run directory with its config.json and versions.json.
 
         Args:
-            path: Must not exist, or be a folder without files.
+            path: Must not exist, or be a folder without files but what a process left that was
+                killed in here.
             config: The resolved config, a dataclass.
             seed: The seed of the run.
             command: The command line that started it.
@@ -42,7 +52,7 @@ class RunDirectory:
             ConfigError: Something is there already.
         """
         run = cls(path)
-        if path.exists() and (not path.is_dir() or any(not f.is_dir() for f in path.rglob("*"))):
+        if path.exists() and not (path.is_dir() and run._holds_nothing()):
             resume = "Continue it with --resume or choose" * run.config_file.is_file()
             raise ConfigError(
                 f"{path}: exists and is not empty; nothing was overwritten. "
@@ -59,8 +69,9 @@ class RunDirectory:
             raise ConfigError(
                 f"{path}: cannot be made ({error}); give another --run-dir"
             ) from error
-        save_json(config, run.config_file)
+        remove_leftovers(path)
         save_json(describe_run(seed, command), run.versions_file)
+        save_json(config, run.config_file)  # last: with it the run is there
         return run
 
     @classmethod
@@ -82,6 +93,8 @@ class RunDirectory:
     def locked(self) -> Iterator[None]:
         """Keep other processes from training in this folder; the lock ends with the process.
 
+        What killed ones were writing is removed.
+
         Raises:
             ConfigError: Another process trains in it.
         """
@@ -93,7 +106,16 @@ class RunDirectory:
                     f"{self.path}: another process is training in it; wait for its end, or choose "
                     "another --run-dir"
                 ) from error
+            remove_leftovers(self.path)
             yield
+
+    def _holds_nothing(self) -> bool:
+        """Tell whether there are no files but those of a creation that was not finished."""
+        begun = {self.config_file.name, self.versions_file.name}
+        return not self.config_file.exists() and all(
+            file.is_dir() or (file.parent == self.path and intended_name(file) in begun)
+            for file in self.path.rglob("*")
+        )
 
     @property
     def config_file(self) -> Path:
@@ -114,6 +136,16 @@ class RunDirectory:
     def metrics_file(self) -> Path:
         """One JSON object a training iteration."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def episodes_file(self) -> Path:
+        """One line a training episode that ended, CSV; see `EPISODE_COLUMNS`."""
+        return self.path / "episodes.csv"
+
+    @property
+    def state(self) -> Path:
+        """Folder of what a killed training goes on from; gone when it is complete."""
+        return self.path / "state"
 
     @property
     def matrix_file(self) -> Path:
@@ -181,26 +213,43 @@ class RunDirectory:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(_json_line(row))
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self, needed: Sequence[str] = ("stage", "episodes")) -> list[dict[str, Any]]:
         """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
 
         Raises:
-            ConfigError: A finished line is not a JSON object with stage and episodes.
+            ConfigError: A finished line is not a JSON object with the keys that are needed.
         """
         if not self.metrics_file.is_file():
             return []
         rows: list[dict[str, Any]] = []
         for number, line in enumerate(_read_text(self.metrics_file).split("\n")[:-1], start=1):
             row = _parse_json(line, f"{self.metrics_file}:{number}")
-            if missing := [key for key in ("stage", "episodes") if key not in row]:
+            if missing := [key for key in needed if key not in row]:
                 raise ConfigError(f"{self.metrics_file}:{number}: no '{missing[0]}'")
             rows.append(row)
         return rows
 
-    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the rows that a resumed run will write again: those for which `keep` is false."""
-        rows = [row for row in self.read_metrics() if keep(row)]
-        write_atomically(self.metrics_file, "".join(map(_json_line, rows)))
+    def append_episodes(self, rows: Iterable[Sequence[object]]) -> None:
+        """Add lines of `EPISODE_COLUMNS` to episodes.csv, which is begun if missing."""
+        is_new = not self.episodes_file.exists()
+        with self.episodes_file.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
+
+    def keep_until(self, stage: int, iteration: float) -> None:
+        """Drop the rows of metrics.jsonl and episodes.csv that a resumed run will write again.
+
+        Args:
+            stage: The last of which rows stay.
+            iteration: The last in that stage.
+        """
+        last, rows = (stage, iteration), self.read_metrics(("stage", "iteration"))
+        kept = [row for row in rows if (row["stage"], row["iteration"]) <= last]
+        write_atomically(self.metrics_file, "".join(map(_json_line, kept)))
+        if self.episodes_file.is_file():
+            text = _read_text(self.episodes_file)
+            lines = [*csv.reader(text.split("\n")[1:-1])]
+            ended = [line for line in lines if _place_of(line, self.episodes_file) <= last]
+            write_atomically(self.episodes_file, _csv_text([EPISODE_COLUMNS, *ended]))
 
 
 def describe_run(seed: int, command: Sequence[str]) -> dict[str, Any]:
@@ -268,6 +317,23 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _place_of(line: Sequence[str], file: Path) -> tuple[int, int]:
+    """Return stage and iteration of a line of episodes.csv."""
+    try:
+        return int(line[0]), int(line[1])
+    except (IndexError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: the line {','.join(line)[:60]!r} does not begin with stage and iteration; "
+            "restore the file"
+        ) from error
+
+
+def _csv_text(rows: Iterable[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -1,71 +1,25 @@
+import csv
 import dataclasses
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from vla_crl.algos.ppo import PPOConfig
-from vla_crl.compute import ComputeConfig
-from vla_crl.continual import trainer as trainer_module
+from vla_crl.continual import stage as stage_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
+from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
 TASKS = ("red_cube_in_basket", "green_cube_in_tray")
-WALL_CLOCK = {"steps_per_s", "wall_s"} | {
-    f"{part}_s" for part in ("collect", "render", "policy", "wait", "physics", "update")
-}
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory, make_untrained_policy) -> TrainConfig:
-    folder = tmp_path_factory.mktemp("base")
-    policy = make_untrained_policy()
-    for parameter in policy.value_head.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)  # without any success only values give gradients
-    save_policy(policy, folder)
-    return TrainConfig(
-        suite="tabletop_object",
-        policy=str(folder),
-        tasks=TASKS,
-        heldout_tasks=("white_mug_in_tray",),
-        episodes_per_task=4,
-        compute=ComputeConfig(num_torch_threads=1, num_sim_threads=1),
-        ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
-        collector=CollectorConfig(num_envs=4, num_chunks=6),
-        evaluation=EvaluationConfig(num_episodes=2, num_sampled_episodes=2, num_envs=6),
-    )
-
-
-def run_all(config: TrainConfig, path: Path, *, resume: bool = False) -> RunDirectory:
-    run = RunDirectory(path)
-    trainer = Trainer(config, run)
-    if not resume:
-        RunDirectory.create(path, config, seed=config.seed, command=[])
-    trainer.train(resume=resume)
-    return run
-
-
-def numbers(run: RunDirectory) -> list[dict]:
-    """Return the metrics without what the clock says."""
-    return [{k: v for k, v in row.items() if k not in WALL_CLOCK} for row in run.read_metrics()]
-
-
-@pytest.fixture(scope="module")
-def finished(config, tmp_path_factory) -> RunDirectory:
-    return run_all(config, tmp_path_factory.mktemp("runs") / "a")
 
 
 def test_every_task_is_evaluated_before_and_after_every_stage(finished):
@@ -83,6 +37,19 @@ def test_every_stage_spends_its_budget_and_only_that(finished):
     assert all(4 <= episodes <= 8 for episodes in last.values())
 
 
+def test_every_training_episode_is_a_line(finished):
+    with finished.episodes_file.open() as file:
+        lines = [*csv.DictReader(file)]
+    last = {row["stage"]: row["episodes"] for row in finished.read_metrics()}
+    for stage, task in enumerate(TASKS, start=1):
+        own = [line for line in lines if line["stage"] == str(stage)]
+        assert len(own) == last[stage]
+        assert {line["task"] for line in own} == {task}
+        assert len({line["episode"] for line in own}) == len(own)
+        assert {line["success"] for line in own} <= {"0", "1"}
+        assert all(1 <= int(line["num_steps"]) <= 60 for line in own)
+
+
 def test_the_ratio_is_one_before_the_first_update(finished):
     # But for rounding: minibatches have other sizes than the batches that acted.
     assert max(row["ratio_error"] for row in finished.read_metrics()) < 5e-5
@@ -98,72 +65,8 @@ def test_the_adapter_of_every_stage_is_kept_and_training_changes_it(finished, co
     assert all("lora_" in key or key.startswith("value_head.") for key in changed)
 
 
-def test_the_same_seed_gives_identical_metrics(finished, config, tmp_path):
-    again = run_all(config, tmp_path / "again")
-    assert numbers(again) == numbers(finished)
-    assert again.matrix_file.read_text() == finished.matrix_file.read_text()
-
-
-def test_a_killed_run_resumed_equals_one_that_was_never_killed(
-    finished, config, tmp_path, monkeypatch
-):
-    update = trainer_module.PPO.update
-
-    def fail_in_stage_two(self, *arguments):
-        if len(SuccessMatrix.read(tmp_path / "b" / "matrix.csv").evaluated_stages) == 2:
-            raise KeyboardInterrupt
-        return update(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.PPO, "update", fail_in_stage_two)
-        with pytest.raises(KeyboardInterrupt):
-            run_all(config, tmp_path / "b")
-    resumed = run_all(config, tmp_path / "b", resume=True)
-    assert numbers(resumed) == numbers(finished)
-    assert resumed.matrix_file.read_text() == finished.matrix_file.read_text()
-    assert resumed.sampled_matrix_file.read_text() == finished.sampled_matrix_file.read_text()
-
-
-def test_a_run_killed_before_its_first_row_starts_again_on_resume(config, finished, tmp_path):
-    path = tmp_path / "c"
-    RunDirectory.create(path, config, seed=0, command=[])
-    resumed = run_all(config, path, resume=True)
-    assert numbers(resumed) == numbers(finished)
-
-
-def test_resuming_without_the_stage_checkpoint_says_which_file_is_missing(config, tmp_path):
-    path = tmp_path / "d"
-    run = RunDirectory.create(path, config, seed=0, command=[])
-    run.matrix_file.write_text(
-        "stage,task,split,successes,episodes\n0,red_cube_in_basket,train,0,2\n"
-    )
-    with pytest.raises(CheckpointError, match="adapter.json is missing"):
-        Trainer(config, run).train(resume=True)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"nothing of the kind", "method.safetensors is truncated or not a safetensors file"),
-        (save({"memory": torch.ones(1)}), "method.safetensors: 'wall_s' is missing; copy it again"),
-    ],
-    ids=["junk", "no time"],
-)
-def test_a_state_of_the_method_that_cannot_be_read_is_an_error(
-    finished, config, tmp_path, content, message
-):
-    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
-    (run.checkpoint(2) / "method.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        Trainer(config, run).train(resume=True)
-
-
-def test_a_matrix_of_other_tasks_is_not_resumed(finished, config, tmp_path):
-    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "j"))
-    with run.matrix_file.open("a") as file:
-        file.write("0,purple_ball_in_basket,heldout,1,2\n")
-    with pytest.raises(ConfigError, match="matrix.csv: has the task 'purple_ball_in_basket', exp"):
-        Trainer(config, run).train(resume=True)
+def test_the_same_seed_gives_identical_runs(finished, config, tmp_path, run_all, assert_same_run):
+    assert_same_run(run_all(config, tmp_path / "again"), finished)
 
 
 class UnfreezingMethod(ContinualMethod):
@@ -199,14 +102,16 @@ class CountingMethod(ContinualMethod):
     ],
 )  # fmt: skip
 def test_a_method_that_changes_what_checkpoints_do_not_hold_is_refused(
-    config, tmp_path, method, error, message
+    config, run_all, tmp_path, method, error, message
 ):
     changed = dataclasses.replace(config, method=f"{__name__}:{method.__name__}")
     with pytest.raises(error, match=message):
         run_all(changed, tmp_path / "k")
 
 
-def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(config, tmp_path, monkeypatch):
+def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(
+    config, run_all, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Trainer, "_check_budget", lambda self: None)
     ppo = dataclasses.replace(config.ppo, value_warmup_iterations=50)
     short = dataclasses.replace(config, ppo=ppo, episodes_per_task=1)
@@ -234,7 +139,7 @@ class RecordingMethod(ContinualMethod):
         return {"memory": memory.T, "view": memory[0], "wall_s": torch.tensor(7.0)}
 
 
-def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, tmp_path):
+def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, run_all, tmp_path):
     RecordingMethod.calls.clear()
     method = f"{__name__}:RecordingMethod"
     run = run_all(dataclasses.replace(config, method=method), tmp_path / "e")
@@ -257,7 +162,7 @@ def test_an_adapter_without_a_loss_path_is_an_error_before_anything_is_written(c
     assert not (tmp_path / "f").exists()
 
 
-def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, tmp_path):
+def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, run_all, tmp_path):
     open_brain = dataclasses.replace(
         config, tasks=TASKS[:1], lora=LoRAConfig(rank=2, site="both"), insulation="none"
     )
@@ -309,7 +214,9 @@ def test_a_policy_of_another_robot_is_refused(config, tmp_path):
 @pytest.mark.parametrize(
     "variation", [VariationConfig(light_gain=(0.5, 1.0)), VariationConfig(seed=1)]
 )
-def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch, variation):
+def test_training_episodes_vary_as_the_recipe_says(
+    config, run_all, tmp_path, monkeypatch, variation
+):
     make, drawn = VectorSim.__init__, []
 
     def remember(sim, suite, num_slots, *, variation=None, **settings):
@@ -320,7 +227,7 @@ def test_training_episodes_vary_as_the_recipe_says(config, tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VectorSim, "__init__", remember)
-    monkeypatch.setattr(trainer_module, "Collector", stop)
+    monkeypatch.setattr(stage_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(
             dataclasses.replace(config, variation=variation, video_episodes=0), tmp_path / "run"
@@ -369,6 +276,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
         (TrainConfig, {"seed": 10**30}, "seed is 10+, expected 0 to 4294967295"),
         (TrainConfig, {"tasks": ()}, "tasks is empty; name a task, or leave it out"),
         (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
+        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1, expected at least 0"),
         (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),
         (EvaluationConfig, {"num_episodes": 0}, "evaluation.num_episodes is 0, expected at"),
         (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes is -1, expected"),

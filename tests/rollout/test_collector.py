@@ -9,9 +9,11 @@ from vla_crl.rollout.collector import Collector, CollectorConfig
 from vla_crl.rollout.contexts import Contexts
 from vla_crl.rollout.episodes import Groups, shuffled_lanes
 from vla_crl.rollout.lanes import run_lanes
+from vla_crl.rows import Rows
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.testing.fake_worlds import fake_suite
 
 TASK = "red_cube_in_basket"
 
@@ -113,6 +115,35 @@ def test_the_same_seed_collects_the_same_numbers(collect):
     other = collect(seed=5)
     other.collect()
     assert not torch.equal(first.rollout.log_probs, other.rollout.log_probs)
+
+
+@pytest.mark.parametrize("num_chunks", [7, 13])
+def test_a_collector_goes_on_in_the_middle_of_the_episodes_of_another(collect, num_chunks):
+    one, other = collect(num_chunks=num_chunks), collect(num_chunks=num_chunks)
+    one.collect()
+    one.collect()
+    state = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    expected = one.collect()
+    other.load_state_dict(state)
+    statistics = other.collect()
+    assert statistics.success == expected.success
+    assert equal(statistics.outcomes, expected.outcomes)
+    assert equal(other.rollout.steps, one.rollout.steps)
+    assert torch.equal(other.rollout.next_values, one.rollout.next_values)
+
+
+def equal(one: Rows, other: Rows) -> bool:
+    pairs = zip(one.flatten().values(), other.flatten().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+def test_worlds_that_cannot_be_stored_are_an_error(make_small_policy, make_lanes):
+    suite = fake_suite(extras=("Grounded",))
+    sims = make_lanes(suite, 2, image_size=32)
+    policy, sources = make_small_policy(suite), shuffled_lanes(suite, [0], 2, seed=0)
+    collector = Collector(policy, sims, sources, num_chunks=2, seed=0)
+    with pytest.raises(ConfigError, match="'fake' cannot be stored in the middle of episodes: its"):
+        collector.state_dict()
 
 
 def test_simulations_that_cannot_be_lanes_are_refused(untrained_policy):

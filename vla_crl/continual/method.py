@@ -47,7 +47,10 @@ class ContinualMethod:
           -> save method.state_dict()               # and load_state_dict on resuming
 
     Stage 0, before any `before_task`, is evaluated and saved too. On resuming, `load_state_dict`
-    comes first and stages that are done are not repeated. Contexts come without gradient, except
+    comes first and stages that are done are not repeated. In the middle of a stage the state of its
+    beginning is loaded, `before_task` called, and then the state of the moment loaded; so all that
+    changes in a stage belongs into it, random numbers from torch's own generator on the CPU
+    excepted, which is put back too. Contexts come without gradient, except
     where adapters of the backbone are trained: there each minibatch has fresh ones with the graph,
     so detach what is kept.
 

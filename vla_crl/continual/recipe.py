@@ -86,13 +86,18 @@ class TrainConfig:
     """Size of an iteration."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Success matrix."""
+    checkpoint_every: int = 5
+    """Iterations after which the state is stored, so that a killed run goes on from there, episodes
+    that run included. 0 stores stages only, when they are done: for a backend that cannot store
+    the state of its worlds."""
     video_episodes: int = 2
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.video_episodes < 0:
-            raise ConfigError(f"video_episodes is {self.video_episodes}, expected at least 0")
+        for name in ("checkpoint_every", "video_episodes"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 0")
         check_seed(self.seed)
         check_insulation(self.insulation)
         if self.insulation != "full" and self.lora.site == "action_expert":

@@ -25,9 +25,9 @@ from typing import Any, get_args
 
 import numpy as np
 
-from vla_crl.config import write_atomically
 from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError
+from vla_crl.files import write_atomically
 
 COLUMNS = ("stage", "task", "split", "successes", "episodes")
 MAX_COUNT = 10**12

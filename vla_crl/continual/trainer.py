@@ -1,47 +1,44 @@
 """The stage loop: train on one task after another, evaluate all tasks after each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from vla_crl.algos.ppo import PPO
-from vla_crl.algos.protocols import Rollout
+from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
+from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits
-from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models.adapters import (
-    adapters_merged,
-    add_lora,
-    check_loss_paths,
-    check_only_adapters_train,
-)
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.files import replacing, sync
+from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import (
     load_adapter,
     load_policy,
     load_tensors,
+    require_base,
     save_adapter,
     save_tensors,
 )
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
-from vla_crl.rollout.collector import CollectionStatistics, Collector
-from vla_crl.rollout.contexts import ContextPlan, plan_contexts
-from vla_crl.rollout.episodes import shuffled_lanes
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
+from vla_crl.rollout.outcomes import Outcomes
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
-from vla_crl.sim.simulation import Filmed, require
+from vla_crl.sim.simulation import Filmed, Resumable, require
+from vla_crl.state_dicts import join_states, part_of
+from vla_crl.termination import holding_sigterm
 
 METHOD_FILE = "method.safetensors"
 """State of the continual-learning method in a stage's checkpoint."""
@@ -52,8 +49,10 @@ class Trainer:
 
     Worlds are made once: those of training, which vary as the recipe says, and those of evaluation.
 
-    A stage is done when its row stands in the success matrix; what a killed stage left behind is
-    discarded on resuming, and the numbers are those of a run that was never killed.
+    A stage is done when its row stands in the success matrix, and its policy lies in `checkpoints`.
+    Within a stage the state is stored every `checkpoint_every` iterations and when the method has
+    closed the stage. On resuming, what was written after that is discarded, and the numbers are
+    those of a run that was never killed.
     """
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
@@ -98,16 +97,11 @@ class Trainer:
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
-        plan = self._plan_contexts()
+        self._generations = Generations(run.state)
+        plan = contexts_of(config, self.policy)
         plan.check_memory(config.compute.device)
         console.print(str(plan), soft_wrap=True)
         self._make_worlds()
-
-    def _plan_contexts(self) -> ContextPlan:
-        """Decide how updates get their contexts, of what is to be trained now."""
-        settings = self.config.collector
-        num_rows = settings.num_envs * settings.num_chunks
-        return plan_contexts(self.policy, num_rows, settings.contexts, settings.max_stored_gib)
 
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
@@ -128,6 +122,9 @@ class Trainer:
             min(settings.num_envs, num_episodes * len(stream.tasks)),
             tasks=[self.suite.task_index(task) for task in stream.tasks],
         )
+        if every := config.checkpoint_every:
+            stored = f"stored in a stage (checkpoint_every = {every}; 0 stores stages only)"
+            require(self._training_sims[0], Resumable, stored)
 
     def close(self) -> None:
         """Let go of the worlds."""
@@ -147,97 +144,97 @@ class Trainer:
             )
 
     def train(self, *, resume: bool) -> None:
-        """Run all stages that are not done yet."""
-        last_done = self._restore() if resume else -1
+        """Run all that is not done yet.
+
+        Args:
+            resume: Go on with what the run directory holds.
+
+        Raises:
+            ConfigError: The run directory's files do not fit the recipe.
+            CheckpointError: A checkpoint is missing, damaged or does not fit.
+            Terminated: SIGTERM came; where nothing else is said it ends the process, see
+                `holding_sigterm`.
+        """
+        last_done, state = self._restore() if resume else (-1, None)
         if last_done < 0:
             self._finish_stage(0)
-        for stage, task in self.stream.stages():
-            if stage <= last_done:
-                continue
-            self._train_stage(stage, task)
-            self._finish_stage(stage)
+        for number, task in self.stream.stages():
+            if number > last_done:
+                self._train_stage(number, task, state)
+                self._finish_stage(number)
+                state = None
+        self._generations.clear()
 
-    def _train_stage(self, stage: int, task: str) -> None:
-        """Spend the stage's budget of episodes on its task."""
-        config, budget = self.config, self.stream.episodes_per_task
-        seed = _stage_seed(config.seed, stage)
-        self.method.before_task(self.policy, task)
-        check_only_adapters_train(self.policy, f"method '{config.method}': before_task")
-        collector = Collector(
+    def _train_stage(self, number: int, task: str, state: State | None) -> None:
+        """Spend the stage's budget of episodes on its task, from the beginning or from a state."""
+        stage = Stage(
+            self.config,
             self.policy,
+            self.method,
             self._training_sims,
-            shuffled_lanes(
-                self.suite, [self.suite.task_index(task)], len(self._training_sims), seed
-            ),
-            num_chunks=config.collector.num_chunks,
-            seed=seed,
-            contexts=self._plan_contexts().contexts,
+            number=number,
+            task=task,
+            wall_s=self._wall_s,
         )
-        ppo = PPO(self.policy, config.ppo)
-        generator = torch.Generator().manual_seed(seed)
-        episodes = 0
-        with track(f"stage {stage}/{self.stream.num_stages} {task}", budget) as progress:
-            while episodes < budget:
-                statistics = collector.collect()
-                started = perf_counter()
-                metrics = ppo.update(collector.rollout, self.method, generator)
-                update_s = perf_counter() - started
-                episodes += statistics.episodes
-                self._wall_s += statistics.wall_s + update_s
-                row = self._record(
-                    stage, task, ppo.iteration, episodes, statistics, metrics, update_s
-                )
+        if state is not None:
+            self._load(stage, state)
+        if not stage.is_closed:
+            self._spend_budget(stage)
+            stage.close()
+            require_base(self.policy, self.run.checkpoint(number), self.config.policy)
+            self._store(stage)
+        self._wall_s = stage.wall_s
+
+    def _spend_budget(self, stage: Stage) -> None:
+        """Iterate; SIGTERM ends it after an iteration, with its state stored."""
+        budget, every = self.config.episodes_per_task, self.config.checkpoint_every
+        name = f"stage {stage.number}/{self.stream.num_stages} {stage.task}"
+        with track(name, budget) as progress, holding_sigterm() as sigterm_came:
+            progress.advance(stage.episodes)
+            while not stage.is_spent:
+                statistics, row = stage.iterate()
+                self.run.append_episodes(self._episode_rows(stage, statistics.outcomes))
+                self.run.append_metrics(row)
                 progress.print(_iteration_line(row))
                 for line in save_divergences([*statistics.divergences], self.run.divergences):
                     progress.print(line)
                 progress.advance(statistics.episodes)
-        if ppo.iteration <= config.ppo.value_warmup_iterations:
-            raise ConfigError(
-                f"stage {stage}: its {episodes} episodes were used up by {ppo.iteration} "
-                "iterations, which train the value head alone (ppo.value_warmup_iterations = "
-                f"{config.ppo.value_warmup_iterations}); raise episodes_per_task"
-            )
+                ends = sigterm_came()
+                if every and (ends or stage.is_spent or stage.iteration % every == 0):
+                    self._store(stage)
+                if ends:
+                    progress.print(_end_line(stage, every))
+                    break
 
-        def collect_fresh() -> Rollout:
-            collector.collect()
-            collector.rollout.compute_advantages(
-                gamma=config.ppo.gamma, gae_lambda=config.ppo.gae_lambda
-            )
-            return collector.rollout
+    def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
+        """Return the lines of episodes.csv on what has ended in an iteration."""
+        columns = (ended.episode, ended.task, ended.state_id, ended.group, ended.num_steps)
+        for row, success in zip(torch.stack(columns, 1).tolist(), ended.success, strict=True):
+            episode, task, *rest = row
+            name = self.suite.tasks[task].name
+            yield stage.number, stage.iteration, episode, name, *rest, int(success)
 
-        self.method.after_task(self.policy, task, collect_fresh)
+    def _store(self, stage: Stage) -> None:
+        """Store the state of a stage, and before it what the run directory says about it."""
+        if self.config.checkpoint_every:
+            for file in (self.run.metrics_file, self.run.episodes_file):
+                sync(file)
+            state = stage.state()
+            self._generations.save(state.record, state.tensors)
 
-    def _record(
-        self,
-        stage: int,
-        task: str,
-        iteration: int,
-        episodes: int,
-        statistics: CollectionStatistics,
-        metrics: Mapping[str, float],
-        update_s: float,
-    ) -> dict[str, Any]:
-        """Write one line of metrics.jsonl and return it."""
-        row = {
-            "stage": stage,
-            "task": task,
-            "iteration": iteration,
-            "episodes": episodes,
-            "success": statistics.success,
-            "return": statistics.success,
-            "diverged": len(statistics.divergences),
-            **metrics,
-            "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
-            "collect_s": statistics.wall_s,
-            "render_s": statistics.render_s,
-            "policy_s": statistics.policy_s,
-            "wait_s": statistics.wait_s,
-            "physics_s": statistics.physics_s,
-            "update_s": update_s,
-            "wall_s": self._wall_s,
-        }
-        self.run.append_metrics(row)
-        return row
+    def _load(self, stage: Stage, state: State) -> None:
+        """Bring a stage to a stored state."""
+        try:
+            stage.load_state(state)
+        except (SpecError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{self.run.state} does not fit this run any more: {error}. Resume with the "
+                f"versions that wrote it, or remove {self.run.state}: the stage then begins again"
+            ) from error
+        console.print(
+            f"goes on in stage {stage.number} after iteration {state.record['iteration']}",
+            soft_wrap=True,
+        )
 
     def _finish_stage(self, stage: int) -> None:
         """Evaluate all tasks, checkpoint, and mark the stage as done by its matrix row."""
@@ -248,26 +245,17 @@ class Trainer:
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
         save_adapter(self.policy, folder, self.config.policy)
-        state = {f"method/{name}": tensor for name, tensor in self._method_state().items()}
+        state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
+        sync(folder.parent)  # before the row that says that the folder is there
         if sampled:
             append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
         append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
-    def _method_state(self) -> Mapping[str, torch.Tensor]:
-        state = self.method.state_dict()
-        for name, value in state.items():
-            if not isinstance(cast(Any, value), torch.Tensor):
-                raise ConfigError(
-                    f"method '{self.config.method}': state_dict()['{name}'] is a "
-                    f"{type(value).__name__}, expected a tensor"
-                )
-        return state
-
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
-        cells, seed = [], _stage_seed(self.config.seed, stage)
+        cells, seed = [], stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
@@ -296,45 +284,72 @@ class Trainer:
             return [self.stream.tasks]
         return [(task,) for task in self.stream.tasks]
 
-    def _restore(self) -> int:
-        """Load the last stage that is done, drop what came later, and return its number."""
+    def _restore(self) -> tuple[int, State | None]:
+        """Load the last stage that is done, and drop what was written after it was or is stored.
+
+        Returns:
+            The stage's number, and the state of the next one if that was stored.
+        """
         run, rounds = self.run, self.stream.rounds
-        if not run.matrix_file.exists():
+        last_done = self._last_done()
+        state = self._state_after(last_done)
+        if last_done < 0:
             run.sampled_matrix_file.unlink(missing_ok=True)
-            run.keep_metrics(lambda _: False)
+        elif run.sampled_matrix_file.exists():
+            _drop_later_stages(run.sampled_matrix_file, last_done, rounds)
+        if state:
+            run.keep_until(state.record["stage"], state.record["iteration"])
+        else:
+            run.keep_until(last_done, inf)
+        if last_done < 0:
+            return last_done, None
+        folder = run.checkpoint(last_done)
+        load_adapter(self.policy, folder)
+        stored = load_tensors(folder / METHOD_FILE)
+        if "wall_s" not in stored:
+            raise CheckpointError(f"{folder / METHOD_FILE}: 'wall_s' is missing; copy it again")
+        self._wall_s = float(stored["wall_s"])
+        self.method.load_state_dict(part_of(stored, "method"))
+        return last_done, state
+
+    def _state_after(self, last_done: int) -> State | None:
+        """Return the stored state of the stage after the last that is done, if there is one."""
+        state = self._generations.load()
+        if state is None or (number := state.record["stage"]) <= last_done:
+            return None
+        if number > last_done + 1:
+            has = f"ends with stage {last_done}" if last_done >= 0 else "is missing"
+            raise CheckpointError(
+                f"{self.run.state}: is of stage {number}, but {self.run.matrix_file} {has}; "
+                f"restore that file, or remove {self.run.state} to train from there again"
+            )
+        return state
+
+    def _last_done(self) -> int:
+        """Return the last stage of which the success matrix has a row, -1 if there is none."""
+        file = self.run.matrix_file
+        if not file.exists():
             return -1
-        matrix = SuccessMatrix.read(run.matrix_file, rounds=rounds)
+        matrix = SuccessMatrix.read(file, rounds=self.stream.rounds)
         if foreign := set(matrix.tasks) - set(self.stream.tasks):
             raise ConfigError(
-                f"{run.matrix_file}: has the task '{min(foreign)}', expected those of the stream: "
+                f"{file}: has the task '{min(foreign)}', expected those of the stream: "
                 f"{', '.join(self.stream.tasks)}; restore the file"
             )
-        stage = matrix.evaluated_stages[-1]
-        if run.sampled_matrix_file.exists():
-            _drop_later_stages(run.sampled_matrix_file, stage, rounds)
-        run.keep_metrics(lambda row: row["stage"] <= stage)
-        folder = run.checkpoint(stage)
-        load_adapter(self.policy, folder)
-        state = load_tensors(folder / METHOD_FILE)
-        if "wall_s" not in state:
-            raise CheckpointError(f"{folder / METHOD_FILE}: 'wall_s' is missing; copy it again")
-        self._wall_s = float(state.pop("wall_s"))
-        self.method.load_state_dict({key.removeprefix("method/"): v for key, v in state.items()})
-        return stage
-
-
-def _stage_seed(seed: int, stage: int) -> int:
-    """Give every stage its own random stream, so that a resumed stage repeats itself."""
-    return 1_000 * seed + stage
+        return matrix.evaluated_stages[-1]
 
 
 def _drop_later_stages(path: Path, stage: int, rounds: int) -> None:
     matrix = SuccessMatrix.read(path, rounds=rounds)
     cells = [cell for cell in matrix.cells() if cell.stage <= stage]
-    temporary = path.with_suffix(".rewritten.csv")
-    temporary.unlink(missing_ok=True)
-    SuccessMatrix.from_cells(cells, rounds=rounds).write(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        SuccessMatrix.from_cells(cells, rounds=rounds).write(temporary)
+
+
+def _end_line(stage: Stage, every: int) -> str:
+    if every:
+        return f"SIGTERM: stage {stage.number} is stored after iteration {stage.iteration}"
+    return f"SIGTERM: stage {stage.number} will begin again (checkpoint_every is 0)"
 
 
 def _iteration_line(row: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ with `adapter.json`, which names its base policy, and `adapter.safetensors`. A r
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from vla_crl.compute import Dtype
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.files import replacing
 from vla_crl.models.adapters import (
     adapter_state_dict,
     add_lora,
@@ -199,12 +199,7 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
     """
     if policy.lora is None:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
-    sha256 = base_fingerprint(policy)
-    if sha256 is None:
-        raise CheckpointError(
-            f"{directory}: weights outside of adapters and value head have changed since '{base}' "
-            "was loaded, and a checkpoint of adapters does not hold them; change adapters only"
-        )
+    sha256 = require_base(policy, directory, base)
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
     if base not in list_policies() and Path(base).exists():
@@ -240,6 +235,29 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
         load_adapter_state_dict(policy, tensors)
     except (ConfigError, SpecError) as error:
         raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
+
+
+def require_base(policy: VLAPolicy, directory: Path, base: str) -> str:
+    """Check that a checkpoint of adapters would hold all that has changed.
+
+    Args:
+        policy: To be saved.
+        directory: Where to.
+        base: What was loaded.
+
+    Returns:
+        `base_fingerprint`.
+
+    Raises:
+        CheckpointError: Other weights have changed.
+    """
+    sha256 = base_fingerprint(policy)
+    if sha256 is None:
+        raise CheckpointError(
+            f"{directory}: weights outside of adapters and value head have changed since '{base}' "
+            "was loaded, and a checkpoint of adapters does not hold them; change adapters only"
+        )
+    return sha256
 
 
 def base_fingerprint(policy: VLAPolicy) -> str | None:
@@ -297,10 +315,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, in one step; they may share memory."""
     from safetensors.torch import save_file
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(copies, temporary)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

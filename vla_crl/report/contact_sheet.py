@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from vla_crl.files import replacing
 from vla_crl.sim.backends import simulate
 from vla_crl.sim.task_suite import TaskSuite
 
@@ -47,4 +48,5 @@ def write_contact_sheet(suite: TaskSuite, path: Path) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},
         )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from vla_crl.config import write_atomically
 from vla_crl.continual.metrics import METRICS, compute_metrics, estimate, learning_accuracy
 from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.files import write_atomically
 from vla_crl.report.plots import write_plots
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import Row, matrix_header, matrix_rows, metric_rows, run_facts

@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 
 from vla_crl.continual.statistics import wilson_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.files import replacing
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import task_label
 
@@ -73,8 +74,8 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
     paths = {}
     for name, function in draw.items():
         paths[name] = record.run.plots / f"{name}.png"
-        with mpl.rc_context(STYLE):
-            function().savefig(paths[name], dpi=DPI, bbox_inches="tight", facecolor="white")
+        with mpl.rc_context(STYLE), replacing(paths[name]) as file:
+            function().savefig(file, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     return paths
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vla_crl.config import write_atomically
 from vla_crl.continual.metrics import METRICS, compute_metrics
 from vla_crl.continual.statistics import SeedSummary, summarize_seeds, wilson_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.errors import ConfigError
+from vla_crl.files import write_atomically
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import (
     MISSING,

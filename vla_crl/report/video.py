@@ -1,6 +1,5 @@
 """Videos of several robots side by side, with what each was told and how it ended."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.files import put_in_place, temporary_path
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 39, 51), (92, 107, 122)
 OUTCOMES: dict[bool | None, tuple[str, tuple[int, int, int]]] = {
@@ -238,7 +238,7 @@ class _Encoder:
     """Compresses pictures at once and writes the file at the end, in one step."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
-        self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._path, self._partial = path, temporary_path(path)
         # faststart puts the index in front: playback begins before the whole file is there.
         self._container = av.open(
             str(self._partial), "w", format="mp4", options={"movflags": "+faststart"}
@@ -260,6 +260,6 @@ class _Encoder:
             for packet in self._packets:
                 self._container.mux(packet)
             self._container.close()
-            os.replace(self._partial, self._path)
+            put_in_place(self._partial, self._path)
         finally:
             self._partial.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """On-policy collection: N slots, T chunks an iteration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import adapters_merged
@@ -17,6 +18,7 @@ from vla_crl.rollout.outcomes import Outcomes, RecentSuccess
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Simulation
+from vla_crl.state_dicts import join_states, part_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +183,25 @@ class Collector:
             physics_s=seconds["physics"],
             wait_s=wall_s - sum(seconds.values()),
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what `load_state_dict` needs to go on between two iterations, the policy excepted.
+
+        Raises:
+            ConfigError: The backend cannot store its state.
+        """
+        lanes = {f"lane{index}": lane.state_dict() for index, lane in enumerate(self._lanes)}
+        return join_states(lanes | {"recent": self._recent.outcomes.flatten()})
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` of a collector made in the same way returned.
+
+        Raises:
+            SpecError: It is that of other worlds.
+        """
+        for index, lane in enumerate(self._lanes):
+            lane.load_state_dict(part_of(state, f"lane{index}"))
+        self._recent.outcomes = Outcomes.none().unflatten(part_of(state, "recent"))
 
 
 @torch.no_grad()

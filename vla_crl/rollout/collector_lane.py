@@ -17,10 +17,13 @@ from vla_crl.rollout.lanes import lane_generator
 from vla_crl.rollout.outcomes import Outcomes
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.simulation import Resumable, Simulation, require
+from vla_crl.state_dicts import join_states, part_of
 
 PARTS = ("render", "policy", "physics")
 """Of the time that a lane takes."""
+STORED = "stored in the middle of episodes"
+"""What a simulation must be able to be where a lane's state is."""
 
 
 class CollectorLane:
@@ -126,8 +129,14 @@ class CollectorLane:
         return events
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what `load_state_dict` needs to go on, that of the simulation excepted."""
-        return {
+        """Return what `load_state_dict` needs to go on in the middle of the episodes.
+
+        Raises:
+            ConfigError: The simulation's backend cannot store its state.
+        """
+        states = require(self.sim, Resumable, STORED).get_states()
+        sim = {name: torch.from_numpy(array) for name, array in states.items()}
+        return join_states({"sim": sim}) | {
             "num_drawn": torch.tensor(self.source.num_drawn),
             "generator": self._generator.get_state(),
             "clock": torch.tensor(self.clock),
@@ -139,7 +148,13 @@ class CollectorLane:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned.
+
+        Raises:
+            SpecError: It is that of other worlds.
+        """
+        states = {name: tensor.numpy() for name, tensor in part_of(state, "sim").items()}
+        require(self.sim, Resumable, STORED).set_states(states)
         self.source.num_drawn = int(state["num_drawn"])
         self._generator.set_state(state["generator"])
         self.clock = int(state["clock"])

@@ -12,6 +12,7 @@ import numpy as np
 
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
+from vla_crl.files import replacing
 from vla_crl.sim.outcomes import MAX_SPEED
 from vla_crl.sim.variation import VariationConfig
 
@@ -64,7 +65,9 @@ class Divergence:
         record["variation"] = None if self.variation is None else asdict(self.variation)
         arrays = {_STATE + name: array for name, array in self.state.items()}
         text = np.array(json.dumps(record))
-        np.savez(path, allow_pickle=False, record=text, actions=self.actions, **arrays)
+        # Given a name, numpy would append .npz to it.
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, record=text, actions=self.actions, **arrays)
         return path
 
     @staticmethod

@@ -1,0 +1,189 @@
+import dataclasses
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from vla_crl.algos.ppo import PPO
+from vla_crl.continual.recipe import TrainConfig
+from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.continual.trainer import Trainer
+from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models.checkpoint import save_policy
+from vla_crl.rollout.collector import CollectorConfig
+from vla_crl.run_directory import RunDirectory
+from vla_crl.sim.backends import find_suite
+from vla_crl.termination import Terminated, ending_on_sigterm
+
+
+def after_signal(function):
+    """Return a function that gets SIGTERM first, and does its work all the same."""
+
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return function(*arguments)
+
+    return call
+
+
+def kill_in_stage_two(run_all, config, path: Path, monkeypatch) -> Path:
+    """Run until the update of the second iteration of stage 2."""
+    update = PPO.update
+
+    def fail(self, *arguments):
+        in_stage_two = len(SuccessMatrix.read(path / "matrix.csv").evaluated_stages) == 2
+        if in_stage_two and self.iteration == 1:
+            raise KeyboardInterrupt
+        return update(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPO, "update", fail)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(config, path)
+    return path
+
+
+def test_a_stage_that_was_never_stored_begins_again(
+    finished, config, tmp_path, monkeypatch, run_all, assert_same_run, capsys
+):
+    never = dataclasses.replace(config, checkpoint_every=0)
+    path = kill_in_stage_two(run_all, never, tmp_path / "b", monkeypatch)
+    assert not (path / "state").exists()
+    resumed = run_all(never, path, resume=True)
+    assert "goes on in stage" not in capsys.readouterr().err
+    assert_same_run(resumed, finished)
+
+
+@pytest.fixture(scope="module")
+def often(config) -> TrainConfig:
+    return dataclasses.replace(config, checkpoint_every=1)
+
+
+@pytest.fixture(scope="module")
+def killed(often, run_all, tmp_path_factory) -> Path:
+    """A run that was killed in the second iteration of stage 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        return kill_in_stage_two(run_all, often, tmp_path_factory.mktemp("killed") / "a", patch)
+
+
+def test_a_stage_goes_on_after_the_iteration_that_was_stored_last(
+    finished, often, killed, tmp_path, run_all, assert_same_run, capsys
+):
+    path = shutil.copytree(killed, tmp_path / "m")
+    resumed = run_all(often, path, resume=True)
+    assert "goes on in stage 2 after iteration 1\n" in capsys.readouterr().err
+    assert_same_run(resumed, finished)
+    assert not resumed.state.exists()
+
+
+def test_where_all_states_are_damaged_the_stage_begins_again(
+    finished, often, killed, tmp_path, run_all, assert_same_run, capsys
+):
+    path = shutil.copytree(killed, tmp_path / "n")
+    for file in path.glob("state/*/state.json"):
+        file.write_text("{}")
+    resumed = run_all(often, path, resume=True)
+    said = capsys.readouterr().err
+    assert "is damaged (state.json has the SHA-256" in said
+    assert "goes on in stage" not in said
+    assert_same_run(resumed, finished)
+
+
+def test_a_state_of_a_stage_to_which_the_matrix_does_not_lead_is_an_error(often, killed, tmp_path):
+    path = shutil.copytree(killed, tmp_path / "o")
+    run, lines = RunDirectory(path), (path / "matrix.csv").read_text().splitlines()
+    metrics = run.metrics_file.read_text()
+    run.matrix_file.write_text("\n".join(lines[:4]) + "\n")
+    with pytest.raises(
+        CheckpointError, match="state: is of stage 2, but .*csv ends with stage 0; r"
+    ):
+        Trainer(often, run).train(resume=True)
+    run.matrix_file.unlink()
+    with pytest.raises(
+        CheckpointError, match="state: is of stage 2, but .*matrix.csv is missing; r"
+    ):
+        Trainer(often, run).train(resume=True)
+    assert run.metrics_file.read_text() == metrics
+
+
+def test_a_state_that_does_not_fit_any_more_is_an_error(often, killed, tmp_path):
+    path = shutil.copytree(killed, tmp_path / "p")
+    other = dataclasses.replace(often, collector=CollectorConfig(num_envs=6, num_chunks=6))
+    message = "state does not fit this run any more: .*set_states: .* the stage then begins again"
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(other, RunDirectory(path)).train(resume=True)
+
+
+def test_worlds_that_cannot_be_stored_need_a_recipe_that_says_so(
+    config, tmp_path, write_fake_suite, make_small_policy
+):
+    suite = find_suite(write_fake_suite(extras=["Grounded", "Filmed"]))
+    save_policy(make_small_policy(suite), tmp_path / "base")
+    whole = dataclasses.replace(
+        config, suite="fake", policy=str(tmp_path / "base"), tasks=None, heldout_tasks=None
+    )
+    message = (
+        r"'fake' cannot be stored in a stage \(checkpoint_every = 5; 0 stores stages only\): its "
+        ".*lacks get_states, set_states"
+    )
+    with pytest.raises(ConfigError, match=message):
+        Trainer(whole, RunDirectory(tmp_path / "r"))
+    Trainer(dataclasses.replace(whole, checkpoint_every=0), RunDirectory(tmp_path / "r"))
+
+
+def test_sigterm_without_states_says_that_the_stage_begins_again(
+    config, tmp_path, monkeypatch, run_all, capsys
+):
+    never = dataclasses.replace(config, checkpoint_every=0)
+    monkeypatch.setattr(PPO, "update", after_signal(PPO.update))
+    with pytest.raises(Terminated, match="again"), ending_on_sigterm("again"):
+        run_all(never, tmp_path / "s")
+    assert "SIGTERM: stage 1 will begin again (checkpoint_every is 0)" in capsys.readouterr().err
+
+
+def test_a_run_killed_before_its_first_row_starts_again_on_resume(
+    config, finished, tmp_path, run_all, assert_same_run
+):
+    path = tmp_path / "c"
+    RunDirectory.create(path, config, seed=0, command=[])
+    resumed = run_all(config, path, resume=True)
+    assert_same_run(resumed, finished)
+
+
+def test_resuming_without_the_stage_checkpoint_says_which_file_is_missing(config, tmp_path):
+    path = tmp_path / "d"
+    run = RunDirectory.create(path, config, seed=0, command=[])
+    run.matrix_file.write_text(
+        "stage,task,split,successes,episodes\n0,red_cube_in_basket,train,0,2\n"
+    )
+    with pytest.raises(CheckpointError, match="adapter.json is missing"):
+        Trainer(config, run).train(resume=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"nothing of the kind", "method.safetensors is truncated or not a safetensors file"),
+        (save({"memory": torch.ones(1)}), "method.safetensors: 'wall_s' is missing; copy it again"),
+    ],
+    ids=["junk", "no time"],
+)
+def test_a_state_of_the_method_that_cannot_be_read_is_an_error(
+    finished, config, tmp_path, content, message
+):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
+    (run.checkpoint(2) / "method.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(config, run).train(resume=True)
+
+
+def test_a_matrix_of_other_tasks_is_not_resumed(finished, config, tmp_path):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "j"))
+    with run.matrix_file.open("a") as file:
+        file.write("0,purple_ball_in_basket,heldout,1,2\n")
+    with pytest.raises(ConfigError, match="matrix.csv: has the task 'purple_ball_in_basket', exp"):
+        Trainer(config, run).train(resume=True)

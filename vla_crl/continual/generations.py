@@ -1,0 +1,115 @@
+"""The state of a training on disk, in two generations: of one that is damaged the older one helps.
+
+A generation is a folder `000012` with `state.json`, `state.safetensors` and `SHA256SUMS`, which
+`sha256sum --check` reads too.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vla_crl.config import save_json
+from vla_crl.errors import CheckpointError
+from vla_crl.files import new_folder, write_atomically
+from vla_crl.models.checkpoint import load_tensors, save_tensors
+from vla_crl.progress import console
+
+FORMAT = 1
+RECORD_FILE, TENSORS_FILE, SUMS_FILE = "state.json", "state.safetensors", "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a training depends on at one moment.
+
+    Attributes:
+        record: What is no tensor; JSON types.
+        tensors: The rest, flat.
+    """
+
+    record: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class Generations:
+    """The last two states in a folder, which is made when the first is saved.
+
+    Attributes:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Look at nothing yet."""
+        self.folder = folder
+        self._good: Path | None = None
+
+    def save(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write the next generation; of those before it the last good one stays."""
+        present = self._present()
+        number = 1 + max((int(path.name) for path in present), default=0)
+        with new_folder(self.folder / f"{number:06d}") as folder:
+            save_tensors(tensors, folder / TENSORS_FILE)
+            save_json({"format": FORMAT, **record}, folder / RECORD_FILE)
+            sums = [f"{_sha256(folder / name)}  {name}\n" for name in (RECORD_FILE, TENSORS_FILE)]
+            write_atomically(folder / SUMS_FILE, "".join(sums))
+        for path in present:
+            if path != self._good:
+                shutil.rmtree(path)
+        self._good = self.folder / f"{number:06d}"
+
+    def load(self) -> State | None:
+        """Return the newest state that is undamaged; of damaged ones a line tells.
+
+        Returns:
+            None if there is none.
+
+        Raises:
+            CheckpointError: It was written by another version.
+        """
+        for folder in reversed(self._present()):
+            if damage := _damage(folder):
+                console.print(f"{folder} is damaged ({damage}); it is not used", soft_wrap=True)
+                continue
+            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            if record.pop("format") != FORMAT:
+                raise CheckpointError(
+                    f"{folder}: written by another version; resume with that one, or remove "
+                    f"{self.folder}: the stage then begins again"
+                )
+            self._good = folder
+            return State(record, load_tensors(folder / TENSORS_FILE))
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _present(self) -> list[Path]:
+        """Return the folders of generations, oldest first."""
+        return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
+
+
+def _damage(folder: Path) -> str | None:
+    """Say what is wrong with a generation, None if nothing is."""
+    try:
+        lines = (folder / SUMS_FILE).read_bytes().decode("ascii", "replace").splitlines()
+        expected = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
+        for name in (RECORD_FILE, TENSORS_FILE):
+            if name not in expected:
+                return f"{SUMS_FILE} does not name {name}"
+            if (sha256 := _sha256(folder / name)) != expected[name]:
+                return f"{name} has the SHA-256 {sha256[:8]}..., expected {expected[name][:8]}..."
+    except OSError as error:
+        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,217 @@
+"""One stage of a run: training on its task, and the state of it that can be stored."""
+
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from vla_crl.algos.ppo import PPO
+from vla_crl.algos.protocols import Rollout
+from vla_crl.continual.generations import State
+from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.recipe import TrainConfig
+from vla_crl.errors import ConfigError
+from vla_crl.models.adapters import (
+    adapter_state_dict,
+    check_only_adapters_train,
+    load_adapter_state_dict,
+)
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.rollout.collector import CollectionStatistics, Collector
+from vla_crl.rollout.contexts import ContextPlan, plan_contexts
+from vla_crl.rollout.episodes import shuffled_lanes
+from vla_crl.sim.simulation import Simulation
+from vla_crl.state_dicts import join_states, part_of
+
+
+class Stage:
+    """Training on one task; between two iterations it can be stored.
+
+    Attributes:
+        number: From 1 on.
+        task: Name.
+        episodes: Of training, so far.
+        wall_s: Seconds that the run has taken so far.
+        is_closed: Whether `close` was called, so that nothing is left to be trained.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: VLAPolicy,
+        method: ContinualMethod,
+        sims: Sequence[Simulation],
+        *,
+        number: int,
+        task: str,
+        wall_s: float,
+    ) -> None:
+        """Let the method prepare, and begin an episode in every slot.
+
+        Args:
+            config: The recipe.
+            policy: As the stage before left it.
+            method: Likewise.
+            sims: Worlds of training.
+            number: Of the stage.
+            task: To be trained.
+            wall_s: Seconds of the run until now.
+
+        Raises:
+            ConfigError: The method trains what checkpoints do not hold.
+        """
+        self.number, self.task = number, task
+        self.episodes, self.wall_s, self.is_closed = 0, wall_s, False
+        self._config, self._policy, self._method = config, policy, method
+        seed, suite = stage_seed(config.seed, number), sims[0].suite
+        torch.manual_seed(seed)  # for what methods draw
+        method.before_task(policy, task)
+        check_only_adapters_train(policy, f"method '{config.method}': before_task")
+        self._collector = Collector(
+            policy,
+            sims,
+            shuffled_lanes(suite, [suite.task_index(task)], len(sims), seed),
+            num_chunks=config.collector.num_chunks,
+            seed=seed,
+            contexts=contexts_of(config, policy).contexts,
+        )
+        self._ppo = PPO(policy, config.ppo)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def iteration(self) -> int:
+        """How many there were."""
+        return self._ppo.iteration
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget of episodes is used up."""
+        return self.episodes >= self._config.episodes_per_task
+
+    def iterate(self) -> tuple[CollectionStatistics, dict[str, Any]]:
+        """Collect and update once; return what happened, and the line of metrics.jsonl on it."""
+        statistics = self._collector.collect()
+        started = perf_counter()
+        metrics = self._ppo.update(self._collector.rollout, self._method, self._generator)
+        update_s = perf_counter() - started
+        self.episodes += statistics.episodes
+        self.wall_s += statistics.wall_s + update_s
+        return statistics, {
+            "stage": self.number,
+            "task": self.task,
+            "iteration": self.iteration,
+            "episodes": self.episodes,
+            "success": statistics.success,
+            "return": statistics.success,
+            "diverged": len(statistics.divergences),
+            **metrics,
+            "steps_per_s": statistics.num_steps / (statistics.wall_s + update_s),
+            "collect_s": statistics.wall_s,
+            "render_s": statistics.render_s,
+            "policy_s": statistics.policy_s,
+            "wait_s": statistics.wait_s,
+            "physics_s": statistics.physics_s,
+            "update_s": update_s,
+            "wall_s": self.wall_s,
+        }
+
+    def close(self) -> None:
+        """Let the method close the stage.
+
+        Raises:
+            ConfigError: Nothing but the value head was trained.
+        """
+        warmup = self._config.ppo.value_warmup_iterations
+        if self.iteration <= warmup:
+            raise ConfigError(
+                f"stage {self.number}: its {self.episodes} episodes were used up by "
+                f"{self.iteration} iterations, which train the value head alone "
+                f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
+            )
+        self._method.after_task(self._policy, self.task, self._collect_fresh)
+        self.is_closed = True
+
+    def state(self) -> State:
+        """Return all that the stage's future depends on; see `load_state`.
+
+        Raises:
+            ConfigError: Backend or method cannot be stored.
+        """
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "policy": adapter_state_dict(self._policy),
+            "method": method_state(self._method, self._config.method),
+            "global": {"generator": torch.get_rng_state()},
+        }
+        if not self.is_closed:
+            parts |= {
+                "ppo": self._ppo.state_dict(),
+                "minibatches": {"generator": self._generator.get_state()},
+                "collector": self._collector.state_dict(),
+            }
+        record = {
+            "stage": self.number,
+            "task": self.task,
+            "iteration": self.iteration,
+            "episodes": self.episodes,
+            "wall_s": self.wall_s,
+            "is_closed": self.is_closed,
+        }
+        return State(record, join_states(parts))
+
+    def load_state(self, state: State) -> None:
+        """Go on from where another process was in this stage.
+
+        Raises:
+            SpecError: It is that of other adapters or worlds.
+            CheckpointError: Other parameters are trained.
+        """
+        record, tensors = state.record, state.tensors
+        load_adapter_state_dict(self._policy, part_of(tensors, "policy"))
+        self._method.load_state_dict(part_of(tensors, "method"))
+        self.episodes, self.wall_s = record["episodes"], record["wall_s"]
+        self.is_closed = record["is_closed"]
+        if not self.is_closed:
+            self._ppo.load_state_dict(part_of(tensors, "ppo"))
+            self._generator.set_state(tensors["minibatches/generator"])
+            self._collector.load_state_dict(part_of(tensors, "collector"))
+        torch.set_rng_state(tensors["global/generator"])
+
+    def _collect_fresh(self) -> Rollout:
+        ppo, rollout = self._config.ppo, self._collector.rollout
+        self._collector.collect()
+        rollout.compute_advantages(gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
+        return rollout
+
+
+def stage_seed(seed: int, stage: int) -> int:
+    """Give every stage its own random stream, so that a resumed stage repeats itself."""
+    return 1_000 * seed + stage
+
+
+def contexts_of(config: TrainConfig, policy: VLAPolicy) -> ContextPlan:
+    """Decide how updates get their contexts, of what is to be trained now."""
+    settings = config.collector
+    num_rows = settings.num_envs * settings.num_chunks
+    return plan_contexts(policy, num_rows, settings.contexts, settings.max_stored_gib)
+
+
+def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
+    """Return the state of a method.
+
+    Args:
+        method: Any.
+        name: How the recipe calls it.
+
+    Raises:
+        ConfigError: There is something in it that is no tensor.
+    """
+    state = method.state_dict()
+    for key, value in state.items():
+        if not isinstance(cast(Any, value), Tensor):
+            raise ConfigError(
+                f"method '{name}': state_dict()['{key}'] is a "
+                f"{type(value).__name__}, expected a tensor"
+            )
+    return state
