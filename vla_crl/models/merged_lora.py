@@ -1,10 +1,10 @@
 """A layer that adds a low-rank adapter to its weights instead of to its output."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 MAX_MERGED_NUMBERS = 2**16
@@ -30,16 +30,20 @@ class MergedLinear(Linear):
         if self.disable_adapters or is_rounded or not self.is_narrow:
             return super().forward(x, *args, **kwargs)
         weight = self.merged_weight() if self.kept is None else self.kept
-        return functional.linear(x, weight, self.base_layer.bias)
+        return functional.linear(x, weight, self._base.bias)
 
     @property
     def is_narrow(self) -> bool:
         """Whether it is a layer for which adding up the weights pays."""
-        weight = self.base_layer.weight
+        weight = self._base.weight
         return weight.numel() <= MAX_MERGED_NUMBERS and weight.dtype == torch.float32
 
     def merged_weight(self) -> Tensor:
         """Return W + (alpha / rank) B A, [out, in]."""
         (name,) = self.active_adapters
-        low, high = self.lora_A[name].weight, self.lora_B[name].weight
-        return torch.addmm(self.base_layer.weight, high, low, alpha=self.scaling[name])
+        down, up = (cast(nn.Linear, layers[name]) for layers in (self.lora_A, self.lora_B))
+        return torch.addmm(self._base.weight, up.weight, down.weight, alpha=self.scaling[name])
+
+    @property
+    def _base(self) -> nn.Linear:
+        return cast(nn.Linear, self.base_layer)
