@@ -187,7 +187,7 @@ def test_several_flow_draws_average_the_single_ones(make_policy, batch, observat
     for draw in range(3):
         t = times[:, draw : draw + 1]
         x = flow.interpolate(batch.action_chunk[:, None], noise[:, draw : draw + 1], t)
-        prediction = policy.action_expert(context, x, t)
+        prediction = policy.action_expert(policy.action_expert.remember(context, t.shape[1]), x, t)
         singles.append(flow.flow_loss(prediction, batch.action_chunk, t, mask))
     torch.testing.assert_close(together, torch.stack(singles).mean())
 

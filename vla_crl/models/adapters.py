@@ -90,11 +90,10 @@ def adapters_merged(policy: VLAPolicy) -> Iterator[None]:
         return
     from vla_crl.models.merged_lora import MergedLinear
 
-    layers = [m for m in policy.modules() if isinstance(m, MergedLinear) and m.is_narrow]
+    layers = [module for module in policy.modules() if isinstance(module, MergedLinear)]
     try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.kept = layer.merged_weight()
+        for layer in layers:
+            layer.keep()
         yield
     finally:
         for layer in layers:

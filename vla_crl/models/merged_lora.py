@@ -20,17 +20,24 @@ class MergedLinear(Linear):
     rounding.
     """
 
-    kept: Tensor | None = None
-    """Weights with the adapter, where they are known not to change."""
+    kept: tuple[Tensor, Tensor | None] | None = None
+    """Weights with the adapter, and biases, where they are known not to change."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Map [..., in] to [..., out]."""
         # A sum rounded to bfloat16 would lose the adapter.
-        is_rounded = x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type)
-        if self.disable_adapters or is_rounded or not self.is_narrow:
+        is_exact = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        if self.kept is not None and is_exact and not self.disable_adapters:
+            return functional.linear(x, *self.kept)
+        if self.disable_adapters or not is_exact or not self.is_narrow:
             return super().forward(x, *args, **kwargs)
-        weight = self.merged_weight() if self.kept is None else self.kept
-        return functional.linear(x, weight, self._base.bias)
+        return functional.linear(x, self.merged_weight(), self._base.bias)
+
+    def keep(self) -> None:
+        """Add up the weights, once until `kept` is None again."""
+        if self.is_narrow and not self.disable_adapters:
+            with torch.no_grad():
+                self.kept = self.merged_weight(), self._base.bias
 
     @property
     def is_narrow(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vla_crl.compute import Dtype
 from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
+from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
 from vla_crl.models.backbone import TORCH_DTYPE, Backbone
 from vla_crl.models.context import (
     Context,
@@ -253,15 +253,16 @@ class VLAPolicy(nn.Module):
             deterministic: Walk the flow ODE; the trace then holds the last step and its mode.
             generator: Source of all randomness, on the CPU.
         """
-        settings, config, context = self.config.flow, self.config, context.compact()
+        settings, config = self.config.flow, self.config
         shape = (len(context), config.action_horizon, len(self.embodiment.action))
         if settings.initial_noise == "normal":
             x = torch.randn(shape, generator=generator).to(self.device)
         else:
             x = torch.zeros(shape, device=self.device)
         step = None if deterministic else self._draw_step(len(context), generator)
+        memory = self._remember(context)
         sampled, trace, clean = flow.sample(
-            lambda x, flow_time: self._denoise(context, x, flow_time),
+            lambda x, flow_time: self._denoise(memory, x, flow_time),
             x,
             num_steps=settings.num_steps,
             noise_level=settings.noise_level,
@@ -278,7 +279,7 @@ class VLAPolicy(nn.Module):
         backbone is not run again.
         """
         flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
-        clean = self._denoise(context.compact(), trace.x, flow_time)
+        clean = self._denoise(self._remember(context), trace.x, flow_time)
         return self._log_prob(trace, clean), self.value(context)
 
     def value(self, context: Context) -> Tensor:
@@ -335,19 +336,15 @@ class VLAPolicy(nn.Module):
         flow_time = flow.sample_flow_time(draws, generator).to(self.device)
         noise = torch.randn((*draws, *actions.shape[1:]), generator=generator).to(self.device)
         x = flow.interpolate(actions[:, None], noise, flow_time)
-        prediction = self.action_expert(
-            context.compact().insulate(self.config.insulation), x, flow_time
-        )
+        memory = self._remember(context, draws[1])
+        prediction = self.action_expert(memory, x, flow_time)
         mask = batch.action_mask & batch.has_action[:, None]
         return flow.flow_loss(prediction, actions, flow_time, mask)
 
     def _prefix(
         self, image_tokens: Tensor, observation: TokenizedObservation
     ) -> tuple[Tensor, Tensor]:
-        """Return embeddings [B, L, width] and which are valid [B, L].
-
-        L is that of the longest sentence among them, not of the longest allowed.
-        """
+        """Return embeddings [B, L, width], L for the longest sentence, and which are valid."""
         state_token = self.state_in(self.norm_stats.normalize_state(observation.state))[:, None]
         always = torch.cat([state_token, image_tokens.flatten(1, 2)], dim=1)
         num_words = int(observation.word_mask.sum(dim=1).max())
@@ -356,9 +353,12 @@ class VLAPolicy(nn.Module):
         valid = torch.cat([word_mask.new_ones(always.shape[:2]), word_mask], dim=1)
         return torch.cat([always, words], dim=1), valid
 
-    def _denoise(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
-        context = context.insulate(self.config.insulation)
-        return self.action_expert(context, x[:, None], flow_time[:, None]).squeeze(1)
+    def _remember(self, context: Context, draws: int = 1) -> Memory:
+        context = context.compact().insulate(self.config.insulation)
+        return self.action_expert.remember(context, draws)
+
+    def _denoise(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
+        return self.action_expert(memory, x[:, None], flow_time[:, None]).squeeze(1)
 
     def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
         return flow.log_prob(
