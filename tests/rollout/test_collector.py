@@ -24,7 +24,13 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
         torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
 
     # Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit.
-    def make(seed: int = 0, num_chunks: int = 13, contexts: Contexts = "stored") -> Collector:
+    def make(
+        seed: int = 0,
+        num_chunks: int = 13,
+        contexts: Contexts = "stored",
+        *,
+        whole_episodes: bool = False,
+    ) -> Collector:
         suite = load_suite("tabletop_object")
         return Collector(
             untrained_policy,
@@ -33,6 +39,7 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
             num_chunks=num_chunks,
             seed=seed,
             contexts=contexts,
+            whole_episodes=whole_episodes,
         )
 
     return make
@@ -297,7 +304,7 @@ def test_what_is_seen_last_is_not_looked_at_again(collect):
         observe = lane.sim.observe
         lane.sim.observe = lambda *args, observe=observe: looks.append(1) or observe(*args)
     collector.collect()
-    assert len(looks) == 2 * 4  # of two lanes: before each chunk and at the end
+    assert len(looks) == 2 * 4  # of two lanes: before each chunk and at the end; no episode ends
     collector.collect()
     assert len(looks) == 2 * 7
     collector.restart()
@@ -311,3 +318,11 @@ def test_minibatches_have_no_padding(collect):
     (batch,) = collector.rollout.minibatches(6, torch.Generator())
     length = int(batch.context.next_position.max())
     assert batch.context.keys.shape[3] == length < collector.rollout.steps.context.keys.shape[3]
+
+
+def test_whole_episodes_end_with_the_values_that_others_have(collect):
+    whole, others = collect(whole_episodes=True), collect()
+    whole.collect()
+    others.collect()
+    assert whole.rollout.truncated[11].all()
+    torch.testing.assert_close(whole.rollout.next_values[:12], others.rollout.next_values[:12])
