@@ -1,4 +1,8 @@
 import importlib.util
+import os
+import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,6 +23,32 @@ from vla_crl.errors import ConfigError
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         ComputeConfig(**settings)
+
+
+def test_memory_that_is_freed_is_taken_again():
+    ComputeConfig().prepare()
+
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(32 * 2**20)  # 128 MiB in pages of 4 KiB (or larger ones)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    new_pages()
+    assert new_pages() < 32 * 2**20 * 4 / 4096 / 10
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
+)
+def test_threads_wait_for_a_short_time_unless_the_environment_says_otherwise(given, spins):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
+    code = "import vla_crl, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == spins
 
 
 def test_torch_gets_its_threads():

@@ -95,3 +95,20 @@ def test_rows_are_flat_tensors_by_name_and_back():
 def test_flat_tensors_of_other_names_are_refused():
     with pytest.raises(SpecError, match="Outer: got the columns number, expected inner.number, n"):
         make(1.0).unflatten({"number": torch.zeros(1)})
+
+
+def test_storage_and_chosen_rows_lie_in_memory_as_they_did():
+    layers_outside = torch.arange(24.0).reshape(3, 2, 4).transpose(0, 1)
+    for example in (Inner(layers_outside), Inner(layers_outside[:1])):
+        buffer = example.allocate(5).number
+        assert buffer.shape == (5, 3, 4)
+        assert buffer.transpose(0, 1).is_contiguous()
+    chosen = Inner(layers_outside[..., 1:])[torch.tensor([1, 0, 1])].number
+    assert torch.equal(chosen, layers_outside[[1, 0, 1], :, 1:])
+    assert chosen.transpose(0, 1).is_contiguous()
+    assert Inner(torch.zeros(2, 3, 4)).allocate(5).number.is_contiguous()
+
+
+def test_rows_without_padding_are_compact():
+    rows = make(1.0, 2.0)
+    assert rows.compact() == rows

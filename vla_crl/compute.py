@@ -1,5 +1,6 @@
 """Where and in which precision a command computes: one section of every recipe."""
 
+import ctypes
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from typing import Literal
 from vla_crl.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's malloc.h."""
+KEPT_BYTES = 2**30
+"""What is below is kept when it is freed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,19 @@ class ComputeConfig:
                 )
             _require_cuda("sim_device", self.sim_device)
         torch.set_num_threads(self.num_torch_threads)
+        _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of large tensors for the next ones of their kind.
+
+    glibc gives it back to the system and gets it anew, zeroed page by page: most of the time of
+    copying a minibatch. Other C libraries do as they do.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _require_cuda(name: str, device: str) -> None:

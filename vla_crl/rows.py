@@ -24,7 +24,7 @@ class Rows:
             index = slice(index, index + 1 or None)
         if isinstance(index, Tensor) and index.dtype == torch.int64:
             # Three times as fast as advanced indexing for the wide rows of a Context.
-            return self._map(lambda tensor: tensor.index_select(0, index))
+            return self._map(lambda tensor: _select(tensor, index))
         return self._map(lambda tensor: tensor[index])
 
     def detach(self) -> Self:
@@ -36,8 +36,19 @@ class Rows:
         return self._map(lambda tensor: tensor.to(device))
 
     def allocate(self, num_rows: int) -> Self:
-        """Return zeroed storage for `num_rows` rows of this kind, made once before a loop."""
-        return self._map(lambda tensor: tensor.new_zeros((num_rows, *tensor.shape[1:])))
+        """Return zeroed storage for `num_rows` rows of this kind, made once before a loop.
+
+        What has its second dimension outside of the first in memory has it there again.
+        """
+        return self._map(lambda tensor: _zeros(tensor, num_rows))
+
+    def compact(self) -> Self:
+        """Return views without the padding that none of the rows needs, where there is some."""
+        columns = {
+            name: value.compact() if isinstance(value, Rows) else value
+            for name, value in self._columns()
+        }
+        return type(self)(**cast(Any, columns))
 
     def copy_into(self, buffer: Self, rows: RowIndex) -> None:
         """Write these rows into `rows` of storage made by `allocate`; takes no new memory."""
@@ -109,3 +120,23 @@ class Rows:
             else:
                 columns[name] = None if value is None else flat[prefix + name]
         return type(self)(**columns)
+
+
+def _is_transposed(tensor: Tensor) -> bool:
+    return tensor.dim() > 1 and tensor.stride(0) <= tensor.stride(1)
+
+
+def _zeros(like: Tensor, num_rows: int) -> Tensor:
+    if _is_transposed(like):
+        return like.new_zeros((like.shape[1], num_rows, *like.shape[2:])).transpose(0, 1)
+    return like.new_zeros((num_rows, *like.shape[1:]))
+
+
+def _select(tensor: Tensor, index: Tensor) -> Tensor:
+    if _is_transposed(tensor):
+        # As rows of a matrix, which is three times as fast where the rows have gaps between them.
+        outer = tensor.transpose(0, 1)
+        starts = torch.arange(0, outer.shape[0] * len(tensor), len(tensor), device=index.device)
+        rows = outer.flatten(0, 1).index_select(0, (starts[:, None] + index).flatten())
+        return rows.unflatten(0, (outer.shape[0], len(index))).transpose(0, 1)
+    return tensor.index_select(0, index)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,11 @@ def make_context(policy, num_rows: int = 3, length: int = 7) -> Context:
     )
 
 
+def predict(policy, context, x, flow_time):
+    memory = policy.action_expert.remember(context, flow_time.shape[1])
+    return policy.action_expert(memory, x, flow_time)
+
+
 def rotate(heads: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
     """Rotary embedding by complex numbers: pair (i, i + half) turns by position / theta^(2i/d)."""
     half = heads.shape[-1] // 2
@@ -40,9 +46,9 @@ def joint_attention(policy, prefix, valid, hidden):
     """One softmax over both experts, layer by layer, from the projections' weights alone."""
     backbone = policy.backbone.sizes
     length, tokens = prefix.shape[1], hidden.shape[1]
-    positions = torch.cat(
-        [(valid.cumsum(1) - 1).clamp(min=0), valid.sum(1)[:, None] + torch.arange(tokens)], dim=1
-    )
+    num_valid = valid.sum(1)[:, None]
+    state, others = num_valid - 1, torch.arange(length - 1).expand(len(prefix), -1)
+    positions = torch.cat([state, others, num_valid + torch.arange(tokens)], dim=1)
     # Prefix rows see valid prefix columns, action rows see those and all action columns.
     mask = torch.zeros(len(prefix), length + tokens, length + tokens, dtype=torch.bool)
     mask[:, :, :length] = valid[:, None]
@@ -84,13 +90,13 @@ def test_two_passes_equal_one_joint_softmax(make_policy, num_kv_heads):
     generator = torch.Generator().manual_seed(2)
     prefix = torch.randn(3, 6, 16, generator=generator)
     valid = torch.ones(3, 6, dtype=torch.bool)
-    valid[1, 2:4] = False
+    valid[1, 4:] = False
     x, flow_time = torch.randn(3, 1, 8, 7, generator=generator), torch.full((3, 1), 0.5)
     first_layer_input = []
     handle = policy.action_expert.layers[0].register_forward_pre_hook(
         lambda _, inputs: first_layer_input.append(inputs[0])
     )
-    two_passes = policy.action_expert(policy.backbone(prefix, valid).context, x, flow_time)
+    two_passes = predict(policy, policy.backbone(prefix, valid).context, x, flow_time)
     handle.remove()
     joint = joint_attention(policy, prefix, valid, first_layer_input[0])
     joint = policy.action_expert.action_out(joint).reshape(3, 1, 8, 7)
@@ -100,40 +106,40 @@ def test_two_passes_equal_one_joint_softmax(make_policy, num_kv_heads):
 def test_several_draws_equal_a_loop_over_draws(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 4, 8, 7), torch.rand(3, 4)
-    together = policy.action_expert(context, x, flow_time)
+    together = predict(policy, context, x, flow_time)
     for draw in range(4):
-        one = policy.action_expert(context, x[:, draw : draw + 1], flow_time[:, draw : draw + 1])
+        one = predict(policy, context, x[:, draw : draw + 1], flow_time[:, draw : draw + 1])
         torch.testing.assert_close(together[:, draw : draw + 1], one, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_of_the_context_is_not_read(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.rand(3, 1)
-    before = policy.action_expert(context, x, flow_time)
+    before = predict(policy, context, x, flow_time)
     context.keys[1, :, :, 3:5] += 3.0
     context.values[1, :, :, 3:5] -= 3.0
-    assert torch.equal(policy.action_expert(context, x, flow_time), before)
+    assert torch.equal(predict(policy, context, x, flow_time), before)
 
 
 def test_actions_of_a_chunk_see_each_other_in_both_directions(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.rand(3, 1)
-    before = policy.action_expert(context, x, flow_time)
+    before = predict(policy, context, x, flow_time)
     for changed_action, read_action in ((0, 7), (7, 0)):
         changed = x.clone()
         changed[:, :, changed_action] += 1.0
-        after = policy.action_expert(context, changed, flow_time)
+        after = predict(policy, context, changed, flow_time)
         assert not torch.allclose(after[:, :, read_action], before[:, :, read_action])
 
 
 def test_expert_depends_on_context_flow_time_and_position(policy):
     context = make_context(policy)
     x, flow_time = torch.randn(3, 1, 8, 7), torch.full((3, 1), 0.25)
-    before = policy.action_expert(context, x, flow_time)
-    assert not torch.allclose(policy.action_expert(context, x, flow_time + 0.25), before)
-    assert not torch.allclose(policy.action_expert(context[[1, 2, 0]], x, flow_time), before)
+    before = predict(policy, context, x, flow_time)
+    assert not torch.allclose(predict(policy, context, x, flow_time + 0.25), before)
+    assert not torch.allclose(predict(policy, context[[1, 2, 0]], x, flow_time), before)
     context.next_position.add_(3)
-    assert not torch.allclose(policy.action_expert(context, x, flow_time), before)
+    assert not torch.allclose(predict(policy, context, x, flow_time), before)
 
 
 def test_odd_width_is_refused():
@@ -144,3 +150,16 @@ def test_odd_width_is_refused():
 def test_no_action_tokens_are_refused():
     with pytest.raises(ConfigError, match="num_action_tokens must be >= 1"):
         ActionExpertConfig(num_action_tokens=0)
+
+
+def test_a_context_without_padding_needs_no_mask(policy):
+    context, x, flow_time = make_context(policy), torch.randn(3, 1, 8, 7), torch.full((3, 1), 0.5)
+    assert policy.action_expert.remember(context).mask is not None
+    whole = replace(context, padding_mask=torch.ones_like(context.padding_mask))
+    assert policy.action_expert.remember(whole, draws=2).mask is not None
+    memory = policy.action_expert.remember(whole)
+    assert memory.mask is None
+    masked = memory._replace(mask=torch.zeros(3, 1, 2, 7 + 2))
+    assert torch.equal(
+        policy.action_expert(memory, x, flow_time), policy.action_expert(masked, x, flow_time)
+    )

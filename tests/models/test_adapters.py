@@ -5,6 +5,7 @@ from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.adapters import (
     adapter_disabled,
     adapter_state_dict,
+    adapters_merged,
     add_lora,
     check_loss_paths,
     load_adapter_state_dict,
@@ -169,3 +170,27 @@ def test_every_parameter_belongs_to_a_group(policy):
 def test_rank_below_one_is_refused():
     with pytest.raises(ConfigError, match="rank and alpha must be >= 1, got 0 and 16"):
         LoRAConfig(rank=0)
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_merged_adapters_act_as_they_do(policy, observation, site):
+    add_lora(policy, LoRAConfig(rank=2, site=site))
+    randomize_adapters(policy)
+    before = outputs(policy, observation)
+    with adapters_merged(policy):
+        assert all(map(torch.equal, before, outputs(policy, observation)))
+        randomize_adapters(policy)
+        assert all(map(torch.equal, before, outputs(policy, observation)))  # what it is told not to
+    assert not torch.equal(before[0], outputs(policy, observation)[0])
+
+
+def test_merged_adapters_are_let_go_of_after_an_error(policy, observation):
+    with adapters_merged(policy):
+        pass  # without adapters there is nothing to do
+    add_lora(policy, LoRAConfig(rank=2))
+    randomize_adapters(policy)
+    before = outputs(policy, observation)
+    with pytest.raises(KeyError), adapters_merged(policy):
+        raise KeyError
+    randomize_adapters(policy)
+    assert not torch.equal(before[0], outputs(policy, observation)[0])

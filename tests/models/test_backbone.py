@@ -5,12 +5,15 @@ import torch
 from vla_crl.errors import ConfigError
 from vla_crl.models.vlm import BackboneConfig
 
+# Of nine tokens, the first of which is the state's; in the second row seven are valid.
+POSITIONS = torch.tensor([[8, 0, 1, 2, 3, 4, 5, 6, 7], [6, 0, 1, 2, 3, 4, 5, 5, 5]])
+
 
 def prefix_of(policy, length: int = 9):
     generator = torch.Generator().manual_seed(3)
     prefix = torch.randn(2, length, policy.config.backbone.width, generator=generator)
     valid = torch.ones(2, length, dtype=torch.bool)
-    valid[1, 5:7] = False
+    valid[1, 7:] = False
     return prefix, valid
 
 
@@ -19,10 +22,9 @@ def test_recorded_keys_and_values_equal_the_cache_of_transformers(policy):
     context = policy.backbone(prefix, valid).context
     text_model = policy.backbone.model.text_model
     text_model.set_attn_implementation("sdpa")
-    positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
     mask = valid[:, None, None, :].expand(2, 1, 9, 9)
     cache = text_model(
-        inputs_embeds=prefix, attention_mask=mask, position_ids=positions, use_cache=True
+        inputs_embeds=prefix, attention_mask=mask, position_ids=POSITIONS, use_cache=True
     ).past_key_values
     for index, layer in enumerate(cache.layers):
         torch.testing.assert_close(context.keys[:, index], layer.keys)
@@ -103,3 +105,29 @@ def test_image_tokens_are_ordered_row_by_row_from_the_top_left(make_policy):
 def test_sizes_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         BackboneConfig(**settings)
+
+
+def test_a_pass_for_the_context_alone_leaves_the_same_and_ends_before_the_last_mlp(policy):
+    prefix, valid = prefix_of(policy)
+    whole = policy.backbone(prefix, valid).context
+    calls = []
+    policy.backbone.text_model.layers[-1].mlp.register_forward_hook(lambda *_: calls.append(1))
+    context = policy.backbone.context(prefix, valid, padded_length=12)
+    assert not calls
+    assert torch.equal(context.keys[..., :9, :], whole.keys)
+    assert torch.equal(context.values[..., :9, :], whole.values)
+    assert torch.equal(context.features, whole.features)
+    assert context.padding_mask.sum(dim=1).tolist() == [9, 7]
+    assert context.keys.shape[3] == context.padding_mask.shape[1] == 12
+
+
+def test_features_are_of_what_goes_into_the_last_layer(policy):
+    prefix, valid = prefix_of(policy)
+    text_model, inputs = policy.backbone.text_model, []
+    text_model.layers[-1].input_layernorm.register_forward_pre_hook(
+        lambda _, arguments: inputs.append(arguments[0])
+    )
+    features = policy.backbone.context(prefix, valid).features
+    hidden = inputs[0] / inputs[0].square().mean(dim=-1, keepdim=True).sqrt()
+    mean = torch.stack([hidden[0].mean(dim=0), hidden[1, :7].mean(dim=0)])
+    torch.testing.assert_close(features, torch.cat([mean, hidden[:, 0]], dim=1))

@@ -39,3 +39,14 @@ def test_full_insulation_cuts_the_graph():
     insulated = context.insulate("full")
     assert not insulated.keys.requires_grad
     assert not insulated.values.requires_grad
+
+
+def test_a_compact_context_ends_with_its_longest_row():
+    keys = torch.arange(24.0).reshape(2, 1, 2, 3, 2)
+    mask = torch.tensor([[True, False, False], [True, True, False]])
+    context = Context(keys, keys + 1.0, mask, mask.sum(dim=1), torch.zeros(2, 4))
+    compact = context.compact()
+    assert torch.equal(compact.keys, keys[..., :2, :])
+    assert torch.equal(compact.values, keys[..., :2, :] + 1.0)
+    assert compact.padding_mask.tolist() == [[True, False], [True, True]]
+    assert compact.keys.data_ptr() == keys.data_ptr()

@@ -187,7 +187,7 @@ def test_several_flow_draws_average_the_single_ones(make_policy, batch, observat
     for draw in range(3):
         t = times[:, draw : draw + 1]
         x = flow.interpolate(batch.action_chunk[:, None], noise[:, draw : draw + 1], t)
-        prediction = policy.action_expert(context, x, t)
+        prediction = policy.action_expert(policy.action_expert.remember(context, t.shape[1]), x, t)
         singles.append(flow.flow_loss(prediction, batch.action_chunk, t, mask))
     torch.testing.assert_close(together, torch.stack(singles).mean())
 
@@ -323,3 +323,21 @@ def test_exploration_without_noise_is_refused(policy):
 def test_a_size_below_one_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} = 0, expected at least 1"):
         replace(PolicyConfig(vocabulary=("cube",)), **{name: 0})
+
+
+def test_padding_words_are_not_computed_and_change_nothing(policy, observation):
+    lengths = []
+    policy.backbone.text_model.layers[0].register_forward_pre_hook(
+        lambda _, inputs: lengths.append(inputs[0].shape[1])
+    )
+    together = policy.encode(observation)
+    alone = policy.encode(observation.__class__(
+        observation.images[2:3], observation.state[2:3], observation.instruction[2:3]
+    ))  # fmt: skip
+    # A state token, 2 cameras of 4 tokens, and five words ("pick up the red cube") or two.
+    assert lengths == [1 + 8 + 5, 1 + 8 + 2]
+    assert together.keys.shape == (4, *alone.keys.shape[1:])
+    assert together.keys.shape[3] == 1 + 8 + 6  # max_words
+    rows = alone.padding_mask[:, None, None, :, None]
+    torch.testing.assert_close(together.keys[2:3] * rows, alone.keys * rows)
+    torch.testing.assert_close(together.features[2:3], alone.features)

@@ -100,14 +100,14 @@ def test_recorded_keys_and_values_equal_the_cache_of_transformers(source):
     policy, whole = policy_from(source), AutoModel.from_pretrained(source).eval()
     prefix = torch.randn(2, 9, 32)
     valid = torch.ones(2, 9, dtype=torch.bool)
-    valid[1, 5:7] = False
+    valid[1, 7:] = False
     context = policy.backbone(prefix, valid).context
     decoder = whole.get_decoder()
     decoder.set_attn_implementation("sdpa")
     cache = decoder(
         inputs_embeds=prefix,
         attention_mask=valid[:, None, None, :].expand(2, 1, 9, 9),
-        position_ids=(valid.cumsum(dim=1) - 1).clamp(min=0),
+        position_ids=torch.tensor([[8, *range(8)], [6, 0, 1, 2, 3, 4, 5, 5, 5]]),  # state first
         use_cache=True,
     ).past_key_values
     for index, layer in enumerate(cache.layers):

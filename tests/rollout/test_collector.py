@@ -24,7 +24,13 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
         torch.nn.init.normal_(parameter, std=0.1)  # it starts at zero, which would tell nothing
 
     # Thirteen chunks of four steps: every episode (48 steps) ends once, at its time limit.
-    def make(seed: int = 0, num_chunks: int = 13, contexts: Contexts = "stored") -> Collector:
+    def make(
+        seed: int = 0,
+        num_chunks: int = 13,
+        contexts: Contexts = "stored",
+        *,
+        whole_episodes: bool = False,
+    ) -> Collector:
         suite = load_suite("tabletop_object")
         return Collector(
             untrained_policy,
@@ -33,6 +39,7 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
             num_chunks=num_chunks,
             seed=seed,
             contexts=contexts,
+            whole_episodes=whole_episodes,
         )
 
     return make
@@ -101,7 +108,7 @@ def test_observations_are_kept_where_contexts_are_to_be_recomputed(collect):
         for rollout in (stored.rollout, collector.rollout)
     )
     assert torch.equal(one.index, other.index)
-    torch.testing.assert_close(other.context.keys, one.context.keys)
+    torch.testing.assert_close(other.context.compact().keys, one.context.keys)
     assert other.context.keys.requires_grad
     assert not one.context.keys.requires_grad
     assert other.seen.images.dtype == torch.uint8
@@ -289,3 +296,33 @@ def test_a_group_begins_alike_and_acts_differently(reach):
         keys = first.context.flatten()["keys"]
         torch.testing.assert_close(keys, keys[:1].expand_as(keys))  # they saw the same
         assert len(first.actions.flatten(1).unique(dim=0)) == 4
+
+
+def test_what_is_seen_last_is_not_looked_at_again(collect):
+    collector, looks = collect(num_chunks=3), []
+    for lane in collector._lanes:
+        observe = lane.sim.observe
+        lane.sim.observe = lambda *args, observe=observe: looks.append(1) or observe(*args)
+    collector.collect()
+    assert len(looks) == 2 * 4  # of two lanes: before each chunk and at the end; no episode ends
+    collector.collect()
+    assert len(looks) == 2 * 7
+    collector.restart()
+    collector.collect()
+    assert len(looks) == 2 * 11
+
+
+def test_minibatches_have_no_padding(collect):
+    collector = collect(num_chunks=2)
+    collector.collect()
+    (batch,) = collector.rollout.minibatches(6, torch.Generator())
+    length = int(batch.context.next_position.max())
+    assert batch.context.keys.shape[3] == length < collector.rollout.steps.context.keys.shape[3]
+
+
+def test_whole_episodes_end_with_the_values_that_others_have(collect):
+    whole, others = collect(whole_episodes=True), collect()
+    whole.collect()
+    others.collect()
+    assert whole.rollout.truncated[11].all()
+    torch.testing.assert_close(whole.rollout.next_values[:12], others.rollout.next_values[:12])

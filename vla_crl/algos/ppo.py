@@ -182,7 +182,8 @@ class PPO:
             [
                 {"params": list(self._policy_parameters.values()), "lr": config.learning_rate},
                 {"params": list(self._value_parameters.values()), "lr": config.value_learning_rate},
-            ]
+            ],
+            fused=True,  # one call for all of them: many small ones take a tenth of an update
         )
 
     @property

@@ -19,7 +19,7 @@ from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
-from vla_crl.models.adapters import add_lora, check_loss_paths
+from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import (
     load_adapter,
     load_policy,
@@ -258,7 +258,7 @@ class Trainer:
         cells, seed = [], stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
-            with self.method.evaluating(self.policy, tasks[0]):
+            with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
                 results = evaluate(
                     agent,
                     self._evaluation_sims,

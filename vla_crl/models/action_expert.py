@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,23 @@ class ActionExpertConfig:
             raise ConfigError(f"action_expert: width must be even and >= 4, got {self.width}")
         if min(self.num_heads, self.mlp_width, self.num_action_tokens) < 1:
             raise ConfigError("action_expert: num_heads, mlp_width, num_action_tokens must be >= 1")
+
+
+class Memory(NamedTuple):
+    """What the action expert reads of a context.
+
+    Attributes:
+        keys: [B, layers, kv_heads, L, head_dim].
+        values: Likewise.
+        mask: [B, 1, D * tokens, L + D * tokens], 0 where a row may see a column, else -inf; None
+            where it may see all.
+        turn: Of the own tokens' positions, see `rotation`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+    turn: Rotation
 
 
 class ActionExpert(nn.Module):
@@ -81,14 +99,26 @@ class ActionExpert(nn.Module):
         frequencies = rope_frequencies(backbone.rope_theta, backbone.head_dim)
         self.register_buffer("rope_frequencies", frequencies, persistent=False)
 
-    def forward(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
+    def remember(self, context: Context, draws: int = 1) -> Memory:
+        """Prepare what `forward` reads of the context; in several steps from noise it is the same.
+
+        Args:
+            context: B observations.
+            draws: D, chunks for each.
+        """
+        tokens = self.config.num_action_tokens
+        mask = _attention_mask(context.padding_mask, draws, tokens)
+        turn = self._rotation(context.next_position, draws)
+        return Memory(context.keys, context.values, mask, turn)
+
+    def forward(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
         """Return the predicted clean chunks [B, D, H, A].
 
         All D draws of an observation are tokens of one sequence that do not see each other, so
         the context is neither repeated nor read more than once.
 
         Args:
-            context: B observations.
+            memory: Of B observations, for D draws.
             x: [B, D, H, A] noisy chunks.
             flow_time: [B, D], 1 = noise, 0 = clean.
         """
@@ -97,13 +127,11 @@ class ActionExpert(nn.Module):
         hidden = self.action_in(x.reshape(batch, draws, tokens, -1)) + self.token_embedding
         hidden = hidden + self.time_mlp(_time_embedding(flow_time, self.config.width))[:, :, None]
         hidden = hidden.flatten(1, 2)
-        turn = self._rotation(context.next_position, draws)
-        mask = _attention_mask(context.padding_mask, draws, tokens)
         for index, layer in enumerate(self.layers):
             # A layer at a time: all of them in float32 would be twice the memory of bfloat16's.
-            keys, values = context.keys[:, index], context.values[:, index]
-            memory = keys.to(hidden.dtype), values.to(hidden.dtype)
-            hidden = layer(hidden, memory, mask, turn)
+            keys, values = memory.keys[:, index], memory.values[:, index]
+            read = keys.to(hidden.dtype), values.to(hidden.dtype)
+            hidden = layer(hidden, read, memory.mask, memory.turn)
         return self.action_out(self.norm(hidden)).reshape(batch, draws, *self.chunk_shape)
 
     def _rotation(self, next_position: Tensor, draws: int) -> Rotation:
@@ -136,7 +164,7 @@ class ActionExpertLayer(nn.Module):
         self,
         hidden: Tensor,
         memory: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | None,
         turn: Rotation,
     ) -> Tensor:
         """Map hidden states [B, S, width]; memory is keys and values [B, kv_heads, L, head_dim]."""
@@ -149,7 +177,7 @@ class ActionExpertLayer(nn.Module):
         self,
         hidden: Tensor,
         memory: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: Tensor | None,
         turn: Rotation,
     ) -> Tensor:
         batch, length, _ = hidden.shape
@@ -161,7 +189,9 @@ class ActionExpertLayer(nn.Module):
         query = query.reshape(batch, self.num_kv_heads, -1, self.head_dim)
         groups = query.shape[2] // length
         scores = torch.cat([query @ part.transpose(2, 3) for part in keys], dim=-1)
-        scores = scores * self.head_dim**-0.5 + mask.repeat(1, 1, groups, 1)
+        scores = scores * self.head_dim**-0.5
+        if mask is not None:
+            scores = scores + mask.repeat(1, 1, groups, 1)
         weights = scores.softmax(dim=-1).split([part.shape[2] for part in keys], dim=-1)
         output = weights[0] @ values[0] + weights[1] @ values[1]
         output = output.reshape(batch, -1, length, self.head_dim).transpose(1, 2)
@@ -171,8 +201,10 @@ class ActionExpertLayer(nn.Module):
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
 
-def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor:
-    """Return [B, 1, D * tokens, L + D * tokens], 0 where a row may see a column, else -inf."""
+def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor | None:
+    """Return `Memory.mask`."""
+    if draws == 1 and padding_mask.all():
+        return None
     draw = torch.arange(draws, device=padding_mask.device).repeat_interleave(tokens)
     own = draw[:, None] == draw[None, :]
     batch, length = padding_mask.shape

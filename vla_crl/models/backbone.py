@@ -1,12 +1,13 @@
 """Vision-language backbone: a model of transformers and a recorder for its keys and values."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vla_crl.compute import Dtype
 from vla_crl.errors import ConfigError
@@ -66,11 +67,25 @@ IMAGE_POSITION_SCALE = 0.5
 
 @dataclass
 class _Recorder:
-    """Collects post-RoPE keys and values [B, kv_heads, L, head_dim] of the prefix, by layer."""
+    """Collects what a pass over the text model leaves of the prefix.
+
+    Attributes:
+        prefix_length: L.
+        last_layer: Index of the text layer whose attention ends the pass, or None.
+        keys: Post-RoPE keys [B, kv_heads, L, head_dim] of the layers so far.
+        values: Likewise.
+        hidden: What went into the last layer.
+    """
 
     prefix_length: int
+    last_layer: int | None = None
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    hidden: Tensor | None = None
+
+
+class _ContextComplete(Exception):  # noqa: N818
+    """Ends a pass after the last keys and values: nothing would read what follows."""
 
 
 class Backbone(nn.Module):
@@ -139,6 +154,21 @@ class Backbone(nn.Module):
         """Map word numbers [B, W] to embeddings [B, W, width]."""
         return self.model.get_input_embeddings()(token_ids).float()
 
+    def context(
+        self, prefix: Tensor, valid: Tensor, *, padded_length: int | None = None
+    ) -> Context:
+        """Run the prefix through the text model as far as the context needs it.
+
+        Args:
+            prefix: See `forward`.
+            valid: Likewise.
+            padded_length: L of the context, at least that of the prefix and the same by default.
+        """
+        recorder = _Recorder(prefix.shape[1], last_layer=self.sizes.num_layers - 1)
+        with suppress(_ContextComplete):
+            self._run(prefix, valid, recorder)
+        return self._recorded(recorder, valid, padded_length or prefix.shape[1])
+
     def forward(
         self, prefix: Tensor, valid: Tensor, queries: Tensor | None = None
     ) -> BackboneOutput:
@@ -148,44 +178,57 @@ class Backbone(nn.Module):
         sees a query, so queries change neither the context nor the chunk of actions.
 
         Args:
-            prefix: [B, L, width] embeddings; the last one is the state token and always valid.
-            valid: [B, L] bool.
+            prefix: [B, L, width] embeddings. The first one is the state token, whose position is
+                behind all others: at the end of the array it would have padding before it.
+            valid: [B, L] bool, True before False; the state token is always valid.
             queries: [Q, width] learned embeddings, or none.
         """
-        batch, length, _ = prefix.shape
-        num_queries = 0 if queries is None else len(queries)
+        length = prefix.shape[1]
+        recorder = _Recorder(length)
+        output = self._run(prefix, valid, recorder, queries)
+        return BackboneOutput(
+            self._recorded(recorder, valid, length),
+            first_hidden=output.hidden_states[1][:, :length].float(),
+            state_hidden=output.hidden_states[-2][:, 0].float(),
+            query_hidden=output.last_hidden_state[:, length:].float(),
+        )
+
+    def _run(
+        self, prefix: Tensor, valid: Tensor, recorder: _Recorder, queries: Tensor | None = None
+    ) -> Any:
+        """Call the text model."""
         next_position = valid.sum(dim=1)
-        positions = (valid.cumsum(dim=1) - 1).clamp(min=0)
-        embeddings = prefix
+        positions = (valid.cumsum(dim=1) - 2).clamp(min=0)
+        positions[:, 0] = next_position - 1
+        embeddings, num_queries = prefix, 0
         if queries is not None:
-            embeddings = torch.cat([prefix, queries.expand(batch, -1, -1)], dim=1)
+            num_queries = len(queries)
+            embeddings = torch.cat([prefix, queries.expand(len(prefix), -1, -1)], dim=1)
             steps = torch.arange(num_queries, device=prefix.device)
             positions = torch.cat([positions, next_position[:, None] + steps], dim=1)
-        recorder = _Recorder(length)
         with self._precision(prefix.device):
-            output = self.text_model(
+            return self.text_model(
                 inputs_embeds=embeddings.to(self.weight_dtype),
                 attention_mask=_attention_mask(valid, num_queries),
                 position_ids=positions,
                 use_cache=False,
-                output_hidden_states=True,
+                output_hidden_states=recorder.last_layer is None,
                 recorder=recorder,
             )
-        hidden = output.last_hidden_state.float()
-        weights = valid.to(hidden.dtype)
-        mean = torch.einsum("blw,bl->bw", hidden[:, :length], weights) / next_position[:, None]
-        context = Context(
-            keys=torch.stack(recorder.keys, dim=1).to(self.dtype),
-            values=torch.stack(recorder.values, dim=1).to(self.dtype),
-            padding_mask=valid,
-            next_position=next_position,
-            features=torch.cat([mean, hidden[:, length - 1]], dim=-1),
-        )
-        return BackboneOutput(
-            context,
-            first_hidden=output.hidden_states[1][:, :length].float(),
-            state_hidden=output.hidden_states[-2][:, length - 1].float(),
-            query_hidden=hidden[:, length:],
+
+    def _recorded(self, recorder: _Recorder, valid: Tensor, length: int) -> Context:
+        """Return what a pass left, padded to `length`."""
+        assert recorder.hidden is not None  # every text model has a layer
+        num_valid = valid.sum(dim=1)
+        hidden = recorder.hidden[:, : recorder.prefix_length].float()
+        hidden = functional.rms_norm(hidden, hidden.shape[-1:])
+        mean = torch.einsum("blw,bl->bw", hidden, valid.to(hidden.dtype)) / num_valid[:, None]
+        return Context(
+            keys=_by_layer(recorder.keys, length, self.dtype),
+            values=_by_layer(recorder.values, length, self.dtype),
+            padding_mask=functional.pad(valid, (0, length - valid.shape[1])),
+            next_position=num_valid,
+            features=torch.cat([mean, hidden[:, 0]], dim=-1),
         )
 
     def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
@@ -201,6 +244,7 @@ class Backbone(nn.Module):
         self.eval()
         try:
             text_model.set_attn_implementation(RECORDING_ATTENTION)
+            text_model.layers[-1].register_forward_pre_hook(_record_hidden, with_kwargs=True)
             black = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)
             with self._precision(device):
                 image_tokens = self.vlm.embed_images(black)
@@ -232,8 +276,8 @@ class Backbone(nn.Module):
             )
         # Equal tokens stay equal in all layers, whoever attends to whom: only positions differ.
         frequencies = rope_frequencies(sizes.rope_theta, sizes.head_dim).to(device)
-        positions = torch.arange(NUM_PROBES, device=device)
-        turned = rotate(keys[:, :, :, :1], rotation(positions, frequencies))
+        positions = torch.arange(NUM_PROBES, device=device).roll(1)  # the state token comes last
+        turned = rotate(keys[:, :, :, 1:2], rotation(positions, frequencies))
         rounding = max(1e-3, 16 * torch.finfo(self.dtype).eps)
         tolerance = rounding * keys.abs().amax(dim=(2, 3, 4), keepdim=True)  # of each layer
         is_turned = bool(((keys - turned).abs() <= tolerance).all())
@@ -244,6 +288,18 @@ class Backbone(nn.Module):
                 "expert turns its own"
             )
         return sizes
+
+
+def _by_layer(layers: list[Tensor], length: int, dtype: torch.dtype) -> Tensor:
+    """Join [B, kv_heads, L, head_dim] of each layer to [B, layers, kv_heads, `length`, head_dim].
+
+    In memory, layers are outermost.
+    """
+    batch, heads, given, head_dim = layers[0].shape
+    joined = layers[0].new_zeros((len(layers), batch, heads, length, head_dim), dtype=dtype)
+    for index, layer in enumerate(layers):
+        joined[index, :, :, :given] = layer
+    return joined.transpose(0, 1)
 
 
 def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:
@@ -274,4 +330,12 @@ def _recording_attention(
 
     recorder.keys.append(key[:, :, : recorder.prefix_length])
     recorder.values.append(value[:, :, : recorder.prefix_length])
+    if len(recorder.keys) - 1 == recorder.last_layer:
+        raise _ContextComplete
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _record_hidden(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Record what goes into the last layer, if somebody wants to know."""
+    if recorder := kwargs.get("recorder"):
+        recorder.hidden = args[0] if args else kwargs["hidden_states"]

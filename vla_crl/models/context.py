@@ -45,6 +45,9 @@ class TokenizedObservation(Rows):
 class Context(Rows):
     """Keys and values of the prefix: all that action expert and value head ever read.
 
+    Their layers lie one after the other in memory, so that nothing is copied to read one. L is that
+    of the longest instruction allowed, whatever the instructions are; padding comes last.
+
     Attributes:
         keys: [B, layers, kv_heads, L, head_dim], after the rotary embedding.
         values: Same shape.
@@ -59,6 +62,16 @@ class Context(Rows):
     padding_mask: Tensor
     next_position: Tensor
     features: Tensor
+
+    def compact(self) -> Self:
+        """Return views without the padding that none of the rows needs."""
+        length = int(self.next_position.max())
+        return replace(
+            self,
+            keys=self.keys[..., :length, :],
+            values=self.values[..., :length, :],
+            padding_mask=self.padding_mask[:, :length],
+        )
 
     def insulate(self, insulation: Insulation) -> Self:
         """Return the same values with the gradient to the backbone stopped, kept or scaled.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vla_crl.compute import Dtype
 from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig
-from vla_crl.models.backbone import TORCH_DTYPE, Backbone, BackboneOutput
+from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
+from vla_crl.models.backbone import TORCH_DTYPE, Backbone
 from vla_crl.models.context import (
     Context,
     Insulation,
@@ -121,7 +121,8 @@ class ActionChunk(Rows):
 class VLAPolicy(nn.Module):
     """Vision-language-action policy with a knowledge-insulated action expert.
 
-    The prefix is [camera 0 | camera 1 | ... | words | state]; see `Context` for what it leaves.
+    The prefix is [camera 0 | camera 1 | ... | words | state] by position, with the state first in
+    memory; see `Context` for what it leaves.
     """
 
     def __init__(
@@ -223,7 +224,10 @@ class VLAPolicy(nn.Module):
         if isinstance(observation, Observation):
             observation = self.tokenize(observation)
         image_tokens = self.backbone.embed_images(observation.images)
-        return self._run_backbone(image_tokens, observation).context
+        prefix, valid = self._prefix(image_tokens, observation)
+        num_words = observation.token_ids.shape[1]
+        padded_length = 1 + image_tokens[0, :, :, 0].numel() + num_words
+        return self.backbone.context(prefix, valid, padded_length=padded_length)
 
     def example_observation(self) -> Observation:
         """Return one observation of the right shape: black images, a word, a state of zeros."""
@@ -256,8 +260,9 @@ class VLAPolicy(nn.Module):
         else:
             x = torch.zeros(shape, device=self.device)
         step = None if deterministic else self._draw_step(len(context), generator)
+        memory = self._remember(context)
         sampled, trace, clean = flow.sample(
-            lambda x, flow_time: self._denoise(context, x, flow_time),
+            lambda x, flow_time: self._denoise(memory, x, flow_time),
             x,
             num_steps=settings.num_steps,
             noise_level=settings.noise_level,
@@ -274,7 +279,7 @@ class VLAPolicy(nn.Module):
         backbone is not run again.
         """
         flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
-        clean = self._denoise(context, trace.x, flow_time)
+        clean = self._denoise(self._remember(context), trace.x, flow_time)
         return self._log_prob(trace, clean), self.value(context)
 
     def value(self, context: Context) -> Tensor:
@@ -307,9 +312,9 @@ class VLAPolicy(nn.Module):
         if terms <= losses.keys():
             return losses
         queries = self.token_heads.queries if terms & QUERY_TERMS else None
-        output = self._run_backbone(image_tokens, batch.observation, queries)
+        output = self.backbone(*self._prefix(image_tokens, batch.observation), queries)
         shape = image_tokens.shape
-        first_hidden = output.first_hidden[:, : shape[1] * shape[2]].reshape(shape)
+        first_hidden = output.first_hidden[:, 1 : 1 + shape[1] * shape[2]].reshape(shape)
         if "pointer" in terms:
             losses["pointer"] = self.grounding.pointer_loss(first_hidden, batch)
         if "named_offset" in terms:
@@ -331,26 +336,29 @@ class VLAPolicy(nn.Module):
         flow_time = flow.sample_flow_time(draws, generator).to(self.device)
         noise = torch.randn((*draws, *actions.shape[1:]), generator=generator).to(self.device)
         x = flow.interpolate(actions[:, None], noise, flow_time)
-        prediction = self.action_expert(context.insulate(self.config.insulation), x, flow_time)
+        memory = self._remember(context, draws[1])
+        prediction = self.action_expert(memory, x, flow_time)
         mask = batch.action_mask & batch.has_action[:, None]
         return flow.flow_loss(prediction, actions, flow_time, mask)
 
-    def _run_backbone(
-        self,
-        image_tokens: Tensor,
-        observation: TokenizedObservation,
-        queries: Tensor | None = None,
-    ) -> BackboneOutput:
-        pixels, word_mask = image_tokens.flatten(1, 2), observation.word_mask
-        words = self.backbone.embed_words(observation.token_ids)
+    def _prefix(
+        self, image_tokens: Tensor, observation: TokenizedObservation
+    ) -> tuple[Tensor, Tensor]:
+        """Return embeddings [B, L, width], L for the longest sentence, and which are valid."""
         state_token = self.state_in(self.norm_stats.normalize_state(observation.state))[:, None]
-        always = word_mask.new_ones(len(observation), 1)
-        valid = torch.cat([always.expand(-1, pixels.shape[1]), word_mask, always], dim=1)
-        return self.backbone(torch.cat([pixels, words, state_token], dim=1), valid, queries)
+        always = torch.cat([state_token, image_tokens.flatten(1, 2)], dim=1)
+        num_words = int(observation.word_mask.sum(dim=1).max())
+        words = self.backbone.embed_words(observation.token_ids[:, :num_words])
+        word_mask = observation.word_mask[:, :num_words]
+        valid = torch.cat([word_mask.new_ones(always.shape[:2]), word_mask], dim=1)
+        return torch.cat([always, words], dim=1), valid
 
-    def _denoise(self, context: Context, x: Tensor, flow_time: Tensor) -> Tensor:
-        context = context.insulate(self.config.insulation)
-        return self.action_expert(context, x[:, None], flow_time[:, None]).squeeze(1)
+    def _remember(self, context: Context, draws: int = 1) -> Memory:
+        context = context.compact().insulate(self.config.insulation)
+        return self.action_expert.remember(context, draws)
+
+    def _denoise(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
+        return self.action_expert(memory, x[:, None], flow_time[:, None]).squeeze(1)
 
     def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
         return flow.log_prob(

@@ -102,10 +102,10 @@ class ImageTransform:
             size = (self.size, self.size)
             pixels = functional.interpolate(pixels, size, mode=self.resample, antialias=True)
             pixels = pixels.clamp_(0.0, 255.0)  # bicubic weights overshoot
-        # (rescale * pixel - mean) / std, in one multiplication and one subtraction.
+        # (rescale * pixel - mean) / std, in one pass.
         scale = pixels.new_tensor([self.rescale / std for std in self.std])
-        shift = pixels.new_tensor([m / std for m, std in zip(self.mean, self.std, strict=True)])
-        return pixels.mul_(scale[:, None, None]).sub_(shift[:, None, None])
+        shift = pixels.new_tensor([-m / std for m, std in zip(self.mean, self.std, strict=True)])
+        return torch.addcmul(shift[:, None, None], pixels, scale[:, None, None])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.adapters import adapters_merged
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector_lane import PARTS, CollectorLane
 from vla_crl.rollout.contexts import Contexts
@@ -128,7 +129,8 @@ class Collector:
                 f"Collector: num_chunks is {num_chunks}, expected at least {least}"
                 f"{whole if whole_episodes else ''}"
             )
-        self._whole_episodes, self._lanes, num_slots = whole_episodes, [], 0
+        self._policy, self._whole_episodes = policy, whole_episodes
+        self._lanes, num_slots = [], 0
         for index, (sim, source) in enumerate(zip(sims, sources, strict=True)):
             lane = CollectorLane(
                 policy,
@@ -157,10 +159,11 @@ class Collector:
         """Play, and leave what happened, finished, in `rollout`."""
         started, rollout, lanes = perf_counter(), self.rollout, self._lanes
         next_values = torch.zeros_like(rollout.next_values)
-        if self._whole_episodes:
-            run_lanes(lambda lane: lane.collect_whole(rollout, next_values), lanes)
-        else:
-            run_lanes(lambda lane: lane.collect(rollout, next_values), lanes)
+        with adapters_merged(self._policy):
+            if self._whole_episodes:
+                run_lanes(lambda lane: lane.collect_whole(rollout, next_values), lanes)
+            else:
+                run_lanes(lambda lane: lane.collect(rollout, next_values), lanes)
         rollout.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in PARTS}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,13 @@ PARTS = ("render", "policy", "physics")
 """Of the time that a lane takes."""
 STORED = "stored in the middle of episodes"
 """What a simulation must be able to be where a lane's state is."""
+
+
+class _Cut(NamedTuple):
+    """What slots show at the end of episodes that ran out of time."""
+
+    slots: np.ndarray
+    seen: TokenizedObservation
 
 
 class CollectorLane:
@@ -70,47 +78,62 @@ class CollectorLane:
             (4, sim.num_slots), np.int64
         )
         self._return = np.zeros(sim.num_slots, np.float32)
+        # What is seen at the end of one iteration is seen at the beginning of the next; and where
+        # contexts are stored, nothing is trained that they depend on.
+        self._keeps_sight = not keeps_seen
+        self._sight: tuple[TokenizedObservation, Context] | None = None
         self._clear()
 
     def begin_all(self) -> None:
         """Begin a new episode in every slot; what runs there is given up."""
+        self._sight = None
         self._begin(np.arange(self.sim.num_slots))
 
     def collect(self, storage: RolloutStorage, next_values: Tensor) -> Iterator[None]:
         """Fill the lane's columns of the storage and of `next_values` [T, N], without rest."""
         self._clear()
         next_values = next_values[:, self._first_slot :][:, : self.sim.num_slots]
-        every, is_over = np.arange(self.sim.num_slots), np.zeros(self.sim.num_slots, bool)
+        every, is_over, cut = (
+            np.arange(self.sim.num_slots),
+            np.zeros(self.sim.num_slots, bool),
+            None,
+        )
         for step in range(storage.num_steps):
-            seen, context = self._look()
-            chunk = self._act(context)
+            sight = self._sight or self._look(every, cut, next_values[step - 1])
+            self._sight = None
+            chunk = self._act(sight[1])
             if step:
                 ended, before = torch.from_numpy(is_over).to(storage.device), next_values[step - 1]
                 before[:] = torch.where(ended, before, chunk.value)
-            result = self._play(storage, step, every, (seen, context), chunk)
-            # The value of the episode's own last observation, before the refill.
-            self._evaluate(np.flatnonzero(result.truncated), next_values[step])
+            result = self._play(storage, step, every, sight, chunk)
             is_over = result.terminated | result.truncated
-            self._begin(np.flatnonzero(is_over))
+            cut = self._cut(every[result.truncated])
+            self._begin(every[is_over])
             yield
-        self._evaluate(np.flatnonzero(~is_over), next_values[-1])
+        sight = self._look(every, cut, next_values[-1])
+        going_on = torch.from_numpy(~is_over).to(storage.device)
+        next_values[-1] = torch.where(going_on, self._policy.value(sight[1]), next_values[-1])
+        if self._keeps_sight:
+            self._sight = sight
 
     def collect_whole(self, storage: RolloutStorage, next_values: Tensor) -> Iterator[None]:
         """Do the same with one episode in every slot, which rests when that has ended."""
         self._clear()
         self.begin_all()
         next_values = next_values[:, self._first_slot :][:, : self.sim.num_slots]
-        running, step = np.arange(self.sim.num_slots), 0
+        running, step, cut = np.arange(self.sim.num_slots), 0, None
         while len(running):
-            seen, context = self._look(running)
-            chunk = self._act(context)
+            sight = self._look(running, cut, next_values[step - 1])
+            chunk = self._act(sight[1])
             if step:
                 next_values[step - 1, torch.from_numpy(running)] = chunk.value
-            result = self._play(storage, step, running, (seen, context), chunk)
-            self._evaluate(running[result.truncated], next_values[step])
+            result = self._play(storage, step, running, sight, chunk)
+            cut = self._cut(running[result.truncated])
             running = running[~(result.terminated | result.truncated)]
             step += 1
             yield
+        if cut is not None:
+            self._look(running, cut, next_values[step - 1])
 
     def take_divergences(self) -> list[Divergence]:
         """Return what blew up, and forget it."""
@@ -148,6 +171,7 @@ class CollectorLane:
         self.source.num_drawn = int(state["num_drawn"])
         self._generator.set_state(state["generator"])
         self.clock = int(state["clock"])
+        self._sight = None
         self._begun[:], self._episode[:] = state["begun"].numpy(), state["episode"].numpy()
         self._group[:], self._num_steps[:] = state["group"].numpy(), state["num_steps"].numpy()
         self._return[:] = state["return"].numpy()
@@ -156,12 +180,29 @@ class CollectorLane:
         self.outcomes, self.num_steps = Outcomes.none(), 0
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
 
-    def _look(self, slots: np.ndarray | None = None) -> tuple[TokenizedObservation, Context]:
+    def _look(
+        self, slots: np.ndarray, cut: _Cut | None, values: Tensor
+    ) -> tuple[TokenizedObservation, Context]:
+        """Show `slots` to the policy, and in the same batch what was cut off, for its `values`."""
         with self._timed("render"):
             observation = self.sim.observe(slots)
         with self._timed("policy"):
             seen = self._policy.tokenize(observation)
-            return seen, self._policy.encode(seen)
+            if cut is None:
+                return seen, self._policy.encode(seen)
+            context = self._policy.encode(TokenizedObservation.cat([seen, cut.seen]))
+            values[torch.from_numpy(cut.slots)] = self._policy.value(context[len(seen) :])
+            return seen, context[: len(seen)]
+
+    def _cut(self, slots: np.ndarray) -> _Cut | None:
+        """Return what episodes see last that ran out of time; their slots are refilled then."""
+        if not len(slots):
+            return None
+        with self._timed("render"):
+            observation = self.sim.observe(slots)
+        with self._timed("policy"):
+            seen = self._policy.tokenize(observation)
+            return _Cut(slots, TokenizedObservation.cat([seen]))  # a copy, of what may be reused
 
     def _act(self, context: Context) -> ActionChunk:
         with self._timed("policy"):
@@ -217,11 +258,6 @@ class CollectorLane:
             episode=torch.from_numpy(self._episode[slots]),
             group=torch.from_numpy(self._group[slots]),
         )
-
-    def _evaluate(self, slots: np.ndarray, values: Tensor) -> None:
-        """Put the values of what `slots` show now into `values` [N]."""
-        if len(slots):
-            values[torch.from_numpy(slots)] = self._policy.value(self._look(slots)[1])
 
     def _close(self, slots: np.ndarray, success: np.ndarray) -> None:
         """Note how the episodes in `slots` ended."""

@@ -217,7 +217,7 @@ class RolloutStorage:
             yield self._batch(valid[rows])
 
     def _batch(self, index: Tensor) -> Batch:
-        steps, (episode_return, success) = self.steps[index], self._outcomes[:, index]
+        steps, (episode_return, success) = self.steps.compact()[index], self._outcomes[:, index]
         context = steps.context if self._encode is None else self._encode(steps.seen)
         assert context is not None  # kept, or computed
         return Batch(
