@@ -110,7 +110,9 @@ class CollectorLane:
             cut = self._cut(every[result.truncated])
             self._begin(every[is_over])
             yield
-        sight = self._look(every, cut, next_values[-1])
+        self._evaluate(cut, next_values[-1])
+        # In a batch of its own: after a resume it is looked at again, and has to be rounded alike.
+        sight = self._look(every, None, next_values[-1])
         going_on = torch.from_numpy(~is_over).to(storage.device)
         next_values[-1] = torch.where(going_on, self._policy.value(sight[1]), next_values[-1])
         if self._keeps_sight:
@@ -132,8 +134,7 @@ class CollectorLane:
             running = running[~(result.terminated | result.truncated)]
             step += 1
             yield
-        if cut is not None:
-            self._look(running, cut, next_values[step - 1])
+        self._evaluate(cut, next_values[step - 1])
 
     def take_divergences(self) -> list[Divergence]:
         """Return what blew up, and forget it."""
@@ -203,6 +204,13 @@ class CollectorLane:
         with self._timed("policy"):
             seen = self._policy.tokenize(observation)
             return _Cut(slots, TokenizedObservation.cat([seen]))  # a copy, of what may be reused
+
+    def _evaluate(self, cut: _Cut | None, values: Tensor) -> None:
+        """Put the values of what was cut off into `values` [N]."""
+        if cut is not None:
+            with self._timed("policy"):
+                value = self._policy.value(self._policy.encode(cut.seen))
+                values[torch.from_numpy(cut.slots)] = value
 
     def _act(self, context: Context) -> ActionChunk:
         with self._timed("policy"):
