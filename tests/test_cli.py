@@ -628,6 +628,11 @@ def test_train_makes_a_run_and_its_report(
     code, _, _ = run(capsys, *arguments, "--resume")
     assert (code, Trainer.made[-1].resume) == (0, True)
 
+    Path("runs/begun/plots").mkdir(parents=True)  # by a process that was killed then
+    code, _, err = run(capsys, *arguments, "--resume", "--run-dir", "runs/begun")
+    assert "runs/begun: nothing there to go on with, so the run begins\n" in err
+    assert (code, Trainer.made[-1].resume) == (0, False)
+
 
 def test_a_recipe_that_does_not_fit_leaves_no_run(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]

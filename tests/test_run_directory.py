@@ -193,6 +193,25 @@ def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> Non
     assert len(lines()) == 5
 
 
+def test_rows_that_a_state_goes_on_from_are_missed(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    for iteration in (1, 3):
+        run.append_metrics({"stage": 2, "iteration": iteration, "episodes": iteration})
+        run.append_episodes([(2, iteration, 7, "lift", 3, 7, 12, 1)] * 2)
+    run.require_rows(2, 1, 2)
+    message = "metrics.jsonl: lacks iteration 2 of stage 2, which .*state goes on from; restore"
+    with pytest.raises(ConfigError, match=message):
+        run.require_rows(2, 3, 4)
+    run.append_metrics({"stage": 2, "iteration": 2, "episodes": 2})
+    run.require_rows(2, 3, 4)
+    message = "episodes.csv: has 4 episodes of stage 2 up to iteration 3, but .*state .* after 5; r"
+    with pytest.raises(ConfigError, match=message):
+        run.require_rows(2, 3, 5)
+    run.episodes_file.unlink()
+    with pytest.raises(ConfigError, match="episodes.csv: has 0 episodes"):
+        run.require_rows(2, 3, 4)
+
+
 def test_a_header_of_episodes_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     run.episodes_file.write_text("stage,iter")

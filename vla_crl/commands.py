@@ -133,13 +133,17 @@ def train(options: Options) -> None:
     from vla_crl.run_directory import RunDirectory
 
     trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
-    if options.resume:
+    resume = options.resume
+    if resume and path.is_dir() and RunDirectory(path).holds_nothing():
+        print(f"{path}: nothing there to go on with, so the run begins", file=sys.stderr)
+        resume = False  # a process was killed that had just begun
+    if resume:
         RunDirectory.open(path).require_config(config)
     else:
         RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
     with trainer.run.locked(), ending_on_sigterm(f"go on with: {again}"):
-        trainer.train(resume=options.resume)
+        trainer.train(resume=resume)
         trainer.close()
         if config.video_episodes:
             untrained = load_policy(

@@ -52,7 +52,7 @@ class RunDirectory:
             ConfigError: Something is there already.
         """
         run = cls(path)
-        if path.exists() and not (path.is_dir() and run._holds_nothing()):
+        if path.exists() and not (path.is_dir() and run.holds_nothing()):
             resume = "Continue it with --resume or choose" * run.config_file.is_file()
             raise ConfigError(
                 f"{path}: exists and is not empty; nothing was overwritten. "
@@ -109,7 +109,7 @@ class RunDirectory:
             remove_leftovers(self.path)
             yield
 
-    def _holds_nothing(self) -> bool:
+    def holds_nothing(self) -> bool:
         """Tell whether there are no files but those of a creation that was not finished."""
         begun = {self.config_file.name, self.versions_file.name}
         return not self.config_file.exists() and all(
@@ -235,6 +235,41 @@ class RunDirectory:
         with self.episodes_file.open("a", encoding="utf-8", newline="") as file:
             file.write(_csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
 
+    def _read_episodes(self) -> list[list[str]]:
+        """Return the lines of episodes.csv below its head; one cut off by a kill is left out."""
+        if not self.episodes_file.is_file():
+            return []
+        return [*csv.reader(_read_text(self.episodes_file).split("\n")[1:-1])]
+
+    def require_rows(self, stage: int, iteration: int, episodes: int) -> None:
+        """Check that metrics.jsonl and episodes.csv hold all of a stage up to an iteration.
+
+        Args:
+            stage: Number.
+            iteration: The last.
+            episodes: How many have ended until then.
+
+        Raises:
+            ConfigError: Rows are missing.
+        """
+        rows = self.read_metrics(("stage", "iteration"))
+        places = {(row["stage"], row["iteration"]) for row in rows}
+        for number in range(1, iteration + 1):
+            if (stage, number) not in places:
+                raise ConfigError(
+                    f"{self.metrics_file}: lacks iteration {number} of stage {stage}, which "
+                    f"{self.state} goes on from; restore the file, or remove {self.state}: the "
+                    "stage then begins again"
+                )
+        ended = [_place_of(line, self.episodes_file) for line in self._read_episodes()]
+        found = sum((stage, 0) < place <= (stage, iteration) for place in ended)
+        if found != episodes:
+            raise ConfigError(
+                f"{self.episodes_file}: has {found} episodes of stage {stage} up to iteration "
+                f"{iteration}, but {self.state} goes on after {episodes}; restore the file, or "
+                f"remove {self.state}: the stage then begins again"
+            )
+
     def keep_until(self, stage: int, iteration: float) -> None:
         """Drop the rows of metrics.jsonl and episodes.csv that a resumed run will write again.
 
@@ -246,8 +281,7 @@ class RunDirectory:
         kept = [row for row in rows if (row["stage"], row["iteration"]) <= last]
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)))
         if self.episodes_file.is_file():
-            text = _read_text(self.episodes_file)
-            lines = [*csv.reader(text.split("\n")[1:-1])]
+            lines = self._read_episodes()
             ended = [line for line in lines if _place_of(line, self.episodes_file) <= last]
             write_atomically(self.episodes_file, _csv_text([EPISODE_COLUMNS, *ended]))
 

@@ -89,6 +89,9 @@ def test_where_all_states_are_damaged_the_stage_begins_again(
     resumed = run_all(often, path, resume=True)
     said = capsys.readouterr().err
     assert "is damaged (state.json has the SHA-256" in said
+    assert (
+        "no state to go on from: stage 2 begins again; iterations that are trained anew: 1" in said
+    )
     assert "goes on in stage" not in said
     assert_same_run(resumed, finished)
 

@@ -298,8 +298,11 @@ class Trainer:
         elif run.sampled_matrix_file.exists():
             _drop_later_stages(run.sampled_matrix_file, last_done, rounds)
         if state:
-            run.keep_until(state.record["stage"], state.record["iteration"])
+            record = state.record
+            run.require_rows(record["stage"], record["iteration"], record["episodes"])
+            run.keep_until(record["stage"], record["iteration"])
         else:
+            self._tell_what_begins_again(last_done)
             run.keep_until(last_done, inf)
         if last_done < 0:
             return last_done, None
@@ -311,6 +314,16 @@ class Trainer:
         self._wall_s = float(stored["wall_s"])
         self.method.load_state_dict(part_of(stored, "method"))
         return last_done, state
+
+    def _tell_what_begins_again(self, last_done: int) -> None:
+        """Say which iterations are repeated, as no state of their stage is stored."""
+        rows = self.run.read_metrics(("stage",))
+        if repeated := [row for row in rows if row["stage"] > last_done]:
+            console.print(
+                f"no state to go on from: stage {repeated[0]['stage']} begins again; iterations "
+                f"that are trained anew: {len(repeated)}",
+                soft_wrap=True,
+            )
 
     def _state_after(self, last_done: int) -> State | None:
         """Return the stored state of the stage after the last that is done, if there is one."""
