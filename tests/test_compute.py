@@ -1,6 +1,6 @@
+import ctypes
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
 
@@ -25,16 +25,30 @@ def test_settings_out_of_range_are_refused(settings, message):
         ComputeConfig(**settings)
 
 
-def test_memory_that_is_freed_is_taken_again():
+class MallocInfo(ctypes.Structure):
+    """What glibc's mallinfo2 tells, in bytes or counts; see its manual page."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def test_memory_that_is_freed_is_kept():
     ComputeConfig().prepare()
-
-    def new_pages() -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(32 * 2**20)  # 128 MiB in pages of 4 KiB (or larger ones)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-    new_pages()
-    assert new_pages() < 32 * 2**20 * 4 / 4096 / 10
+    library, size = ctypes.CDLL(None), 64 * 2**20  # more than glibc keeps on its own
+    library.mallinfo2.restype = MallocInfo
+    before = library.mallinfo2()
+    tensor = torch.ones(size // 4)
+    taken = library.mallinfo2()
+    del tensor
+    freed = library.mallinfo2()
+    assert taken.hblkhd == before.hblkhd  # not mapped from the system
+    assert taken.uordblks >= before.uordblks + size
+    assert freed.fordblks >= taken.fordblks + size  # there for the next
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,8 @@ class VLAPolicy(nn.Module):
             observation = self.tokenize(observation)
         image_tokens = self.backbone.embed_images(observation.images)
         prefix, valid = self._prefix(image_tokens, observation)
-        num_words = observation.token_ids.shape[1]
-        padded_length = 1 + image_tokens[0, :, :, 0].numel() + num_words
+        _, num_cameras, num_tokens, _ = image_tokens.shape
+        padded_length = 1 + num_cameras * num_tokens + observation.token_ids.shape[1]
         return self.backbone.context(prefix, valid, padded_length=padded_length)
 
     def example_observation(self) -> Observation:
