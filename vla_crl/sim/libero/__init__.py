@@ -1,0 +1,1 @@
+"""Suites of LIBERO (extra `libero`): its tasks, its robot, its official initial states."""
