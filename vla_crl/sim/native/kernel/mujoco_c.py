@@ -17,6 +17,12 @@ llvmlite.binding.load_library_permanently(str(_LIBRARY))
 _POINTER = types.uintp
 
 mj_step = types.ExternalFunction("mj_step", types.void(_POINTER, _POINTER))
+mj_step1 = types.ExternalFunction("mj_step1", types.void(_POINTER, _POINTER))
+mj_step2 = types.ExternalFunction("mj_step2", types.void(_POINTER, _POINTER))
+mj_forward = types.ExternalFunction("mj_forward", types.void(_POINTER, _POINTER))
+mj_jacobian_of_site = types.ExternalFunction(
+    "mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.intc)
+)
 mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
 mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
 mj_set_state = types.ExternalFunction(

@@ -1,0 +1,1 @@
+"""Compiled code that steps LIBERO's worlds: robosuite's arm controller, MuJoCo, the goals."""

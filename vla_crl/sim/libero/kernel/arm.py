@@ -1,0 +1,216 @@
+"""robosuite's OSC_POSE controller and its Panda gripper, as compiled code.
+
+Operational space control (Khatib 1987) as robosuite 1.4 does it with LIBERO's settings: gains of 150
+with critical damping, position and orientation uncoupled, no interpolation, and a null space that
+pulls the joints to where the robot began. The same numbers to rounding: matrices are inverted by
+Cholesky's method instead of by pseudo-inverses.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit  # pyright: ignore[reportPrivateImportUsage]
+
+NUM_JOINTS = 7
+NUM_SUBSTEPS = 25
+"""Physics steps of 2 ms in a control step."""
+STIFFNESS, JOINT_STIFFNESS = 150.0, 10.0
+DAMPING, JOINT_DAMPING = 2.0 * math.sqrt(STIFFNESS), 2.0 * math.sqrt(JOINT_STIFFNESS)
+MAX_STEP_M, MAX_STEP_RAD = 0.05, 0.5
+FINGER_SPEED = 0.01
+"""Change of a finger's command in a physics step; commands are in [-1, 1]."""
+GOAL_POS, GOAL_MAT, FINGERS, IS_STALE = slice(0, 3), slice(3, 12), slice(12, 14), 14
+"""Places in a controller's state."""
+STATE_SIZE = 15
+
+
+class Reading(NamedTuple):
+    """What the controller reads of the arm.
+
+    Attributes:
+        pos: [3] m, world, of the site.
+        mat: [3, 3] its rotation.
+        jacobian: [6, 7] of its velocity, linear and angular.
+        mass: [7, 7] mass matrix of the arm.
+        joints: [7] rad.
+        speed: [7] rad/s.
+    """
+
+    pos: np.ndarray
+    mat: np.ndarray
+    jacobian: np.ndarray
+    mass: np.ndarray
+    joints: np.ndarray
+    speed: np.ndarray
+
+
+class Arm(NamedTuple):
+    """Numbers of the robot of a scene.
+
+    Attributes:
+        site: Id of the site between the fingers.
+        hand: Id of the hand's body, whose rotation is felt.
+        mass_address: [7] where the rows of the joints begin in MuJoCo's `qM`.
+        rest_joints: [7] rad, where the null space pulls to.
+        torque_limit: [7] N m.
+        finger_middle: [2] actuator command (m) at 0.
+        finger_range: [2] m, from there to that at 1.
+        reset: What the controller has read when the world was reset.
+    """
+
+    site: int
+    hand: int
+    mass_address: np.ndarray
+    rest_joints: np.ndarray
+    torque_limit: np.ndarray
+    finger_middle: np.ndarray
+    finger_range: np.ndarray
+    reset: Reading
+
+
+@njit(nogil=True)
+def set_goal(state, action, reading):
+    """Set where the hand is to go: relative to where it is; without a turn, the last rotation."""
+    for i in range(3):
+        state[i] = MAX_STEP_M * action[i] + reading.pos[i]
+    turn = MAX_STEP_RAD * action[3:6]
+    if turn[0] != 0.0 or turn[1] != 0.0 or turn[2] != 0.0:
+        rotation = _rotation(turn)
+        for i in range(3):
+            for j in range(3):
+                total = 0.0
+                for k in range(3):
+                    total += rotation[i, k] * reading.mat[k, j]
+                state[3 + 3 * i + j] = total
+
+
+@njit(nogil=True)
+def _rotation(turn):
+    """Return the matrix of a rotation vector as robosuite does: in single precision."""
+    angle = math.sqrt(turn[0] * turn[0] + turn[1] * turn[1] + turn[2] * turn[2])
+    q = np.empty(4, np.float32)
+    q[0] = math.cos(angle / 2.0)
+    for i in range(3):
+        q[i + 1] = turn[i] / angle * math.sin(angle / 2.0)
+    total = 0.0
+    for i in range(4):
+        total += float(q[i]) * float(q[i])
+    scale = np.float32(math.sqrt(np.float32(2.0) / np.float32(total)))
+    for i in range(4):
+        q[i] = q[i] * scale
+    p = np.empty((4, 4), np.float32)
+    for i in range(4):
+        for j in range(4):
+            p[i, j] = q[i] * q[j]
+    one, rotation = np.float32(1.0), np.empty((3, 3), np.float32)
+    rotation[0, 0] = one - p[2, 2] - p[3, 3]
+    rotation[0, 1] = p[1, 2] - p[3, 0]
+    rotation[0, 2] = p[1, 3] + p[2, 0]
+    rotation[1, 0] = p[1, 2] + p[3, 0]
+    rotation[1, 1] = one - p[1, 1] - p[3, 3]
+    rotation[1, 2] = p[2, 3] - p[1, 0]
+    rotation[2, 0] = p[1, 3] - p[2, 0]
+    rotation[2, 1] = p[2, 3] + p[1, 0]
+    rotation[2, 2] = one - p[1, 1] - p[2, 2]
+    return rotation
+
+
+@njit(nogil=True)
+def torques(arm, state, reading, bias, out):
+    """Compute what the motors do: out [7] N m, within their limits.
+
+    J' L_p f + J' L_r t + N' M (k (rest - q) - d q') + bias, with L the inverse of J M^-1 J' of the
+    rows for position, for rotation or for both, and N' p = p - J' L J M^-1 p.
+    """
+    jacobian, mass = reading.jacobian, reading.mass
+    wrench, velocity = np.empty(6), np.zeros(6)
+    for i in range(6):
+        for j in range(NUM_JOINTS):
+            velocity[i] += jacobian[i, j] * reading.speed[j]
+    turn = _rotation_error(state[GOAL_MAT].reshape((3, 3)), reading.mat)
+    for i in range(3):
+        wrench[i] = (state[i] - reading.pos[i]) * STIFFNESS - velocity[i] * DAMPING
+        wrench[3 + i] = turn[i] * STIFFNESS - velocity[3 + i] * DAMPING
+    # With M = C C', J M^-1 J' is W W' for W = J C'^-1.
+    root, half = mass.copy(), np.empty((6, NUM_JOINTS))
+    cholesky(root)
+    for i in range(6):
+        for j in range(NUM_JOINTS):
+            total = jacobian[i, j]
+            for k in range(j):
+                total -= root[j, k] * half[i, k]
+            half[i, j] = total / root[j, j]
+    inverse = np.empty((6, 6))
+    for i in range(6):
+        for j in range(6):
+            total = 0.0
+            for k in range(NUM_JOINTS):
+                total += half[i, k] * half[j, k]
+            inverse[i, j] = total
+    linear, angular = inverse[:3, :3].copy(), inverse[3:, 3:].copy()
+    solve(linear, wrench[:3])
+    solve(angular, wrench[3:])
+    pull, pulled = np.empty(NUM_JOINTS), np.zeros(6)
+    for j in range(NUM_JOINTS):
+        pull[j] = JOINT_STIFFNESS * (arm.rest_joints[j] - reading.joints[j])
+        pull[j] -= JOINT_DAMPING * reading.speed[j]
+    for i in range(6):
+        for j in range(NUM_JOINTS):
+            pulled[i] += jacobian[i, j] * pull[j]
+    solve(inverse, pulled)
+    for j in range(NUM_JOINTS):
+        torque = bias[j]
+        for i in range(6):
+            torque += jacobian[i, j] * (wrench[i] - pulled[i])
+        for k in range(NUM_JOINTS):
+            torque += mass[j, k] * pull[k]
+        out[j] = min(max(torque, -arm.torque_limit[j]), arm.torque_limit[j])
+
+
+@njit(nogil=True)
+def _rotation_error(goal, mat):
+    """Return half the sum of the cross products of the axes [3]: the sine of what is to turn."""
+    error = np.zeros(3)
+    for c in range(3):
+        error[0] += mat[1, c] * goal[2, c] - mat[2, c] * goal[1, c]
+        error[1] += mat[2, c] * goal[0, c] - mat[0, c] * goal[2, c]
+        error[2] += mat[0, c] * goal[1, c] - mat[1, c] * goal[0, c]
+    return 0.5 * error
+
+
+@njit(nogil=True)
+def move_fingers(arm, state, action, out):
+    """Open (-1) or close (+1) by one physics step: out [2] m."""
+    direction = np.sign(action)
+    for side in range(2):
+        change = -FINGER_SPEED if side == 0 else FINGER_SPEED
+        command = state[12 + side] + change * direction
+        state[12 + side] = min(max(command, -1.0), 1.0)
+        out[side] = arm.finger_middle[side] + arm.finger_range[side] * state[12 + side]
+
+
+@njit(nogil=True)
+def cholesky(matrix):
+    """Replace the lower triangle of a positive definite matrix by its root."""
+    for j in range(matrix.shape[0]):
+        for i in range(j, matrix.shape[0]):
+            total = matrix[i, j]
+            for k in range(j):
+                total -= matrix[i, k] * matrix[j, k]
+            matrix[i, j] = math.sqrt(total) if i == j else total / matrix[j, j]
+
+
+@njit(nogil=True)
+def solve(matrix, vector):
+    """Replace x by A^-1 x; A, positive definite, is replaced by its root."""
+    cholesky(matrix)
+    size = vector.shape[0]
+    for i in range(size):
+        for k in range(i):
+            vector[i] -= matrix[i, k] * vector[k]
+        vector[i] /= matrix[i, i]
+    for i in range(size - 1, -1, -1):
+        for k in range(i + 1, size):
+            vector[i] -= matrix[k, i] * vector[k]
+        vector[i] /= matrix[i, i]
