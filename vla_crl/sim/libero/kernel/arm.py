@@ -87,7 +87,7 @@ def set_goal(state, action, reading):
 
 @njit(nogil=True)
 def _rotation(turn):
-    """Return the matrix of a rotation vector as robosuite does: in single precision."""
+    """Return the matrix of a rotation vector as robosuite does: products in single precision."""
     angle = math.sqrt(turn[0] * turn[0] + turn[1] * turn[1] + turn[2] * turn[2])
     q = np.empty(4, np.float32)
     q[0] = math.cos(angle / 2.0)
@@ -95,24 +95,24 @@ def _rotation(turn):
         q[i + 1] = turn[i] / angle * math.sin(angle / 2.0)
     total = 0.0
     for i in range(4):
-        total += float(q[i]) * float(q[i])
-    scale = np.float32(math.sqrt(np.float32(2.0) / np.float32(total)))
+        total += float(q[i] * q[i])
+    scale = math.sqrt(2.0 / float(np.float32(total)))
     for i in range(4):
-        q[i] = q[i] * scale
+        q[i] = float(q[i]) * scale
     p = np.empty((4, 4), np.float32)
     for i in range(4):
         for j in range(4):
             p[i, j] = q[i] * q[j]
-    one, rotation = np.float32(1.0), np.empty((3, 3), np.float32)
-    rotation[0, 0] = one - p[2, 2] - p[3, 3]
+    rotation = np.empty((3, 3))
+    rotation[0, 0] = 1.0 - float(p[2, 2]) - float(p[3, 3])
     rotation[0, 1] = p[1, 2] - p[3, 0]
     rotation[0, 2] = p[1, 3] + p[2, 0]
     rotation[1, 0] = p[1, 2] + p[3, 0]
-    rotation[1, 1] = one - p[1, 1] - p[3, 3]
+    rotation[1, 1] = 1.0 - float(p[1, 1]) - float(p[3, 3])
     rotation[1, 2] = p[2, 3] - p[1, 0]
     rotation[2, 0] = p[1, 3] - p[2, 0]
     rotation[2, 1] = p[2, 3] + p[1, 0]
-    rotation[2, 2] = one - p[1, 1] - p[2, 2]
+    rotation[2, 2] = 1.0 - float(p[1, 1]) - float(p[2, 2])
     return rotation
 
 
