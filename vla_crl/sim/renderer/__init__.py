@@ -2,5 +2,6 @@
 
 from vla_crl.sim.renderer.appearance import Appearance, model_appearance, wear
 from vla_crl.sim.renderer.batch_renderer import BatchRenderer
+from vla_crl.sim.renderer.placement import Placement, Poses
 
-__all__ = ["Appearance", "BatchRenderer", "model_appearance", "wear"]
+__all__ = ["Appearance", "BatchRenderer", "Placement", "Poses", "model_appearance", "wear"]
