@@ -46,6 +46,10 @@ BACKENDS = {
         },
         expert="vla_crl.sim.native.experts:ScriptedExpert",
     ),
+    "libero": Backend(
+        read="vla_crl.sim.libero.suite:read_libero",
+        simulators={"cpu": "vla_crl.sim.libero.libero_sim:LiberoSim"},
+    ),
     "metaworld": Backend(
         read="vla_crl.sim.metaworld.suite:read_metaworld",
         simulators={"cpu": "vla_crl.sim.metaworld.metaworld_sim:MetaWorldSim"},
@@ -59,15 +63,18 @@ def find_suite(name: str) -> TaskSuite:
     """Load a suite of the catalogue.
 
     Args:
-        name: Its name, or "suite@controller" for another way to command its robot.
+        name: Its name, or "suite@option" with some of its `options`, such as another way to command
+            its robot.
 
     Raises:
-        ConfigError: Suite, backend or controller do not exist, or its file is not as it should be.
+        ConfigError: Suite, backend or option do not exist, or its file is not as it should be.
     """
     file = suite_path(name) / "suite.toml"
     read = cast(Callable[[Path], TaskSuite], _load(_backend_of_file(file).read, file))
-    suite, (_, at, controller) = read(file), name.partition("@")
-    return suite.with_controller(controller) if at else suite
+    suite, (_, *options) = read(file), name.split("@")
+    for option in options:
+        suite = suite.with_option(option)
+    return suite
 
 
 def task_names(name: str) -> list[str]:

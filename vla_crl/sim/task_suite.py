@@ -85,6 +85,19 @@ class TaskSuite(ABC):
         """
         raise unknown_name(f"suite '{self.name}'", "controller", name, self.controllers)
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What may follow an @ in the suite's name."""
+        return self.controllers
+
+    def with_option(self, name: str) -> "TaskSuite":
+        """Return the suite with something other than usual; its name tells what.
+
+        Raises:
+            ConfigError: It has no such option.
+        """
+        return self.with_controller(name)
+
     def require_states(self, **counts: int) -> None:
         """Check before the work that there are as many test states as settings ask for.
 

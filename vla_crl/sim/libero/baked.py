@@ -58,9 +58,9 @@ def cache_folder() -> Path:
     return Path(root) / "vla_crl" / "libero" / str(FORMAT)
 
 
-def task_folder(benchmark: str, task: str) -> Path:
+def task_folder(benchmark: str, task: str, num_train_states: int) -> Path:
     """Return where a task is, or will be, baked."""
-    return cache_folder() / benchmark / task
+    return cache_folder() / benchmark / f"{task}.{num_train_states}"
 
 
 def assets_folder() -> Path:
@@ -88,9 +88,8 @@ class BakedTask:
         model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         return model
 
-    @cached_property
     def drawn(self) -> mujoco.MjModel:
-        """What is drawn; its bodies have the numbers of those of `physics`."""
+        """Compile what is drawn: 100 MB, whose bodies have the numbers of those of `physics`."""
         return self.compile(DRAWN)
 
     @cached_property
@@ -128,19 +127,19 @@ class BakedTask:
 
 
 @made_once
-def load_task(benchmark: str, task: str) -> BakedTask:
+def load_task(benchmark: str, task: str, num_train_states: int) -> BakedTask:
     """Load a baked task and check it.
 
     Raises:
         ConfigError: It is not there, or not as it was written; says what to delete.
     """
-    folder = task_folder(benchmark, task)
+    folder = task_folder(benchmark, task, num_train_states)
     return BakedTask(folder, checked_task(folder))
 
 
-def is_baked(benchmark: str, task: str) -> bool:
+def is_baked(benchmark: str, task: str, num_train_states: int) -> bool:
     """Tell whether a task is in the cache, whole or damaged."""
-    return (task_folder(benchmark, task) / MANIFEST).is_file()
+    return task_folder(benchmark, task, num_train_states).is_dir()
 
 
 def checked_task(folder: Path) -> dict[str, Any]:

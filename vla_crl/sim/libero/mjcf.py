@@ -4,6 +4,7 @@ Numbers are kept as they are written in the file that robosuite gives to MuJoCo,
 model moves exactly as the whole one. Meshes and textures are named by their content.
 """
 
+import copy
 import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from vla_crl.errors import ConfigError
 
 ARENA_MEMORY = "16M"
 """Of an MjData; what LIBERO asks for is 1.3 GB, of which it uses 1 MB."""
+BURNER = "vla_crl burner"
+"""Geom of the drawn model that is seen while a stove burns."""
 _SEEN_ONLY = ("visual", "sensor")
 _PHYSICS = ("actuator", "body", "dof", "eq", "exclude", "jnt", "opt", "site", "tree")
 """How the names of arrays begin that physics depends on beside the geoms'."""
@@ -84,6 +87,36 @@ def strip(root: ET.Element, model: mujoco.MjModel) -> None:
     for size in root.findall("size"):
         root.remove(size)
     ET.SubElement(root, "size", memory=ARENA_MEMORY)
+
+
+def with_sites_as_geoms(
+    root: ET.Element, visible: dict[str, list[float]], burner: str | None
+) -> ET.Element:
+    """Return a copy of a scene in which sites that are seen are geoms, and all others are gone.
+
+    Args:
+        root: Of the scene file.
+        visible: Colours of the sites that are seen.
+        burner: A site that is seen at times, which becomes the geom `BURNER`.
+    """
+    root = copy.deepcopy(root)
+    worldbody = root.find("worldbody")
+    assert worldbody is not None
+    for body in _bodies(worldbody):
+        for site in body.findall("site"):
+            name = site.get("name", "")
+            if name in visible or name == burner:
+                geom = ET.SubElement(body, "geom", site.attrib)
+                geom.attrib.update(contype="0", conaffinity="0", group="1", mass="0")
+                geom.set("name", BURNER if name == burner else f"site {name}")
+                colour = visible.get(name) or [
+                    float(x) for x in site.get("rgba", "1 0 0 1").split()
+                ]
+                geom.set("rgba", " ".join(repr(x) for x in colour))
+    for tag in ("sensor",):  # they name sites
+        for element in root.findall(tag):
+            root.remove(element)
+    return root
 
 
 def _bodies(worldbody: ET.Element) -> Iterator[ET.Element]:

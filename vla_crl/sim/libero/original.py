@@ -174,6 +174,26 @@ class OriginalTask:
             raise ConfigError(f"'{self.bddl_file.stem}' has several burners: {joints}")
         return joints[0] if joints else None
 
+    def visible_sites(self) -> dict[str, list[float]]:
+        """Return the colours of the sites that LIBERO's pictures show after a reset."""
+        with quietly():
+            self.env.visualize(vis_settings=dict.fromkeys(self.env._visualizations, False))
+            self.env._post_process()
+        model = self.model
+        colours = {model.site(i).name: model.site_rgba[i].tolist() for i in range(model.nsite)}
+        return {name: colour for name, colour in colours.items() if colour[3] > 0}
+
+    def burner_site(self) -> str | None:
+        """Return the site that is shown while a burner burns, if there is one."""
+        sites = [
+            site
+            for state in self.env.tracking_object_states_change
+            for site, _ in self.env.get_object(state.object_name)
+            .object_properties["vis_site_names"]
+            .values()
+        ]
+        return sites[0] if sites else None
+
     def terms_hold(self) -> list[bool]:
         """Ask LIBERO's own evaluator which terms of the goal hold now."""
         goal = self.env.parsed_problem["goal_state"]

@@ -22,9 +22,7 @@ TRIES = 20
 """Placements for each state, at most."""
 
 
-def sample_states(
-    original: OriginalTask, task: BakedTask, count: int
-) -> dict[str, np.ndarray]:
+def sample_states(original: OriginalTask, task: BakedTask, count: int) -> dict[str, np.ndarray]:
     """Sample initial states that are not solved, at rest, and with nothing inside another thing.
 
     Args:

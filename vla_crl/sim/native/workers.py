@@ -1,18 +1,20 @@
 """Threads that step worlds, each with a MuJoCo model and data of its own for every scene."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import mujoco
 import numpy as np
 
-from vla_crl.sim.native.kernel.slots import Scratch, scratch_of
 from vla_crl.sim.threads import spread
 
 
-class ModelCopy(NamedTuple):
+Scratch = TypeVar("Scratch")
+
+
+class ModelCopy(NamedTuple, Generic[Scratch]):
     """What a thread works with: a model and data, also as addresses for compiled code."""
 
     scratch: Scratch
@@ -20,20 +22,24 @@ class ModelCopy(NamedTuple):
     data: mujoco.MjData
 
 
-class Workers:
+class Workers(Generic[Scratch]):
     """Spreads work on slots over threads, in blocks of slots that are in the same scene."""
 
-    def __init__(self, models: Sequence[mujoco.MjModel], num_threads: int) -> None:
+    def __init__(
+        self,
+        copy_of: Callable[[int], tuple[Scratch, mujoco.MjModel, mujoco.MjData]],
+        num_threads: int,
+    ) -> None:
         """Start the threads; a scene's model is copied when it is first worked on.
 
         Args:
-            models: One a scene.
+            copy_of: From a scene to a copy of its model, with data; called from several threads.
             num_threads: For physics, and as many for drawing.
         """
         self._physics = ThreadPoolExecutor(num_threads)
         self._drawing = ThreadPoolExecutor(num_threads)  # need not queue behind physics
-        self._models = models
-        self._free: list[list[ModelCopy]] = [[] for _ in models]
+        self._copy_of = copy_of
+        self._free: dict[int, list[ModelCopy[Scratch]]] = {}
 
     def close(self) -> None:
         """Stop the threads."""
@@ -73,13 +79,13 @@ class Workers:
         spread(self._drawing, work, pictures, scenes)
 
     @contextmanager
-    def model_copy(self, scene: int) -> Iterator[ModelCopy]:
+    def model_copy(self, scene: int) -> Iterator[ModelCopy[Scratch]]:
         """Lend a copy of a scene's model, a new one if none is free: one a thread at most."""
-        free = self._free[scene]
+        free = self._free.setdefault(scene, [])
         try:
             copy = free.pop()  # never waits: of two threads that see the last, one gets it
         except IndexError:
-            copy = ModelCopy(*scratch_of(self._models[scene]))
+            copy = ModelCopy(*self._copy_of(scene))
         try:
             yield copy
         finally:

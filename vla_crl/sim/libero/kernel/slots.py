@@ -141,9 +141,13 @@ class Scratch(NamedTuple):
     arrays: Addresses
 
 
-def scratch_of(model: mujoco.MjModel) -> tuple[Scratch, mujoco.MjModel, mujoco.MjData]:
+def scratch_of(
+    model: mujoco.MjModel, *, sleeps: bool = False
+) -> tuple[Scratch, mujoco.MjModel, mujoco.MjData]:
     """Copy a model and make data for it; the caller keeps both alive as long as the scratch."""
     model = copy(model)
+    if sleeps:
+        model.opt.enableflags |= int(mujoco.mjtEnableBit.mjENBL_SLEEP)
     data = mujoco.MjData(model)
     of_model = [getattr(model, name).ctypes.data for name in ("body_pos", "body_quat")]
     of_data = [getattr(data, name).ctypes.data for name in Addresses._fields[2:13]]

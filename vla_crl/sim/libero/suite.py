@@ -1,0 +1,167 @@
+"""A suite of LIBERO tasks as data; read without the packages of LIBERO."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from vla_crl.catalog import suite_path
+from vla_crl.config import from_mapping, read_toml
+from vla_crl.contracts import ARM, Embodiment
+from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.sim.libero.config import (
+    AGENT_CAMERA,
+    CONTROL_HZ,
+    NUM_TEST_STATES,
+    LiberoConfig,
+)
+from vla_crl.sim.libero.protocols import PROTOCOLS, Protocol
+from vla_crl.sim.task_suite import SuiteTask, TaskSuite
+
+FAST, SHARED_STATES = "fast", "shared_states"
+"""Options beside the protocols: things that rest may sleep; training begins from the official
+states, as that of the study does."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LiberoTask(SuiteTask):
+    """One of LIBERO's tasks; an episode succeeds in the first step in which its goal holds.
+
+    Attributes:
+        benchmark: LIBERO's name of the benchmark that it is of.
+        key: LIBERO's name of the task.
+        num_train_states: How many initial states are sampled for training.
+    """
+
+    benchmark: str
+    key: str
+    num_train_states: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LiberoSuite(TaskSuite):
+    """Tasks of LIBERO, each in a scene of its own.
+
+    Attributes:
+        instances: Of each of its `things`, the name in LIBERO's bddl files.
+        protocol: How it is evaluated, one of `PROTOCOLS`.
+        is_fast: Whether things that rest may sleep, so that a step is faster and not exact.
+        shares_states: Whether training begins from the official states, those of evaluation.
+    """
+
+    backend: ClassVar[str] = "libero"
+
+    tasks: tuple[LiberoTask, ...]
+    names_of_things: tuple[str, ...]
+    instances: tuple[str, ...]
+    protocol_name: str = "own"
+    is_fast: bool = False
+    shares_states: bool = False
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The Panda arm, as the tabletop suites' arm is commanded and feels."""
+        return ARM
+
+    @property
+    def protocol(self) -> Protocol:
+        """What an evaluation keeps to."""
+        return PROTOCOLS[self.protocol_name]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Protocols, and what else may follow an @."""
+        return (*PROTOCOLS, FAST, SHARED_STATES)
+
+    def with_option(self, name: str) -> "LiberoSuite":
+        """Return the suite under a protocol, stepped fast, or with the study's shared states.
+
+        Raises:
+            ConfigError: It has no such option, or two protocols.
+        """
+        if name not in self.options:
+            raise unknown_name(f"suite '{self.name}'", "option", name, self.options)
+        named = replace(self, name=f"{self.name}@{name}")
+        if name == FAST:
+            return replace(named, is_fast=True)
+        if name == SHARED_STATES:
+            return replace(named, shares_states=True)
+        if any(option in PROTOCOLS for option in self.name.split("@")[1:]):
+            raise ConfigError(f"suite '{named.name}': a suite has one protocol, this names two")
+        tasks = tuple(
+            replace(task, horizon=PROTOCOLS[name].horizons.get(task.benchmark, task.horizon))
+            for task in self.tasks
+        )
+        return replace(named, protocol_name=name, tasks=tasks)
+
+    @property
+    def film_camera(self) -> str:
+        """What people see in videos."""
+        return AGENT_CAMERA
+
+    @property
+    def control_hz(self) -> float:
+        """Control steps per second."""
+        return CONTROL_HZ
+
+    @property
+    def num_train_states(self) -> int:
+        """How many initial states there are for training."""
+        if self.shares_states:
+            return NUM_TEST_STATES
+        return min(task.num_train_states for task in self.tasks)
+
+    @property
+    def train_ids(self) -> range:
+        """Initial states for training: sampled ones, or with `shared_states` the official ones."""
+        return range(self.num_train_states)
+
+    @property
+    def test_ids(self) -> range:
+        """The official initial states."""
+        return range(self.num_train_states, self.num_train_states + NUM_TEST_STATES)
+
+    @property
+    def things(self) -> tuple[str, ...]:
+        """Objects and fixtures that instructions talk about."""
+        return self.names_of_things
+
+
+def read_libero(file: Path) -> LiberoSuite:
+    """Read a suite.toml with `backend = "libero"`.
+
+    Raises:
+        ConfigError: The file is not as it should be.
+    """
+    config = _read(file)
+    parts = [_read(suite_path(name) / "suite.toml") for name in config.suites] or [config]
+    for name, part in zip(config.suites, parts, strict=False):
+        if part.suites:
+            raise ConfigError(f"{file}: suites: '{name}' is a union itself, name its parts")
+    things = {thing.name: thing.instance for part in parts for thing in part.things}
+    tasks = tuple(
+        LiberoTask(
+            name=task.name,
+            instruction=task.instruction,
+            split=task.split,
+            horizon=part.horizon,
+            benchmark=part.benchmark,
+            key=task.name,
+            num_train_states=part.num_train_states,
+        )
+        for part in parts
+        for task in part.tasks
+    )
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{file}: suites: a task is in two of them")
+    return LiberoSuite(
+        name=file.parent.name,
+        description=config.description,
+        tasks=tasks,
+        names_of_things=tuple(things),
+        instances=tuple(things.values()),
+    )
+
+
+def _read(file: Path) -> LiberoConfig:
+    return from_mapping(LiberoConfig, read_toml(file), str(file))
