@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
@@ -77,12 +76,11 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
     """
     original = OriginalTask(benchmark, task)
     root = ET.fromstring(original.xml)
-    whole = mujoco.MjModel.from_xml_string(original.xml)
     files = mjcf.assets_of(root)
     original.reset()
     seen = mjcf.with_sites_as_geoms(root, original.visible_sites(), original.burner_site())
     drawn = ET.tostring(seen, encoding="unicode")
-    mjcf.strip(root, whole)
+    mjcf.strip(root, original.whole)
     physics = ET.tostring(root, encoding="unicode")
     folder = baked.task_folder(benchmark, task, num_train_states)
     _keep_assets(files)
@@ -113,13 +111,13 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
         path = temporary / baked.MANIFEST
         path.write_text(json.dumps(manifest), encoding="utf-8")
         unfinished = baked.BakedTask(temporary, about)
-        mjcf.require_same_physics(whole, unfinished.compile(baked.PHYSICS))
-        baked.require_room(whole, len(original.fixtures), f"{benchmark} '{task}'")
-        states = original.test_states
-        if states.shape != (NUM_TEST_STATES, 1 + whole.nq + whole.nv):
+        mjcf.require_same_physics(original.whole, unfinished.compile(baked.PHYSICS))
+        baked.require_room(original.whole, len(original.fixtures), f"{benchmark} '{task}'")
+        states, width = original.test_states, 1 + original.whole.nq + original.whole.nv
+        if states.shape != (NUM_TEST_STATES, width):
             raise ConfigError(
                 f"{benchmark} '{task}': official initial states of shape {states.shape}, expected "
-                f"({NUM_TEST_STATES}, {1 + whole.nq + whole.nv})"
+                f"({NUM_TEST_STATES}, {width})"
             )
         fixtures = {
             f"fixtures {name}": original.fixture_poses(name, NUM_TEST_STATES)

@@ -66,8 +66,9 @@ class OriginalTask:
                 use_camera_obs=False,
             )
         self.env: Any = control_env.env
-        model = self.model
-        self._placed = model.body_pos.copy(), model.body_quat.copy()
+        self.whole = mujoco.MjModel.from_xml_string(self.xml)
+        """What a reset compiles; in `model` the fixtures have been displaced."""
+        self._samplers = list(self.env.object_property_initializers)
         self.fixtures = [
             self.env.fixtures_dict[name].root_body
             for name in self.env.fixtures_dict
@@ -97,13 +98,18 @@ class OriginalTask:
         known = env.objects_dict | env.fixtures_dict
         return {name: known[name].root_body for name in env.obj_body_id}
 
-    def reset(self) -> Placement:
+    def reset(self, num_resets: int = 0) -> Placement:
         """Reset as original LIBERO does, but for compiling the same scene again.
 
         Compiling draws no random numbers, so what is drawn here is what LIBERO draws.
+
+        Args:
+            num_resets: How often the environment has been reset. LIBERO's list of what is open or
+                turned on at first grows with every reset, and each entry draws a number.
         """
+        self.env.object_property_initializers = self._samplers * (2 + num_resets)
         model = self.model
-        model.body_pos[:], model.body_quat[:] = self._placed
+        model.body_pos[:], model.body_quat[:] = self.whole.body_pos, self.whole.body_quat
         with quietly():
             while True:
                 try:
@@ -130,7 +136,7 @@ class OriginalTask:
             for episode in range(count):
                 if each:
                     np.random.seed(seed + episode)
-                poses[episode] = self.reset().fixtures
+                poses[episode] = self.reset(episode).fixtures
         return poses
 
     def sample(self, seed: int) -> Placement:

@@ -10,7 +10,6 @@ import numpy as np
 
 from vla_crl.sim.threads import spread
 
-
 Scratch = TypeVar("Scratch")
 
 

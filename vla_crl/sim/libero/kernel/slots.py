@@ -10,7 +10,6 @@ import numpy as np
 
 from vla_crl.sim.libero.kernel.arm import STATE_SIZE, Arm
 from vla_crl.sim.libero.kernel.goals import Goals
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 
 MAX_STATE, MAX_QPOS, MAX_BODIES, MAX_FIXTURES, MAX_TREES = 400, 96, 56, 8, 20
 """How wide the rows of the slots are: no scene of LIBERO or LIBERO-PRO needs more."""
