@@ -125,7 +125,7 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
         }
         train = sample_states(original, unfinished, num_train_states)
         with (temporary / baked.STATES).open("wb") as file:
-            np.savez_compressed(file, test=states, **fixtures, **train)
+            np.savez_compressed(file, allow_pickle=False, test=states, **fixtures, **train)
         sums = {
             name: hashlib.sha256((temporary / name).read_bytes()).hexdigest()
             for name in (*names, baked.TASK, baked.STATES)

@@ -74,5 +74,5 @@ def resized(images: np.ndarray, pixels: int) -> np.ndarray:
     out = np.empty((*images.shape[:2], pixels, pixels, 3), np.uint8)
     for index in np.ndindex(*images.shape[:2]):
         picture = Image.fromarray(np.ascontiguousarray(images[index]))
-        out[index] = picture.resize((pixels, pixels), Image.Resampling.BILINEAR)
+        out[index] = np.asarray(picture.resize((pixels, pixels), Image.Resampling.BILINEAR))
     return out

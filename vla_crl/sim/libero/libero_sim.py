@@ -22,7 +22,7 @@ from vla_crl.sim.libero.bake import bake_tasks
 from vla_crl.sim.libero.baked import BakedTask, load_task
 from vla_crl.sim.libero.config import AGENT_CAMERA, HAND_CAMERA
 from vla_crl.sim.libero.drawing import Drawing, drawing_of, resized
-from vla_crl.sim.libero.kernel.slots import Scene, Scratch, new_slots, scratch_of
+from vla_crl.sim.libero.kernel.slots import Scene, Scratch, Slots, new_slots, scratch_of
 from vla_crl.sim.libero.kernel.stepping import begin_slots, step_slots
 from vla_crl.sim.libero.rotations import published_axis_angle
 from vla_crl.sim.libero.suite import LiberoSuite
@@ -151,6 +151,15 @@ class LiberoSim:
     def frames(self, camera: str, pixels: int, slots: Indices | None = None) -> np.ndarray:
         """Draw `slots` from a camera of their scenes, see `Filmed`."""
         return self._draw((camera,), begun_slots(self, slots), pixels, is_film=True)[:, 0]
+
+    @property
+    def slots(self) -> Slots:
+        """The arrays of all slots, to be read."""
+        return self._slots
+
+    def baked(self, task: int) -> BakedTask:
+        """Return a task that has been used, as it was baked."""
+        return self._tasks[task]
 
     def body_positions(self, names: Sequence[str], slots: Indices | None = None) -> np.ndarray:
         """Return [B, names, 3] where things are (m, world), by their names in LIBERO's files.

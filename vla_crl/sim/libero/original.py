@@ -11,7 +11,7 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.libero.package import import_libero, make_benchmark, quietly
-from vla_crl.sim.libero.protocols import RESET_SEEDS
+from vla_crl.sim.libero.protocols import RESET_SEEDS, Protocol
 
 JOINT_NOISE_RAD = 0.02
 """Standard deviation of the arm's joints in the official initial states: robosuite's default."""
@@ -122,6 +122,29 @@ class OriginalTask:
         bodies = [model.body(name).id for name in self.fixtures]
         fixtures = np.concatenate([model.body_pos[bodies], model.body_quat[bodies]], axis=1)
         return Placement(self.env.sim.data.qpos.copy(), fixtures.reshape(-1, 7))
+
+    def begin(self, state_id: int, protocol: Protocol, *, wait: bool = True) -> np.ndarray:
+        """Begin an episode of an evaluation, as the published ones do.
+
+        Args:
+            state_id: Of the official initial states.
+            protocol: How the fixtures are displaced, and how long the robot waits.
+            wait: Whether it does.
+
+        Returns:
+            [F, 7] where the fixtures are.
+        """
+        fixtures = self.fixture_poses(protocol.resets, state_id + 1)[-1]
+        state = self.test_states[state_id]
+        self.env.sim.set_state_from_flattened(state)
+        self.env.sim.forward()
+        self.env._check_success()
+        self.env._post_process()
+        for _ in range(2):  # of the reset and of the state: each moves the time of sampling
+            self.env._update_observables(force=True)
+        for _ in range(protocol.wait_steps if wait else 0):
+            self.env.step(np.array([0.0] * 6 + [-1.0]))
+        return fixtures
 
     def fixture_poses(self, resets: str, count: int) -> np.ndarray:
         """Return [count, F, 7] where the fixtures are in an evaluation's episodes.

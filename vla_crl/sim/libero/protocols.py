@@ -97,8 +97,8 @@ PROTOCOLS = {
         trials=50,
         resets="seed 0",
         chunk=8,
-        source="UT-Austin-RobIn/continual-vla-rl dc1b1c8 (arXiv 2603.11653); it draws 320 episodes a "
-        "task from the 50 states with replacement, here each state is tried once",
+        source="UT-Austin-RobIn/continual-vla-rl dc1b1c8 (arXiv 2603.11653), which draws 320 "
+        "episodes a task from the 50 states with replacement; here each state is tried once",
     ),
 }
 """By name; "own" is what a suite has that names none."""

@@ -6,9 +6,9 @@ import numpy as np
 def published_axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
     """Turn quaternions into rotation vectors as the published evaluations do.
 
-    The angle is 2 acos(w), in [0, 2 pi]: as long as MuJoCo's quaternion changes smoothly so does the
-    vector, also where the shortest rotation would jump to the other side, which is near the pose in
-    which a hand points down.
+    The angle is 2 acos(w), in [0, 2 pi]: as long as MuJoCo's quaternion changes smoothly so does
+    the vector, also where the shortest rotation would jump to the other side, which is near the
+    pose in which a hand points down.
 
     Args:
         quat_wxyz: [B, 4], of MuJoCo.

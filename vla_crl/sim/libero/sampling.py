@@ -7,11 +7,8 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.libero.baked import BakedTask
-from vla_crl.sim.libero.kernel.slots import Scratch, Slots, new_slots, scratch_of
-from vla_crl.sim.libero.kernel.stepping import begin_slots, evaluate_terms
 from vla_crl.sim.libero.original import OriginalTask
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
-from vla_crl.sim.outcomes import RUNNING
+from vla_crl.sim.libero.world import World
 
 SETTLE_STEPS = 20
 """Control steps in which things that were placed come to rest."""
@@ -58,28 +55,18 @@ class _Settling:
     """One world in which placements come to rest."""
 
     def __init__(self, task: BakedTask) -> None:
-        self._scene = task.scene(horizon=1, wait_steps=SETTLE_STEPS, sleeps=False)
-        self._slots: Slots = new_slots(1)
-        self._scratch: Scratch
-        self._scratch, self._model, self._data = scratch_of(task.physics)
-        arm = len(task.about["arm"]["joints"]) + len(task.about["arm"]["fingers"])
-        self._robot = slice(arm)
-        free = self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
-        self._free = self._model.jnt_qposadr[free][:, None] + np.arange(2)
+        self._world = World(task, SETTLE_STEPS)
+        arm = task.about["arm"]
+        self._robot = slice(len(arm["joints"]) + len(arm["fingers"]))
+        model = self._world.model
+        free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
+        self._free = model.jnt_qposadr[free][:, None] + np.arange(2)
 
     def at_rest(self, qpos: np.ndarray, fixtures: np.ndarray) -> np.ndarray | None:
         """Return where a placement comes to rest [nq], or None if it cannot be begun from."""
-        model, data, slots = self._model, self._data, self._slots
-        mujoco.mj_resetData(model, data)
-        data.qpos[:] = qpos
-        size = mujoco.mj_stateSize(model, STATE_SPEC)
-        mujoco.mj_getState(model, data, slots.physics[0, :size], STATE_SPEC)
-        slots.fixtures[0, : len(fixtures)] = fixtures
-        chosen = np.zeros(1, np.int64)
-        begin_slots(self._scene, self._scratch, slots, chosen)
-        if slots.outcome[0] != RUNNING:
+        if not self._world.rest(qpos, fixtures):
             return None
-        mujoco.mj_setState(model, data, slots.physics[0, :size], STATE_SPEC)
+        data = self._world.data
         if np.abs(data.qvel[self._robot.stop :]).max(initial=0.0) > MAX_SPEED:
             return None
         settled = data.qpos.copy()
@@ -87,11 +74,7 @@ class _Settling:
         slide = np.linalg.norm(settled[self._free] - qpos[self._free], axis=1)
         if slide.max(initial=0.0) > MAX_SLIDE_M:
             return None
-        data.qpos[:], data.qvel[:] = settled, 0.0
-        mujoco.mj_forward(model, data)
-        if data.contact.dist.min(initial=0.0) < -MAX_DEPTH_M:
+        solved = self._world.terms_hold(settled, fixtures).all()
+        if solved or data.contact.dist.min(initial=0.0) < -MAX_DEPTH_M:
             return None
-        mujoco.mj_getState(model, data, slots.physics[0, :size], STATE_SPEC)
-        holds = np.zeros((1, self._scene.goals.kind.size), np.bool_)
-        evaluate_terms(self._scene, self._scratch, slots, chosen, holds)
-        return None if holds.all() else settled
+        return settled

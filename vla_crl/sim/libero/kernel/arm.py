@@ -1,9 +1,9 @@
 """robosuite's OSC_POSE controller and its Panda gripper, as compiled code.
 
-Operational space control (Khatib 1987) as robosuite 1.4 does it with LIBERO's settings: gains of 150
-with critical damping, position and orientation uncoupled, no interpolation, and a null space that
-pulls the joints to where the robot began. The same numbers to rounding: matrices are inverted by
-Cholesky's method instead of by pseudo-inverses.
+Operational space control (Khatib 1987) as robosuite 1.4 does it with LIBERO's settings: gains of
+150 with critical damping, position and orientation uncoupled, no interpolation, and a null space
+that pulls the joints to where the robot began. The same numbers to rounding: matrices are inverted
+by Cholesky's method instead of by pseudo-inverses.
 """
 
 import math
@@ -124,40 +124,13 @@ def torques(arm, state, reading, bias, out):
     rows for position, for rotation or for both, and N' p = p - J' L J M^-1 p.
     """
     jacobian, mass = reading.jacobian, reading.mass
-    wrench, velocity = np.empty(6), np.zeros(6)
-    for i in range(6):
-        for j in range(NUM_JOINTS):
-            velocity[i] += jacobian[i, j] * reading.speed[j]
-    turn = _rotation_error(state[GOAL_MAT].reshape((3, 3)), reading.mat)
-    for i in range(3):
-        wrench[i] = (state[i] - reading.pos[i]) * STIFFNESS - velocity[i] * DAMPING
-        wrench[3 + i] = turn[i] * STIFFNESS - velocity[3 + i] * DAMPING
-    # With M = C C', J M^-1 J' is W W' for W = J C'^-1.
-    root, half = mass.copy(), np.empty((6, NUM_JOINTS))
-    cholesky(root)
-    for i in range(6):
-        for j in range(NUM_JOINTS):
-            total = jacobian[i, j]
-            for k in range(j):
-                total -= root[j, k] * half[i, k]
-            half[i, j] = total / root[j, j]
-    inverse = np.empty((6, 6))
-    for i in range(6):
-        for j in range(6):
-            total = 0.0
-            for k in range(NUM_JOINTS):
-                total += half[i, k] * half[j, k]
-            inverse[i, j] = total
+    wrench = _wrench(state, reading)
+    inverse = _mobility(jacobian, mass)
     linear, angular = inverse[:3, :3].copy(), inverse[3:, 3:].copy()
     solve(linear, wrench[:3])
     solve(angular, wrench[3:])
-    pull, pulled = np.empty(NUM_JOINTS), np.zeros(6)
-    for j in range(NUM_JOINTS):
-        pull[j] = JOINT_STIFFNESS * (arm.rest_joints[j] - reading.joints[j])
-        pull[j] -= JOINT_DAMPING * reading.speed[j]
-    for i in range(6):
-        for j in range(NUM_JOINTS):
-            pulled[i] += jacobian[i, j] * pull[j]
+    pull = JOINT_STIFFNESS * (arm.rest_joints - reading.joints) - JOINT_DAMPING * reading.speed
+    pulled = _product(jacobian, pull)
     solve(inverse, pulled)
     for j in range(NUM_JOINTS):
         torque = bias[j]
@@ -166,6 +139,43 @@ def torques(arm, state, reading, bias, out):
         for k in range(NUM_JOINTS):
             torque += mass[j, k] * pull[k]
         out[j] = min(max(torque, -arm.torque_limit[j]), arm.torque_limit[j])
+
+
+@njit(nogil=True)
+def _wrench(state, reading):
+    """Return the acceleration [6] that springs and dampers to the goal ask for."""
+    wrench, velocity = np.empty(6), _product(reading.jacobian, reading.speed)
+    turn = _rotation_error(state[GOAL_MAT].reshape((3, 3)), reading.mat)
+    for i in range(3):
+        wrench[i] = (state[i] - reading.pos[i]) * STIFFNESS - velocity[i] * DAMPING
+        wrench[3 + i] = turn[i] * STIFFNESS - velocity[3 + i] * DAMPING
+    return wrench
+
+
+@njit(nogil=True)
+def _mobility(jacobian, mass):
+    """Return J M^-1 J' [6, 6]: with M = C C' it is W W' for W = J C'^-1."""
+    root, half, mobility = mass.copy(), np.empty((6, NUM_JOINTS)), np.empty((6, 6))
+    cholesky(root)
+    for i in range(6):
+        for j in range(NUM_JOINTS):
+            total = jacobian[i, j]
+            for k in range(j):
+                total -= root[j, k] * half[i, k]
+            half[i, j] = total / root[j, j]
+    for i in range(6):
+        mobility[i] = _product(half, half[i])
+    return mobility
+
+
+@njit(nogil=True)
+def _product(matrix, vector):
+    """Return a matrix times a vector."""
+    result = np.zeros(matrix.shape[0])
+    for i in range(matrix.shape[0]):
+        for j in range(matrix.shape[1]):
+            result[i] += matrix[i, j] * vector[j]
+    return result
 
 
 @njit(nogil=True)

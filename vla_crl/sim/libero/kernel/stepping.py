@@ -19,7 +19,7 @@ from vla_crl.sim.libero.kernel.arm import (
     torques,
 )
 from vla_crl.sim.libero.kernel.goals import World, goal_reached, holds
-from vla_crl.sim.libero.kernel.slots import STATE_SPEC, contact_layout
+from vla_crl.sim.libero.kernel.slots import contact_layout
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.native.kernel.mujoco_c import (
     as_double_pointer,
@@ -32,7 +32,7 @@ from vla_crl.sim.native.kernel.mujoco_c import (
     mj_step2,
     mj_update_sleep,
 )
-from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT
+from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT, STATE_SPEC
 from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
 
 OBSERVED_SUBSTEP = 23
@@ -87,7 +87,7 @@ def _leave(scene, scratch, slots, slot):
 
 @njit(nogil=True)
 def _rouse(scene, scratch):
-    """Wake all that sleeps for one step: a slot must not depend on what else its MjData holds.
+    """Wake all that sleeps for one step: poses of what sleeps are those of the slot before.
 
     What slept and is touched by nothing that moves sleeps on after it.
     """
@@ -168,8 +168,10 @@ def _control_step(scene, scratch, slots, slot, action, jacobian):
             return False
         if substep == OBSERVED_SUBSTEP:
             _observe(scene, scratch, slots, slot)
-            if scene.sleeps:
+            if scene.sleeps:  # the goal needs the contacts of what rests, too
                 _rouse(scene, scratch)
+    if scene.sleeps:
+        _rouse(scene, scratch)
     _light(scene, scratch, slots, slot)
     return True
 
