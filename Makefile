@@ -3,16 +3,23 @@ PYTHON ?= python3
 RUN ?= runs/demo
 BIN := .venv/bin
 
-.PHONY: env lint test demo
+.PHONY: env env-libero lint test demo
 
 env: .venv/installed
+
+# LIBERO brings 340 MB of meshes and textures, which only its suites and their tests need.
+env-libero: .venv/with-libero
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-lint: env
+.venv/with-libero: .venv/installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,libero]'
+	touch $@
+
+lint: env-libero
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright

@@ -103,7 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
     command = add("evaluate", commands.evaluate)
-    _add_policy_and_suite(command, default_episodes=100)
+    _add_policy_and_suite(command, default_episodes=None)
+    command.add_argument(
+        "--protocol",
+        help="for suites of LIBERO: how others measure, such as openpi; as SUITE@PROTOCOL",
+    )
     command.add_argument(
         "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
     )
@@ -199,7 +203,9 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes: int) -> None:
+def _add_policy_and_suite(
+    command: argparse.ArgumentParser, *, default_episodes: int | None
+) -> None:
     command.add_argument(
         "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
     )
@@ -209,7 +215,7 @@ def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes:
         "--episodes",
         type=_positive,
         default=default_episodes,
-        help=f"per task (default: {default_episodes})",
+        help=f"per task (default: {default_episodes or 'as the suite or its protocol says'})",
     )
     _add_compute(command)
 

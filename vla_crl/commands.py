@@ -20,7 +20,6 @@ from vla_crl.config import load_toml, override, read_toml
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.files import write_atomically
-from vla_crl.hardware import hardware_name
 from vla_crl.termination import ending_on_sigterm
 
 Options = argparse.Namespace
@@ -172,31 +171,47 @@ def evaluate(options: Options) -> Records:
         _require_new(options.output, "--output")
     compute = _compute(options)
     from vla_crl.continual.statistics import wilson_interval
+    from vla_crl.progress import console
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
+    from vla_crl.rollout.fingerprint import fingerprint
     from vla_crl.rollout.lanes import close_lanes, simulate_lanes
     from vla_crl.sim.backends import find_suite
 
     suite = find_suite(options.suite)
+    if options.protocol:
+        suite = suite.with_option(options.protocol)
+    episodes = options.episodes or suite.trials
     agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
     tasks = [suite.task_index(name) for name in options.tasks or [t.name for t in suite.tasks]]
     sims = simulate_lanes(
         suite,
-        min(options.num_envs, options.episodes * len(tasks)),
+        min(options.num_envs, episodes * len(tasks)),
         image_size=agent.image_size,
         compute=compute,
         tasks=tasks,
     )
     results = evaluate_agent(
-        agent, sims, options.tasks, num_episodes=options.episodes, states=options.states
+        agent, sims, options.tasks, num_episodes=episodes, states=options.states
     )
     close_lanes(sims)
+    ids = suite.test_ids if options.states == "test" else suite.train_ids
+    measured = fingerprint(
+        suite,
+        tasks,
+        ids[:episodes],
+        policy=options.policy,
+        actions="sampled" if options.sampled else "deterministic",
+        num_envs=options.num_envs,
+        **dataclasses.asdict(compute),
+    )
+    for key, value in measured.items() if suite.conditions else ():
+        console.print(f"{key}: {value}", soft_wrap=True)
     rows: Records = []
     for result in results:
         low, high = wilson_interval(result.successes, result.episodes)
         rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
     if options.output:
-        # Another processor rounds differently, so a number that is kept names its own.
-        kept = [row | {"hardware": hardware_name()} for row in rows]
+        kept = [row | {"fingerprint": measured} for row in rows]
         write_atomically(options.output, json.dumps(kept, indent=2) + "\n")
     return rows
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from vla_crl.errors import ConfigError
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.rollout.lanes import lane_generator
 from vla_crl.sim.backends import expert_of
@@ -45,14 +46,24 @@ class PolicyAgent:
         return self.policy.config.image_size
 
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
-        """Return what acts in `sim`."""
-        generator = lane_generator(self.seed, lane)
+        """Return what acts in `sim`.
+
+        Raises:
+            ConfigError: The suite executes more actions of a chunk than the policy gives.
+        """
+        generator, num_actions = lane_generator(self.seed, lane), sim.suite.executed_chunk
+        given = self.policy.config.action_horizon
+        if num_actions is not None and num_actions > given:
+            raise ConfigError(
+                f"suite '{sim.suite.name}': executes {num_actions} actions of a chunk, but the "
+                f"policy's action_horizon is {given}; choose another protocol or policy"
+            )
 
         @torch.no_grad()
         def act(slots: np.ndarray) -> np.ndarray:
             context = self.policy.encode(sim.observe(slots))
             chunk = self.policy.act(context, deterministic=self.deterministic, generator=generator)
-            return executed(self.policy, chunk)
+            return executed(self.policy, chunk, num_actions)
 
         return act
 
@@ -69,6 +80,12 @@ class ExpertAgent:
         return lambda slots: expert.act(slots)[:, None]
 
 
-def executed(policy: VLAPolicy, chunk: ActionChunk) -> np.ndarray:
-    """Return the actions [B, K, A] of chunks that are executed, where simulations take them."""
-    return chunk.actions[:, : policy.config.execution_horizon].cpu().numpy()
+def executed(policy: VLAPolicy, chunk: ActionChunk, num_actions: int | None = None) -> np.ndarray:
+    """Return the actions [B, K, A] of chunks that are executed, where simulations take them.
+
+    Args:
+        policy: Whose chunks they are.
+        chunk: What it gave.
+        num_actions: K; by default the policy's own.
+    """
+    return chunk.actions[:, : num_actions or policy.config.execution_horizon].cpu().numpy()

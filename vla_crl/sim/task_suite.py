@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vla_crl.contracts import Embodiment, Split
 from vla_crl.errors import ConfigError, unknown_name
@@ -84,6 +84,21 @@ class TaskSuite(ABC):
             ConfigError: It has no such controller.
         """
         raise unknown_name(f"suite '{self.name}'", "controller", name, self.controllers)
+
+    @property
+    def trials(self) -> int:
+        """Episodes a task that an evaluation runs unless told otherwise."""
+        return 100
+
+    @property
+    def executed_chunk(self) -> int | None:
+        """Actions of a chunk that an evaluation executes; None: as the policy says."""
+        return None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What a result depends on beside tasks, initial states and horizon; as JSON."""
+        return {}
 
     @property
     def options(self) -> tuple[str, ...]:

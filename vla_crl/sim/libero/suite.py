@@ -1,8 +1,8 @@
 """A suite of LIBERO tasks as data; read without the packages of LIBERO."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vla_crl.catalog import suite_path
 from vla_crl.config import from_mapping, read_toml
@@ -92,6 +92,29 @@ class LiberoSuite(TaskSuite):
             for task in self.tasks
         )
         return replace(named, protocol_name=name, tasks=tasks)
+
+    @property
+    def trials(self) -> int:
+        """As the protocol says."""
+        return self.protocol.trials
+
+    @property
+    def executed_chunk(self) -> int | None:
+        """As the protocol says."""
+        return self.protocol.chunk
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The protocol, whether physics is exact, and where training begins."""
+        protocol = {key: value for key, value in asdict(self.protocol).items() if key != "horizons"}
+        return {
+            "protocol": self.protocol_name,
+            **protocol,
+            "physics": "fast: what rests may sleep" if self.is_fast else "exact",
+            "train_states": "the 50 official ones, those of evaluation"
+            if self.shares_states
+            else "sampled from LIBERO's placement regions",
+        }
 
     @property
     def film_camera(self) -> str:
