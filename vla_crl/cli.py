@@ -169,6 +169,12 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="also write the numbers to this new file; of several runs, one a seed, their mean",
     )
 
+    command = add("verify", commands.verify)
+    command.add_argument("what", choices=tuple(commands.VERIFICATIONS))
+    command.add_argument("--tasks", type=_positive, help="how many, drawn (default: all)")
+    command.add_argument("--seed", type=_not_negative, default=0)
+    _add_json(command)
+
     command = add("bench", commands.bench)
     command.add_argument("what", choices=tuple(commands.BENCHES))
     command.add_argument("--suite", default="tabletop_object", help="for all but update")
@@ -264,8 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0, 1 (doctor found a fault), 2 (a user's mistake), 130 (interrupted), 141
-        (nobody reads our output any more) or 143 (SIGTERM).
+        The exit code: 0, 1 (doctor or verify found a fault), 2 (a user's mistake), 130
+        (interrupted), 141 (nobody reads our output any more) or 143 (SIGTERM).
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
@@ -295,9 +301,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who read our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return (
-        1 if options.command == "doctor" and any(row["status"] == "fail" for row in result) else 0
-    )
+    return int(_found_a_fault(options.command, result))
+
+
+def _found_a_fault(command: str, result: Any) -> bool:
+    """Tell whether a command that looks for faults has found one."""
+    match command:
+        case "doctor":
+            return any(row["status"] == "fail" for row in result)
+        case "verify":
+            return not all(row["agrees"] for row in result)
+    return False
 
 
 @contextlib.contextmanager
@@ -313,6 +327,12 @@ def _stdout_to_stderr() -> Iterator[None]:
         ctypes.CDLL(None).fflush(None)  # what C has not written yet
         os.dup2(own, 1)
         os.close(own)
+
+
+_NAMES = {"name", "task"}
+"""Columns that are there to be copied: never wrapped, nothing cut."""
+_READABLE = 8
+"""Characters that other columns have at least, if need be by a table wider than the terminal."""
 
 
 def _print_rows(result: Records | dict[str, Any]) -> None:
@@ -331,17 +351,29 @@ def _print_rows(result: Records | dict[str, Any]) -> None:
     columns = [column for column in result[0] if column != "suite"]
     for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):
         table = Table(title=suite, title_justify="left")
-        for column in columns:  # a name is there to be copied: never wrapped, nothing cut
-            table.add_column(column, no_wrap=column in {"name", "task"}, overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(row[column]) for column in columns))
-        console.print(table)
+        for column in columns:
+            table.add_column(column, no_wrap=column in _NAMES, overflow="fold")
+        cells = [[_cell(row[column]) for column in columns] for row in rows]
+        for row in cells:
+            table.add_row(*row)
+        console.print(table, width=max(console.width, _least_width(columns, cells)), crop=False)
+
+
+def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """Return how wide a table must be for its other columns to stay readable beside long names."""
+    width = 1
+    for place, column in enumerate(columns):
+        longest = max(len(column), *(len(row[place]) for row in cells))
+        width += 3 + (longest if column in _NAMES else min(longest, _READABLE))
+    return width
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0.0 < abs(value) < 0.0005 else f"{value:.3f}"
+    return str(value)
 
 
 def _unknown_argument(options: Options, argument: str) -> ConfigError:

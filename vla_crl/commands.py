@@ -6,6 +6,7 @@ modules are imported where they are used, so that `--help` and typos answer at o
 
 import argparse
 import dataclasses
+import importlib
 import json
 import shlex
 import sys
@@ -38,6 +39,11 @@ PEER_BENCHES = {
     "render": "vla_crl.bench.render_peers:bench_render_peers",
     "sim": "vla_crl.bench.sim_peers:bench_sim_peers",
 }
+VERIFICATIONS = {
+    "libero": "vla_crl.sim.libero.verify",
+    "metaworld": "vla_crl.sim.metaworld.verify",
+}
+"""Modules that compare a backend with the package that it stands for."""
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
@@ -302,6 +308,13 @@ def bench(options: Options) -> Records | None:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)
     return None
+
+
+def verify(options: Options) -> Records:
+    """Compare what we simulate with the package that it is of, task by task."""
+    module = importlib.import_module(VERIFICATIONS[options.what])
+    rows = module.verify(options.tasks, options.seed)
+    return [dataclasses.asdict(row) | {"agrees": row.agrees} for row in rows]
 
 
 def doctor(options: Options) -> Records:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vla_crl.sim.libero.verify import MAX_DIFFERENCE, NUM_STEPS, verify
+from vla_crl.errors import ConfigError
+from vla_crl.sim.libero.verify import MAX_DIFFERENCE, NUM_STEPS, compare, table, verify
 
 
 @pytest.mark.slow
@@ -17,13 +18,13 @@ from vla_crl.sim.libero.verify import MAX_DIFFERENCE, NUM_STEPS, verify
     ],
 )
 def test_a_task_is_equal_to_the_original(read_small, name, task):
-    (row,) = verify(read_small(name), [task], seed=1)
-    assert row.max_abs_dqpos <= MAX_DIFFERENCE
-    assert row.max_abs_dstate <= MAX_DIFFERENCE
-    assert (row.terms_equal, row.done_equal) == (row.terms, row.steps)
-    assert row.steps == NUM_STEPS
-    assert 0.05 * row.terms < row.terms_true < row.terms  # both answers were asked for
-    assert row.is_equal
+    row = compare(read_small(name), task, seed=1)
+    assert max(row.max_abs_dqpos, row.max_abs_dobserved) <= MAX_DIFFERENCE
+    assert (row.num_agreed, row.num_same_end) == (row.num_terms, row.num_steps)
+    assert row.num_steps == NUM_STEPS
+    assert 0.05 * row.num_terms < row.num_true < row.num_terms  # both answers were asked for
+    assert row.agrees
+    assert f"| `{row.task}` |" in table([row])
 
 
 @pytest.mark.slow
@@ -35,6 +36,11 @@ def test_a_difference_is_found(read_small, monkeypatch):
             return super().step_chunk(0.999 * np.asarray(actions), slots)
 
     monkeypatch.setattr("vla_crl.sim.libero.verify.LiberoSim", Lazy)
-    (row,) = verify(read_small("libero_goal"), [7])
+    row = compare(read_small("libero_goal"), 7, seed=0)
     assert row.max_abs_dqpos > 1e-6
-    assert not row.is_equal
+    assert not row.agrees
+
+
+def test_more_tasks_than_there_are_cannot_be_verified(libero_cache):
+    with pytest.raises(ConfigError, match="verify libero: 131 tasks, expected 1 to 130"):
+        verify(131)
