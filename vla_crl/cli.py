@@ -348,7 +348,7 @@ def _print_rows(result: Records | dict[str, Any]) -> None:
             else:
                 console.print(f"{key}: {value}", soft_wrap=True)
         return
-    columns = [column for column in result[0] if column != "suite"]
+    width, columns = console.width, [column for column in result[0] if column != "suite"]
     for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):
         table = Table(title=suite, title_justify="left")
         for column in columns:
@@ -356,7 +356,8 @@ def _print_rows(result: Records | dict[str, Any]) -> None:
         cells = [[_cell(row[column]) for column in columns] for row in rows]
         for row in cells:
             table.add_row(*row)
-        console.print(table, width=max(console.width, _least_width(columns, cells)), crop=False)
+        console.width = max(width, _least_width(columns, cells))
+        console.print(table)
 
 
 def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
