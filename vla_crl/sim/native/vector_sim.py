@@ -21,7 +21,7 @@ from vla_crl.sim.native.drawing import Drawing, renderer_of
 from vla_crl.sim.native.episodes import Episodes
 from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.kernel.senses import add_image_noise, add_state_noise
-from vla_crl.sim.native.kernel.slots import STATE_SPEC, Scratch
+from vla_crl.sim.native.kernel.slots import STATE_SPEC, Scratch, scratch_of
 from vla_crl.sim.native.kernel.stepping import evaluate_goals, refresh_slots, step_slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
@@ -84,7 +84,7 @@ class VectorSim:
         self.variation = variation
         self._slots = allocate_slots(suite, num_slots)
         self._episodes = Episodes(suite, self._slots, variation)
-        self._workers = Workers([scene.model for scene in suite.scenes], num_threads)
+        self._workers = Workers(lambda scene: scratch_of(suite.scenes[scene].model), num_threads)
         self._drawing = Drawing(suite, self._slots.poses, self._episodes, self._workers)
         self.divergences: list[Divergence] = []
         """Every chunk under which physics blew up; whoever reads it may clear it."""

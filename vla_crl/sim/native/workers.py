@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import mujoco
 import numpy as np
 
-from vla_crl.sim.native.kernel.slots import Scratch, scratch_of
-from vla_crl.sim.threads import spread
+from vla_crl.sim.threads import on_each, spread
+
+Scratch = TypeVar("Scratch")
+Made = TypeVar("Made")
 
 
-class ModelCopy(NamedTuple):
+class ModelCopy(NamedTuple, Generic[Scratch]):
     """What a thread works with: a model and data, also as addresses for compiled code."""
 
     scratch: Scratch
@@ -20,20 +22,24 @@ class ModelCopy(NamedTuple):
     data: mujoco.MjData
 
 
-class Workers:
+class Workers(Generic[Scratch]):
     """Spreads work on slots over threads, in blocks of slots that are in the same scene."""
 
-    def __init__(self, models: Sequence[mujoco.MjModel], num_threads: int) -> None:
-        """Start the threads; a scene's model is copied when it is first worked on.
+    def __init__(
+        self,
+        copy_scene: Callable[[int], tuple[Scratch, mujoco.MjModel, mujoco.MjData]],
+        num_threads: int,
+    ) -> None:
+        """Start the threads.
 
         Args:
-            models: One a scene.
+            copy_scene: Copies a scene's model and makes data for it, when one is first worked on.
             num_threads: For physics, and as many for drawing.
         """
         self._physics = ThreadPoolExecutor(num_threads)
         self._drawing = ThreadPoolExecutor(num_threads)  # need not queue behind physics
-        self._models = models
-        self._free: list[list[ModelCopy]] = [[] for _ in models]
+        self._copy_scene = copy_scene
+        self._free: dict[int, list[ModelCopy[Scratch]]] = {}
 
     def close(self) -> None:
         """Stop the threads."""
@@ -60,6 +66,10 @@ class Workers:
 
         spread(self._physics, on_copy, slots, scenes)
 
+    def each(self, work: Callable[..., Made], *arguments: Sequence[Any]) -> list[Made]:
+        """Call `work` with the first of all arguments, the second of all, ..., see `on_each`."""
+        return on_each(self._physics, work, *arguments)
+
     def draw(
         self, work: Callable[[int, np.ndarray], None], pictures: np.ndarray, scenes: np.ndarray
     ) -> None:
@@ -73,13 +83,13 @@ class Workers:
         spread(self._drawing, work, pictures, scenes)
 
     @contextmanager
-    def model_copy(self, scene: int) -> Iterator[ModelCopy]:
+    def model_copy(self, scene: int) -> Iterator[ModelCopy[Scratch]]:
         """Lend a copy of a scene's model, a new one if none is free: one a thread at most."""
-        free = self._free[scene]
+        free = self._free.setdefault(scene, [])
         try:
             copy = free.pop()  # never waits: of two threads that see the last, one gets it
         except IndexError:
-            copy = ModelCopy(*scratch_of(self._models[scene]))
+            copy = ModelCopy(*self._copy_scene(scene))
         try:
             yield copy
         finally:

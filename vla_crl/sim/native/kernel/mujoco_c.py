@@ -17,6 +17,7 @@ llvmlite.binding.load_library_permanently(str(_LIBRARY))
 _POINTER = types.uintp
 
 mj_step = types.ExternalFunction("mj_step", types.void(_POINTER, _POINTER))
+mj_forward = types.ExternalFunction("mj_forward", types.void(_POINTER, _POINTER))
 mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
 mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
 mj_set_state = types.ExternalFunction(
@@ -26,6 +27,9 @@ mj_get_state = types.ExternalFunction(
     "mj_getState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
 )
 mj_update_sleep = types.ExternalFunction("mj_updateSleep", types.void(_POINTER, _POINTER))
+mj_contact_force = types.ExternalFunction(
+    "mj_contactForce", types.void(_POINTER, _POINTER, types.intc, _POINTER)
+)
 
 
 @intrinsic
