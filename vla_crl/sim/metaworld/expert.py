@@ -25,12 +25,12 @@ class MetaWorldExpert:
 
     def act(self, slots: np.ndarray) -> np.ndarray:
         """Return the expert's action [B, A] for each of `slots`; the hand is not told to turn."""
+        observed = self._sim.observed(slots)
         actions = np.zeros((len(slots), len(self._sim.suite.embodiment.action)))
         with warnings.catch_warnings():  # they warn of gains that the clipping below needs
             warnings.filterwarnings("ignore", message="Constant.* may be too high")
-            for action, task, slot in zip(actions, self._sim.tasks[slots], slots, strict=True):
-                wanted = self._policies[task].get_action(self._sim.episode(int(slot)).observation)
-                action[self._sim.suite.own_numbers] = wanted
+            for action, task, seen in zip(actions, self._sim.tasks[slots], observed, strict=True):
+                action[self._sim.suite.own_numbers] = self._policies[task].get_action(seen)
         return np.clip(actions, -1.0, 1.0)
 
     def named(self, slots: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ What is only looked at needs no copy in every slot: without it a model takes 3 M
 
 import importlib.util
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import mujoco
@@ -52,6 +53,8 @@ def _spec(task: str) -> mujoco.MjSpec:
 def simulated_model(task: str) -> mujoco.MjModel:
     """Return the model of a task without what only renderers need; to be copied, not changed.
 
+    The weld of the hand is as Meta-World's environments set it.
+
     Meshes that touch nothing become dots in the same place, so that bodies, geoms and their numbers
     stay the same. All masses are explicit in Meta-World's files and stay the same as well.
     """
@@ -74,6 +77,7 @@ def simulated_model(task: str) -> mujoco.MjModel:
     model = spec.compile()
     # Physics that blew up must be found out, not silently begin anew.
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    env_class(task).reset_mocap_welds(SimpleNamespace(model=model))
     return model
 
 

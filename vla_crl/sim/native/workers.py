@@ -1,16 +1,17 @@
 """Threads that step worlds, each with a MuJoCo model and data of its own for every scene."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import mujoco
 import numpy as np
 
-from vla_crl.sim.threads import spread
+from vla_crl.sim.threads import on_each, spread
 
 Scratch = TypeVar("Scratch")
+Made = TypeVar("Made")
 
 
 class ModelCopy(NamedTuple, Generic[Scratch]):
@@ -26,18 +27,18 @@ class Workers(Generic[Scratch]):
 
     def __init__(
         self,
-        copy_of: Callable[[int], tuple[Scratch, mujoco.MjModel, mujoco.MjData]],
+        copy_scene: Callable[[int], tuple[Scratch, mujoco.MjModel, mujoco.MjData]],
         num_threads: int,
     ) -> None:
-        """Start the threads; a scene's model is copied when it is first worked on.
+        """Start the threads.
 
         Args:
-            copy_of: From a scene to a copy of its model, with data; called from several threads.
+            copy_scene: Copies a scene's model and makes data for it, when one is first worked on.
             num_threads: For physics, and as many for drawing.
         """
         self._physics = ThreadPoolExecutor(num_threads)
         self._drawing = ThreadPoolExecutor(num_threads)  # need not queue behind physics
-        self._copy_of = copy_of
+        self._copy_scene = copy_scene
         self._free: dict[int, list[ModelCopy[Scratch]]] = {}
 
     def close(self) -> None:
@@ -65,6 +66,10 @@ class Workers(Generic[Scratch]):
 
         spread(self._physics, on_copy, slots, scenes)
 
+    def each(self, work: Callable[..., Made], *arguments: Sequence[Any]) -> list[Made]:
+        """Call `work` with the first of all arguments, the second of all, ..., see `on_each`."""
+        return on_each(self._physics, work, *arguments)
+
     def draw(
         self, work: Callable[[int, np.ndarray], None], pictures: np.ndarray, scenes: np.ndarray
     ) -> None:
@@ -84,7 +89,7 @@ class Workers(Generic[Scratch]):
         try:
             copy = free.pop()  # never waits: of two threads that see the last, one gets it
         except IndexError:
-            copy = ModelCopy(*self._copy_of(scene))
+            copy = ModelCopy(*self._copy_scene(scene))
         try:
             yield copy
         finally:

@@ -32,6 +32,9 @@ mj_get_state = types.ExternalFunction(
     "mj_getState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
 )
 mj_update_sleep = types.ExternalFunction("mj_updateSleep", types.void(_POINTER, _POINTER))
+mj_contact_force = types.ExternalFunction(
+    "mj_contactForce", types.void(_POINTER, _POINTER, types.intc, _POINTER)
+)
 
 
 @intrinsic
