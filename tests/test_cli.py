@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import mujoco
 import pytest
 import torch
 
@@ -27,16 +28,21 @@ from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
     *("list", "show", "collect", "pretrain", "train", "evaluate"),
-    *("metrics", "rollout", "report", "bench", "doctor"),
+    *("metrics", "rollout", "report", "verify", "bench", "doctor"),
 )
 
 
 KITCHEN = types.SimpleNamespace(
+    backend="native",
+    trials=100,
+    conditions={},
+    test_ids=range(200, 400),
+    train_ids=range(200),
     name="kitchen",
     description="Two pots.",
     tasks=(
-        types.SimpleNamespace(name="lift", instruction="lift the pot", split="train"),
-        types.SimpleNamespace(name="push", instruction="push the pot", split="heldout"),
+        types.SimpleNamespace(name="lift", instruction="lift the pot", split="train", horizon=48),
+        types.SimpleNamespace(name="push", instruction="push the pot", split="heldout", horizon=48),
     ),
     embodiment=ARM,
     task_index=["lift", "push"].index,
@@ -391,8 +397,14 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
             "high": pytest.approx(3.841459 / 7.841459),
         }
     ]
-    kept = [row | {"hardware": hardware_name()} for row in json.loads(out)]
-    assert json.loads((world / "rows.json").read_text()) == kept
+    (kept,) = json.loads((world / "rows.json").read_text())
+    measured = kept.pop("fingerprint")
+    assert [kept] == json.loads(out)
+    assert (measured["suite"], measured["state_ids"], measured["horizon"]) == (
+        *("kitchen", "200-203", 48),
+    )
+    assert measured["hardware"] == hardware_name()
+    assert measured["packages"]["mujoco"] == mujoco.__version__
     assert "a print of a library" in err
     agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
     sims = KITCHEN, 4, {"image_size": 32, "compute": ComputeConfig(), "tasks": [0]}

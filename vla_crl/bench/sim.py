@@ -12,9 +12,9 @@ from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE
 from vla_crl.hardware import num_cores
 from vla_crl.sim.native.experts import ScriptedExpert
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 
 START_SPEC = int(
     mujoco.mjtState.mjSTATE_TIME

@@ -17,10 +17,10 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import task_names
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.native.experts import ScriptedExpert
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.scene_config import TaskConfig
 from vla_crl.sim.native.suite import CollectionConfig, Suite, load_suite, read_suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.variation import VariationConfig
 
 COLLECTIONS = ("tabletop_30", "tabletop_perturbed")

@@ -17,11 +17,11 @@ from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.gymnasium_envs import TaskEnv
 from vla_crl.sim.native.controllers import from_range, holding, in_range
 from vla_crl.sim.native.kernel.controller import JOINTS
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.variation import VariationConfig
 from vla_crl.testing import check_suite
 

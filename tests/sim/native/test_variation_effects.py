@@ -18,13 +18,14 @@ from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.kernel.controller import JOINTS
 from vla_crl.sim.native.kernel.mechanics import Mechanics, vary
-from vla_crl.sim.native.kernel.slots import STATE_SPEC, scratch_of
+from vla_crl.sim.native.kernel.slots import scratch_of
 from vla_crl.sim.native.layout import GRIP_DOWN
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.variation import Box, VariationConfig, draw
 

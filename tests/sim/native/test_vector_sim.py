@@ -17,11 +17,11 @@ from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.divergence import Divergence, joint_name
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.kernel.controller import JOINTS
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.rotations import axis_angle_from_matrix
 
 NewSim = Callable[..., VectorSim]

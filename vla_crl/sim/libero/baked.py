@@ -27,7 +27,7 @@ from vla_crl.sim.libero.kernel.slots import (
     Scene,
     Sizes,
 )
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.threads import made_once
 
 FORMAT = 1

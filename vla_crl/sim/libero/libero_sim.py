@@ -26,11 +26,11 @@ from vla_crl.sim.libero.kernel.slots import Scene, Scratch, Slots, new_slots, sc
 from vla_crl.sim.libero.kernel.stepping import begin_slots, step_slots
 from vla_crl.sim.libero.rotations import published_axis_angle
 from vla_crl.sim.libero.suite import LiberoSuite
-from vla_crl.sim.native.kernel.slots import JUST_WOKEN
-from vla_crl.sim.native.workers import Workers
 from vla_crl.sim.outcomes import DIVERGED
+from vla_crl.sim.packed_state import JUST_WOKEN
 from vla_crl.sim.simulation import CameraPoses, Indices
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.workers import Workers
 
 CAMERAS = {"agentview": AGENT_CAMERA, "eye_in_hand": HAND_CAMERA}
 """What LIBERO calls the cameras of the embodiment."""

@@ -6,8 +6,8 @@ import numpy as np
 from vla_crl.sim.libero.baked import BakedTask
 from vla_crl.sim.libero.kernel.slots import Scratch, new_slots, scratch_of
 from vla_crl.sim.libero.kernel.stepping import begin_slots, evaluate_terms
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.outcomes import RUNNING
+from vla_crl.sim.packed_state import STATE_SPEC
 
 _ONLY = np.zeros(1, np.int64)
 

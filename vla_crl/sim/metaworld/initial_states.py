@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_crl.sim.metaworld.kernel.slots import NUM_SENSED
 from vla_crl.sim.metaworld.models import env_class, simulated_model
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
+from vla_crl.sim.packed_state import STATE_SPEC
 
 MAX_REMEMBERED = 1 << 14
 """Initial states, of 2 kB each, that are kept in memory."""

@@ -25,14 +25,14 @@ from vla_crl.sim.metaworld.models import drawn_model, require_metaworld, simulat
 from vla_crl.sim.metaworld.poses import Drawing
 from vla_crl.sim.metaworld.suite import MetaWorldSuite
 from vla_crl.sim.metaworld.task_constants import constants_of, observation_range
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
-from vla_crl.sim.native.workers import Workers
 from vla_crl.sim.outcomes import DIVERGED, RUNNING
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.simulation import CameraPoses, Indices
 from vla_crl.sim.threads import made_once
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.workers import Workers
 
 
 class MetaWorldSim:

@@ -22,7 +22,7 @@ from vla_crl.sim.metaworld.initial_states import drawn_env, observing
 from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 from vla_crl.sim.metaworld.models import env_class, require_metaworld
 from vla_crl.sim.metaworld.suite import MetaWorldSuite
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
+from vla_crl.sim.packed_state import STATE_SPEC
 
 SUITE = "metaworld_mt50@eef_position"
 """All tasks, with Meta-World's own four numbers as action."""

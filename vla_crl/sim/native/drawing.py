@@ -6,9 +6,9 @@ from vla_crl.sim.native.episodes import Episodes
 from vla_crl.sim.native.kernel.slots import SlotPoses
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.suite import Suite
-from vla_crl.sim.native.workers import Workers
 from vla_crl.sim.renderer import BatchRenderer
 from vla_crl.sim.threads import made_once
+from vla_crl.sim.workers import Workers
 
 
 class Drawing:

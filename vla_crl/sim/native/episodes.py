@@ -9,12 +9,13 @@ import numpy as np
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.native.controllers import holding
 from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, POSITION
-from vla_crl.sim.native.kernel.slots import JUST_WOKEN, Slots
+from vla_crl.sim.native.kernel.slots import Slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import Suite, Task
 from vla_crl.sim.outcomes import RUNNING
+from vla_crl.sim.packed_state import JUST_WOKEN
 from vla_crl.sim.renderer import Appearance
 from vla_crl.sim.rotations import matrix_from_axis_angle
 from vla_crl.sim.variation import VariationConfig, draw

@@ -186,7 +186,7 @@ def _make_solver(version):
     return solve_postures
 
 
-_solve_postures = _make_solver(source_version("native/kernel/*.py"))
+_solve_postures = _make_solver(source_version("native/kernel/*.py", "mujoco_c.py"))
 
 
 def _turned(quat_wxyz: np.ndarray, yaws: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.packed_state import STATE_SPEC
 
 
 def replay(divergence: Divergence, sim: VectorSim) -> bool:

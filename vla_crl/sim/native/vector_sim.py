@@ -21,17 +21,18 @@ from vla_crl.sim.native.drawing import Drawing, renderer_of
 from vla_crl.sim.native.episodes import Episodes
 from vla_crl.sim.native.kernel.predicates import Goals
 from vla_crl.sim.native.kernel.senses import add_image_noise, add_state_noise
-from vla_crl.sim.native.kernel.slots import STATE_SPEC, Scratch, scratch_of
+from vla_crl.sim.native.kernel.slots import Scratch, scratch_of
 from vla_crl.sim.native.kernel.stepping import evaluate_goals, refresh_slots, step_slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
 from vla_crl.sim.native.suite import Suite
-from vla_crl.sim.native.workers import Workers
 from vla_crl.sim.outcomes import DIVERGED, RUNNING
+from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.renderer import model_appearance, wear
 from vla_crl.sim.rotations import axis_angle_from_matrix
 from vla_crl.sim.simulation import CameraPoses, Indices
 from vla_crl.sim.variation import VariationConfig
+from vla_crl.sim.workers import Workers
 
 _POSES = {
     "body_pos": "xpos", "site_pos": "site_xpos", "site_mat": "site_xmat", "geom_pos": "geom_xpos",
@@ -292,7 +293,7 @@ class VectorSim:
         """Continue from what `get_states` of a simulation with as many slots returned.
 
         Who lifts or pushes a thing by changing "physics" also sets its "tree_asleep" to
-        `slots.JUST_WOKEN`: what sleeps wakes only by touch.
+        `packed_state.JUST_WOKEN`: what sleeps wakes only by touch.
 
         Raises:
             SpecError: They do not fit this suite and number of slots; nothing has changed.

@@ -11,10 +11,10 @@ from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.experts.place import HELD_M
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.kernel.controller import FINGER
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.outcomes import RUNNING
+from vla_crl.sim.packed_state import STATE_SPEC
 
 NUM_TRAIN, NUM_TEST = 10, 10
 """Episodes of each task on training and on test states."""

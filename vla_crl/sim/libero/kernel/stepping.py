@@ -21,7 +21,7 @@ from vla_crl.sim.libero.kernel.arm import (
 from vla_crl.sim.libero.kernel.goals import World, goal_reached, holds
 from vla_crl.sim.libero.kernel.slots import contact_layout
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.mujoco_c import (
+from vla_crl.sim.mujoco_c import (
     as_double_pointer,
     as_int_pointer,
     mj_forward,
@@ -32,8 +32,8 @@ from vla_crl.sim.native.kernel.mujoco_c import (
     mj_step2,
     mj_update_sleep,
 )
-from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT, STATE_SPEC
 from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.packed_state import FALLS_ASLEEP_NEXT, STATE_SPEC
 
 OBSERVED_SUBSTEP = 23
 """The physics step after which robosuite samples what is observed, from 0 on."""
@@ -270,5 +270,5 @@ def _make_entry_points(version):
 
 
 begin_slots, step_slots, evaluate_terms = _make_entry_points(
-    source_version("libero/kernel/*.py", "native/kernel/mujoco_c.py", "outcomes.py")
+    source_version("libero/kernel/*.py", "mujoco_c.py", "packed_state.py", "outcomes.py")
 )

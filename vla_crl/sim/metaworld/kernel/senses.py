@@ -18,7 +18,7 @@ from vla_crl.sim.metaworld.kernel.slots import (
     SITE_MATRIX,
     TIPS,
 )
-from vla_crl.sim.native.kernel.mujoco_c import as_double_pointer
+from vla_crl.sim.mujoco_c import as_double_pointer
 
 OPEN_FINGERS_M = 0.1
 """Distance of the fingers that Meta-World calls 1."""

@@ -5,14 +5,14 @@ from numba import njit
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.metaworld.kernel.senses import copy, copy_rows, place, sense, view, world_of
 from vla_crl.sim.metaworld.kernel.success import succeeds
-from vla_crl.sim.native.kernel.mujoco_c import (
+from vla_crl.sim.mujoco_c import (
     mj_get_state,
     mj_kinematics,
     mj_set_state,
     mj_step,
 )
-from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.packed_state import STATE_SPEC
 
 
 @njit(nogil=True)
@@ -143,6 +143,6 @@ def _make_entry_points(version):
 refresh_slots, step_slots, evaluate_slots = _make_entry_points(
     source_version(
         *("metaworld/kernel/*.py", "outcomes.py"),
-        *("native/kernel/mujoco_c.py", "native/kernel/slots.py"),
+        *("mujoco_c.py", "packed_state.py"),
     )
 )

@@ -12,7 +12,7 @@ from vla_crl.sim.metaworld.kernel.slots import (
     HOOKED,
     THREADED,
 )
-from vla_crl.sim.native.kernel.mujoco_c import as_int_pointer, mj_contact_force, mj_forward
+from vla_crl.sim.mujoco_c import as_int_pointer, mj_contact_force, mj_forward
 
 AROUND_PEG_M = 0.02
 HOOK_Y_M, HOOK_Z_M = 0.04, 0.06

@@ -154,4 +154,4 @@ def _make_entry_points(version):
     return follow_poses
 
 
-follow_poses = _make_entry_points(source_version("native/kernel/*.py"))
+follow_poses = _make_entry_points(source_version("native/kernel/*.py", "mujoco_c.py"))

@@ -10,22 +10,6 @@ from vla_crl.sim.native.kernel.controller import Controller
 from vla_crl.sim.native.kernel.mechanics import Mechanics, Objects, mechanics_of
 from vla_crl.sim.native.kernel.predicates import Goals
 
-STATE_SPEC = int(
-    mujoco.mjtState.mjSTATE_TIME
-    | mujoco.mjtState.mjSTATE_QPOS
-    | mujoco.mjtState.mjSTATE_QVEL
-    | mujoco.mjtState.mjSTATE_ACT
-    | mujoco.mjtState.mjSTATE_WARMSTART
-    | mujoco.mjtState.mjSTATE_CTRL
-    | mujoco.mjtState.mjSTATE_MOCAP_POS
-    | mujoco.mjtState.mjSTATE_MOCAP_QUAT
-)
-"""What the next `mj_step` depends on beside `tree_asleep`: with both a slot can continue in any
-MjData, bit for bit."""
-
-JUST_WOKEN, FALLS_ASLEEP_NEXT = -11, -2
-"""Values of `tree_asleep`, which MuJoCo counts up in steps of no motion; at -1 a tree sleeps."""
-
 
 class Sizes(NamedTuple):
     """How many positions, velocities, actuators, trees, bodies, sites, ... a model has."""

@@ -4,10 +4,7 @@ import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_size
-from vla_crl.sim.native.kernel.kinematics import multiply
-from vla_crl.sim.native.kernel.mechanics import vary
-from vla_crl.sim.native.kernel.mujoco_c import (
+from vla_crl.sim.mujoco_c import (
     as_double_pointer,
     as_int_pointer,
     mj_camera_light,
@@ -17,9 +14,12 @@ from vla_crl.sim.native.kernel.mujoco_c import (
     mj_step,
     mj_update_sleep,
 )
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_size
+from vla_crl.sim.native.kernel.kinematics import multiply
+from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
-from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT, STATE_SPEC
 from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.packed_state import FALLS_ASLEEP_NEXT, STATE_SPEC
 
 
 @njit(nogil=True)
@@ -226,5 +226,5 @@ def _make_entry_points(version):
 
 
 refresh_slots, step_slots, evaluate_goals = _make_entry_points(
-    source_version("native/kernel/*.py", "outcomes.py")
+    source_version("native/kernel/*.py", "mujoco_c.py", "packed_state.py", "outcomes.py")
 )
