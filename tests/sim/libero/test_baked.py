@@ -1,0 +1,107 @@
+"""The cache of baked tasks: damage is found, what is missing is said, nothing is left half."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_crl.errors import ConfigError
+from vla_crl.sim.libero import bake, baked, mjcf
+from vla_crl.sim.libero.baked import checked_task, task_folder
+
+KEY = "turn_on_the_stove"
+
+
+@pytest.fixture(scope="module")
+def whole(libero_cache: Path) -> Path:
+    """A baked task."""
+    bake.bake_tasks([("libero_goal", KEY, 2)])
+    return task_folder("libero_goal", KEY, 2)
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "task"))
+
+
+def test_the_manifest_tells_versions_and_checksums(whole):
+    manifest = json.loads((whole / baked.MANIFEST).read_text())
+    assert manifest["versions"]["robosuite"] == "1.4.0"
+    assert set(manifest["files"]) == {baked.PHYSICS, baked.DRAWN, baked.TASK, baked.STATES}
+    about = checked_task(whole)
+    assert about["goal"] == [
+        {
+            "kind": "any_joint",
+            "joints": ["flat_stove_1_button"],
+            "comparison": "from_on",
+            "threshold": 0.5,
+        }
+    ]
+    with np.load(whole / baked.STATES, allow_pickle=False) as states:
+        assert states["test"].shape[0] == 50
+        assert states["train"].shape[0] == 2
+        # The same fixtures in every state but from one reset to the next.
+        assert np.ptp(states["fixtures seed 7"], axis=0)[:, :2].max() < 0.03
+
+
+def test_nothing_is_baked_twice(whole, monkeypatch):
+    monkeypatch.setattr(bake, "import_libero", lambda: pytest.fail("it is there"))
+    bake.bake_tasks([("libero_goal", KEY, 2)])
+
+
+def test_a_changed_file_is_told_with_what_to_delete(copied):
+    with (copied / baked.PHYSICS).open("a") as file:
+        file.write(" ")
+    with pytest.raises(ConfigError, match=f"physics.xml: its checksum is .*; delete {copied}, and"):
+        checked_task(copied)
+
+
+def test_a_missing_file_is_told_with_what_to_delete(copied):
+    (copied / baked.STATES).unlink()
+    with pytest.raises(ConfigError, match="this baked task is damaged .*delete the folder"):
+        checked_task(copied)
+
+
+def test_a_changed_mesh_is_told_with_what_to_delete(whole, monkeypatch, tmp_path):
+    assets = Path(shutil.copytree(baked.assets_folder(), tmp_path / "assets"))
+    monkeypatch.setattr(baked, "assets_folder", lambda: assets)
+    task = baked.BakedTask(whole, checked_task(whole))
+    assert task.compile(baked.PHYSICS).nq
+    meshes = json.loads((whole / baked.MANIFEST).read_text())["assets"][baked.PHYSICS]
+    (assets / meshes[0]).write_bytes(b"no mesh")
+    with pytest.raises(ConfigError, match="its checksum is not its name; delete "):
+        task.compile(baked.PHYSICS)
+    (assets / meshes[0]).unlink()
+    with pytest.raises(ConfigError, match="a mesh or texture of LIBERO is missing .No such file"):
+        task.compile(baked.PHYSICS)
+
+
+def test_what_cannot_be_baked_is_told_in_a_line_and_leaves_nothing(libero_cache):
+    with pytest.raises(ConfigError, match="baking libero_goal 'sing': .*has no task 'sing'"):
+        bake.bake_tasks([("libero_goal", "sing", 2)])
+    folder = task_folder("libero_goal", "sing", 2)
+    assert not folder.exists()
+    assert not list(folder.parent.glob(".*"))
+
+
+def test_a_model_that_moves_otherwise_is_no_stripped_one(whole):
+    task = baked.BakedTask(whole, checked_task(whole))
+    one, other = (task.compile(baked.PHYSICS) for _ in range(2))
+    mjcf.require_same_physics(one, other)
+    other.geom_friction[-1, 0] *= 1.01
+    with pytest.raises(ConfigError, match="differs from the whole: geom_friction"):
+        mjcf.require_same_physics(one, other)
+    other.geom_friction[:] = one.geom_friction
+    other.opt.timestep = 0.004
+    with pytest.raises(ConfigError, match="differs from the whole: timestep"):
+        mjcf.require_same_physics(one, other)
+
+
+def test_a_scene_that_is_too_large_is_refused(whole, monkeypatch):
+    task = baked.BakedTask(whole, checked_task(whole))
+    monkeypatch.setattr(baked, "MAX_BODIES", 5)
+    with pytest.raises(ConfigError, match="here: the scene has 38 bodies, expected at most 5"):
+        baked.require_room(task.physics, 3, "here")
