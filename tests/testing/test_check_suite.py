@@ -92,9 +92,9 @@ class Unsteady(FakeSim):
 
     begun = 0
 
-    def begin(self, task: int, state_id: int) -> FakeEpisode:
+    def begin(self, slot: int, task: int, state_id: int) -> FakeEpisode:
         self.begun += 1
-        return super().begin(task, self.begun)
+        return super().begin(slot, task, self.begun)
 
 
 class Crowded(FakeSim):

@@ -51,7 +51,7 @@ class MetaWorldSim(EpisodeSim[MetaWorldSuite, MetaWorldEpisode]):
         self._drawings: dict[int, Drawing] = {}
         self._lock = Lock()  # two threads that want one renderer make it once
 
-    def begin(self, task: int, state_id: int) -> MetaWorldEpisode:
+    def begin(self, slot: int, task: int, state_id: int) -> MetaWorldEpisode:
         """Begin an episode in an environment of its own."""
         return MetaWorldEpisode(self.suite.tasks[task].name, state_id, self.suite.own_numbers)
 
