@@ -20,8 +20,10 @@ TASK = ForeignTask("up", "go up", {})
 class Lift(gymnasium.Env[Any, Any]):
     """A lift for two numbers, 0 to 10 and -4 to 4; the second tells how fast it goes up."""
 
-    def __init__(self, render_mode: str, floors: float = 3.0, plain: bool = False) -> None:
-        self.render_mode, self._floors, self._plain = render_mode, floors, plain
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - as the base class declares it
+
+    def __init__(self, render_mode: str, floors: float = 3.0) -> None:
+        self.render_mode, self._floors = render_mode, floors
         low, high = np.array([0.0, -4.0], np.float32), np.array([10.0, 4.0], np.float32)
         self.action_space = gymnasium.spaces.Box(low, high)
         self.observation_space = gymnasium.spaces.Dict()
@@ -44,8 +46,7 @@ class Lift(gymnasium.Env[Any, Any]):
         return frame
 
     def _observation(self) -> Any:
-        parts = {"height": np.array([self.height]), "got": self.got, "unused": np.ones(5)}
-        return self.got if self._plain else parts
+        return {"height": np.array([self.height]), "got": self.got, "unused": np.ones(5)}
 
 
 @pytest.fixture(autouse=True)
