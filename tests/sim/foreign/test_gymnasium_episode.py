@@ -106,6 +106,7 @@ def test_pictures_are_the_middle_square_upright():
     [
         ({"success": "arived"}, "Lift-v0: unknown key of info 'arived'. Did you mean 'arrived'"),
         ({"observation": ["hight"]}, "Lift-v0: unknown observation 'hight'. Did you mean 'height'"),
+        ({"observation": []}, r"observes several things; name .* of height, got, unused"),
         ({"sucess": "arrived"}, "GymnasiumEpisode: unknown key 'sucess'.* Did you mean 'success'"),
         ({"id": "CartPole-v1"}, r"CartPole-v1: actions are Discrete\(2\), expected a bounded box"),
     ],

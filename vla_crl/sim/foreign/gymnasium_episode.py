@@ -113,6 +113,11 @@ class GymnasiumEpisode(ForeignEpisode):
         if not isinstance(observation, dict):
             return np.ravel(observation)
         parts = cast(dict[str, Any], observation)
+        if not self._config.observation:
+            raise ConfigError(
+                f"{self._config.id}: it observes several things; name what the robot feels in "
+                f"observation = [...], of {', '.join(parts)}"
+            )
         for name in self._config.observation:
             if name not in parts:
                 raise unknown_name(self._config.id, "observation", name, parts)
