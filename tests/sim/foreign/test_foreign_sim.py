@@ -170,7 +170,7 @@ def play(sim: ForeignSim) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("mishap", "words"),
     [
-        ("hang", "has been busy for 1 s; if that is how long it takes, raise timeout_s in suite"),
+        ("hang", "has been busy for 2 s; if that is how long it takes, raise timeout_s in suite"),
         ("raise", r"raised RuntimeError: the wind is \(foreign_walks.py:\d+\)"),
         ("kill", "was killed by SIGSEGV; it last wrote: 'the last word'"),
         ("exit", "ended, code 3"),
@@ -181,7 +181,7 @@ def test_episodes_are_not_lost_when_a_worker_fails(
 ):
     state, truncated = play(new_sim(4))
     marker = tmp_path / "failed"
-    failing = new_sim(4, mishap=mishap, marker=str(marker), timeout_s=1.0)
+    failing = new_sim(4, mishap=mishap, marker=str(marker), timeout_s=2.0)
     with caplog.at_level(logging.WARNING):
         after_failure = play(failing)
     assert marker.exists()
@@ -246,6 +246,26 @@ def test_an_environment_that_does_not_repeat_itself_is_found_out(new_sim: NewSim
     os.kill(pid_of(sim), signal.SIGKILL)
     with pytest.raises(SpecError, match=r"task 'right', initial state 1, slot 0: played again"):
         sim.step_chunk(np.zeros((1, 1, 1)))
+
+
+def test_what_says_that_it_goes_on_may_take_longer_than_the_time_out(new_sim: NewSim):
+    sim = new_sim(1, mishap="slow", timeout_s=1.0)
+    before = time.monotonic()
+    sim.reset([0], tasks=[0], state_ids=[1])
+    assert time.monotonic() - before > 1.5
+
+
+def test_a_chunk_that_is_refused_in_between_has_not_happened(new_sim: NewSim):
+    sim = new_sim(1, mishap="refused in between")
+    sim.reset([0], tasks=[0], state_ids=[0])
+    sim.step_chunk(np.full((1, 4, 1), 0.1))
+    before = sim.observe()
+    with pytest.raises(ConfigError, match="there is no seventh step"):
+        sim.step_chunk(np.full((1, 4, 1), 0.1))
+    after = sim.observe()
+    assert np.array_equal(after.images, before.images)
+    assert np.array_equal(after.state, before.state)
+    assert sim.step_chunk(np.full((1, 2, 1), 0.1)).num_steps[0] == 2
 
 
 def test_refused_states_leave_the_episodes_that_run(new_sim: NewSim):

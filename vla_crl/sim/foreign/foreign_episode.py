@@ -1,7 +1,7 @@
 """What makes an environment of somebody else a suite: one class, of which every slot has one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -66,6 +66,8 @@ class ForeignEpisode(ABC):
             image_size: Height and width of what policies see, pixels.
         """
         self.cameras, self.image_size = cameras, image_size
+        self.goes_on: Callable[[], None] = _nobody_waits
+        """To be called in what may take longer than `timeout_s`: the time begins anew."""
 
     @abstractmethod
     def begin(self, task: ForeignTask, state_id: int, seed: int) -> None:
@@ -97,6 +99,9 @@ class ForeignEpisode(ABC):
 
     def close(self) -> None:  # noqa: B027 - not all have anything to let go of
         """Let go of what the environment holds."""
+
+
+def _nobody_waits() -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,11 +90,14 @@ class RemoteEpisode:
             except Exception:
                 holds.pop(self._slot, None)
                 raise
+        before = self.state()
         try:
             return work()
-        except PhysicsError as error:
+        except Exception as error:
             holds.pop(self._slot)  # it is played again to where it was before, when asked for
-            raise PhysicsError(error.cause, {"state": self.state()}) from error
+            if isinstance(error, PhysicsError):
+                raise PhysicsError(error.cause, {"state": before}) from error
+            raise
 
     def _begin(self) -> None:
         """Begin, and play again what was played.

@@ -19,9 +19,12 @@ from vla_crl.sim.task_suite import TaskSuite
 
 _LOOK_S = 0.5
 """How often a worker that is waited for is looked at."""
+_START_S = 60.0
+"""Time that Python may take to start and import, at least."""
 _MAX_SAID = 20
 """Lines of what a worker writes that are kept."""
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Workers are many; who wants more threads in each says so in the environment."""
 
 
 class WorkerFailedError(RuntimeError):
@@ -139,7 +142,12 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=descriptors,
                 start_new_session=True,  # Ctrl-C is ours to answer
-                env=dict.fromkeys(_ONE_THREAD, "1") | os.environ | {"PYTHONPATH": paths},
+                env={
+                    **dict.fromkeys(_ONE_THREAD, "1"),
+                    **os.environ,
+                    "PYTHONPATH": paths,
+                    "PYTHONUNBUFFERED": "1",  # last words are not lost
+                },
             )
         self._finish = weakref.finalize(self, _kill, self._process)
         stdout = self._process.stdout
@@ -156,7 +164,7 @@ class WorkerProcess:
     def _reply(self) -> dict[str, Any]:
         """Wait for a reply, as long as calls go on to begin and end in time."""
         beats, since = int(self.shared.beat[0]), time.monotonic()
-        limit = self._spec.timeout_s
+        limit = self._spec.timeout_s if self._is_ready else max(_START_S, self._spec.timeout_s)
         while True:
             try:
                 reply = self._lines.receive(min(_LOOK_S, limit))
@@ -188,7 +196,8 @@ class WorkerProcess:
         try:
             code = self._process.wait(timeout=_LOOK_S)
         except subprocess.TimeoutExpired:  # it lives, but nobody there listens
-            return "no longer listens"
+            self._process.kill()
+            code = self._process.wait()
         self._listener.join(timeout=_LOOK_S)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended, code {code}"
         return f"{how}; it last wrote: '{self._said[-1]}'" if self._said else how

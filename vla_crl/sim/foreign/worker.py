@@ -82,6 +82,7 @@ class Worker:
         self._busy("begin", slot)
         if place.episode is None:
             place.episode = self._make(self._cameras, self._image_size, **self._arguments)
+            place.episode.goes_on = self._goes_on
         random.seed(what["seed"])
         np.random.seed(what["seed"])
         place.episode.begin(self._tasks[what["task"]], what["state_id"], what["seed"])
@@ -124,6 +125,9 @@ class Worker:
 
     def _busy(self, call: str, slot: int, step: int = 0) -> None:
         self._shared.beat[1:] = CALLS.index(call), slot, step
+        self._goes_on()
+
+    def _goes_on(self) -> None:
         self._shared.beat[0] += 1
 
 

@@ -48,6 +48,11 @@ class OriginalConfig:
             raise ConfigError(f"wait_action has {len(self.wait_action)} numbers, expected 7")
 
 
+_BEFORE_RESET: dict[object, list[Any]] = {}
+"""By benchmark, task and seed, what numpy's generator was like before reset 0, 1, ... after it was
+seeded; all slots of a process learn it together."""
+
+
 class OriginalLiberoEpisode(RobosuiteEpisode):
     """An episode of a task of one of LIBERO's benchmarks; `arguments.index` of a task numbers it.
 
@@ -72,8 +77,6 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
         self._libero = import_libero()
         super().__init__(cameras, image_size, feeling=self._config.feeling)
         self._benchmark = make_benchmark(self._config.benchmark)
-        self._before_reset: dict[object, list[Any]] = {}
-        """By task, what numpy's generator was like before reset 0, 1, ... after seeding."""
 
     def begin(self, task: ForeignTask, state_id: int, seed: int) -> None:
         """Begin an episode; see `ForeignEpisode`."""
@@ -99,6 +102,7 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
         self.felt(observation)
         for _ in range(self._config.num_wait_steps):
             self.step(np.array(self._config.wait_action))
+            self.goes_on()
 
     def step(self, action: np.ndarray) -> bool:
         """Execute one action; success is LIBERO's `done`."""
@@ -121,7 +125,8 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
             self._env.seed(self._config.env_seed)
             self._env.reset()
             return
-        known = self._before_reset.setdefault(index, [])
+        key = (self._config.benchmark.lower(), index, self._config.env_seed)
+        known = _BEFORE_RESET.setdefault(key, [])
         if not known:
             self._env.seed(self._config.env_seed)
             known.append(np.random.get_state())
@@ -129,6 +134,7 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
         np.random.set_state(known[first])
         for reset in range(first, number + 1):
             self._env.reset()
+            self.goes_on()
             if len(known) == reset + 1:
                 known.append(np.random.get_state())
 

@@ -55,6 +55,10 @@ class Walk(ForeignEpisode):
         self._steps, self._state_id = 0, state_id
         self._seen = self._env.reset()
         self._count += 1
+        if self._mishap == "slow":
+            for _ in range(6):
+                time.sleep(0.3)
+                self.goes_on()
         if self._mishap == "refused":
             raise ConfigError(f"there is no state {state_id}")
         if self._mishap == "broken":
@@ -86,10 +90,11 @@ class Walk(ForeignEpisode):
             raise RuntimeError("the wind is\ntoo strong")
         elif self._mishap == "kill":
             sys.stdout.write("the last word\n")
-            sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGSEGV)
         elif self._mishap == "exit":
             os._exit(3)
+        elif self._mishap == "refused in between":
+            raise ConfigError("there is no seventh step")
         elif self._mishap == "blow up":
             raise PhysicsError("the line is gone", {})
         elif self._mishap == "infinite":
