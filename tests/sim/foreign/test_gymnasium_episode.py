@@ -151,6 +151,7 @@ arguments = { env_name = "button-press-topdown-v3" }
 
 
 @pytest.mark.slow
+@pytest.mark.render
 @pytest.mark.filterwarnings("ignore:Constant.* may be too high")
 def test_meta_worlds_own_package_is_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Its scripted policy solves a task, seeing what it is given by the package."""
@@ -162,7 +163,6 @@ def test_meta_worlds_own_package_is_a_suite(tmp_path: Path, monkeypatch: pytest.
     names = ", ".join(f'"s{number}"' for number in range(39))
     (folder / "suite.toml").write_text(METAWORLD.replace("STATE", names))
     monkeypatch.setenv("VLA_CRL_PATH", str(tmp_path))
-    monkeypatch.setenv("MUJOCO_GL", "egl")
     suite = find_suite("metaworld_own")
     check_suite(suite, num_states=1)
     policy = ENV_POLICY_MAP["button-press-topdown-v3"]()

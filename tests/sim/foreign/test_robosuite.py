@@ -28,6 +28,7 @@ def test_the_suite_is_told_without_the_package():
 
 
 @pytest.mark.slow
+@pytest.mark.render
 def test_the_suite_keeps_the_contract():
     """One task of all: every slot takes half a gigabyte."""
     pytest.importorskip("robosuite")
@@ -42,6 +43,7 @@ def test_the_suite_keeps_the_contract():
 
 
 @pytest.mark.slow
+@pytest.mark.render
 @pytest.mark.filterwarnings("ignore")
 def test_an_episode_is_that_of_robosuite_bit_for_bit():
     pytest.importorskip("robosuite")
@@ -71,6 +73,26 @@ def test_an_episode_is_that_of_robosuite_bit_for_bit():
         assert np.array_equal(seen.images[0, index], observed[f"{camera}_image"][::-1])
     assert np.array_equal(seen.state[0, :3], observed["robot0_eef_pos"].astype(np.float32))
     assert np.array_equal(seen.state[0, 6:], observed["robot0_gripper_qpos"].astype(np.float32))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lifting_the_cube_is_a_success():
+    """The action is a displacement of 5 cm for 1, and +1 closes the gripper."""
+    pytest.importorskip("robosuite")
+    episode = RobosuiteEpisode(CAMERAS, 8)
+    episode.begin(LIFT, 0, seed=1)
+    cube = episode._env.sim.data.get_body_xpos("cube_main").copy()
+    above, grasped = cube + np.array([0.0, 0.0, 0.1]), cube
+    success: list[bool] = []
+    for target, gripper, steps in (
+        (above, -1, 40), (grasped, -1, 40), (grasped, 1, 15), (above, 1, 40)
+    ):  # fmt: skip
+        for _ in range(steps):
+            move = np.clip((target - episode.state()[:3]) / 0.05, -1.0, 1.0)
+            success.append(episode.step(np.array([*move, 0.0, 0.0, 0.0, gripper])))
+    assert success[-1]
+    assert not any(success[:95])
+    episode.close()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -53,6 +53,7 @@ def original(index: int) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.render
 def test_an_episode_is_that_of_libero_bit_for_bit(new_episode: Any):
     """Two tasks in turn in one slot, after waiting as openpi does; physics, state and pictures."""
     expected: list[tuple[dict[str, np.ndarray], bool, np.ndarray]] = []
@@ -84,6 +85,7 @@ def test_an_episode_is_that_of_libero_bit_for_bit(new_episode: Any):
 
 
 @pytest.mark.slow
+@pytest.mark.render
 def test_seeding_once_gives_the_fixtures_of_programs_that_go_through_the_states(new_episode: Any):
     env = original(0)
     env.seed(SEED)
@@ -103,6 +105,7 @@ def test_seeding_once_gives_the_fixtures_of_programs_that_go_through_the_states(
 
 
 @pytest.mark.slow
+@pytest.mark.render
 def test_views_and_states_are_those_of_the_protocol(new_episode: Any):
     seen = {}
     for view in ("raw", "upright", "rotated"):
@@ -143,6 +146,7 @@ def test_wrong_settings_are_refused(new_episode: Any):
 
 
 @pytest.mark.slow
+@pytest.mark.render
 def test_a_suite_of_originals_keeps_the_contract():
     """Through workers, with the settings of a published protocol."""
     config = ForeignConfig(
