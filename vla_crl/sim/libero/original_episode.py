@@ -25,10 +25,11 @@ class OriginalConfig:
     """Initial states below this number are LIBERO's own random ones, drawn with a seed made of the
     number; official state i has the number i more than this."""
     env_seed: int = 0
-    """What `env.seed` gets before an official state."""
-    reseeds: bool = True
-    """Whether before every reset. If not, official state i is begun by reset i after seeding once,
-    as in programs that go through the states in order; resets that were not done yet are done."""
+    """What `env.seed` gets before official states."""
+    reseeds: bool = False
+    """Whether before every reset, with the number of the official state added. If not, official
+    state i is begun by reset i after seeding once, as in programs that go through the states in
+    order; resets that were not done yet are done."""
     num_wait_steps: int = 0
     """Steps after the reset that are no part of the episode."""
     wait_action: tuple[float, ...] = WAIT_ACTION
@@ -48,9 +49,9 @@ class OriginalConfig:
             raise ConfigError(f"wait_action has {len(self.wait_action)} numbers, expected 7")
 
 
-_BEFORE_RESET: dict[object, list[Any]] = {}
+_BEFORE_RESET: dict[object, list[tuple[Any, int]]] = {}
 """By benchmark, task and seed, what numpy's generator was like before reset 0, 1, ... after it was
-seeded; all slots of a process learn it together."""
+seeded, and how long LIBERO's list of samplers was; all slots of a process learn it together."""
 
 
 class OriginalLiberoEpisode(RobosuiteEpisode):
@@ -77,6 +78,7 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
         self._libero = import_libero()
         super().__init__(cameras, image_size, feeling=self._config.feeling)
         self._benchmark = make_benchmark(self._config.benchmark)
+        self._samplers: list[Any] = []
 
     def begin(self, task: ForeignTask, state_id: int, seed: int) -> None:
         """Begin an episode; see `ForeignEpisode`."""
@@ -90,14 +92,14 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
         official = state_id - self._config.num_train_states
         if official < 0:
             self._env.seed(seed)
-            observation = self._env.reset()
+            observation = self._reset(len(self._samplers))
         else:
             states = self._benchmark.get_task_init_states(index)
             if official >= len(states):
                 raise ConfigError(
                     f"task '{task.name}': official initial state {official} of {len(states)}"
                 )
-            self._reset(index, official)
+            self._reset_number(index, official)
             observation = self._env.set_init_state(states[official])
         self.felt(observation)
         for _ in range(self._config.num_wait_steps):
@@ -119,30 +121,45 @@ class OriginalLiberoEpisode(RobosuiteEpisode):
             return raw
         return raw[:, ::-1, ::-1] if view == "rotated" else raw[:, ::-1]
 
-    def _reset(self, index: int, number: int) -> None:
-        """Do reset `number` after seeding, or the first after seeding again."""
+    def _reset_number(self, index: int, number: int) -> None:
+        """Do the reset that begins an official state."""
+        env_seed = self._config.env_seed
         if self._config.reseeds:
-            self._env.seed(self._config.env_seed)
-            self._env.reset()
+            self._env.seed(env_seed + number)
+            self._reset(len(self._samplers) * (1 + number))
             return
-        key = (self._config.benchmark.lower(), index, self._config.env_seed)
+        key = (self._config.benchmark.lower(), index, env_seed)
         known = _BEFORE_RESET.setdefault(key, [])
         if not known:
-            self._env.seed(self._config.env_seed)
-            known.append(np.random.get_state())
+            self._env.seed(env_seed)
+            known.append((np.random.get_state(), len(self._samplers)))
         first = min(number, len(known) - 1)
-        np.random.set_state(known[first])
+        drawn, num_samplers = known[first]
+        np.random.set_state(drawn)
         for reset in range(first, number + 1):
-            self._env.reset()
+            self._reset(num_samplers)
             self.goes_on()
+            num_samplers = len(self._env.env.object_property_initializers)
             if len(known) == reset + 1:
-                known.append(np.random.get_state())
+                known.append((np.random.get_state(), num_samplers))
+
+    def _reset(self, num_samplers: int) -> Any:
+        """Reset as an environment with that many samplers does.
+
+        Every reset of LIBERO's adds the samplers to its list once more, and each of them draws a
+        number: without this an episode would depend on those before it.
+        """
+        repeated = num_samplers // max(1, len(self._samplers))
+        self._env.env.object_property_initializers = self._samplers * repeated
+        return self._env.reset()
 
     def _make(self, name: object) -> Any:
-        return self._libero.envs.env_wrapper.ControlEnv(
+        env = self._libero.envs.env_wrapper.ControlEnv(
             bddl_file_name=self._benchmark.get_task_bddl_file_path(cast(int, name)),
             has_renderer=False,
             has_offscreen_renderer=False,  # `OffScreenRenderEnv` but for when it draws
             use_camera_obs=False,
             ignore_done=True,
         )
+        self._samplers = list(env.env.object_property_initializers)
+        return env
