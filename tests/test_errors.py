@@ -2,6 +2,7 @@ from vla_crl.errors import (
     USER_ERRORS,
     CheckpointError,
     ConfigError,
+    ForeignError,
     SpecError,
     unknown_name,
 )
@@ -25,5 +26,7 @@ def test_an_empty_list_says_none() -> None:
 
 
 def test_user_errors_are_built_in_errors_too() -> None:
-    assert set(USER_ERRORS) == {ConfigError, SpecError, CheckpointError, FloatingPointError}
-    assert all(issubclass(error, (ValueError, ArithmeticError)) for error in USER_ERRORS)
+    ours = {ConfigError, SpecError, CheckpointError, ForeignError}
+    assert set(USER_ERRORS) == {*ours, FloatingPointError}
+    built_in = (ValueError, ArithmeticError, RuntimeError)
+    assert all(issubclass(error, built_in) for error in USER_ERRORS)

@@ -16,7 +16,11 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, truncated or does not fit the policy."""
 
 
-USER_ERRORS = (ConfigError, SpecError, CheckpointError, FloatingPointError)
+class ForeignError(RuntimeError):
+    """An environment of somebody else raised, hung or died, also when it was tried again."""
+
+
+USER_ERRORS = (ConfigError, SpecError, CheckpointError, ForeignError, FloatingPointError)
 """What the command line reports without a traceback, with exit code 2; the last one where training
 meets a number that is not finite."""
 

@@ -132,7 +132,7 @@ def test_a_backend_that_is_no_fake_one_is_refused():
 
 
 def test_faulty_actions_do_not_reach_a_world():
-    episode = FakeSim(fake_suite(), 1).begin(0, 0)
+    episode = FakeSim(fake_suite(), 1).begin(0, 0, 0)
     with pytest.raises(SpecError, match=r"got actions \(1, 3\) up to 2, expected \[K, 3\] in \[-1"):
         episode.step_chunk(np.full((1, 3), 2.0), 5)
     with pytest.raises(SpecError, match=r"got actions \(1, 4\) up to 0, expected \[K, 3\]"):

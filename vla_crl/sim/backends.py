@@ -55,6 +55,10 @@ BACKENDS = {
         simulators={"cpu": "vla_crl.sim.metaworld.metaworld_sim:MetaWorldSim"},
         expert="vla_crl.sim.metaworld.expert:MetaWorldExpert",
     ),
+    "foreign": Backend(
+        read="vla_crl.sim.foreign.suite:read_foreign",
+        simulators={"cpu": "vla_crl.sim.foreign.foreign_sim:simulate_foreign"},
+    ),
 }
 """Known backends by name; their modules are imported on use."""
 

@@ -107,8 +107,11 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
         self._drawing = ThreadPoolExecutor(num_threads)  # need not queue behind physics
 
     @abstractmethod
-    def begin(self, task: int, state_id: int) -> AnyEpisode:
-        """Begin an episode; called from several threads."""
+    def begin(self, slot: int, task: int, state_id: int) -> AnyEpisode:
+        """Begin an episode in a slot; called from several threads.
+
+        The episode that stands there goes on if this one is refused.
+        """
 
     @abstractmethod
     def draw(
@@ -147,7 +150,7 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
         rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
 
         def begin(row: int, task: int, state_id: int) -> None:
-            self._episodes[row] = self.begin(task, state_id)
+            self._episodes[row] = self.begin(row, task, state_id)
 
         on_each(self._physics, begin, rows.tolist(), task.tolist(), ids.tolist())
         self._task[rows], self._state_id[rows] = task, ids
@@ -205,17 +208,18 @@ class EpisodeSim(ABC, Generic[AnySuite, AnyEpisode]):
         episodes: list[AnyEpisode | None] = [None] * self.num_slots
 
         def play(row: int) -> None:
-            episodes[row] = self._play({name: values[row] for name, values in checked.items()})
+            state = {name: values[row] for name, values in checked.items()}
+            episodes[row] = self._play(row, state)
 
         on_each(self._physics, play, used.tolist())
         self._episodes = episodes
         for name, values in checked.items():
             getattr(self, f"_{name}")[:] = values
 
-    def _play(self, state: dict[str, np.ndarray]) -> AnyEpisode:
+    def _play(self, row: int, state: dict[str, np.ndarray]) -> AnyEpisode:
         """Play a slot's episode again."""
         task, num_steps, outcome = (int(state[n]) for n in ("task", "num_steps", "outcome"))
-        episode, success, taken = self.begin(task, int(state["state_id"])), False, 0
+        episode, success, taken = self.begin(row, task, int(state["state_id"])), False, 0
         try:
             if num_steps:
                 success, taken = episode.step_chunk(state["actions"][:num_steps], num_steps)

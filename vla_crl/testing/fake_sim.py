@@ -84,7 +84,7 @@ class FakeEpisode:
 class FakeSim(EpisodeSim[FakeSuite, FakeEpisode]):
     """N tables, each with a hand; it can do everything, see `Limited`."""
 
-    def begin(self, task: int, state_id: int) -> FakeEpisode:
+    def begin(self, slot: int, task: int, state_id: int) -> FakeEpisode:
         """Begin an episode."""
         return FakeEpisode(self.suite, task, state_id)
 

