@@ -48,8 +48,6 @@ def test_an_evaluation_executes_as_many_actions_of_a_chunk_as_its_suite_says(
     monkeypatch.setattr(type(suite), "executed_chunk", 6)
     assert agent(sim)(slots).shape[1] == 6
     monkeypatch.setattr(type(suite), "executed_chunk", 9)
-    with pytest.raises(
-        ConfigError, match="executes 9 actions of a chunk, but the policy"
-    ):
+    with pytest.raises(ConfigError, match="executes 9 actions of a chunk, but the policy"):
         agent(sim)
     sim.close()

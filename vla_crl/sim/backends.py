@@ -48,7 +48,7 @@ BACKENDS = {
     ),
     "libero": Backend(
         read="vla_crl.sim.libero.suite:read_libero",
-        simulators={"cpu": "vla_crl.sim.libero.libero_sim:LiberoSim"},
+        simulators={"cpu": "vla_crl.sim.libero.simulator:simulate_libero"},
     ),
     "metaworld": Backend(
         read="vla_crl.sim.metaworld.suite:read_metaworld",

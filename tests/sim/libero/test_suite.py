@@ -8,7 +8,7 @@ import pytest
 from vla_crl.catalog import suite_path
 from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
-from vla_crl.sim.backends import find_suite
+from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.libero.suite import read_libero
 
 OWN = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
@@ -83,6 +83,18 @@ def test_an_unknown_option_is_told_with_the_nearest():
 def test_two_protocols_are_refused():
     with pytest.raises(ConfigError, match="a suite has one protocol, this names two"):
         find_suite("libero_goal@openpi@lerobot")
+
+
+def test_the_original_cannot_be_fast():
+    with pytest.raises(
+        ConfigError, match="@fast@original': the original cannot be fast"
+    ):
+        find_suite("libero_goal@fast@original")
+
+
+def test_the_original_runs_one_benchmark_at_a_time():
+    with pytest.raises(ConfigError, match="name one of its parts"):
+        simulate(find_suite("libero_100@original"), 1)
 
 
 TASK = '[[tasks]]\nname = "a"\ninstruction = "do it"\n'

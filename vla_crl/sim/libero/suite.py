@@ -17,9 +17,9 @@ from vla_crl.sim.libero.config import (
 from vla_crl.sim.libero.protocols import PROTOCOLS, Protocol
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 
-FAST, SHARED_STATES = "fast", "shared_states"
+FAST, SHARED_STATES, ORIGINAL = "fast", "shared_states", "original"
 """Options beside the protocols: things that rest may sleep; training begins from the official
-states, as that of the study does."""
+states, as that of the study does; LIBERO itself is run, in worker processes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +46,7 @@ class LiberoSuite(TaskSuite):
         protocol: How it is evaluated, one of `PROTOCOLS`.
         is_fast: Whether things that rest may sleep, so that a step is faster and not exact.
         shares_states: Whether training begins from the official states, those of evaluation.
+        is_original: Whether LIBERO itself is run.
     """
 
     backend: ClassVar[str] = "libero"
@@ -56,6 +57,7 @@ class LiberoSuite(TaskSuite):
     protocol_name: str = "own"
     is_fast: bool = False
     shares_states: bool = False
+    is_original: bool = False
 
     @property
     def embodiment(self) -> Embodiment:
@@ -69,8 +71,8 @@ class LiberoSuite(TaskSuite):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Protocols, and what else may follow an @."""
-        return (*PROTOCOLS, FAST, SHARED_STATES)
+        """Protocols, and how it is simulated."""
+        return (*PROTOCOLS, FAST, SHARED_STATES, ORIGINAL)
 
     def with_option(self, name: str) -> "LiberoSuite":
         """Return the suite under a protocol, stepped fast, or with the study's shared states.
@@ -80,11 +82,12 @@ class LiberoSuite(TaskSuite):
         """
         if name not in self.options:
             raise unknown_name(f"suite '{self.name}'", "option", name, self.options)
+        if {name, *self.name.split("@")} >= {FAST, ORIGINAL}:
+            raise ConfigError(f"suite '{self.name}@{name}': the original cannot be fast")
+        flags = {FAST: "is_fast", SHARED_STATES: "shares_states", ORIGINAL: "is_original"}
         named = replace(self, name=f"{self.name}@{name}")
-        if name == FAST:
-            return replace(named, is_fast=True)
-        if name == SHARED_STATES:
-            return replace(named, shares_states=True)
+        if name in flags:
+            return replace(named, **{flags[name]: True})
         if any(option in PROTOCOLS for option in self.name.split("@")[1:]):
             raise ConfigError(f"suite '{named.name}': a suite has one protocol, this names two")
         tasks = tuple(
@@ -110,11 +113,17 @@ class LiberoSuite(TaskSuite):
         return {
             "protocol": self.protocol_name,
             **protocol,
-            "physics": "fast: what rests may sleep" if self.is_fast else "exact",
+            "physics": self._physics,
             "train_states": "the 50 official ones, those of evaluation"
             if self.shares_states
             else "sampled from LIBERO's placement regions",
         }
+
+    @property
+    def _physics(self) -> str:
+        if self.is_original:
+            return "LIBERO itself"
+        return "fast: what rests may sleep" if self.is_fast else "exact"
 
     @property
     def film_camera(self) -> str:
