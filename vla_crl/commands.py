@@ -145,7 +145,13 @@ def train(options: Options) -> None:
     if resume:
         RunDirectory.open(path).require_config(config)
     else:
-        RunDirectory.create(path, config, seed=config.seed, command=options.command_line)
+        RunDirectory.create(
+            path,
+            config,
+            seed=config.seed,
+            command=options.command_line,
+            conditions=trainer.suite.conditions,
+        )
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
     with trainer.run.locked(), ending_on_sigterm(f"go on with: {again}"):
         trainer.train(resume=resume)

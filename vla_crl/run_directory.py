@@ -37,8 +37,9 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: Path, config: object, *, seed: int, command: Sequence[str]
-    ) -> "RunDirectory":
+        cls, path: Path, config: object, *, seed: int, command: Sequence[str],
+        conditions: Mapping[str, Any] | None = None,
+    ) -> "RunDirectory":  # fmt: skip
         """Make a new run directory with its config.json and versions.json.
 
         Args:
@@ -47,6 +48,7 @@ class RunDirectory:
             config: The resolved config, a dataclass.
             seed: The seed of the run.
             command: The command line that started it.
+            conditions: Of the suite, see `TaskSuite.conditions`.
 
         Raises:
             ConfigError: Something is there already.
@@ -70,7 +72,8 @@ class RunDirectory:
                 f"{path}: cannot be made ({error}); give another --run-dir"
             ) from error
         remove_leftovers(path)
-        save_json(describe_run(seed, command), run.versions_file)
+        described = describe_run(seed, command) | {"conditions": dict(conditions or {})}
+        save_json(described, run.versions_file)
         save_json(config, run.config_file)  # last: with it the run is there
         return run
 

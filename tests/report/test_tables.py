@@ -1,5 +1,6 @@
 """Tables hold the numbers of the run, missing ones as missing."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -187,3 +188,17 @@ def test_the_interval_of_a_success_rate_stays_a_success_rate(
         for seed, offset in enumerate([-30, 0])
     ]
     assert "| 72.7 % ± 15.0 | 0.0 to 100.0 % |" in runs_markdown(summarize_runs(paths))
+
+
+def test_facts_tell_the_suites_conditions_and_the_packages(tmp_path: Path) -> None:
+    versions = {
+        "conditions": {"physics": "exact", "wait_steps": 10},
+        "packages": {"mujoco": "3.8.1", "rich": "15.0"},
+    }
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "versions.json").write_text(json.dumps(versions))
+    facts = dict(run_facts(RunRecord.read(tmp_path)))
+    assert facts == {
+        "simulation": "physics exact, wait_steps 10",
+        "packages": "mujoco 3.8.1",
+    }

@@ -27,6 +27,7 @@ from vla_crl.report.wording import (
     task_label,
     transfer_sentence,
 )
+from vla_crl.rollout.fingerprint import PACKAGES
 
 Row = tuple[str, ...]
 TASK_WIDTH, STAGE_WIDTH = 36, 6
@@ -129,6 +130,9 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("test episodes", f"{span} for each task and stage"))
     if "cpu_model" in versions:
         facts.append(("hardware", f"{versions['cpu_model']}, {versions['num_cores']} cores"))
+    if versions.get("conditions"):
+        told = (f"{key} {value}" for key, value in versions["conditions"].items())
+        facts.append(("simulation", ", ".join(told)))
     if "seed" in versions:
         facts.append(("seed", str(versions["seed"])))
     if "command" in versions:
@@ -137,6 +141,9 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("code", f"vla-crl {versions['vla_crl']}{_commit(versions.get('git'))}"))
     if "python" in versions:
         facts.append(("system", f"Python {versions['python']}, {versions.get('platform', '')}"))
+    packages = versions.get("packages", {})
+    if told := [f"{name} {packages[name]}" for name in PACKAGES if name in packages]:
+        facts.append(("packages", ", ".join(told)))
     return facts
 
 

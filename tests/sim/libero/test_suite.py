@@ -86,9 +86,7 @@ def test_two_protocols_are_refused():
 
 
 def test_the_original_cannot_be_fast():
-    with pytest.raises(
-        ConfigError, match="@fast@original': the original cannot be fast"
-    ):
+    with pytest.raises(ConfigError, match="@fast@original': the original cannot be fast"):
         find_suite("libero_goal@fast@original")
 
 
