@@ -46,4 +46,4 @@ def test_rows_hold_what_the_pictures_say():
     difference = np.abs(own[:, 1].astype(int) - expected[:, 1]).mean()
     assert rows[3].mean_absolute_difference == pytest.approx(difference)
     assert all(row.observations_per_s > 0 and row.gl_observations_per_s > 0 for row in rows)
-    assert all(0.9 < row.ssim < 1 for row in rows)
+    assert all(0.7 < row.ssim < 1 for row in rows)

@@ -26,6 +26,7 @@ from vla_crl.sim.renderer.scene_arrays import build_scene
 from vla_crl.sim.renderer.shading import draw_sky, find_seen, shade
 from vla_crl.sim.renderer.stages import (
     BACKGROUND,
+    TRANSPARENT,
     Backgrounds,
     begin,
     finish,
@@ -235,16 +236,17 @@ def _make_render_frames(version: int) -> Callable[..., None]:
                     first, last, is_drawn = stage_of(scene, backgrounds, stage, camera, pose, look)
                     if not is_drawn:
                         continue
-                    target = picture if first else image
+                    is_whole = first == 0 and stage != TRANSPARENT
+                    target = image if is_whole else picture
                     if stage == BACKGROUND:
                         target = backgrounds.image[camera]
                     begin(scene, backgrounds, stage, camera, frame, image)
                     find_surfaces(scene, camera, pose, workspace, first, last)
                     find_seen(frame)
                     frame.is_seen[:first] = False
-                    if first == 0 or frame.is_seen[first:last].any():
+                    if is_whole or frame.is_seen[first:last].any():
                         shade(scene, look, camera, pose, workspace, target)
-                    if first == 0 and frame.is_seen[num_geoms]:
+                    if is_whole and frame.is_seen[num_geoms]:
                         draw_sky(scene, camera, pose, frame, target)
                     finish(scene, backgrounds, stage, camera, frame, (picture, image))
 

@@ -49,6 +49,12 @@ def _light_mesh(scene, geom, camera, workspace):
         first = ONE - second - third
         for index in range(np.uint64(num_lights)):
             light = workspace.lights_in_geom[index]
+            if light[3] == ZERO:
+                share = first * _corner_facing_sun(meshes.normals[face, 0], light)
+                share += second * _corner_facing_sun(meshes.normals[face, 1], light)
+                share += third * _corner_facing_sun(meshes.normals[face, 2], light)
+                frame.facing[index, y, x] = share
+                continue
             share = first * _corner_facing(meshes.normals[face, 0], a, light)
             share += second * _corner_facing(meshes.normals[face, 1], b, light)
             share += third * _corner_facing(meshes.normals[face, 2], c, light)
@@ -95,10 +101,19 @@ def lights_in_geom(geom: int, workspace: Workspace):
             turned = axes[3 * k] * x + axes[3 * k + 1] * y + axes[3 * k + 2] * z
             out[index, k] = w * eye[k] + turned
         out[index, 3] = w
+        if w == ZERO:  # far away: the same direction, of length one, everywhere
+            length = math.sqrt(x * x + y * y + z * z)
+            for k in range(3):
+                out[index, k] /= max(length, TINY)
+
+
+@inlined
+def _corner_facing_sun(n, light):
+    return max(n[0] * light[0] + n[1] * light[1] + n[2] * light[2], ZERO)
 
 
 @inlined
 def _corner_facing(n, v, light):
-    x, y, z = light[0] - light[3] * v[0], light[1] - light[3] * v[1], light[2] - light[3] * v[2]
+    x, y, z = light[0] - v[0], light[1] - v[1], light[2] - v[2]
     dot = n[0] * x + n[1] * y + n[2] * z
     return max(dot, ZERO) / max(math.sqrt(x * x + y * y + z * z), TINY)

@@ -34,15 +34,14 @@ def in_patches(level: Level) -> tuple[Level, Patches]:
     normals = vectors[kept] / area[kept, None]
     order, first = _sorted(level.vertices[level.faces[kept]].mean(axis=1), normals)
     kept, normals = kept[order], normals[order]
-    patch = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(kept))))
+    stop = np.append(first, len(kept))[1:]
+    patch = np.repeat(np.arange(len(first)), stop - first)
     names = patch[:, None] * np.int64(len(level.vertices)) + level.faces[kept]
     own, faces = np.unique(names, return_inverse=True)
     owner, old = np.divmod(own, max(len(level.vertices), 1))
     vertices = np.ascontiguousarray(level.vertices[old], np.float32)
     first_vertex = np.searchsorted(owner, np.arange(len(first) + 1))
-    ranges = np.column_stack(
-        [first_vertex[:-1], first_vertex[1:], first, np.append(first[1:], len(kept))]
-    ).astype(np.int64)
+    ranges = np.column_stack([first_vertex[:-1], first_vertex[1:], first, stop]).astype(np.int64)
     texcoords = level.texcoords[kept] if len(level.texcoords) else level.texcoords
     sorted_level = Level(
         vertices,

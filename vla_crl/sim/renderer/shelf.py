@@ -96,7 +96,7 @@ class Shelves:
             missing = [key for key in wanted if shelf is None or not shelf.knows(key)]
             made = {key: wanted[key]() for key in missing}
             if shelf is None or not shelf.has_room(made):
-                made |= {key: wanted[key]() for key in wanted if key not in made}
+                made = {key: made[key] if key in made else wanted[key]() for key in wanted}
                 shelf = self._new_shelf(made)
             for key, content in made.items():
                 shelf.put(key, content)

@@ -20,6 +20,9 @@ from vla_crl.sim.renderer.scene_arrays import Scene
 
 SLACK = np.float32(PIXEL_SLACK)
 
+ROUNDING = np.float32(2e-6)
+"""Of a pixel's coordinates, in parts of them; sixteen times what float32 allows for."""
+
 MARGIN_M = 1e-6
 """By which patches are widened against rounding."""
 
@@ -119,6 +122,8 @@ def _draw_faces(index, faces, span, near, bounds, lens, workspace):
         x0, x1, y0, y1 = low_x, high_x, low_y, high_y
         nearest, farthest = min(-v[a, 2], -v[b, 2], -v[c, 2]), max(-v[a, 2], -v[b, 2], -v[c, 2])
         if nearest >= near:
+            if _is_turned(v, a, b, c):
+                continue
             x0 = max(x0, min(v[a, 3], v[b, 3], v[c, 3]) - SLACK)
             x1 = min(x1, max(v[a, 3], v[b, 3], v[c, 3]) + SLACK)
             y0 = max(y0, min(v[a, 4], v[b, 4], v[c, 4]) - SLACK)
@@ -133,6 +138,19 @@ def _draw_faces(index, faces, span, near, bounds, lens, workspace):
             _draw_triangle(
                 index, face, (a, b, c), (left, right, top, bottom), depths, lens, workspace
             )
+
+
+@inlined
+def _is_turned(v, a, b, c):
+    """Return whether a triangle before the eye is surely seen from behind, by its corners' pixels.
+
+    Twice its area in pixels is then positive, by more than they may be rounded.
+    """
+    ex, ey = v[b, 3] - v[a, 3], v[b, 4] - v[a, 4]
+    fx, fy = v[c, 3] - v[a, 3], v[c, 4] - v[a, 4]
+    extent = abs(ex) + abs(ey) + abs(fx) + abs(fy)
+    distance = ONE + abs(v[a, 3]) + abs(v[a, 4]) + extent
+    return ex * fy - ey * fx > extent * distance * ROUNDING
 
 
 @inlined
