@@ -49,6 +49,8 @@ class BatchRenderer:
     off by less than about half a pixel. Of the transparent geoms (alpha < 1) only the nearest is
     seen at a pixel, blended over the opaque ones like one that MuJoCo draws (twice, so with the
     opacity 1 - (1 - alpha)^2); alpha is the model's in all worlds.
+    Where a camera and meshes are fixed to the world, their picture is kept from call to call, and
+    what moves is laid over it.
     Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
     fog and reflections are not drawn.
 
