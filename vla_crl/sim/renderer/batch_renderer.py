@@ -1,6 +1,5 @@
 """Images of many worlds that share one model."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,7 +8,6 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.errors import SpecError
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.renderer.appearance import (
     Appearance,
@@ -21,11 +19,20 @@ from vla_crl.sim.renderer.appearance import (
 )
 from vla_crl.sim.renderer.compilation import entry_point
 from vla_crl.sim.renderer.frame import new_workspace
+from vla_crl.sim.renderer.looks import DEFAULT_LOOK, LookName, reads_srgb
+from vla_crl.sim.renderer.poses import Poses, blocks_of, check_poses, check_view, images_for
 from vla_crl.sim.renderer.rasterizer import clear, find_surfaces, has_finite_pose
 from vla_crl.sim.renderer.scene_arrays import build_scene
-from vla_crl.sim.renderer.shading import blend, draw_sky, find_seen, shade
-
-Poses = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+from vla_crl.sim.renderer.shading import draw_sky, find_seen, shade
+from vla_crl.sim.renderer.stages import (
+    BACKGROUND,
+    TRANSPARENT,
+    Backgrounds,
+    begin,
+    finish,
+    new_backgrounds,
+    stage_of,
+)
 
 
 class BatchRenderer:
@@ -42,6 +49,8 @@ class BatchRenderer:
     off by less than about half a pixel. Of the transparent geoms (alpha < 1) only the nearest is
     seen at a pixel, blended over the opaque ones like one that MuJoCo draws (twice, so with the
     opacity 1 - (1 - alpha)^2); alpha is the model's in all worlds.
+    Where a camera and meshes are fixed to the world, their picture is kept from call to call, and
+    what moves is laid over it.
     Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
     fog and reflections are not drawn.
 
@@ -52,10 +61,11 @@ class BatchRenderer:
         width: In pixels.
         geom_groups: mjModel geom groups that are drawn.
         level_of_detail: Whether meshes that look small are drawn from coarser copies.
+        look: Whose pictures these are, see `looks`.
         num_threads: Threads a call is spread over.
 
     Raises:
-        ConfigError: A camera name does not exist.
+        ConfigError: A camera or look does not exist.
         SpecError: The model has something visible that cannot be drawn.
     """
 
@@ -68,26 +78,29 @@ class BatchRenderer:
         *,
         geom_groups: Sequence[int] = (0, 1, 2),
         level_of_detail: bool = True,
+        look: LookName = DEFAULT_LOOK,
         num_threads: int = 1,
     ) -> None:
-        if min(height, width, num_threads) < 1:
-            raise SpecError(
-                f"BatchRenderer: height {height}, width {width} and num_threads {num_threads} "
-                "must all be at least 1."
-            )
-        if isinstance(cameras, str):
-            raise SpecError(f"BatchRenderer: cameras is '{cameras}', expected a list of names")
+        check_view("BatchRenderer", cameras, height, width, num_threads)
         self.cameras = tuple(cameras)
         self.height = height
         self.width = width
         self.num_threads = num_threads
         self._num_geoms = model.ngeom
         self._num_cameras = model.ncam
-        self._scene = build_scene(
-            model, self.cameras, (height, width), geom_groups, level_of_detail=level_of_detail
+        reads_srgb("BatchRenderer", look)
+        self.look = look
+        self._scene, self._shelves = build_scene(
+            model,
+            self.cameras,
+            (height, width),
+            geom_groups,
+            level_of_detail=level_of_detail,
+            look=look,
         )
         self._appearance = model_appearance(model)
         self._looks = self._looks_of(self._appearance)
+        self._backgrounds: list[Backgrounds] = []
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
     def render(
@@ -121,14 +134,19 @@ class BatchRenderer:
         Raises:
             SpecError: An array has the wrong shape or dtype.
         """
-        poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
+        poses = Poses(geom_xpos, geom_xmat, cam_xpos, cam_xmat)
         looks = self._looks
         if appearance is not None:
             check_appearance(appearance, self._appearance, len(geom_xpos))
             looks = self._looks_of(appearance)
 
-        def kernel(poses: Poses, start: int, stop: int, images: NDArray[np.uint8]) -> None:
-            _render_frames(self._scene, looks, poses, start, stop, images)
+        def kernel(poses: tuple, start: int, stop: int, images: NDArray[np.uint8]) -> None:
+            try:
+                backgrounds = self._backgrounds.pop()  # nobody else draws with them meanwhile
+            except IndexError:
+                backgrounds = new_backgrounds(self._scene, self._looks)
+            _render_frames(self._scene, looks, backgrounds, poses, start, stop, images)
+            self._backgrounds.append(backgrounds)
 
         return self._draw(kernel, poses, out, rows, np.uint8, (3,))
 
@@ -148,9 +166,9 @@ class BatchRenderer:
             [B, cameras, H, W] int32: the model's geom id, -1 where there is no geom. Transparent
             geoms count like opaque ones.
         """
-        poses = (geom_xpos, geom_xmat, cam_xpos, cam_xmat)
+        poses = Poses(geom_xpos, geom_xmat, cam_xpos, cam_xmat)
 
-        def kernel(poses: Poses, start: int, stop: int, ids: NDArray[np.int32]) -> None:
+        def kernel(poses: tuple, start: int, stop: int, ids: NDArray[np.int32]) -> None:
             _segment_frames(self._scene, poses, start, stop, ids)
 
         return self._draw(kernel, poses, out, rows, np.int32, ())
@@ -181,55 +199,32 @@ class BatchRenderer:
         dtype: type,
         channels: tuple[int, ...],
     ) -> NDArray[Any]:
-        poses = self._check_poses(poses)
-        num_worlds = len(poses[0])
+        where, num_worlds = "BatchRenderer", len(poses.geom_xpos)
+        checked = tuple(check_poses(where, poses, self._num_geoms, self._num_cameras))
         shape = (num_worlds, len(self.cameras), self.height, self.width, *channels)
-        if out is None:
-            out = np.zeros(shape, dtype)
-        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise SpecError(
-                f"BatchRenderer: out is {out.dtype} {list(out.shape)}; expected C-contiguous "
-                f"{np.dtype(dtype)} {list(shape)}."
-            )
-        start, stop, step = rows.indices(num_worlds)
-        if step != 1:
-            raise SpecError(f"BatchRenderer: rows has step {step}; only step 1 can be drawn.")
+        out = images_for(where, out, shape, dtype)
+        blocks = blocks_of(where, rows, num_worlds, self.num_threads)
         if self._pool is None:
-            kernel(poses, start, stop, out)
+            kernel(checked, *blocks[0], out)
             return out
-        bounds = np.linspace(start, max(start, stop), self.num_threads + 1).astype(int)
-        blocks = itertools.pairwise(bounds)
-        jobs = [self._pool.submit(kernel, poses, *block, out) for block in blocks]
+        jobs = [self._pool.submit(kernel, checked, *block, out) for block in blocks]
         for job in jobs:
             job.result()
         return out
-
-    def _check_poses(self, poses: Poses) -> Poses:
-        num_worlds = len(poses[0])
-        sizes = ((self._num_geoms, 3), (self._num_geoms, 9))
-        sizes += ((self._num_cameras, 3), (self._num_cameras, 9))
-        names = ("geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat")
-        for name, array, size in zip(names, poses, sizes, strict=True):
-            if array.shape != (num_worlds, *size) or array.dtype != np.float64:
-                raise SpecError(
-                    f"BatchRenderer: {name} is {array.dtype} {list(array.shape)}; expected float64 "
-                    f"{[num_worlds, *size]}."
-                )
-        return tuple(np.ascontiguousarray(array) for array in poses)  # type: ignore[return-value]
 
 
 def _make_render_frames(version: int) -> Callable[..., None]:
     """Build the loop over worlds and cameras; `version` belongs to the key of its cache."""
 
     @entry_point
-    def render_frames(scene, looks, poses, start, stop, images):
+    def render_frames(scene, looks, backgrounds, poses, start, stop, images):
         _ = version  # see entry_point
-        num_geoms, num_opaque = scene.geoms.model_id.size, scene.geoms.num_opaque
+        num_geoms = scene.geoms.model_id.size
         height, width = images.shape[2], images.shape[3]
         num_lights, num_vertices = scene.lights.is_spot.size, scene.meshes.max_vertices
         workspace = new_workspace(num_geoms, num_lights, height, width, num_vertices)
         frame = workspace.frame
-        layer = np.zeros((height, width, 3), np.uint8)
+        picture = np.zeros((height, width, 3), np.uint8)
         for world in range(start, stop):
             pose = (poses[0][world], poses[1][world], poses[2][world], poses[3][world])
             look = look_of(looks, world)
@@ -238,19 +233,24 @@ def _make_render_frames(version: int) -> Callable[..., None]:
                 if not has_finite_pose(scene.cameras, camera, pose):
                     image[:] = 0
                     continue
-                clear(scene.cameras, camera, frame)
-                find_surfaces(scene, camera, pose, workspace, 0, num_opaque)
-                find_seen(frame)
-                shade(scene, look, camera, pose, workspace, image)
-                if frame.is_seen[num_geoms]:
-                    draw_sky(scene, camera, pose, frame, image)
-                if num_opaque < num_geoms:
-                    frame.geom[:] = num_geoms
-                    find_surfaces(scene, camera, pose, workspace, num_opaque, num_geoms)
+                # One place for every stage, or there would be two versions, rounded differently.
+                for stage in range(3):
+                    first, last, is_drawn = stage_of(scene, backgrounds, stage, camera, pose, look)
+                    if not is_drawn:
+                        continue
+                    is_whole = first == 0 and stage != TRANSPARENT
+                    target = image if is_whole else picture
+                    if stage == BACKGROUND:
+                        target = backgrounds.image[camera]
+                    begin(scene, backgrounds, stage, camera, frame, image)
+                    find_surfaces(scene, camera, pose, workspace, first, last)
                     find_seen(frame)
-                    if frame.is_seen[num_opaque:num_geoms].any():
-                        shade(scene, look, camera, pose, workspace, layer)
-                        blend(scene.geoms.opacity, layer, frame, image)
+                    frame.is_seen[:first] = False
+                    if is_whole or frame.is_seen[first:last].any():
+                        shade(scene, look, camera, pose, workspace, target)
+                    if is_whole and frame.is_seen[num_geoms]:
+                        draw_sky(scene, camera, pose, frame, target)
+                    finish(scene, backgrounds, stage, camera, frame, (picture, image))
 
     return render_frames
 

@@ -23,17 +23,21 @@ class Frame(NamedTuple):
 
 
 class Workspace(NamedTuple):
-    """A frame and what only meshes need; V vertices of the largest, no pixels if there is none.
+    """A frame and what only meshes need; V vertices of the largest patch, no pixels without any.
 
     The loops over primitives get the frame alone: the fewer arrays a call passes, the faster.
     """
 
     frame: Frame
-    vertices: NDArray[np.float32]  # [V, 5] of one mesh: camera frame in metres, pixel column, row
+    vertices: NDArray[np.float32]  # [V, 5] of one patch: camera frame in metres, pixel column, row
     outside: NDArray[np.uint8]  # [V] bits: left, right, above, below the window, behind the eye
     face: NDArray[np.int32]  # [H, W] where a mesh is seen: index into MeshArrays.faces
     weight: NDArray[np.float32]  # [3, H, W] there: of the face's second and third corner; then,
     # times the squared depth, a pixel's share of twice the face's area
+    pixels: NDArray[np.uint32]  # [H W] numbers of pixels, row by row, those of each geom together
+    first_pixel: NDArray[np.int64]  # [G + 2] where those of a geom begin; the last two: no geom
+    lights: NDArray[np.float32]  # [L, 4] position and 1, or direction and 0, in the camera frame
+    lights_in_geom: NDArray[np.float32]  # [L, 4] the same in the frame of one geom
 
 
 @array_maker
@@ -57,7 +61,31 @@ def new_workspace(num_geoms, num_lights, height, width, num_vertices):
         np.zeros(num_vertices, np.uint8),
         np.zeros((mesh_height, mesh_width), np.int32),
         np.zeros((3, mesh_height, mesh_width), np.float32),
+        np.zeros(mesh_height * mesh_width, np.uint32),
+        np.zeros(num_geoms + 2, np.int64),
+        np.zeros((num_lights, 4), np.float32),
+        np.zeros((num_lights, 4), np.float32),
     )
+
+
+@inlined
+def list_pixels(workspace: Workspace):
+    """Write which pixels show each geom, by counting them."""
+    geom, first, pixels = workspace.frame.geom, workspace.first_pixel, workspace.pixels
+    flat = geom.reshape(-1)
+    first[:] = 0
+    for i in range(np.uint32(flat.size)):
+        first[np.uint64(flat[i]) + np.uint64(1)] += 1
+    for k in range(1, first.size):
+        first[k] += first[k - 1]
+    # Each pixel moves the beginning of its geom on; afterwards all are moved back.
+    for i in range(np.uint32(flat.size)):
+        k = np.uint64(flat[i])
+        pixels[np.uint64(first[k])] = i
+        first[k] += 1
+    for k in range(first.size - 1, 0, -1):
+        first[k] = first[k - 1]
+    first[0] = 0
 
 
 @inlined

@@ -12,17 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError, unknown_name
-
-Array = NDArray[np.float64]
-
-
-class Poses(NamedTuple):
-    """What the renderers take, in their order; world frame, metres, row-major rotations."""
-
-    geom_xpos: Array  # [B, ngeom, 3]
-    geom_xmat: Array  # [B, ngeom, 9]
-    cam_xpos: Array  # [B, ncam, 3]
-    cam_xmat: Array  # [B, ncam, 9]
+from vla_crl.sim.renderer.poses import Array, Poses
 
 
 class Placement:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError, unknown_name
+from vla_crl.sim.renderer.looks import LookName
 from vla_crl.sim.renderer.meshes import MeshArrays, mesh_arrays
+from vla_crl.sim.renderer.shelf import Shelf
 from vla_crl.sim.renderer.surfaces import INFINITE_PLANE_SIZE, SurfaceArrays, surface_arrays
 from vla_crl.sim.renderer.textures import TextureArrays, sky_table, texture_arrays
 
@@ -42,14 +44,15 @@ _PRIMITIVE_OF_GEOM_TYPE = {
 
 
 class GeomArrays(NamedTuple):
-    """The G drawn geoms, the opaque ones first; lengths in metres."""
+    """The G drawn geoms: the background, other opaque ones, transparent ones; in metres."""
 
     model_id: NDArray[np.int32]  # [G] index into mjModel's geoms
     primitive: NDArray[np.int32]  # [G]
     size: NDArray[np.float64]  # [G, 3] half sizes along the geom's axes, as mjvGeom has them
     reach: NDArray[np.float64]  # [G] greatest distance of a point from the centre
     mesh: NDArray[np.int32]  # [G] index into the meshes; -1: none
-    num_opaque: int
+    num_background: int  # opaque and fixed to the world; 0 where keeping them drawn gains little
+    num_opaque: int  # with the background
     opacity: NDArray[np.float32]  # [G] in (0, 1]
     emission: NDArray[np.float32]  # [G]
 
@@ -75,6 +78,7 @@ class CameraArrays(NamedTuple):
     rows: NDArray[np.float32]  # [C, H] from top to bottom
     grid: NDArray[np.float64]  # [C, 4] first column, column step, first row, row step
     depth_range: NDArray[np.float64]  # [C, 2] near and far plane
+    is_fixed: NDArray[np.bool_]  # [C] to the world
 
 
 class Scene(NamedTuple):
@@ -96,7 +100,8 @@ def build_scene(
     groups: Sequence[int],
     *,
     level_of_detail: bool,
-) -> Scene:
+    look: LookName,
+) -> tuple[Scene, list[Shelf]]:
     """Read what MuJoCo itself would draw of a model, without needing OpenGL.
 
     Args:
@@ -105,6 +110,10 @@ def build_scene(
         resolution: Height and width in pixels.
         groups: Geom groups that are drawn.
         level_of_detail: Whether meshes get coarser copies.
+        look: Whose pictures are drawn.
+
+    Returns:
+        The scene, and what must live as long as it.
 
     Raises:
         ConfigError: A camera name does not exist.
@@ -122,16 +131,20 @@ def build_scene(
     views = [visual_scene(model, data, groups, model.camera(name).id) for name in cameras]
     drawn = _drawn_geoms(model, views[0])
     meshes = sorted({mesh for geom in drawn if (mesh := _mesh_id(model, geom)) >= 0})
-    surfaces, textures = surface_arrays(model, drawn, [_half_size(model, geom) for geom in drawn])
-    return Scene(
+    sizes = [_half_size(model, geom) for geom in drawn]
+    surfaces, texture_ids = surface_arrays(model, drawn, sizes, look)
+    textures, texture_shelf = texture_arrays(model, texture_ids, look, max(resolution))
+    mesh_parts, mesh_shelf = mesh_arrays(model, meshes, level_of_detail=level_of_detail)
+    scene = Scene(
         geoms=_geom_arrays(model, drawn, meshes),
         lights=_light_arrays(views[0]),
         cameras=_camera_arrays(model, cameras, views, resolution),
-        meshes=mesh_arrays(model, meshes, level_of_detail=level_of_detail),
+        meshes=mesh_parts,
         surfaces=surfaces,
-        textures=texture_arrays(model, textures),
-        sky=sky_table(model),
+        textures=textures,
+        sky=sky_table(model, look),
     )
+    return scene, [texture_shelf, mesh_shelf]
 
 
 def visual_scene(
@@ -145,18 +158,29 @@ def visual_scene(
         groups: Geom groups that are drawn.
         camera_id: Index into mjModel's cameras; None: a free camera.
     """
-    option = mujoco.MjvOption()
-    option.geomgroup[:] = 0
-    option.geomgroup[list(groups)] = 1
-    option.sitegroup[:] = 0
-    camera = mujoco.MjvCamera()
-    if camera_id is not None:
-        camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        camera.fixedcamid = camera_id
+    option = view_option(groups)
+    camera = mujoco.MjvCamera() if camera_id is None else fixed_camera(camera_id)
     scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 1000)
     categories = mujoco.mjtCatBit.mjCAT_STATIC | mujoco.mjtCatBit.mjCAT_DYNAMIC
     mujoco.mjv_updateScene(model, data, option, None, camera, categories, scene)
     return scene
+
+
+def view_option(groups: Sequence[int]) -> mujoco.MjvOption:
+    """Return what shows some geom groups and no sites."""
+    option = mujoco.MjvOption()
+    option.geomgroup[:] = 0
+    option.geomgroup[list(groups)] = 1
+    option.sitegroup[:] = 0
+    return option
+
+
+def fixed_camera(camera_id: int) -> mujoco.MjvCamera:
+    """Return the view of one of mjModel's cameras."""
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    camera.fixedcamid = camera_id
+    return camera
 
 
 def visual_geoms(scene: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
@@ -169,7 +193,10 @@ def visual_geoms(scene: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
 
 
 def _drawn_geoms(model: mujoco.MjModel, view: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
-    """Return the visual geoms, the opaque ones first."""
+    """Return the visual geoms: opaque ones that are fixed to the world, other opaque ones, others.
+
+    Without meshes in the background there is nothing to be gained by sorting it out.
+    """
     geoms = visual_geoms(view)
     for geom in geoms:
         if geom.type not in _PRIMITIVE_OF_GEOM_TYPE:
@@ -179,7 +206,19 @@ def _drawn_geoms(model: mujoco.MjModel, view: mujoco.MjvScene) -> list[mujoco.Mj
                 f"{kind}; only plane, sphere, capsule, ellipsoid, cylinder, box and mesh are "
                 "drawn. Give it another shape or another geom group."
             )
-    return sorted(geoms, key=lambda geom: geom.rgba[3] < OPAQUE)
+    mesh = mujoco.mjtGeom.mjGEOM_MESH
+    has_background = any(geom.type == mesh and _is_background(model, geom) for geom in geoms)
+    return sorted(
+        geoms,
+        key=lambda geom: (
+            geom.rgba[3] < OPAQUE,
+            has_background and not _is_background(model, geom),
+        ),
+    )
+
+
+def _is_background(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> bool:
+    return bool(geom.rgba[3] >= OPAQUE and model.body_weldid[model.geom_bodyid[geom.objid]] == 0)
 
 
 def _mesh_id(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> int:
@@ -209,12 +248,15 @@ def _geom_arrays(
     reach = np.linalg.norm(size, axis=1) + (primitive == Primitive.CAPSULE) * size[:, 0]
     index_of_mesh = {mesh: index for index, mesh in enumerate(meshes)}
     mesh = [index_of_mesh.get(_mesh_id(model, geom), -1) for geom in drawn]
+    background = [_is_background(model, geom) for geom in drawn]
+    has_meshes = any(fixed and index >= 0 for fixed, index in zip(background, mesh, strict=True))
     return GeomArrays(
         model_id=np.array([geom.objid for geom in drawn], np.int32),
         primitive=primitive,
         size=size,
         reach=reach,
         mesh=np.array(mesh, np.int32),
+        num_background=sum(background) if has_meshes else 0,
         num_opaque=sum(geom.rgba[3] >= OPAQUE for geom in drawn),
         # MuJoCo draws transparent geoms twice, from front to back and from back to front.
         opacity=np.array([1.0 - (1.0 - geom.rgba[3]) ** 2 for geom in drawn], np.float32),
@@ -290,4 +332,5 @@ def _camera_arrays(
         rows=(grid[:, 2:3] + np.arange(height) * grid[:, 3:4]).astype(np.float32),
         grid=grid,
         depth_range=depth_range,
+        is_fixed=np.array([model.body_weldid[model.camera(n).bodyid[0]] == 0 for n in names], bool),
     )

@@ -16,6 +16,7 @@ from vla_crl.sim.renderer.frame import (
     Frame,
     Workspace,
     eye_in_geom,
+    list_pixels,
     ray,
     row_ramp,
     row_start,
@@ -29,11 +30,11 @@ from vla_crl.sim.renderer.intersections import (
     ellipsoid_gradient,
     plane_gradient,
 )
+from vla_crl.sim.renderer.mesh_light import light_meshes
 from vla_crl.sim.renderer.outlines import CAPSULE, CYLINDER, ELLIPSOID, PLANE
 from vla_crl.sim.renderer.scene_arrays import SPOT_TABLE_SIZE, Scene
 from vla_crl.sim.renderer.textures import SKY_TABLE_SIZE
 from vla_crl.sim.renderer.texturing import NO_TEXTURE, apply_texture
-from vla_crl.sim.renderer.triangles import find_mesh_facing, find_weights
 
 LAST_SPOT = np.float32(SPOT_TABLE_SIZE - 1)
 LAST_SKY = np.float32(SKY_TABLE_SIZE - 1)
@@ -63,12 +64,17 @@ def shade(
     geoms, view, model_id = scene.geoms, pose[3], scene.cameras.model_id[camera]
     columns, rows = scene.cameras.columns[camera], scene.cameras.rows[camera]
     frame = workspace.frame
+    for index in range(num_lights):
+        x, y, z, w = _light_in_camera(scene.lights, look, index, model_id, pose)
+        lights = workspace.lights
+        lights[index, 0], lights[index, 1], lights[index, 2], lights[index, 3] = x, y, z, w
     if scene.meshes.max_vertices:
-        find_weights(scene, camera, workspace)
+        list_pixels(workspace)
+        light_meshes(scene, camera, workspace)
     _set_light(look.ambient, frame)
     for index in range(num_lights):
-        light = _light_in_camera(scene.lights, look, index, model_id, pose)
-        _find_facing(geoms, scene.meshes, index, light, columns, rows, workspace)
+        light = _row(workspace.lights, index)
+        _find_facing(geoms, index, light, columns, rows, frame)
         if scene.lights.is_spot[index]:
             axis = look.direction[index]
             axis_in_camera = turn(view, model_id, axis[0], axis[1], axis[2])
@@ -122,15 +128,16 @@ def _light_in_camera(lights, look, index, camera, pose):
 
 
 @inlined
-def _find_facing(geoms, meshes, index, light, columns, rows, workspace):
-    frame = workspace.frame
+def _row(lights, index):
+    return lights[index, 0], lights[index, 1], lights[index, 2], lights[index, 3]
+
+
+@inlined
+def _find_facing(geoms, index, light, columns, rows, frame):
     for geom in range(geoms.primitive.size):
-        if frame.is_seen[geom]:
-            if geoms.mesh[geom] >= 0:
-                find_mesh_facing(meshes, geom, index, light, workspace)
-            else:
-                kind = geoms.primitive[geom]
-                _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
+        if frame.is_seen[geom] and geoms.mesh[geom] < 0:
+            kind = geoms.primitive[geom]
+            _find_primitive_facing(kind, geom, index, light, columns, rows, frame)
 
 
 @inlined

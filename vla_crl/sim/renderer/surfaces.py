@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_crl.sim.renderer.looks import LookName
 from vla_crl.sim.renderer.textures import pixels_of
 
 INFINITE_PLANE_SIZE = 1e6
@@ -51,6 +52,7 @@ def surface_arrays(
     model: mujoco.MjModel,
     geoms: Sequence[mujoco.MjvGeom],
     sizes: Sequence[NDArray[np.float64]],
+    look: LookName,
 ) -> tuple[SurfaceArrays, list[int]]:
     """Prepare all geoms in all materials.
 
@@ -58,6 +60,7 @@ def surface_arrays(
         model: Not kept.
         geoms: The drawn ones.
         sizes: [3] half sizes of each, of a mesh those of a box that holds it.
+        look: Whose pictures are drawn.
 
     Returns:
         The surfaces, and the textures that they show, as indices into mjModel's.
@@ -67,7 +70,7 @@ def surface_arrays(
     for index, (geom, size) in enumerate(zip(geoms, sizes, strict=True)):
         for material in textured:
             of_geom[index, material] = len(surfaces)
-            surfaces.append(_surface(model, geom, size, material))
+            surfaces.append(_surface(model, geom, size, material, look))
     textures = sorted({surface.texture for surface in surfaces if surface.texture >= 0})
     index_of = {texture: index for index, texture in enumerate(textures)} | {-1: -1}
     return SurfaceArrays(
@@ -80,7 +83,11 @@ def surface_arrays(
 
 
 def _surface(
-    model: mujoco.MjModel, geom: mujoco.MjvGeom, size: NDArray[np.float64], material: int
+    model: mujoco.MjModel,
+    geom: mujoco.MjvGeom,
+    size: NDArray[np.float64],
+    material: int,
+    look: LookName,
 ) -> _Surface:
     """Follow MuJoCo: repeats count per object, or per metre if uniform or a plane is infinite.
 
@@ -89,6 +96,7 @@ def _surface(
         geom: A visual geom of it.
         size: [3] half sizes of a primitive.
         material: Index into mjModel's materials; has a texture.
+        look: Whose pictures are drawn.
     """
     texture = _texture_id(model, material)
     factors, checker = np.zeros(3), np.ones((5, 3), np.float32)
@@ -105,7 +113,7 @@ def _surface(
     else:
         scale = np.where(is_uniform | (size[:2] >= INFINITE_PLANE_SIZE), size[:2], 1.0)
     factors[:2] = 0.5 * np.asarray(model.mat_texrepeat[material]) * scale
-    pixels = pixels_of(model, texture)
+    pixels = pixels_of(model, texture, look)
     is_plane = geom.type == mujoco.mjtGeom.mjGEOM_PLANE
     if is_plane and all((part == part[:1, :1]).all() for part in _quadrants(pixels)):
         return _Surface(Mapping.CHECKER, -1, factors, _quadrant_means(pixels))

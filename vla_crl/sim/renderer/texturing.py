@@ -36,19 +36,41 @@ def apply_texture(
     pixel = np.float32(abs(scene.cameras.grid[camera, 3]))  # its size at depth 1
     if scene.surfaces.mapping[surface] == CHECKER:
         _apply_checker(scene.surfaces, surface, geom, pixel, columns, rows, workspace.frame, image)
+    elif scene.surfaces.mapping[surface] == TEXCOORDS:
+        _apply_to_mesh(scene, geom, surface, pixel, workspace, image)
     else:
-        _apply_picture(scene, geom, surface, pixel, (columns, rows), workspace, image)
+        _apply_picture(scene, geom, surface, (columns, rows), workspace, image)
 
 
 @inlined
-def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
+def _apply_to_mesh(scene, geom, surface, pixel, workspace, image):
+    """Multiply by a picture where the corners of a mesh have texture coordinates."""
+    texture, textures, frame = scene.surfaces.texture[surface], scene.textures, workspace.frame
+    scale = pixel * pixel * np.float32(textures.copies[texture, 0, 0, 1])
+    scale *= np.float32(textures.copies[texture, 0, 0, 2])
+    width = np.uint32(frame.geom.shape[1])
+    for i in range(workspace.first_pixel[geom], workspace.first_pixel[geom + 1]):
+        number = workspace.pixels[np.uint64(i)]
+        y, x = np.uint64(number // width), np.uint64(number % width)
+        s, t, footprint = _by_corners(scene.meshes.texcoords, y, x, scale, workspace)
+        _multiply(image, y, x, look_up(textures, texture, np.int32(0), s, t, footprint, True))
+
+
+@inlined
+def _multiply(image, y, x, colour):
+    image[y, x, 0] = np.uint8(image[y, x, 0] * colour[0] + HALF)
+    image[y, x, 1] = np.uint8(image[y, x, 1] * colour[1] + HALF)
+    image[y, x, 2] = np.uint8(image[y, x, 2] * colour[2] + HALF)
+
+
+@inlined
+def _apply_picture(scene, geom, surface, rays, workspace, image):
     frame, columns, rows = workspace.frame, rays[0], rays[1]
     mapping, texture = scene.surfaces.mapping[surface], scene.surfaces.texture[surface]
-    textures, texcoords = scene.textures, scene.meshes.texcoords
+    textures = scene.textures
     to_coordinates = _coordinate_map(frame, geom, scene.surfaces.factors[surface])
     height = np.float32(textures.copies[texture, 0, 0, 1])
     width = np.float32(textures.copies[texture, 0, 0, 2])
-    scale = pixel * pixel * height * width
     drawn, depth = np.int32(geom), frame.depth
     left, right, top, bottom = window_of(frame, geom)
     for y in range(top, bottom):
@@ -56,21 +78,16 @@ def _apply_picture(scene, geom, surface, pixel, rays, workspace, image):
             if frame.geom[y, x] != drawn:
                 continue
             face = np.int32(0)
-            if mapping == TEXCOORDS:
-                s, t, footprint = _by_corners(texcoords, y, x, scale, workspace)
+            below, beside = _next_row(frame.geom, y, x), _next_column(frame.geom, y, x)
+            p = _point(to_coordinates, depth[y, x], columns[x], rows[y])
+            q = _point(to_coordinates, depth[y, beside], columns[beside], rows[y])
+            r = _point(to_coordinates, depth[below, x], columns[x], rows[below])
+            if mapping == FLAT:
+                s, t, footprint = _by_position(p, q, r, height, width)
             else:
-                below, beside = _next_row(frame.geom, y, x), _next_column(frame.geom, y, x)
-                p = _point(to_coordinates, depth[y, x], columns[x], rows[y])
-                q = _point(to_coordinates, depth[y, beside], columns[beside], rows[y])
-                r = _point(to_coordinates, depth[below, x], columns[x], rows[below])
-                if mapping == FLAT:
-                    s, t, footprint = _by_position(p, q, r, height, width)
-                else:
-                    face, s, t, footprint = _by_direction(p, q, r, width)
-            red, green, blue = look_up(textures, texture, face, s, t, footprint, mapping != CUBE)
-            image[y, x, 0] = np.uint8(image[y, x, 0] * red + HALF)
-            image[y, x, 1] = np.uint8(image[y, x, 1] * green + HALF)
-            image[y, x, 2] = np.uint8(image[y, x, 2] * blue + HALF)
+                face, s, t, footprint = _by_direction(p, q, r, width)
+            colour = look_up(textures, texture, face, s, t, footprint, mapping != CUBE)
+            _multiply(image, y, x, colour)
 
 
 @inlined
@@ -79,7 +96,11 @@ def _by_corners(uv, y, x, scale, workspace):
 
     The scale is how many texels there are, times the squared size of a pixel.
     """
-    face, depth, weight = workspace.face[y, x], workspace.frame.depth[y, x], workspace.weight
+    face, depth, weight = (
+        np.uint64(workspace.face[y, x]),
+        workspace.frame.depth[y, x],
+        workspace.weight,
+    )
     second, third, ratio = weight[0, y, x], weight[1, y, x], weight[2, y, x]
     es, et = uv[face, 1, 0] - uv[face, 0, 0], uv[face, 1, 1] - uv[face, 0, 1]
     fs, ft = uv[face, 2, 0] - uv[face, 0, 0], uv[face, 2, 1] - uv[face, 0, 1]

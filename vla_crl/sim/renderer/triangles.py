@@ -1,4 +1,4 @@
-"""Triangle meshes in the z-buffer, and how they face the lights.
+"""Triangle meshes in the z-buffer.
 
 With a, b, c the corners of a triangle in the camera frame and d a ray from the eye, t d = p lies in
 the triangle's plane where p = alpha a + beta b + gamma c. Divided by t, the weights are linear in
@@ -13,19 +13,18 @@ import math
 import numpy as np
 
 from vla_crl.sim.renderer.compilation import ONE, TINY, ZERO, inlined
-from vla_crl.sim.renderer.frame import (
-    Workspace,
-    eye_in_geom,
-    ray,
-    row_ramp,
-    row_start,
-    window_of,
-)
-from vla_crl.sim.renderer.meshes import MeshArrays, level_for
+from vla_crl.sim.renderer.frame import Workspace, window_of
+from vla_crl.sim.renderer.meshes import level_for
 from vla_crl.sim.renderer.outlines import PIXEL_SLACK
 from vla_crl.sim.renderer.scene_arrays import Scene
 
 SLACK = np.float32(PIXEL_SLACK)
+
+ROUNDING = np.float32(2e-6)
+"""Of a pixel's coordinates, in parts of them; sixteen times what float32 allows for."""
+
+MARGIN_M = 1e-6
+"""By which patches are widened against rounding."""
 
 
 @inlined
@@ -42,24 +41,79 @@ def draw_mesh(
         axes: Nine numbers, row-major; column k is the geom's axis k in the camera frame.
         workspace: Written.
     """
-    meshes, mesh = scene.meshes, scene.geoms.mesh[index]
+    meshes, mesh, frame = scene.meshes, scene.geoms.mesh[index], workspace.frame
     grid, depth_range = scene.cameras.grid[camera], scene.cameras.depth_range[camera]
     depth = max(-centre[2], depth_range[0])
     level = meshes.levels[mesh, level_for(meshes, mesh, 1.0 / (depth * abs(grid[3])))]
-    left, right, top, bottom = window_of(workspace.frame, index)
+    left, right, top, bottom = window_of(frame, index)
     near = np.float32(depth_range[0])
     bounds = (np.float32(left), np.float32(right) - ONE, np.float32(top), np.float32(bottom) - ONE)
-    vertices = meshes.vertices[level[0] : level[1]]
-    _project(vertices, centre, axes, grid, near, bounds, workspace)
+    walls = _walls_of(bounds, grid)
     lens = (scene.cameras.columns[camera], scene.cameras.rows[camera], grid[1], grid[3])
-    _draw_faces(index, meshes.faces, level, near, bounds, lens, workspace)
+    first_vertex, first_face = meshes.first[mesh, 0], meshes.first[mesh, 1]
+    for patch in range(level[0], level[1]):
+        ball, cone, part = meshes.balls[patch], meshes.cones[patch], meshes.ranges[patch]
+        if _is_turned_away(ball, cone, frame.origin[index]):
+            continue
+        if _is_outside(ball, centre, axes, near, walls):
+            continue
+        vertices = meshes.vertices[first_vertex + part[0] : first_vertex + part[1]]
+        _project(vertices, centre, axes, grid, near, bounds, workspace)
+        span = (first_face + part[2], first_face + part[3], part[0])
+        _draw_faces(index, meshes.faces, span, near, bounds, lens, workspace)
 
 
 @inlined
-def _draw_faces(index, faces, level, near, bounds, lens, workspace):
-    v, outside, first = workspace.vertices, workspace.outside, level[0]
+def _walls_of(bounds, grid):
+    """Return the four planes through the eye and the borders of a window.
+
+    Of each the slope of x / depth or y / depth, and what makes distances metres.
+    """
+    left, right = grid[0] + (bounds[0] - 0.5) * grid[1], grid[0] + (bounds[1] + 0.5) * grid[1]
+    top, bottom = grid[2] + (bounds[2] - 0.5) * grid[3], grid[2] + (bounds[3] + 0.5) * grid[3]
+    return (
+        (left, 1.0 / math.sqrt(1.0 + left * left)),
+        (right, 1.0 / math.sqrt(1.0 + right * right)),
+        (top, 1.0 / math.sqrt(1.0 + top * top)),
+        (bottom, 1.0 / math.sqrt(1.0 + bottom * bottom)),
+    )
+
+
+@inlined
+def _is_outside(ball, centre, axes, near, walls):
+    """Return whether a patch lies before the near plane or beside the window."""
+    x = centre[0] + axes[0] * ball[0] + axes[1] * ball[1] + axes[2] * ball[2]
+    y = centre[1] + axes[3] * ball[0] + axes[4] * ball[1] + axes[5] * ball[2]
+    depth = -(centre[2] + axes[6] * ball[0] + axes[7] * ball[1] + axes[8] * ball[2])
+    reach = ball[3] + MARGIN_M
+    left, right, top, bottom = walls
+    return (
+        (depth + reach < near)
+        | ((left[0] * depth - x) * left[1] > reach)
+        | ((x - right[0] * depth) * right[1] > reach)
+        | ((y - top[0] * depth) * top[1] > reach)
+        | ((bottom[0] * depth - y) * bottom[1] > reach)
+    )
+
+
+@inlined
+def _is_turned_away(ball, cone, eye):
+    """Return whether all triangles of a patch are seen from behind.
+
+    The way from the eye to any of their points goes along the axis of the cone of their normals by
+    more than the sine of its opening.
+    """
+    x, y, z = ball[0] - eye[0], ball[1] - eye[1], ball[2] - eye[2]
+    along = x * cone[0] + y * cone[1] + z * cone[2]
+    distance = math.sqrt(x * x + y * y + z * z)
+    return along >= cone[3] * distance + ball[3] + MARGIN_M
+
+
+@inlined
+def _draw_faces(index, faces, span, near, bounds, lens, workspace):
+    v, outside, first = workspace.vertices, workspace.outside, span[2]
     low_x, high_x, low_y, high_y = bounds
-    for face in range(np.uint64(level[2]), np.uint64(level[3])):
+    for face in range(np.uint64(span[0]), np.uint64(span[1])):
         a = np.uint64(faces[face, 0] - first)
         b = np.uint64(faces[face, 1] - first)
         c = np.uint64(faces[face, 2] - first)
@@ -68,6 +122,8 @@ def _draw_faces(index, faces, level, near, bounds, lens, workspace):
         x0, x1, y0, y1 = low_x, high_x, low_y, high_y
         nearest, farthest = min(-v[a, 2], -v[b, 2], -v[c, 2]), max(-v[a, 2], -v[b, 2], -v[c, 2])
         if nearest >= near:
+            if _is_turned(v, a, b, c):
+                continue
             x0 = max(x0, min(v[a, 3], v[b, 3], v[c, 3]) - SLACK)
             x1 = min(x1, max(v[a, 3], v[b, 3], v[c, 3]) + SLACK)
             y0 = max(y0, min(v[a, 4], v[b, 4], v[c, 4]) - SLACK)
@@ -82,6 +138,19 @@ def _draw_faces(index, faces, level, near, bounds, lens, workspace):
             _draw_triangle(
                 index, face, (a, b, c), (left, right, top, bottom), depths, lens, workspace
             )
+
+
+@inlined
+def _is_turned(v, a, b, c):
+    """Return whether a triangle before the eye is surely seen from behind, by its corners' pixels.
+
+    Twice its area in pixels is then positive, by more than they may be rounded.
+    """
+    ex, ey = v[b, 3] - v[a, 3], v[b, 4] - v[a, 4]
+    fx, fy = v[c, 3] - v[a, 3], v[c, 4] - v[a, 4]
+    extent = abs(ex) + abs(ey) + abs(fx) + abs(fy)
+    distance = ONE + abs(v[a, 3]) + abs(v[a, 4]) + extent
+    return ex * fy - ey * fx > extent * distance * ROUNDING
 
 
 @inlined
@@ -120,7 +189,7 @@ def _draw_triangle(index, face, corners, bounds, depths, lens, workspace):
     near, nearest, farthest = depths
     v, frame = workspace.vertices, workspace.frame
     a, b, c = _corner(v, corners[0]), _corner(v, corners[1]), _corner(v, corners[2])
-    normal = _cross(_minus(b, a), _minus(c, a))
+    normal = cross(_minus(b, a), _minus(c, a))
     det = normal[0] * a[0] + normal[1] * a[1] + normal[2] * a[2]
     if det >= 0.0:
         return
@@ -159,7 +228,8 @@ def _minus(p, q):
 
 
 @inlined
-def _cross(p, q):
+def cross(p, q):
+    """Return the cross product."""
     return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
 
 
@@ -169,95 +239,7 @@ def _weight(p, q, det, column_step, row_step):
 
     Widened by PIXEL_SLACK, so that no pixel falls between two triangles.
     """
-    x, y, z = _cross(p, q)
+    x, y, z = cross(p, q)
     x, y, z = x / det, y / det, z / det
     slack = PIXEL_SLACK * (abs(x * column_step) + abs(y * row_step))
     return np.float32(x), np.float32(y), np.float32(slack - z)
-
-
-@inlined
-def find_weights(scene: Scene, camera: int, workspace: Workspace):
-    """Write the corners' weights wherever a mesh is seen.
-
-    Args:
-        scene: Constants of the model.
-        camera: Index into the drawn cameras.
-        workspace: What `find_surfaces` and `find_seen` left; `weight` is written.
-    """
-    for geom in range(scene.geoms.mesh.size):
-        if workspace.frame.is_seen[geom] and scene.geoms.mesh[geom] >= 0:
-            _find_weights_of(scene.meshes, geom, scene.cameras, camera, workspace)
-
-
-@inlined
-def _find_weights_of(meshes, geom, cameras, camera, workspace):
-    frame, weight = workspace.frame, workspace.weight
-    columns, rows, ramp = cameras.columns[camera], cameras.rows[camera], row_ramp(frame, geom)
-    left, right, top, bottom = window_of(frame, geom)
-    for y in range(top, bottom):
-        start = row_start(frame, geom, rows[y])
-        for x in range(left, right):
-            if frame.geom[y, x] == geom:
-                d = ray(ramp, start, columns[x])
-                second, third, ratio = _meet(meshes, frame, geom, workspace.face[y, x], d)
-                weight[0, y, x], weight[1, y, x], weight[2, y, x] = second, third, ratio
-
-
-@inlined
-def _meet(meshes, frame, geom, face, direction):
-    """Return where a ray meets a triangle, see Workspace.weight."""
-    v, faces, origin = meshes.vertices, meshes.faces, eye_in_geom(frame, geom)
-    a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
-    e = v[b, 0] - v[a, 0], v[b, 1] - v[a, 1], v[b, 2] - v[a, 2]
-    f = v[c, 0] - v[a, 0], v[c, 1] - v[a, 1], v[c, 2] - v[a, 2]
-    s = origin[0] - v[a, 0], origin[1] - v[a, 1], origin[2] - v[a, 2]
-    p, q = _cross(direction, f), _cross(s, e)
-    det = e[0] * p[0] + e[1] * p[1] + e[2] * p[2]
-    ratio = ONE / (math.copysign(max(abs(det), TINY * TINY), det))
-    second = (s[0] * p[0] + s[1] * p[1] + s[2] * p[2]) * ratio
-    third = (direction[0] * q[0] + direction[1] * q[1] + direction[2] * q[2]) * ratio
-    second = min(max(second, ZERO), ONE)
-    third = min(max(third, ZERO), ONE - second)
-    return second, third, abs(ratio)
-
-
-@inlined
-def find_mesh_facing(meshes: MeshArrays, geom: int, index: int, light: tuple, workspace: Workspace):
-    """Write max(0, n.l) of the corners, interpolated, where a mesh is seen.
-
-    Per corner and not per pixel, like OpenGL: the normals of a model's meshes are made for that.
-
-    Args:
-        meshes: Those of the scene.
-        geom: Index into the drawn geoms.
-        index: Of the light.
-        light: Position and 1, or direction and 0, in the camera frame.
-        workspace: With weights; `facing` is written.
-    """
-    frame, weight = workspace.frame, workspace.weight
-    axes, w = frame.axes[geom], light[3]
-    ox, oy, oz = eye_in_geom(frame, geom)
-    # The light in the geom's frame.
-    lx = w * ox + axes[0] * light[0] + axes[1] * light[1] + axes[2] * light[2]
-    ly = w * oy + axes[3] * light[0] + axes[4] * light[1] + axes[5] * light[2]
-    lz = w * oz + axes[6] * light[0] + axes[7] * light[1] + axes[8] * light[2]
-    in_geom = (lx, ly, lz, w)
-    left, right, top, bottom = window_of(frame, geom)
-    for y in range(top, bottom):
-        for x in range(left, right):
-            if frame.geom[y, x] == geom:
-                face, second, third = workspace.face[y, x], weight[0, y, x], weight[1, y, x]
-                share = (ONE - second - third) * _corner_facing(meshes, face, 0, in_geom)
-                share += second * _corner_facing(meshes, face, 1, in_geom)
-                share += third * _corner_facing(meshes, face, 2, in_geom)
-                frame.facing[index, y, x] = share
-
-
-@inlined
-def _corner_facing(meshes, face, corner, light):
-    n, v, vertex = meshes.normals, meshes.vertices, meshes.faces[face, corner]
-    x = light[0] - light[3] * v[vertex, 0]
-    y = light[1] - light[3] * v[vertex, 1]
-    z = light[2] - light[3] * v[vertex, 2]
-    dot = n[face, corner, 0] * x + n[face, corner, 1] * y + n[face, corner, 2] * z
-    return max(dot, ZERO) / max(math.sqrt(x * x + y * y + z * z), TINY)
