@@ -130,7 +130,7 @@ def test_physics_that_blows_up_is_a_failure_and_leaves_what_was_seen(new_sim, go
 
 
 def test_pictures_of_a_published_protocol_are_mirrored(new_sim, goal):
-    upright = new_sim(goal, 1, image_size=256)
+    upright = new_sim(goal.with_option("mujoco_3_2"), 1, image_size=256)
     turned = new_sim(goal.with_option("openvla_oft"), 1, image_size=256)  # both of seed 0
     for sim in (upright, turned):
         sim.reset([0], tasks=[STOVE], state_ids=[3])

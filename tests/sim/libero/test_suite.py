@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import mujoco
 import pytest
 
+from vla_crl import __version__
 from vla_crl.catalog import suite_path
 from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
@@ -120,3 +122,17 @@ def test_a_suite_file_that_says_too_little_or_too_much_is_refused(tmp_path, text
 def test_suites_are_read_without_the_packages(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "robosuite", None)
     assert len(read_libero(suite_path("libero_90") / "suite.toml").tasks) == 90
+
+
+def test_published_protocols_have_the_look_of_their_mujoco():
+    assert find_suite("libero_goal").shown_look == "mujoco_3_8"
+    assert find_suite("libero_goal@openpi").shown_look == "mujoco_3_2"
+    assert find_suite("libero_goal@openpi@mujoco_3_8").shown_look == "mujoco_3_8"
+    told = find_suite("libero_goal@mujoco_3_2").conditions
+    assert (told["look"], told["renderer"]) == ("mujoco_3_2", f"vla_crl {__version__}")
+
+
+@pytest.mark.render
+def test_a_result_of_gl_pictures_tells_the_driver():
+    told = find_suite("libero_goal@gl").conditions
+    assert f"MuJoCo {mujoco.__version__}" in told["renderer"]

@@ -78,8 +78,8 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
     root = ET.fromstring(original.xml)
     files = mjcf.assets_of(root)
     original.reset()
-    seen = mjcf.with_sites_as_geoms(root, original.visible_sites(), original.burner_site())
-    drawn = ET.tostring(seen, encoding="unicode")
+    seen = original.visible_sites(), original.burner_site(), original.fixtures
+    drawn = ET.tostring(mjcf.to_be_drawn(root, *seen), encoding="unicode")
     mjcf.strip(root, original.whole)
     physics = ET.tostring(root, encoding="unicode")
     folder = baked.task_folder(benchmark, task, num_train_states)

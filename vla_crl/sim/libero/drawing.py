@@ -1,6 +1,7 @@
 """Pictures of LIBERO's tasks by the project's renderer."""
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -8,13 +9,19 @@ from PIL import Image
 from vla_crl.sim.libero.baked import BakedTask
 from vla_crl.sim.libero.kernel.slots import Slots
 from vla_crl.sim.libero.mjcf import BURNER
-from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.renderer.placement import Placement, Poses
+from vla_crl.sim.renderer import BatchRenderer, GLRenderer, LookName, Placement, Poses
 from vla_crl.sim.simulation import CameraPoses
 from vla_crl.sim.threads import made_once
 
 GEOM_GROUPS = (1, 2)
 """What LIBERO draws: not what only touches."""
+
+
+class Drawn(NamedTuple):
+    """How pictures are made: by MuJoCo's renderer or ours, and whose look they have."""
+
+    is_gl: bool
+    look: LookName
 
 
 class Drawing:
@@ -51,10 +58,10 @@ class Drawing:
         )
 
     def draw(
-        self, slots: Slots, rows: np.ndarray, cameras: tuple[str, ...], pixels: int
+        self, slots: Slots, rows: np.ndarray, cameras: tuple[str, ...], pixels: int, how: Drawn
     ) -> np.ndarray:
         """Draw slots: [B, C, pixels, pixels, 3]."""
-        return self._renderer_of(cameras, pixels).render(*self.poses(slots, rows))
+        return self._renderer_of(cameras, pixels, how).render(*self.poses(slots, rows))
 
 
 @made_once
@@ -63,8 +70,12 @@ def drawing_of(task: BakedTask) -> Drawing:
     return Drawing(task)
 
 
-def _renderer(task: BakedTask, cameras: tuple[str, ...], pixels: int) -> BatchRenderer:
-    return BatchRenderer(task.drawn(), cameras, pixels, pixels, geom_groups=GEOM_GROUPS)
+def _renderer(
+    task: BakedTask, cameras: tuple[str, ...], pixels: int, how: Drawn
+) -> BatchRenderer | GLRenderer:
+    kind = GLRenderer if how.is_gl else BatchRenderer
+    size = (pixels, pixels)
+    return kind(task.drawn(), cameras, *size, geom_groups=GEOM_GROUPS, look=how.look)
 
 
 def resized(images: np.ndarray, pixels: int) -> np.ndarray:

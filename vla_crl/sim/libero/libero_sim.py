@@ -21,7 +21,7 @@ from vla_crl.sim.divergence import Divergence, blame
 from vla_crl.sim.libero.bake import bake_tasks
 from vla_crl.sim.libero.baked import BakedTask, load_task
 from vla_crl.sim.libero.config import AGENT_CAMERA, HAND_CAMERA
-from vla_crl.sim.libero.drawing import Drawing, drawing_of, resized
+from vla_crl.sim.libero.drawing import Drawing, Drawn, drawing_of, resized
 from vla_crl.sim.libero.kernel.slots import Scene, Scratch, Slots, new_slots, scratch_of
 from vla_crl.sim.libero.kernel.stepping import begin_slots, step_slots
 from vla_crl.sim.libero.rotations import published_axis_angle
@@ -277,9 +277,10 @@ class LiberoSim:
         images = np.empty((len(rows), len(cameras), pixels, pixels, 3), np.uint8)
         protocol = self.suite.protocol
         rendered = pixels if is_film else protocol.image_size or pixels
+        how = Drawn(self.suite.is_gl, self.suite.shown_look)
 
         def draw(task: int, block: np.ndarray) -> None:
-            drawn = self._drawing(task).draw(self._slots, rows[block], cameras, rendered)
+            drawn = self._drawing(task).draw(self._slots, rows[block], cameras, rendered, how)
             if protocol.is_turned and not is_film:
                 drawn = drawn[:, :, :, ::-1]
             images[block] = resized(drawn, pixels)

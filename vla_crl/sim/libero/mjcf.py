@@ -7,7 +7,7 @@ model moves exactly as the whole one. Meshes and textures are named by their con
 import copy
 import hashlib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import mujoco
@@ -89,20 +89,27 @@ def strip(root: ET.Element, model: mujoco.MjModel) -> None:
     ET.SubElement(root, "size", memory=ARENA_MEMORY)
 
 
-def with_sites_as_geoms(
-    root: ET.Element, visible: dict[str, list[float]], burner: str | None
+def to_be_drawn(
+    root: ET.Element,
+    visible: dict[str, list[float]],
+    burner: str | None,
+    fixtures: Collection[str],
 ) -> ET.Element:
-    """Return a copy of a scene in which sites that are seen are geoms, and all others are gone.
+    """Return a copy of a scene for renderers: sites that are seen are geoms.
 
     Args:
         root: Of the scene file.
         visible: Colours of the sites that are seen.
         burner: A site that is seen at times, which becomes the geom `BURNER`.
+        fixtures: Bodies that are displaced from episode to episode, which become mocap bodies, so
+            that they are not taken for something that never moves.
     """
     root = copy.deepcopy(root)
     worldbody = root.find("worldbody")
     assert worldbody is not None
     for body in _bodies(worldbody):
+        if body.get("name") in fixtures:
+            body.set("mocap", "true")
         for site in body.findall("site"):
             name = site.get("name", "")
             if name in visible or name == burner:
@@ -113,9 +120,8 @@ def with_sites_as_geoms(
                     float(x) for x in site.get("rgba", "1 0 0 1").split()
                 ]
                 geom.set("rgba", " ".join(repr(x) for x in colour))
-    for tag in ("sensor",):  # they name sites
-        for element in root.findall(tag):
-            root.remove(element)
+    for element in root.findall("sensor"):  # they name sites
+        root.remove(element)
     return root
 
 

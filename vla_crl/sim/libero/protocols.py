@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vla_crl.sim.libero.config import NUM_TEST_STATES
+from vla_crl.sim.renderer.looks import LookName
 
 RESET_SEEDS = {"seed 0": (0, False), "seed 7": (7, False), "seed 1000 + state": (1000, True)}
 """How `np.random` is seeded that displaces the fixtures at every reset: with this number once for a
@@ -27,6 +28,7 @@ class Protocol:
         trials: Episodes a task, on the first of the official initial states.
         resets: A key of `RESET_SEEDS`: the fixtures' poses are not part of an initial state.
         chunk: Control steps that are executed of a chunk of actions, None: as the policy does.
+        look: Which MuJoCo's pictures these are: that of the versions used there.
         source: Where this was read.
     """
 
@@ -37,6 +39,7 @@ class Protocol:
     trials: int
     resets: Literal["seed 0", "seed 7", "seed 1000 + state"]
     chunk: int | None
+    look: LookName
     source: str
 
 
@@ -57,6 +60,7 @@ PROTOCOLS = {
         trials=NUM_TEST_STATES,
         resets="seed 0",
         chunk=None,
+        look="mujoco_3_8",
         source="this project: pictures as the camera sees, horizons of openpi",
     ),
     "openpi": Protocol(
@@ -67,6 +71,7 @@ PROTOCOLS = {
         trials=50,
         resets="seed 7",
         chunk=5,
+        look="mujoco_3_2",
         source="Physical-Intelligence/openpi 15a9616, examples/libero/main.py",
     ),
     "openvla_oft": Protocol(
@@ -77,6 +82,7 @@ PROTOCOLS = {
         trials=50,
         resets="seed 0",
         chunk=8,
+        look="mujoco_3_2",
         source="moojink/openvla-oft 213c5ff, experiments/robot/libero/run_libero_eval.py",
     ),
     "lerobot": Protocol(
@@ -87,6 +93,7 @@ PROTOCOLS = {
         trials=10,
         resets="seed 1000 + state",
         chunk=None,
+        look="mujoco_3_8",
         source="huggingface/lerobot 7427f31, envs/libero.py",
     ),
     "study": Protocol(
@@ -97,6 +104,7 @@ PROTOCOLS = {
         trials=50,
         resets="seed 0",
         chunk=8,
+        look="mujoco_3_2",
         source="UT-Austin-RobIn/continual-vla-rl dc1b1c8 (arXiv 2603.11653), which draws 320 "
         "episodes a task from the 50 states with replacement; here each state is tried once",
     ),

@@ -2,8 +2,9 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
+from vla_crl import __version__
 from vla_crl.catalog import suite_path
 from vla_crl.config import from_mapping, read_toml
 from vla_crl.contracts import ARM, Embodiment
@@ -15,11 +16,22 @@ from vla_crl.sim.libero.config import (
     LiberoConfig,
 )
 from vla_crl.sim.libero.protocols import PROTOCOLS, Protocol
+from vla_crl.sim.renderer.looks import LookName
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 
-FAST, SHARED_STATES, ORIGINAL = "fast", "shared_states", "original"
-"""Options beside the protocols: things that rest may sleep; training begins from the official
-states, as that of the study does; LIBERO itself is run, in worker processes."""
+FAST, SHARED_STATES, ORIGINAL, GL = "fast", "shared_states", "original", "gl"
+"""Options beside protocols and looks: things that rest may sleep; training begins from the official
+states, as that of the study does; LIBERO itself is run, in worker processes; MuJoCo's renderer
+draws, by OpenGL."""
+LOOKS = get_args(LookName)
+
+
+_FLAGS = {
+    FAST: "is_fast",
+    SHARED_STATES: "shares_states",
+    ORIGINAL: "is_original",
+    GL: "is_gl",
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,6 +59,8 @@ class LiberoSuite(TaskSuite):
         is_fast: Whether things that rest may sleep, so that a step is faster and not exact.
         shares_states: Whether training begins from the official states, those of evaluation.
         is_original: Whether LIBERO itself is run.
+        is_gl: Whether MuJoCo's renderer draws what policies see.
+        look: Which MuJoCo's pictures they are; None: those of the protocol.
     """
 
     backend: ClassVar[str] = "libero"
@@ -58,6 +72,8 @@ class LiberoSuite(TaskSuite):
     is_fast: bool = False
     shares_states: bool = False
     is_original: bool = False
+    is_gl: bool = False
+    look: LookName | None = None
 
     @property
     def embodiment(self) -> Embodiment:
@@ -72,7 +88,7 @@ class LiberoSuite(TaskSuite):
     @property
     def options(self) -> tuple[str, ...]:
         """Protocols, and how it is simulated."""
-        return (*PROTOCOLS, FAST, SHARED_STATES, ORIGINAL)
+        return (*PROTOCOLS, *LOOKS, FAST, SHARED_STATES, GL, ORIGINAL)
 
     def with_option(self, name: str) -> "LiberoSuite":
         """Return the suite under a protocol, stepped fast, or with the study's shared states.
@@ -84,10 +100,11 @@ class LiberoSuite(TaskSuite):
             raise unknown_name(f"suite '{self.name}'", "option", name, self.options)
         if {name, *self.name.split("@")} >= {FAST, ORIGINAL}:
             raise ConfigError(f"suite '{self.name}@{name}': the original cannot be fast")
-        flags = {FAST: "is_fast", SHARED_STATES: "shares_states", ORIGINAL: "is_original"}
         named = replace(self, name=f"{self.name}@{name}")
-        if name in flags:
-            return replace(named, **{flags[name]: True})
+        if name in _FLAGS:
+            return replace(named, **{_FLAGS[name]: True})
+        if name in LOOKS:
+            return replace(named, look=name)
         if any(option in PROTOCOLS for option in self.name.split("@")[1:]):
             raise ConfigError(f"suite '{named.name}': a suite has one protocol, this names two")
         tasks = tuple(
@@ -109,15 +126,31 @@ class LiberoSuite(TaskSuite):
     @property
     def conditions(self) -> dict[str, Any]:
         """The protocol, whether physics is exact, and where training begins."""
-        protocol = {key: value for key, value in asdict(self.protocol).items() if key != "horizons"}
+        told = asdict(self.protocol)
+        protocol = {key: told[key] for key in told if key not in ("horizons", "look")}
         return {
             "protocol": self.protocol_name,
             **protocol,
+            "look": self.shown_look,
+            "renderer": self._renderer,
             "physics": self._physics,
             "train_states": "the 50 official ones, those of evaluation"
             if self.shares_states
             else "sampled from LIBERO's placement regions",
         }
+
+    @property
+    def shown_look(self) -> LookName:
+        """Which MuJoCo's pictures policies see; the original's are always those of today."""
+        return "mujoco_3_8" if self.is_original else self.look or self.protocol.look
+
+    @property
+    def _renderer(self) -> str:
+        if not (self.is_gl or self.is_original):
+            return f"vla_crl {__version__}"
+        from vla_crl.sim.renderer.gl_renderer import gl_version
+
+        return gl_version()
 
     @property
     def _physics(self) -> str:

@@ -266,3 +266,14 @@ def _gl_version() -> str:
     backend = os.environ.get("MUJOCO_GL", "") or "glfw"
     renderer, version = (GL.glGetString(name).decode() for name in (GL.GL_RENDERER, GL.GL_VERSION))
     return f"{backend}; {renderer}; OpenGL {version}; MuJoCo {mujoco.__version__}"
+
+
+def gl_version() -> str:
+    """Return what `GLRenderer.version` is on this machine.
+
+    Raises:
+        ConfigError: There is no OpenGL.
+    """
+    scene = "<mujoco><worldbody><camera name='front'/></worldbody></mujoco>"
+    with GLRenderer(mujoco.MjModel.from_xml_string(scene), ["front"], 1, 1) as renderer:
+        return renderer.version

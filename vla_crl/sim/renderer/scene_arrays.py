@@ -218,7 +218,13 @@ def _drawn_geoms(model: mujoco.MjModel, view: mujoco.MjvScene) -> list[mujoco.Mj
 
 
 def _is_background(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> bool:
-    return bool(geom.rgba[3] >= OPAQUE and model.body_weldid[model.geom_bodyid[geom.objid]] == 0)
+    return geom.rgba[3] >= OPAQUE and _never_moves(model, model.geom_bodyid[geom.objid])
+
+
+def _never_moves(model: mujoco.MjModel, body: int) -> bool:
+    """Return whether a body is fixed to the world; a mocap body may be put elsewhere."""
+    is_placed = model.body_mocapid[model.body_rootid[body]] >= 0
+    return bool(model.body_weldid[body] == 0 and not is_placed)
 
 
 def _mesh_id(model: mujoco.MjModel, geom: mujoco.MjvGeom) -> int:
@@ -332,5 +338,5 @@ def _camera_arrays(
         rows=(grid[:, 2:3] + np.arange(height) * grid[:, 3:4]).astype(np.float32),
         grid=grid,
         depth_range=depth_range,
-        is_fixed=np.array([model.body_weldid[model.camera(n).bodyid[0]] == 0 for n in names], bool),
+        is_fixed=np.array([_never_moves(model, model.camera(n).bodyid[0]) for n in names], bool),
     )
