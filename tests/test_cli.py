@@ -22,7 +22,7 @@ from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
-from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.errors import CheckpointError, ConfigError, StoppedEvaluationError
 from vla_crl.hardware import hardware_name
 from vla_crl.run_directory import RunDirectory
 
@@ -475,6 +475,22 @@ def test_a_policy_of_another_robot_is_refused(
         code, _, err = run(capsys, command, "--policy", "tiny", "--suite", "kitchen", *flags)
         assert code == 2
         assert "policy 'tiny' on suite 'kitchen': action[0] of the suite is 'delta_x'" in err
+
+
+def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, install, capsys):
+    results = [TaskResult(successes=1), TaskResult("push", episodes=0)]
+    stopped = StoppedEvaluationError("worker 0 died", results)
+    install("vla_crl.rollout.evaluate", evaluate=Calls(stopped))
+    command = ["evaluate", "--policy", "tiny", "--suite", "kitchen"]
+    output = world / "rows.json"
+    assert cli.main([*command, "--output", str(output)]) == 2
+    partial = world / "rows.partial.json"
+    assert f"worker 0 died. Episodes that had ended are in {partial}" in capsys.readouterr().err
+    (row,) = json.loads(partial.read_text())
+    assert (row["task"], row["successes"], row["episodes"]) == ("lift", 1, 4)
+    assert not output.exists()
+    assert cli.main(command) == 2
+    assert "worker 0 died" in capsys.readouterr().err
 
 
 def test_evaluate_takes_all_tasks_when_none_is_named(

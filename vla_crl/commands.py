@@ -19,7 +19,7 @@ from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.doctor import check_all
-from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files import write_atomically
 from vla_crl.termination import ending_on_sigterm
 
@@ -182,7 +182,6 @@ def evaluate(options: Options) -> Records:
     if options.output:
         _require_new(options.output, "--output")
     compute = _compute(options)
-    from vla_crl.continual.statistics import wilson_interval
     from vla_crl.progress import console
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
     from vla_crl.rollout.fingerprint import fingerprint
@@ -202,10 +201,6 @@ def evaluate(options: Options) -> Records:
         compute=compute,
         tasks=tasks,
     )
-    results = evaluate_agent(
-        agent, sims, options.tasks, num_episodes=episodes, states=options.states
-    )
-    close_lanes(sims)
     ids = suite.test_ids if options.states == "test" else suite.train_ids
     measured = fingerprint(
         suite,
@@ -218,14 +213,38 @@ def evaluate(options: Options) -> Records:
     )
     for key, value in measured.items() if suite.conditions else ():
         console.print(f"{key}: {value}", soft_wrap=True)
+    try:
+        results = evaluate_agent(
+            agent, sims, options.tasks, num_episodes=episodes, states=options.states
+        )
+    except StoppedEvaluationError as error:
+        if options.output is None:
+            raise
+        partial = options.output.with_suffix(".partial.json")
+        _write_results(partial, [row for row in error.results if row.episodes], measured)
+        raise ForeignError(f"{error}. Episodes that had ended are in {partial}") from error
+    finally:
+        close_lanes(sims)
+    if options.output:
+        _write_results(options.output, results, measured)
+    return _result_rows(results)
+
+
+def _result_rows(results: Sequence[Any]) -> Records:
+    """Return successes with Wilson's interval."""
+    from vla_crl.continual.statistics import wilson_interval
+
     rows: Records = []
     for result in results:
         low, high = wilson_interval(result.successes, result.episodes)
         rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
-    if options.output:
-        kept = [row | {"fingerprint": measured} for row in rows]
-        write_atomically(options.output, json.dumps(kept, indent=2) + "\n")
     return rows
+
+
+def _write_results(path: Path, results: Sequence[Any], measured: dict[str, Any]) -> None:
+    """Keep results, each with what it depends on."""
+    kept = [row | {"fingerprint": measured} for row in _result_rows(results)]
+    write_atomically(path, json.dumps(kept, indent=2) + "\n")
 
 
 def rollout(options: Options) -> None:

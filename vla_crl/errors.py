@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -18,6 +19,19 @@ class CheckpointError(ValueError):
 
 class ForeignError(RuntimeError):
     """An environment of somebody else raised, hung or died, also when it was tried again."""
+
+
+class StoppedEvaluationError(ForeignError):
+    """An environment of somebody else failed for good; what was finished is kept.
+
+    Attributes:
+        results: Of the episodes that had ended, a `TaskResult` a task.
+    """
+
+    def __init__(self, reason: str, results: list[Any]) -> None:
+        """Keep what is known."""
+        super().__init__(reason)
+        self.results = results
 
 
 USER_ERRORS = (ConfigError, SpecError, CheckpointError, ForeignError, FloatingPointError)

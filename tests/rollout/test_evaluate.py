@@ -6,7 +6,7 @@ from vla_crl.catalog import catalog_dir, policy_path, recipe_path
 from vla_crl.config import load_toml
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import TrainConfig
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
@@ -194,3 +194,22 @@ def test_physics_that_blows_up_is_told_and_kept(tmp_path, monkeypatch, capsys, m
     (file,) = tmp_path.iterdir()
     assert Divergence.load(file).state_id == 4001
     assert "blew up in task 'red_cube_in_basket', initial state 4001" in capsys.readouterr().err
+
+
+def test_what_was_finished_is_kept_where_an_environment_fails(untrained_policy, make_lanes):
+    suite = find_suite("tabletop_object")
+    (sim,) = sims = make_lanes(suite, 1)
+    calls = []
+
+    def step_chunk(actions, slots=None):
+        calls.append(slots)
+        if len(calls) == 14:  # a horizon of 48 steps is over after 12 chunks
+            raise ForeignError("worker 0 died")
+        return type(sim).step_chunk(sim, actions, slots)
+
+    sim.step_chunk = step_chunk
+    agent = PolicyAgent(untrained_policy, deterministic=True)
+    with pytest.raises(StoppedEvaluationError, match="worker 0 died") as caught:
+        evaluate(agent, sims, ["red_cube_in_basket"], num_episodes=3)
+    (result,) = caught.value.results
+    assert (result.task, result.successes, result.episodes) == ("red_cube_in_basket", 0, 1)

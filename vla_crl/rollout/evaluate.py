@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from vla_crl.contracts import Split
-from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.rollout.lanes import check_lanes, lane_sizes, run_lanes
@@ -57,6 +57,7 @@ def evaluate(
 
     Raises:
         ConfigError: An unknown task or kind of states, no task, or a number out of range.
+        StoppedEvaluationError: An environment of another package failed for good.
     """
     check_lanes("evaluate", sims)
     suite = sims[0].suite
@@ -78,7 +79,7 @@ def evaluate(
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids[:num_episodes], len(indices))
-    success = np.zeros(len(queue_tasks), dtype=bool)
+    success, has_ended = np.zeros((2, len(queue_tasks)), dtype=bool)
     # As many slots as a simulation made for these episodes alone would have.
     num_envs = min(sum(sim.num_slots for sim in sims), len(queue_tasks))
     sizes = lane_sizes(num_envs, len(sims))
@@ -94,6 +95,7 @@ def evaluate(
             result = sim.step_chunk(act(running), running)
             success[episode[running]] = result.success
             is_over = result.terminated | result.truncated
+            has_ended[episode[running[is_over]]] = True
             refill = running[is_over][: len(queue)]
             episode[refill], queue = queue[: len(refill)], queue[len(refill) :]
             sim.reset(
@@ -105,10 +107,19 @@ def evaluate(
                 progress.print(line)
             yield
 
+    def results() -> list[TaskResult]:
+        counts = (
+            array.reshape(len(indices), num_episodes).sum(axis=1).tolist()
+            for array in (success, has_ended)
+        )
+        return [
+            TaskResult(suite.tasks[index].name, suite.tasks[index].split, successes, episodes)
+            for index, successes, episodes in zip(indices, *counts, strict=True)
+        ]
+
     with track("evaluation", len(queue_tasks)) as progress:
-        run_lanes(play, range(len(sizes)))
-    counts = success.reshape(len(indices), num_episodes).sum(axis=1)
-    return [
-        TaskResult(suite.tasks[index].name, suite.tasks[index].split, int(count), num_episodes)
-        for index, count in zip(indices, counts, strict=True)
-    ]
+        try:
+            run_lanes(play, range(len(sizes)))
+        except ForeignError as error:
+            raise StoppedEvaluationError(str(error), results()) from error
+    return results()
