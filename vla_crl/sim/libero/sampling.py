@@ -10,8 +10,8 @@ from vla_crl.sim.libero.baked import BakedTask
 from vla_crl.sim.libero.original import OriginalTask
 from vla_crl.sim.libero.world import World
 
-SETTLE_STEPS = 20
-"""Control steps in which things that were placed come to rest."""
+SETTLE_STEPS, MAX_ROUNDS = 20, 4
+"""Control steps in which things that were placed come to rest, and how often they are tried."""
 MAX_SLIDE_M, MAX_SPEED, MAX_DEPTH_M = 0.05, 0.05, 0.003
 """What is rejected: things that moved further from where they were placed, that are faster in the
 end (m/s, rad/s), or deeper in one another."""
@@ -55,7 +55,7 @@ class _Settling:
     """One world in which placements come to rest."""
 
     def __init__(self, task: BakedTask) -> None:
-        self._world = World(task, SETTLE_STEPS)
+        self._world = World(task)
         arm = task.about["arm"]
         self._robot = slice(len(arm["joints"]) + len(arm["fingers"]))
         model = self._world.model
@@ -64,11 +64,9 @@ class _Settling:
 
     def at_rest(self, qpos: np.ndarray, fixtures: np.ndarray) -> np.ndarray | None:
         """Return where a placement comes to rest [nq], or None if it cannot be begun from."""
-        if not self._world.rest(qpos, fixtures):
+        if not self._comes_to_rest(qpos, fixtures):
             return None
         data = self._world.data
-        if np.abs(data.qvel[self._robot.stop :]).max(initial=0.0) > MAX_SPEED:
-            return None
         settled = data.qpos.copy()
         settled[self._robot] = qpos[self._robot]
         slide = np.linalg.norm(settled[self._free] - qpos[self._free], axis=1)
@@ -78,3 +76,13 @@ class _Settling:
         if solved or data.contact.dist.min(initial=0.0) < -MAX_DEPTH_M:
             return None
         return settled
+
+    def _comes_to_rest(self, qpos: np.ndarray, fixtures: np.ndarray) -> bool:
+        self._world.begin(qpos, fixtures)
+        for _ in range(MAX_ROUNDS):
+            if not self._world.wait(SETTLE_STEPS):
+                return False
+            speeds = self._world.data.qvel[self._robot.stop :]
+            if np.abs(speeds).max(initial=0.0) < MAX_SPEED:
+                return True
+        return False

@@ -40,7 +40,7 @@ OBSERVED_SUBSTEP = 23
 BURNER_ON = 0.5
 """rad of a stove's knob."""
 _CONTACT_SIZE, _CONTACT_GEOM = contact_layout()
-_STILL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+STILL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """The action of waiting: nothing moves, the gripper opens."""
 
 
@@ -230,7 +230,7 @@ def _begin_slot(scene, scratch, slots, slot, jacobian):
     _light(scene, scratch, slots, slot)
     _observe(scene, scratch, slots, slot)
     for _ in range(scene.wait_steps):
-        if not _control_step(scene, scratch, slots, slot, _STILL, jacobian):
+        if not _control_step(scene, scratch, slots, slot, STILL, jacobian):
             slots.outcome[slot] = DIVERGED
             break
     _leave(scene, scratch, slots, slot)
