@@ -305,7 +305,12 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("pretrain demoo", "unknown recipe 'demoo'. Did you mean 'demo'?"),
         ("collect --suite kitchn --episodes 1 --output a", "Did you mean 'kitchen'?"),
         ("bench sim --suite kitchn", "Did you mean 'kitchen'?"),
-        ("bench update --suite kitchen --peers", "bench update: has no --peers; render, sim have"),
+        (
+            "bench update --suite kitchen --peers",
+            "bench update: has no --peers; libero, metaworld, ",
+        ),
+        ("bench libero", "bench libero: is measured beside peers only, add --peers"),
+        ("bench metaworld", "bench metaworld: is measured beside peers only, add --peers"),
         ("bench sim --suite kitchen --sizes 4", "has no --sizes; render, scale and warp have"),
         ("bench sim --suite kitchen --device cpu", "bench sim: has no --device; warp has"),
         ("bench warp --suite kitchen", "bench warp: needs --device, e.g. --device cuda:0"),
@@ -745,12 +750,12 @@ def test_metrics_of_a_stream_of_two_rounds(
 
 
 @pytest.mark.parametrize(
-    ("what", "arguments"),
+    ("what", "keywords"),
     [
-        ("render", ("kitchen",)),
-        ("scale", ("kitchen",)),
-        ("sim", ("kitchen",)),
-        ("update", ()),
+        ("render", {"suite": "kitchen"}),
+        ("scale", {"suite": "kitchen"}),
+        ("sim", {"suite": "kitchen"}),
+        ("update", {}),
     ],
 )
 def test_bench_prints_its_records(
@@ -758,24 +763,25 @@ def test_bench_prints_its_records(
     install: Install,
     capsys: pytest.CaptureFixture[str],
     what: str,
-    arguments: tuple[str, ...],
+    keywords: dict[str, str],
 ) -> None:
     calls = Calls([against_peer("speed", 6.0, "steps/s", "mj_step", 8.0, goal=0.6)])
     install(f"vla_crl.bench.{what}", **{f"bench_{what}": calls})
     _, out, _ = run(capsys, "bench", what, "--suite", "kitchen", "--json")
     (document,) = json.loads(out)
     assert (document["name"], document["ratio"], document["goal"]) == ("speed", 0.75, 0.6)
-    assert calls == [(arguments, {})]
+    assert calls == [((), keywords)]
     _, out, _ = run(capsys, "bench", what, "--suite", "kitchen")
     assert "speed" in out
 
 
 @pytest.mark.parametrize(
-    ("what", "flags", "arguments", "keywords"),
+    ("what", "flags", "keywords"),
     [
-        ("sim", "--peers", ("kitchen", []), {}),
-        ("sim", "--peers SubprocVecEnv", ("kitchen", ["SubprocVecEnv"]), {}),
-        ("render", "--peers egl --sizes 64 224", ("kitchen", ["egl"]), {"sizes": [64, 224]}),
+        ("sim", "--suite kitchen --peers", {"suite": "kitchen"}),
+        ("libero", "--peers", {}),
+        ("metaworld", "--peers threads", {"peers": ["threads"]}),
+        ("render", "--peers egl --sizes 64 224", {"peers": ["egl"], "sizes": [64, 224]}),
     ],
 )
 def test_bench_with_peers_passes_their_names(
@@ -784,13 +790,12 @@ def test_bench_with_peers_passes_their_names(
     capsys: pytest.CaptureFixture[str],
     what: str,
     flags: str,
-    arguments: tuple[Any, ...],
     keywords: dict[str, Any],
 ) -> None:
     calls = Calls([against_peer("speed", 6.0, "steps/s", "mj_step", 8.0)])
     install(f"vla_crl.bench.{what}_peers", **{f"bench_{what}_peers": calls})
-    code, _, _ = run(capsys, "bench", what, "--suite", "kitchen", *flags.split(), "--json")
-    assert (code, calls) == (0, [(arguments, keywords)])
+    code, _, _ = run(capsys, "bench", what, *flags.split(), "--json")
+    assert (code, calls) == (0, [((), keywords)])
 
 
 def test_bench_passes_sizes(
@@ -799,7 +804,7 @@ def test_bench_passes_sizes(
     calls = Calls([against_peer("speed", 6.0, "us/step", "64", 8.0)])
     install("vla_crl.bench.scale", bench_scale=calls)
     run(capsys, "bench", "scale", "--suite", "kitchen", "--sizes", "64", "256")
-    assert calls == [(("kitchen",), {"sizes": [64, 256]})]
+    assert calls == [((), {"suite": "kitchen", "sizes": [64, 256]})]
 
 
 def test_bench_passes_the_device(
@@ -807,8 +812,8 @@ def test_bench_passes_the_device(
 ) -> None:
     calls = Calls([against_peer("speed", 6.0, "steps/s", "VectorSim, 2 threads", 8.0)])
     install("vla_crl.bench.warp", bench_warp=calls)
-    run(capsys, *["bench", "warp", "--suite", "kitchen", "--device", "cuda:0", "--sizes", "1024"])
-    assert calls == [(("kitchen",), {"sizes": [1024], "device": "cuda:0"})]
+    run(capsys, *["bench", "warp", "--device", "cuda:0", "--sizes", "1024"])
+    assert calls == [((), {"sizes": [1024], "device": "cuda:0"})]
 
 
 def test_doctor_ends_with_1_when_something_fails(

@@ -176,14 +176,18 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     _add_json(command)
 
     command = add("bench", commands.bench)
-    command.add_argument("what", choices=tuple(commands.BENCHES))
-    command.add_argument("--suite", default="tabletop_object", help="for all but update")
+    command.add_argument("what", choices=sorted({*commands.BENCHES, *commands.PEER_BENCHES}))
+    command.add_argument(
+        "--suite",
+        help="for all but update (default: tabletop_object, metaworld_mt10, two of LIBERO)",
+    )
     command.add_argument(
         "--peers",
         nargs="*",
         metavar="PEER",
         help="run beside what people use (default: all that are named here); "
-        "sim: AsyncVectorEnv SubprocVecEnv one_thread; render: egl osmesa warp",
+        "sim: AsyncVectorEnv SubprocVecEnv one_thread; render: egl osmesa warp; metaworld: threads "
+        "AsyncVectorEnv; libero: original SubprocVectorEnv OffScreenRenderEnv mj_step published",
     )
     command.add_argument(
         "--sizes",

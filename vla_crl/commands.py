@@ -36,6 +36,8 @@ BENCHES = {
     "warp": "vla_crl.bench.warp:bench_warp",
 }
 PEER_BENCHES = {
+    "libero": "vla_crl.bench.libero_peers:bench_libero_peers",
+    "metaworld": "vla_crl.bench.metaworld_peers:bench_metaworld_peers",
     "render": "vla_crl.bench.render_peers:bench_render_peers",
     "sim": "vla_crl.bench.sim_peers:bench_sim_peers",
 }
@@ -309,10 +311,13 @@ def report(options: Options) -> None:
 
 def bench(options: Options) -> Records | None:
     """Measure speed beside a peer on this machine."""
-    catalog.suite_path(options.suite)
+    if options.suite:
+        catalog.suite_path(options.suite)
     from vla_crl.bench.record import print_table
 
     benches = BENCHES if options.peers is None else PEER_BENCHES
+    if options.what not in BENCHES and options.peers is None:
+        raise ConfigError(f"bench {options.what}: is measured beside peers only, add --peers")
     if options.what not in benches:
         raise ConfigError(f"bench {options.what}: has no --peers; {', '.join(benches)} have")
     if options.sizes and options.what not in {"render", "scale", "warp"}:
@@ -324,11 +329,13 @@ def bench(options: Options) -> Records | None:
     run_bench = cast(
         Callable[..., list[Any]], catalog.load_attribute(benches[options.what], "bench")
     )
-    arguments = [] if options.what == "update" else [options.suite]
-    if options.peers is not None:
-        arguments.append(options.peers)
-    settings = {"sizes": options.sizes, "device": options.device}
-    records = run_bench(*arguments, **{name: value for name, value in settings.items() if value})
+    settings = {
+        "suite": None if options.what == "update" else options.suite,
+        "peers": options.peers,
+        "sizes": options.sizes,
+        "device": options.device,
+    }
+    records = run_bench(**{name: value for name, value in settings.items() if value})
     if options.json:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)

@@ -96,9 +96,9 @@ def _replay(
     """Return what lets MuJoCo follow the recorded actuator commands, counting control steps."""
     model, num_substeps = suite.scenes[0].model, suite.scenes[0].num_substeps
     datas = [mujoco.MjData(model) for _ in range(num_threads)]
-    start = _part(model, initial, START_SPEC)
-    warmstart = _part(model, initial, int(mujoco.mjtState.mjSTATE_WARMSTART))
-    inputs = np.array([_part(model, state, INPUT_SPEC) for state in (initial, *states)])
+    start = state_part(model, initial, START_SPEC)
+    warmstart = state_part(model, initial, int(mujoco.mjtState.mjSTATE_WARMSTART))
+    inputs = np.array([state_part(model, state, INPUT_SPEC) for state in (initial, *states)])
     fraction = np.arange(1, num_substeps + 1)[:, None] / num_substeps
     ramps = inputs[:-1, :, None] + fraction * np.diff(inputs, axis=0)[:, :, None]
     control = np.concatenate(ramps, axis=1)  # [N, T * substeps, commands and fixtures]
@@ -114,8 +114,14 @@ def _replay(
     return replay
 
 
-def _part(model: mujoco.MjModel, states: np.ndarray, spec: int) -> np.ndarray:
-    """Extract one part of packed physics states [N, ...], which may be wider than the model's."""
+def state_part(model: mujoco.MjModel, states: np.ndarray, spec: int) -> np.ndarray:
+    """Extract one part of packed physics states [N, ...], which may be wider than the model's.
+
+    Args:
+        model: Of all.
+        states: Packed by `STATE_SPEC`.
+        spec: What of them.
+    """
     size = mujoco.mj_stateSize(model, STATE_SPEC)
     part = np.empty((len(states), mujoco.mj_stateSize(model, spec)))
     for source, target in zip(states, part, strict=True):

