@@ -17,7 +17,7 @@ import mujoco
 import pytest
 import torch
 
-from vla_crl import catalog, cli, commands
+from vla_crl import catalog, cli, commands, measuring
 from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment
@@ -822,7 +822,7 @@ def test_doctor_ends_with_1_when_something_fails(
     expected_codes: dict[Status, int] = {"ok": 0, "warn": 0, "fail": 1}
     for status, expected in expected_codes.items():
         check = Check(name="torch", status=status, found="none", advice="pip install torch")
-        monkeypatch.setattr(commands, "check_all", lambda check=check: [check])
+        monkeypatch.setattr(measuring, "check_all", lambda check=check: [check])
         code, out, _ = run(capsys, "doctor", "--json")
         assert code == expected
         assert json.loads(out)[0]["status"] == status

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from vla_crl import __version__, commands
+from vla_crl import __version__, commands, measuring
 from vla_crl.commands import Options, Records
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
@@ -138,7 +138,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     _add_result_commands(add)
-    command = add("doctor", commands.doctor)
+    command = add("doctor", measuring.doctor)
     command.add_argument(
         "--device",
         help="pretrain, train, evaluate, save and load there, in small, and compare with the CPU: "
@@ -169,14 +169,14 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="also write the numbers to this new file; of several runs, one a seed, their mean",
     )
 
-    command = add("verify", commands.verify)
-    command.add_argument("what", choices=tuple(commands.VERIFICATIONS))
+    command = add("verify", measuring.verify)
+    command.add_argument("what", choices=tuple(measuring.VERIFICATIONS))
     command.add_argument("--tasks", type=_positive, help="how many, drawn (default: all)")
     command.add_argument("--seed", type=_not_negative, default=0)
     _add_json(command)
 
-    command = add("bench", commands.bench)
-    command.add_argument("what", choices=sorted({*commands.BENCHES, *commands.PEER_BENCHES}))
+    command = add("bench", measuring.bench)
+    command.add_argument("what", choices=sorted({*measuring.BENCHES, *measuring.PEER_BENCHES}))
     command.add_argument(
         "--suite",
         help="for all but update (default: tabletop_object, metaworld_mt10, two of LIBERO)",
