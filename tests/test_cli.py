@@ -17,7 +17,7 @@ import mujoco
 import pytest
 import torch
 
-from vla_crl import catalog, cli, commands, measuring
+from vla_crl import catalog, cli, measuring
 from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import ARM, Embodiment

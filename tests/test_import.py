@@ -83,12 +83,15 @@ def imported_by(module: str) -> set[str]:
         ("sim.native.kernel", r"sim\.\w+|sim\.native\.kernel\.\w+"),
         ("sim.native", r"sim\.\w+|sim\.renderer|sim\.native\.\w+(\.\w+)?"),
         ("sim.native.experts", r"sim\.\w+|sim\.native\.\w+(\.\w+)?"),
+        ("sim.metaworld", r"sim\.\w+|sim\.renderer|sim\.metaworld\.\w+(\.\w+)?"),
+        ("sim.foreign", r"sim\.\w+|sim\.foreign\.\w+"),
+        ("sim.libero", r"sim\.\w+|sim\.(renderer|foreign)(\.\w+)?|sim\.libero\.\w+(\.\w+)?"),
     ],
 )
 def test_rooms_of_the_simulation_know_no_room_above_them(room: str, allowed: str) -> None:
     own = [m for m in MODULES if m.rpartition(".")[0] == f"vla_crl.{room}"]
     assert own
-    common = "contracts|errors|config|files|catalog|progress"
+    common = "contracts|errors|config|files|catalog|hardware|progress"
     for module in own:
         for name in imported_by(module):
             known = name.removeprefix("vla_crl.")

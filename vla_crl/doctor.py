@@ -16,11 +16,10 @@ from typing import Literal
 from vla_crl import catalog
 from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError
-from vla_crl.hardware import cpu_model, num_cores
+from vla_crl.hardware import GL_INSTALL, cpu_model, num_cores
 
 Status = Literal["ok", "warn", "fail"]
 
-GL_INSTALL = "apt-get install libegl1 libosmesa6 libgl1-mesa-dri libglvnd0"
 BROWSER_INSTALL = "apt-get install chromium"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MIN_MEMORY_GIB = 4.0

@@ -4,6 +4,9 @@ import os
 import platform
 from pathlib import Path
 
+GL_INSTALL = "apt-get install libegl1 libosmesa6 libgl1-mesa-dri libglvnd0"
+"""What a machine without a display needs for MuJoCo's own renderer."""
+
 
 def num_cores() -> int:
     """Return the number of cores that this process may use."""

@@ -4,7 +4,8 @@ import importlib.util
 import os
 from collections.abc import Collection, Sequence
 
-from vla_crl.doctor import GL_INSTALL, draws_frames
+from vla_crl.doctor import draws_frames
+from vla_crl.hardware import GL_INSTALL
 from vla_crl.errors import ConfigError, unknown_name
 
 

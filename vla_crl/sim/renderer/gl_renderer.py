@@ -11,8 +11,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.doctor import GL_INSTALL
 from vla_crl.errors import ConfigError, SpecError, unknown_name
+from vla_crl.hardware import GL_INSTALL
 from vla_crl.sim.renderer.appearance import (
     Appearance,
     check_appearance,
