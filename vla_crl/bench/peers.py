@@ -5,8 +5,8 @@ import os
 from collections.abc import Collection, Sequence
 
 from vla_crl.doctor import draws_frames
-from vla_crl.hardware import GL_INSTALL
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.hardware import GL_INSTALL
 
 
 def choose_peers(where: str, names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
