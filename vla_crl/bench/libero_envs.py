@@ -9,7 +9,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.libero.original import OriginalTask
 from vla_crl.sim.libero.original_episode import WAIT_ACTION
-from vla_crl.sim.libero.package import import_libero
+from vla_crl.sim.libero.package import import_libero, make_benchmark
 from vla_crl.sim.libero.suite import LiberoSuite, LiberoTask
 
 
@@ -78,16 +78,18 @@ class PictureEnv:
             pixels: Height and width of both cameras.
         """
         own: LiberoTask = suite.tasks[task]
-        original = OriginalTask(own.benchmark, own.key)
+        benchmark = make_benchmark(own.benchmark)
+        index = benchmark.get_task_names().index(own.key)
         self._env: Any = import_libero().envs.OffScreenRenderEnv(
-            bddl_file_name=str(original.bddl_file),
+            bddl_file_name=benchmark.get_task_bddl_file_path(index),
             camera_heights=pixels,
             camera_widths=pixels,
             ignore_done=True,
         )
         self._env.seed(0)
         self._env.reset()
-        self._env.set_init_state(original.test_states[state_id - suite.test_ids.start])
+        official = benchmark.get_task_init_states(index)[state_id - suite.test_ids.start]
+        self._env.set_init_state(official)
         for _ in range(suite.protocol.wait_steps):
             self._env.step(np.array(WAIT_ACTION))
         self._begun = self._env.get_sim_state()
