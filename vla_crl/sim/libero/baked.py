@@ -24,10 +24,10 @@ from vla_crl.sim.libero.kernel.slots import (
     MAX_QPOS,
     MAX_STATE,
     MAX_TREES,
-    STATE_SPEC,
     Scene,
     Sizes,
 )
+from vla_crl.sim.native.kernel.slots import STATE_SPEC
 from vla_crl.sim.threads import made_once
 
 FORMAT = 1

@@ -19,7 +19,7 @@ from vla_crl.sim.libero.kernel.arm import (
     torques,
 )
 from vla_crl.sim.libero.kernel.goals import World, goal_reached, holds
-from vla_crl.sim.libero.kernel.slots import STATE_SPEC, contact_layout
+from vla_crl.sim.libero.kernel.slots import contact_layout
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.native.kernel.mujoco_c import (
     as_double_pointer,
@@ -32,7 +32,7 @@ from vla_crl.sim.native.kernel.mujoco_c import (
     mj_step2,
     mj_update_sleep,
 )
-from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT
+from vla_crl.sim.native.kernel.slots import FALLS_ASLEEP_NEXT, STATE_SPEC
 from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
 
 OBSERVED_SUBSTEP = 23
