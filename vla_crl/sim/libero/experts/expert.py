@@ -34,8 +34,10 @@ class LiberoExpert:
         last = self._last[slot]
         if (now[:2] != last[:2]).any() or not 0 <= now[2] - last[2] <= 1:
             self._memory[slot] = Memory()
+        view, memory = view_of(sim, slot), self._memory[slot]
+        if now[2] != last[2]:
+            memory.watch(view.grip)
         self._last[slot] = now
-        view = view_of(sim, slot)
         terms = sim.baked(slot).about["goal"]
         term = terms[0]
         model = view.shapes.model

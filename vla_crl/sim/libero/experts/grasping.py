@@ -1,15 +1,21 @@
 """Where to grasp a thing from above: between the fingers something, beside them nothing."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from vla_crl.sim.libero.experts.shapes import CUBE_M
 from vla_crl.sim.libero.experts.view import View
 
+BASE, NEAR_M, FAR_M = "robot0_base", 0.68, 0.78
+"""The robot, and how far it reaches with ease and at all: further out its torques are too
+weak."""
 NUM_YAWS = 12
 STEP_M = 0.008
 """Distance of the places along the width of the fingers that are tried."""
-DEPTHS_M = (0.006, 0.016, 0.026)
+COLUMN_M = 0.01
+DEPTHS_M = np.array([0.006, 0.014, 0.022])
 """Of the grip point below the top of what is between the fingers."""
 TIP_M, PALM_M = 0.0095, 0.031
 """The fingertips are this far below the grip point, the palm is above it."""
@@ -19,6 +25,8 @@ WIDEST_M = 0.068
 """Of what fits between the fingers, with room for errors."""
 ROOM_M, SPLIT_M = 0.037, 0.018
 """Half the opening, less an error; what is further apart than a finger is thick is two parts."""
+FACE_M, MIN_FACE = 0.004, 0.6
+"""What fingers press on is flat within this, over so much of its width: a wedge slips out."""
 FINGER_M, FINGER_WIDTH_M, HAND_M, HAND_WIDTH_M = 0.058, 0.013, 0.105, 0.036
 """Reach of an open finger and half of its width, half of the hand and of its depth."""
 PAD_LOW_M, PAD_HIGH_M, PAD_WIDTH_M = 0.007, 0.013, 0.008
@@ -54,6 +62,7 @@ def best_grasp(view: View, root: int, skip: tuple[Grasp, ...] = ()) -> Grasp | N
     others = [body for body in view.shapes.cubes if view.shapes.root[body] != root]
     near = [body for body in others if _is_near(view.bounds(body), points)]
     around = view.cloud(near)
+    base = view.pos[view.shapes.model.body(BASE).id]
     middle = points.mean(axis=0)
     best, best_cost = None, np.inf
     for yaw in np.arange(NUM_YAWS) * np.pi / NUM_YAWS:
@@ -62,7 +71,10 @@ def best_grasp(view: View, root: int, skip: tuple[Grasp, ...] = ()) -> Grasp | N
         turn = abs((yaw - np.pi / 2 + np.pi / 2) % np.pi - np.pi / 2)  # 0 where fingers move in y
         for place, width, depth, room in _grips(mine, theirs):
             at = middle + place @ frame
-            cost = 6.0 * np.hypot(*place[:2]) + 0.15 * turn - 8.0 * depth - 4.0 * room
+            reach = float(np.hypot(*(at - base)[:2]))
+            cost = 4.0 * max(reach - NEAR_M, 0.0) + 20.0 * max(reach - FAR_M, 0.0)
+            cost += 6.0 * np.hypot(*place[:2]) + 0.15 * turn - 4.0 * depth - 4.0 * room
+            cost += 3.0 * width
             grasp = Grasp((at - centre) @ view.mat[root], frame[0] @ view.mat[root], width)
             cost += sum(0.5 for tried in skip if _is_alike(grasp, tried))
             if cost < best_cost:
@@ -81,43 +93,56 @@ def _is_alike(one: Grasp, other: Grasp) -> bool:
     )
 
 
-def _grips(mine: np.ndarray, theirs: np.ndarray):
+def _grips(
+    mine: np.ndarray, theirs: np.ndarray
+) -> Iterator[tuple[np.ndarray, float, float, float]]:
     """Yield places [3] of the grip point, widths, depths, and how much room there is beside."""
     low, high = mine.min(0), mine.max(0)
+    all_points = np.concatenate([mine, theirs])
     for v in np.arange(low[1] + 0.004, high[1] - 0.003, STEP_M):
         strip = mine[np.abs(mine[:, 1] - v) < PAD_WIDTH_M]
         if not len(strip):
             continue
-        fingers = np.concatenate([mine, theirs])
-        fingers = fingers[np.abs(fingers[:, 1] - v) < HAND_WIDTH_M]
-        is_at_finger = np.abs(fingers[:, 1] - v) < FINGER_WIDTH_M
-        for part in _parts(strip):
-            yield from _heights(part, v, low[2], fingers, is_at_finger)
+        near = all_points[np.abs(all_points[:, 1] - v) < HAND_WIDTH_M]
+        fingers = near[np.abs(near[:, 1] - v) < FINGER_WIDTH_M]
+        for z in _levels(strip, low[2] + TIP_M + FLOOR_M):
+            band = strip[(strip[:, 2] > z - PAD_LOW_M) & (strip[:, 2] < z + PAD_HIGH_M)]
+            over_palm = near[near[:, 2] > z + PALM_M, 0]
+            at_finger = fingers[fingers[:, 2] > z - TIP_M, 0]
+            for held in _parts(band):
+                left, right = held[:, 0].min(), held[:, 0].max()
+                width, u = right - left + 0.004, (left + right) / 2
+                if width > WIDEST_M or min(_face(held, left), _face(held, right)) < MIN_FACE:
+                    continue
+                aside = np.abs(at_finger - u)
+                is_blocked = ((aside > ROOM_M) & (aside < FINGER_M)).any()
+                if is_blocked or (np.abs(over_palm - u) < HAND_M).any():
+                    continue
+                top = strip[(strip[:, 0] >= left) & (strip[:, 0] <= right), 2].max()
+                beside = float(aside[aside >= FINGER_M].min(initial=0.1)) - FINGER_M
+                yield np.array([u, v, z]), width, top - z, min(beside, 0.02)
 
 
-def _parts(strip: np.ndarray) -> list[np.ndarray]:
-    """Split a strip of points into parts that a finger fits between."""
-    ordered = strip[np.argsort(strip[:, 0])]
+def _levels(strip: np.ndarray, lowest: float) -> np.ndarray:
+    """Return heights of the grip point: some depths below what the strip looks like from above."""
+    columns = np.round(strip[:, 0] / COLUMN_M).astype(int)
+    columns -= columns.min()
+    tops = np.full(columns.max() + 1, -np.inf)
+    np.maximum.at(tops, columns, strip[:, 2])
+    tops = np.unique(np.round(tops[np.isfinite(tops)] / COLUMN_M) * COLUMN_M)
+    return np.unique(np.maximum(tops[:, None] - DEPTHS_M, lowest))
+
+
+def _parts(band: np.ndarray) -> list[np.ndarray]:
+    """Split points into parts that a finger fits between."""
+    if not len(band):
+        return []
+    ordered = band[np.argsort(band[:, 0])]
     cuts = np.flatnonzero(np.diff(ordered[:, 0]) > SPLIT_M) + 1
     return np.split(ordered, cuts)
 
 
-def _heights(part: np.ndarray, v: float, floor: float, fingers: np.ndarray, is_at_finger):
-    top = part[:, 2].max()
-    for depth in DEPTHS_M:
-        z = max(top - depth, floor + TIP_M + FLOOR_M)
-        held = part[(part[:, 2] > z - PAD_LOW_M) & (part[:, 2] < z + PAD_HIGH_M)]
-        if not len(held):
-            continue
-        left, right = held[:, 0].min(), held[:, 0].max()
-        width, u = right - left + 0.004, (left + right) / 2
-        if width > WIDEST_M:
-            continue
-        aside = np.abs(fingers[:, 0] - u)
-        is_low = fingers[:, 2] > z - TIP_M
-        blocked = is_at_finger & is_low & (aside > ROOM_M) & (aside < FINGER_M)
-        if blocked.any() or ((aside < HAND_M) & (fingers[:, 2] > z + PALM_M)).any():
-            continue
-        beside = aside[is_at_finger & is_low & (aside >= FINGER_M)]
-        room = min(float(beside.min(initial=0.1)) - FINGER_M, 0.02)
-        yield np.array([u, v, z]), width, top - z, room
+def _face(held: np.ndarray, end: float) -> float:
+    """Return which part of the width of what is held lies against the finger at one end."""
+    at_end = held[np.abs(held[:, 0] - end) < FACE_M, 1]
+    return float((np.ptp(at_end) + CUBE_M) / (np.ptp(held[:, 1]) + CUBE_M))

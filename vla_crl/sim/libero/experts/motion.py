@@ -7,7 +7,7 @@ import numpy as np
 from vla_crl.sim.libero.experts.view import View
 from vla_crl.sim.libero.kernel.arm import MAX_STEP_M, MAX_STEP_RAD
 
-GAIN = 2.2
+GAIN, TURN_GAIN = 3.0, 2.2
 """The controller, critically damped, reaches an eighth of what it is asked for in a step; asked for
 this much more than what is missing it is faster and barely overshoots."""
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
@@ -37,8 +37,8 @@ class Command(NamedTuple):
 def action_of(view: View, command: Command) -> np.ndarray:
     """Return the action [7] that follows a command."""
     action = np.empty(7)
-    action[:3] = _limited(GAIN * (command.target - view.grip) / MAX_STEP_M)
-    action[3:6] = _limited(GAIN * _turn(command.hand @ view.hand.T) / MAX_STEP_RAD)
+    action[:3] = np.clip(GAIN * (command.target - view.grip) / MAX_STEP_M, -1.0, 1.0)
+    action[3:6] = _limited(TURN_GAIN * _turn(command.hand @ view.hand.T) / MAX_STEP_RAD)
     action[6] = 1.0 if command.closes else -1.0
     return action
 
@@ -67,7 +67,7 @@ def pointing_down(axis: np.ndarray) -> np.ndarray:
     """Return the rotation [3, 3] of a hand that points down and closes along a direction [3]."""
     flat = np.array([axis[0], axis[1], 0.0])
     flat /= max(float(np.linalg.norm(flat)), 1e-9)
-    return np.stack([flat, [flat[1], -flat[0], 0.0] @ np.diag([1.0, 1.0, 1.0]), DOWN[:, 2]], axis=1)
+    return np.stack([flat, [flat[1], -flat[0], 0.0], DOWN[:, 2]], axis=1)
 
 
 def over(
@@ -75,7 +75,8 @@ def over(
 ) -> np.ndarray:
     """Return where [3] to move the grip point so that it comes down on a goal from above.
 
-    The farther aside the higher, continuously, up to `height` (m, world); who is too low rises first.
+    The farther aside the higher, continuously, up to `height` (m, world); who is too low
+    rises first.
     """
     gap = float(np.hypot(*(goal - grip)[:2]))
     aside = min(max((gap - tip) / width, 0.0), 1.0)
@@ -101,11 +102,15 @@ def height_to_pass(
     way = to[:2] - view.grip[:2]
     length = float(np.hypot(*way))
     along = way / max(length, 1e-9)
+    low = np.minimum(view.grip, to)[:2] - radius
+    high = np.maximum(view.grip, to)[:2] + radius
     top = -np.inf
     for body in view.shapes.cubes:
         if view.shapes.root[body] in ignored:
             continue
         bounds = view.bounds(body)
+        if (bounds[0, :2] > high).any() or (bounds[1, :2] < low).any():
+            continue
         centre, half = bounds.mean(0), (bounds[1] - bounds[0]) / 2
         offset = centre[:2] - view.grip[:2]
         reach = float(np.abs(along) @ half[:2])

@@ -1,6 +1,7 @@
 """Grasp a thing and put it where a term of the goal wants it."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -21,11 +22,16 @@ from vla_crl.sim.libero.experts.motion import (
 )
 from vla_crl.sim.libero.experts.view import View
 
-AT_GRASP_M, LOST_M = 0.012, 0.03
-"""Distances of the grip point from the grasp at which the fingers close, and at which they have not
-got the thing."""
+AT_GRASP_M, AT_DEPTH_M, LOST_M = 0.008, 0.01, 0.03
+"""Distances of the grip point from the grasp, in the plane and in height, at which the fingers
+close, and in space at which they have not got the thing."""
+HELD_M = 0.008
+"""Fingers that hold something are no further from it."""
 STILL = 0.02
 """Speed (m/s) below which fingers have closed."""
+STILL_M, STUCK = 0.0015, 12
+"""Motion of a step (m) that is none, and steps without one after which something is in the way."""
+MAX_FAILED = 4
 OPEN_M = 0.03
 """From the middle to a finger of an open gripper."""
 FINGERS_M = 0.06
@@ -37,18 +43,47 @@ GAP_M = 0.003
 
 
 @dataclass
+class Attempt:
+    """To grasp a thing and carry it.
+
+    Attributes:
+        grasp: How.
+        phase: What is done now.
+        anchor: [3] m, world, where the grip point is while the fingers close.
+    """
+
+    grasp: Grasp
+    phase: Literal["reach", "close", "carry"] = "reach"
+    anchor: np.ndarray | None = None
+
+
+@dataclass
 class Memory:
     """What an expert remembers in an episode.
 
     Attributes:
-        grasps: Of each thing, how it is to be grasped.
-        failed: Grasps of it that failed.
-        closed: Of each thing, whether its grasp has been closed.
+        attempts: Of each thing, the present attempt.
+        failed: Of each thing, the grasps that failed.
+        still: Steps in which the hand has not moved.
+        grip: Where it was a step ago.
     """
 
-    grasps: dict[int, Grasp] = field(default_factory=dict)
+    attempts: dict[int, Attempt] = field(default_factory=dict)
     failed: dict[int, tuple[Grasp, ...]] = field(default_factory=dict)
-    closed: dict[int, bool] = field(default_factory=dict)
+    still: int = 0
+    grip: np.ndarray | None = None
+
+    def watch(self, grip: np.ndarray) -> None:
+        """Count the steps in which the hand stays where it is."""
+        is_still = self.grip is not None and np.linalg.norm(grip - self.grip) < STILL_M
+        self.still = self.still + 1 if is_still else 0
+        self.grip = grip.copy()
+
+    def give_up(self, thing: int) -> None:
+        """Try another grasp."""
+        grasp = self.attempts.pop(thing).grasp
+        self.failed[thing] = (*self.failed.get(thing, ()), grasp)[-MAX_FAILED:]
+        self.still = 0
 
 
 def command_to_place(view: View, memory: Memory, thing: int, goal: np.ndarray) -> Command:
@@ -60,47 +95,41 @@ def command_to_place(view: View, memory: Memory, thing: int, goal: np.ndarray) -
         thing: Body of what is moved.
         goal: [2] m, world, where its origin is to be.
     """
-    grasp = _grasp_of(view, memory, thing)
-    if grasp is None:
-        return Command(view.grip + [0.0, 0.0, 0.05], DOWN, closes=False)
+    if memory.still > STUCK and thing in memory.attempts:
+        memory.give_up(thing)
+    if thing not in memory.attempts:
+        grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
+        if grasp is None:
+            return Command(view.grip + np.array([0.0, 0.0, 0.05]), DOWN, closes=False)
+        memory.attempts[thing] = Attempt(grasp)
+    attempt = memory.attempts[thing]
+    grasp = attempt.grasp
     point = view.pos[thing] + view.mat[thing] @ grasp.point
     hand = pointing_down(view.mat[thing] @ grasp.axis)
     error = view.grip - point
-    is_there = max(np.hypot(error[0], error[1]), abs(error[2])) < AT_GRASP_M
-    is_closing = view.opening < max(OPEN_M, grasp.width / 2 + 0.004)
-    memory.closed[thing] = is_closing and view.speed > -STILL
-    if is_closing and np.linalg.norm(error) < LOST_M:
-        if not memory.closed[thing]:
-            return Command(point, hand, closes=True)
+    is_held = view.opening < grasp.width / 2 + HELD_M
+    if attempt.phase == "reach":
+        if np.hypot(error[0], error[1]) < AT_GRASP_M and abs(error[2]) < AT_DEPTH_M:
+            attempt.phase, attempt.anchor = "close", point
+    elif np.linalg.norm(error) > LOST_M:
+        memory.give_up(thing)
+        return command_to_place(view, memory, thing, goal)
+    elif attempt.phase == "close":
+        attempt.phase = "carry" if is_held and view.speed > -STILL else "close"
+    elif not is_held:
+        attempt.phase = "reach"
+    if attempt.phase == "carry":
         return _carry(view, thing, goal)
-    if is_there:
-        return Command(point, hand, closes=True)
+    if attempt.phase == "close":
+        return Command(attempt.anchor, hand, closes=True)
     return _reach(view, thing, point, hand)
-
-
-def _grasp_of(view: View, memory: Memory, thing: int) -> Grasp | None:
-    """Return the grasp that is remembered, or the best one now."""
-    if memory.grasps.get(thing) is None:
-        grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
-        if grasp is None:
-            return None
-        memory.grasps[thing] = grasp
-    grasp = memory.grasps[thing]
-    point = view.pos[thing] + view.mat[thing] @ grasp.point
-    is_lost = np.linalg.norm(view.grip - point) > LOST_M
-    if memory.closed.get(thing) and is_lost and view.opening < OPEN_M:
-        memory.failed[thing] = (*memory.failed.get(thing, ()), grasp)
-        memory.closed[thing] = False
-        del memory.grasps[thing]
-        return _grasp_of(view, memory, thing)
-    return grasp
 
 
 def _reach(view: View, thing: int, point: np.ndarray, hand: np.ndarray) -> Command:
     if view.opening < OPEN_M and is_among(view, 0.015):
         return Command(view.grip.copy(), view.hand, closes=False)
     height = height_to_pass(view, point, FINGERS_M, (), TIP_M)
-    return Command(over(view.grip, point, height), hand, closes=False)
+    return Command(over(view.grip, point, height, 0.006, 0.015), hand, closes=False)
 
 
 def is_among(view: View, distance: float) -> bool:
