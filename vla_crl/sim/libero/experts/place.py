@@ -5,14 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla_crl.sim.libero.experts.grasping import (
-    HAND_M,
-    HAND_WIDTH_M,
-    PALM_M,
-    TIP_M,
-    Grasp,
-    best_grasp,
-)
+from vla_crl.sim.libero.experts.grasping import TIP_M, Grasp, best_grasp
 from vla_crl.sim.libero.experts.motion import (
     DOWN,
     Command,
@@ -20,6 +13,7 @@ from vla_crl.sim.libero.experts.motion import (
     over,
     pointing_down,
 )
+from vla_crl.sim.libero.experts.spots import Place, Surface, best_spot
 from vla_crl.sim.libero.experts.view import View
 
 AT_GRASP_M, AT_DEPTH_M, LOST_M = 0.008, 0.01, 0.03
@@ -34,6 +28,8 @@ STILL_M, STUCK = 0.0015, 12
 MAX_FAILED = 4
 OPEN_M = 0.03
 """From the middle to a finger of an open gripper."""
+LEVEL, RETREAT_M = 0.8, 0.05
+"""A hand that does not point down, less than by this cosine, first backs away from what is near."""
 FINGERS_M = 0.06
 """Half the width of open fingers."""
 OVER_M, DOWN_M = 0.015, 0.008
@@ -50,11 +46,26 @@ class Attempt:
         grasp: How.
         phase: What is done now.
         anchor: [3] m, world, where the grip point is while the fingers close.
+        surface: What the place looked like when the thing was grasped.
+        spot: [2] where its origin goes from the middle of the place, m.
     """
 
     grasp: Grasp
     phase: Literal["reach", "close", "carry"] = "reach"
-    anchor: np.ndarray | None = None
+    anchor: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    surface: Surface | None = None
+    spot: np.ndarray | None = None
+
+    def follow(self, view: View, point: np.ndarray) -> None:
+        """Go on to what is next, the grasp being at a point [3] (m, world) now."""
+        error, is_held = view.grip - point, view.opening < self.grasp.width / 2 + HELD_M
+        if self.phase == "reach":
+            if np.hypot(error[0], error[1]) < AT_GRASP_M and abs(error[2]) < AT_DEPTH_M:
+                self.phase, self.anchor = "close", point
+        elif self.phase == "close":
+            self.phase = "carry" if is_held and view.speed > -STILL else "close"
+        elif not is_held:
+            self.phase, self.spot = "reach", None
 
 
 @dataclass
@@ -64,12 +75,14 @@ class Memory:
     Attributes:
         attempts: Of each thing, the present attempt.
         failed: Of each thing, the grasps that failed.
+        pulls: Of each drawer, whether its handle is held.
         still: Steps in which the hand has not moved.
         grip: Where it was a step ago.
     """
 
     attempts: dict[int, Attempt] = field(default_factory=dict)
     failed: dict[int, tuple[Grasp, ...]] = field(default_factory=dict)
+    pulls: dict[int, bool] = field(default_factory=dict)
     still: int = 0
     grip: np.ndarray | None = None
 
@@ -86,16 +99,16 @@ class Memory:
         self.still = 0
 
 
-def command_to_place(view: View, memory: Memory, thing: int, goal: np.ndarray) -> Command:
+def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Command:
     """Reach, grasp, carry, put down.
 
     Args:
         view: Where all is.
         memory: Of the slot's episode.
         thing: Body of what is moved.
-        goal: [2] m, world, where its origin is to be.
+        place: Where it is to be.
     """
-    if memory.still > STUCK and thing in memory.attempts:
+    if is_blocked(memory, thing):
         memory.give_up(thing)
     if thing not in memory.attempts:
         grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
@@ -103,31 +116,30 @@ def command_to_place(view: View, memory: Memory, thing: int, goal: np.ndarray) -
             return Command(view.grip + np.array([0.0, 0.0, 0.05]), DOWN, closes=False)
         memory.attempts[thing] = Attempt(grasp)
     attempt = memory.attempts[thing]
-    grasp = attempt.grasp
-    point = view.pos[thing] + view.mat[thing] @ grasp.point
-    hand = pointing_down(view.mat[thing] @ grasp.axis)
-    error = view.grip - point
-    is_held = view.opening < grasp.width / 2 + HELD_M
-    if attempt.phase == "reach":
-        if np.hypot(error[0], error[1]) < AT_GRASP_M and abs(error[2]) < AT_DEPTH_M:
-            attempt.phase, attempt.anchor = "close", point
-    elif np.linalg.norm(error) > LOST_M:
+    point = view.pos[thing] + view.mat[thing] @ attempt.grasp.point
+    hand = pointing_down(view.mat[thing] @ attempt.grasp.axis)
+    if attempt.phase != "reach" and np.linalg.norm(view.grip - point) > LOST_M:
         memory.give_up(thing)
-        return command_to_place(view, memory, thing, goal)
-    elif attempt.phase == "close":
-        attempt.phase = "carry" if is_held and view.speed > -STILL else "close"
-    elif not is_held:
-        attempt.phase = "reach"
+        return command_to_place(view, memory, thing, place)
+    attempt.follow(view, point)
     if attempt.phase == "carry":
-        return _carry(view, thing, goal)
+        return _carry(view, attempt, thing, place)
     if attempt.phase == "close":
         return Command(attempt.anchor, hand, closes=True)
-    return _reach(view, thing, point, hand)
+    return reach(view, point, hand)
 
 
-def _reach(view: View, thing: int, point: np.ndarray, hand: np.ndarray) -> Command:
+def is_blocked(memory: Memory, thing: int) -> bool:
+    """Tell whether the hand does not get on with a thing."""
+    return memory.still > STUCK and thing in memory.attempts
+
+
+def reach(view: View, point: np.ndarray, hand: np.ndarray) -> Command:
+    """Come to a grasp from above, with open fingers; let go of what was held before."""
     if view.opening < OPEN_M and is_among(view, 0.015):
         return Command(view.grip.copy(), view.hand, closes=False)
+    if view.hand[2, 2] > -LEVEL and is_among(view, RETREAT_M):
+        return Command(view.grip - 0.06 * view.hand[:, 2], view.hand, closes=False)
     height = height_to_pass(view, point, FINGERS_M, (), TIP_M)
     return Command(over(view.grip, point, height, 0.006, 0.015), hand, closes=False)
 
@@ -143,47 +155,20 @@ def is_among(view: View, distance: float) -> bool:
     return False
 
 
-def _carry(view: View, thing: int, goal: np.ndarray) -> Command:
+def _carry(view: View, attempt: Attempt, thing: int, place: Place) -> Command:
     points = view.points(thing)
     offset = view.grip - view.pos[thing]
     below = view.grip[2] - min(points[:, 2].min(), view.grip[2] - TIP_M)
     radius = float(np.abs(points[:, :2] - view.grip[:2]).max())
-    target = np.append(goal + offset[:2], 0.0)
-    target[2] = _release_height(view, thing, points, target)
+    if attempt.spot is None or attempt.surface is None:
+        attempt.surface = Surface(view, thing, place.centre(view))
+        attempt.spot = best_spot(view, thing, place, attempt.surface) - place.centre(view)[:2]
+    surface = attempt.surface
+    target = np.append(attempt.spot + place.centre(view)[:2] + offset[:2], 0.0)
+    contact = surface.height_under(points - view.pos[thing], target[:2] - offset[:2]) + offset[2]
+    target[2] = max(contact + GAP_M, surface.palm(view, target))
     height = height_to_pass(view, target, radius, (thing,), below)
     gap = np.hypot(*(view.grip - target)[:2])
     is_down = gap < OVER_M and view.grip[2] < target[2] + DOWN_M
-    return Command(over(view.grip, target, height), _upright(view), closes=not is_down)
-
-
-def _upright(view: View) -> np.ndarray:
-    """Return the rotation that the hand has, but pointing down."""
-    return pointing_down(view.hand[:, 0])
-
-
-def _release_height(view: View, thing: int, points: np.ndarray, target: np.ndarray) -> float:
-    """Return the height (m, world) of the grip point at which the thing is let go over a target."""
-    moved = points - view.grip + np.append(target[:2], 0.0)
-    low, high = moved.min(0) - HAND_M, moved.max(0) + HAND_M
-    bodies = []
-    for body in view.shapes.cubes:
-        bounds = view.bounds(body)
-        if body != thing and ((bounds[0] < high) & (bounds[1] > low))[:2].all():
-            bodies.append(body)
-    others = view.cloud(bodies)
-    if not len(others):
-        return -np.inf
-    # What it comes to stand on: columns of 1 cm.
-    size = 0.01
-    corner = moved[:, :2].min(0)
-    shape = np.ceil((moved[:, :2].max(0) - corner) / size).astype(int) + 1
-    bottom, top = np.full(shape, np.inf), np.full(shape, -np.inf)
-    np.minimum.at(bottom, tuple(((moved[:, :2] - corner) / size).astype(int).T), moved[:, 2])
-    cells = np.floor((others[:, :2] - corner) / size).astype(int)
-    inside = ((cells >= 0) & (cells < shape)).all(axis=1)
-    np.maximum.at(top, tuple(cells[inside].T), others[inside, 2])
-    contact = float((top - bottom).max()) + 0.005 + GAP_M
-    beside = (others[:, :2] - target[:2]) @ view.hand[:2, :2]
-    is_below = (np.abs(beside[:, 0]) < HAND_M) & (np.abs(beside[:, 1]) < HAND_WIDTH_M)
-    palm = float(others[is_below, 2].max(initial=-np.inf)) - PALM_M + 0.012
-    return max(contact, palm)
+    hand = pointing_down(view.hand[:, 0])
+    return Command(over(view.grip, target, height), hand, closes=not is_down)
