@@ -7,7 +7,6 @@ import numpy as np
 
 from vla_crl.sim.libero.experts.grasping import TIP_M, Grasp, best_grasp
 from vla_crl.sim.libero.experts.motion import (
-    DOWN,
     Command,
     height_to_pass,
     over,
@@ -32,6 +31,8 @@ LEVEL, RETREAT_M = 0.8, 0.05
 """A hand that does not point down, less than by this cosine, first backs away from what is near."""
 FINGERS_M = 0.06
 """Half the width of open fingers."""
+ASIDE_M, INSIDE_M, PUSH_STEP_M = 0.02, 0.004, 0.03
+"""How far aside, and above the table, fingers are that push, and how far ahead they aim."""
 OVER_M, DOWN_M = 0.015, 0.008
 """Errors in the plane and in height with which a thing is let go."""
 GAP_M = 0.003
@@ -113,7 +114,7 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
     if thing not in memory.attempts:
         grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
         if grasp is None:
-            return Command(view.grip + np.array([0.0, 0.0, 0.05]), DOWN, closes=False)
+            return _push(view, thing, place)
         memory.attempts[thing] = Attempt(grasp)
     attempt = memory.attempts[thing]
     point = view.pos[thing] + view.mat[thing] @ attempt.grasp.point
@@ -153,6 +154,25 @@ def is_among(view: View, distance: float) -> bool:
             if np.abs(points).max(axis=1).min() < distance:
                 return True
     return False
+
+
+def _push(view: View, thing: int, place: Place) -> Command:
+    """Push what cannot be grasped, a plate, over the table: closed fingers inside of its rim."""
+    points, middle = view.points(thing), view.pos[thing]
+    way = place.centre(view)[:2] - middle[:2]
+    way = np.append(way / max(float(np.hypot(*way)), 1e-9), 0.0)
+    hand = pointing_down(np.array([way[1], -way[0], 0.0]))
+    low = float(points[:, 2].min()) + TIP_M + INSIDE_M
+    offset = view.grip - middle
+    along = float(offset @ way)
+    aside = float(np.hypot(*(offset - along * way)[:2]))
+    start = np.append(middle[:2], low)
+    if aside < ASIDE_M and abs(along) < 0.1 and view.grip[2] < low + 2 * ASIDE_M:
+        target = middle + (max(along, 0.0) + PUSH_STEP_M) * way
+        target[2] = low
+        return Command(target, hand, closes=True)
+    height = height_to_pass(view, start, FINGERS_M, (), TIP_M)
+    return Command(over(view.grip, start, height), hand, closes=True)
 
 
 def _carry(view: View, attempt: Attempt, thing: int, place: Place) -> Command:

@@ -61,7 +61,8 @@ class Surface:
         """Look at the surroundings of a point [3]."""
         self._corner = centre[:2] - REACH_M
         size = int(2 * REACH_M / CELL_M)
-        self._top = np.full((size, size), -np.inf)
+        floor = min(view.bounds(body)[0, 2] for body in view.shapes.cubes) - CUBE_M / 2
+        self._top = np.full((size, size), floor)
         bodies = []
         for body in view.shapes.cubes:
             low, high = view.bounds(body)[:, :2] - self._corner
@@ -86,7 +87,7 @@ class Surface:
 
     def palm(self, view: View, target: np.ndarray) -> float:
         """Return the least height of the grip point over a target so that the palm is free."""
-        rows = np.argwhere(np.isfinite(self._top))
+        rows = np.argwhere(self._top > target[2] - 1.0)
         beside = (self._corner + (rows + 0.5) * CELL_M - target[:2]) @ view.hand[:2, :2]
         is_below = (np.abs(beside[:, 0]) < HAND_M) & (np.abs(beside[:, 1]) < HAND_WIDTH_M)
         return float(self._top[tuple(rows[is_below].T)].max(initial=-np.inf)) - PALM_M + 0.012
@@ -108,7 +109,6 @@ def best_spot(view: View, thing: int, place: Place, surface: Surface) -> np.ndar
     around = [centre[:2] + np.array([x, y]) for x in steps[0] for y in steps[1]]
     for spot in [middle, *around]:
         height = surface.height_under(shape, spot)
-        height = height if np.isfinite(height) else centre[2]
         cost = 2.0 * np.hypot(*(spot - middle)) + max(height - centre[2], -0.2)
         cost += 10.0 * (not place.holds(view, np.append(spot, height)))
         if cost < best_cost - 1e-9:
