@@ -15,7 +15,7 @@ NUM_YAWS = 12
 STEP_M = 0.008
 """Distance of the places along the width of the fingers that are tried."""
 COLUMN_M = 0.01
-DEPTHS_M = np.array([0.006, 0.014, 0.022])
+DEPTHS_M = np.array([0.001, 0.006, 0.014, 0.022])
 """Of the grip point below the top of what is between the fingers."""
 TIP_M, PALM_M = 0.0095, 0.031
 """The fingertips are this far below the grip point, the palm is above it."""

@@ -21,7 +21,7 @@ GRIPPED_M = 0.014
 """Of closed fingers from the middle, around a handle."""
 TURN_RAD = 0.5
 """How far ahead a knob is turned."""
-LEAN_RAD = 1.05
+LEAN_RAD = 0.5
 """Of the hand that pushes, from pointing down: lower than its wrist."""
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -141,7 +141,7 @@ def _turn(view: View, memory: Memory, body: int, sign: float) -> Command:
     hand = pointing_down(axis)
     attempt.follow(view, point)
     if attempt.phase == "reach":
-        return reach(view, point, hand)
+        return reach(view, memory, point, hand)
     if attempt.phase == "close":
         return Command(point, hand, closes=True)
     turn = sign * TURN_RAD

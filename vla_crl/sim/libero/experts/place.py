@@ -25,14 +25,14 @@ STILL = 0.02
 STILL_M, STUCK = 0.0015, 12
 """Motion of a step (m) that is none, and steps without one after which something is in the way."""
 MAX_FAILED = 4
-OPEN_M = 0.03
-"""From the middle to a finger of an open gripper."""
+FREE_M, PATIENCE = 0.036, 8
+"""From the middle to fingers that have let go, and how many steps are waited for that."""
 LEVEL, RETREAT_M = 0.8, 0.05
 """A hand that does not point down, less than by this cosine, first backs away from what is near."""
 FINGERS_M = 0.06
 """Half the width of open fingers."""
-ASIDE_M, INSIDE_M, PUSH_STEP_M = 0.02, 0.004, 0.03
-"""How far aside, and above the table, fingers are that push, and how far ahead they aim."""
+ASIDE_M, INSIDE_M, PUSH_STEP_M, PRESS_M = 0.02, 0.004, 0.025, 0.02
+"""How far aside, and above the table, fingers are that push, and how far they aim ahead and down."""
 OVER_M, DOWN_M = 0.015, 0.008
 """Errors in the plane and in height with which a thing is let go."""
 GAP_M = 0.003
@@ -76,6 +76,7 @@ class Memory:
     Attributes:
         attempts: Of each thing, the present attempt.
         failed: Of each thing, the grasps that failed.
+        pushed: Things that cannot be grasped.
         pulls: Of each drawer, whether its handle is held.
         still: Steps in which the hand has not moved.
         grip: Where it was a step ago.
@@ -83,6 +84,7 @@ class Memory:
 
     attempts: dict[int, Attempt] = field(default_factory=dict)
     failed: dict[int, tuple[Grasp, ...]] = field(default_factory=dict)
+    pushed: set[int] = field(default_factory=set)
     pulls: dict[int, bool] = field(default_factory=dict)
     still: int = 0
     grip: np.ndarray | None = None
@@ -111,9 +113,12 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
     """
     if is_blocked(memory, thing):
         memory.give_up(thing)
+    if thing in memory.pushed:
+        return _push(view, thing, place)
     if thing not in memory.attempts:
         grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
         if grasp is None:
+            memory.pushed.add(thing)
             return _push(view, thing, place)
         memory.attempts[thing] = Attempt(grasp)
     attempt = memory.attempts[thing]
@@ -127,7 +132,7 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
         return _carry(view, attempt, thing, place)
     if attempt.phase == "close":
         return Command(attempt.anchor, hand, closes=True)
-    return reach(view, point, hand)
+    return reach(view, memory, point, hand)
 
 
 def is_blocked(memory: Memory, thing: int) -> bool:
@@ -135,9 +140,9 @@ def is_blocked(memory: Memory, thing: int) -> bool:
     return memory.still > STUCK and thing in memory.attempts
 
 
-def reach(view: View, point: np.ndarray, hand: np.ndarray) -> Command:
+def reach(view: View, memory: Memory, point: np.ndarray, hand: np.ndarray) -> Command:
     """Come to a grasp from above, with open fingers; let go of what was held before."""
-    if view.opening < OPEN_M and is_among(view, 0.015):
+    if view.opening < FREE_M and memory.still < PATIENCE and is_among(view, 0.015):
         return Command(view.grip.copy(), view.hand, closes=False)
     if view.hand[2, 2] > -LEVEL and is_among(view, RETREAT_M):
         return Command(view.grip - 0.06 * view.hand[:, 2], view.hand, closes=False)
@@ -169,7 +174,7 @@ def _push(view: View, thing: int, place: Place) -> Command:
     start = np.append(middle[:2], low)
     if aside < ASIDE_M and abs(along) < 0.1 and view.grip[2] < low + 2 * ASIDE_M:
         target = middle + (max(along, 0.0) + PUSH_STEP_M) * way
-        target[2] = low
+        target[2] = low - PRESS_M
         return Command(target, hand, closes=True)
     height = height_to_pass(view, start, FINGERS_M, (), TIP_M)
     return Command(over(view.grip, start, height), hand, closes=True)
