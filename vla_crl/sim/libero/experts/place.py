@@ -32,7 +32,7 @@ LEVEL, RETREAT_M = 0.8, 0.05
 FINGERS_M = 0.06
 """Half the width of open fingers."""
 ASIDE_M, INSIDE_M, PUSH_STEP_M, PRESS_M = 0.02, 0.004, 0.025, 0.02
-"""How far aside, and above the table, fingers are that push, and how far they aim ahead and down."""
+"""How far aside and above the table fingers are that push, and how far they aim ahead and down."""
 OVER_M, DOWN_M = 0.015, 0.008
 """Errors in the plane and in height with which a thing is let go."""
 GAP_M = 0.003

@@ -1,4 +1,4 @@
-"""What takes up space in a scene: small cubes that fill the collision boxes of things."""
+"""What takes up space in a scene: small cubes that fill what of things collides."""
 
 from functools import lru_cache
 
@@ -9,6 +9,8 @@ from vla_crl.sim.libero.baked import BakedTask
 
 CUBE_M = 0.005
 """Edge of the cubes; thinner walls are as thick as this."""
+
+_ROUND = (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)
 
 
 class Shapes:
@@ -35,7 +37,8 @@ class Shapes:
             boxes = [
                 geom
                 for geom in np.flatnonzero(model.geom_bodyid == body).tolist()
-                if model.geom_contype[geom] and model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX
+                if (model.geom_contype[geom] or model.geom_conaffinity[geom])
+                and model.geom_type[geom] in (mujoco.mjtGeom.mjGEOM_BOX, *_ROUND)
             ]
             if boxes:
                 cubes = _fill(model, boxes)
@@ -55,7 +58,11 @@ def _fill(model: mujoco.MjModel, boxes: list[int]) -> np.ndarray:
     for matrix, geom in zip(matrices, boxes, strict=True):
         mujoco.mju_quat2Mat(matrix, model.geom_quat[geom])
     matrices = matrices.reshape(-1, 3, 3)
-    centre, half = model.geom_pos[boxes], model.geom_size[boxes]
+    centre, half = model.geom_pos[boxes], model.geom_size[boxes].copy()
+    for size, geom in zip(half, boxes, strict=True):
+        if model.geom_type[geom] in _ROUND:
+            is_capsule = model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_CAPSULE
+            size[:] = size[0], size[0], size[1] + is_capsule * size[0]
     reach = np.einsum("bij,bj->bi", np.abs(matrices), half)
     found = set()
     for at, matrix, size, far in zip(centre, matrices, half, reach, strict=True):
