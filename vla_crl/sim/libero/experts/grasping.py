@@ -58,7 +58,7 @@ def best_grasp(view: View, root: int, skip: tuple[Grasp, ...] = ()) -> Grasp | N
     Returns:
         The best of those tried, None if there is none.
     """
-    points, centre = view.points(root), view.pos[root]
+    points, centre = view.thing(root), view.pos[root]
     others = [body for body in view.shapes.cubes if view.shapes.root[body] != root]
     near = [body for body in others if _is_near(view.bounds(body), points)]
     around = view.cloud(near)

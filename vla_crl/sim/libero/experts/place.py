@@ -163,7 +163,7 @@ def is_among(view: View, distance: float) -> bool:
 
 def _push(view: View, thing: int, place: Place) -> Command:
     """Push what cannot be grasped, a plate, over the table: closed fingers inside of its rim."""
-    points, middle = view.points(thing), view.pos[thing]
+    points, middle = view.thing(thing), view.pos[thing]
     way = place.centre(view)[:2] - middle[:2]
     way = np.append(way / max(float(np.hypot(*way)), 1e-9), 0.0)
     hand = pointing_down(np.array([way[1], -way[0], 0.0]))
@@ -181,7 +181,7 @@ def _push(view: View, thing: int, place: Place) -> Command:
 
 
 def _carry(view: View, attempt: Attempt, thing: int, place: Place) -> Command:
-    points = view.points(thing)
+    points = view.thing(thing)
     offset = view.grip - view.pos[thing]
     below = view.grip[2] - min(points[:, 2].min(), view.grip[2] - TIP_M)
     radius = float(np.abs(points[:, :2] - view.grip[:2]).max())

@@ -95,7 +95,7 @@ class Surface:
 
 def best_spot(view: View, thing: int, place: Place, surface: Surface) -> np.ndarray:
     """Return where [2] (m, world) the origin of a thing that is held best goes."""
-    centre, shape = place.centre(view), view.points(thing) - view.pos[thing]
+    centre, shape = place.centre(view), view.thing(thing) - view.pos[thing]
     index, count = place.rank
     middle = centre[:2].copy()
     if place.kind != "on_thing":

@@ -46,9 +46,14 @@ class View:
         """Return [n, 3] cubes of a body (m, world)."""
         return self.shapes.cubes[body] @ self.mat[body].T + self.pos[body]
 
+    def thing(self, body: int) -> np.ndarray:
+        """Return [n, 3] cubes of a thing, or of one of its parts alone (m, world)."""
+        return self.cloud([body, *self.shapes.parts(body)])
+
     def cloud(self, bodies: list[int]) -> np.ndarray:
         """Return [n, 3] cubes of bodies (m, world)."""
-        return np.concatenate([self.points(body) for body in bodies] or [np.empty((0, 3))])
+        shaped = [body for body in dict.fromkeys(bodies) if body in self.shapes.cubes]
+        return np.concatenate([self.points(body) for body in shaped] or [np.empty((0, 3))])
 
     def bounds(self, body: int) -> np.ndarray:
         """Return [2, 3] the least and the greatest coordinates of a body's bounding box."""
