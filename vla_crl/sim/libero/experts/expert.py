@@ -17,8 +17,8 @@ from vla_crl.sim.libero.experts.view import View, view_of
 from vla_crl.sim.libero.libero_sim import LiberoSim
 from vla_crl.sim.simulation import NO_THING
 
-OPEN_M = 0.14
-"""How far a drawer is pulled out before something is put into it."""
+OPEN_M = 0.1
+"""A drawer that is pulled out less is opened before something is put into it."""
 
 
 class Step(NamedTuple):
@@ -106,13 +106,12 @@ def steps_of(task: BakedTask) -> tuple[Step, ...]:
     """Return how to make the terms of a task's goal true, in the order in which they are made."""
     terms, model = task.about["goal"], task.physics
     steps = [_step_of(model, index, term) for index, term in enumerate(terms)]
-    places = [step for step in steps if isinstance(step.doing, Place)]
-    for target in {step.doing.target for step in places if isinstance(step.doing, Place)}:
-        same = [step for step in places if step.doing.target == target]
-        for rank, step in enumerate(same):
-            ranked = replace(step.doing, rank=(rank, len(same)))
-            steps[step.term] = step._replace(doing=ranked)
-    carried = {step.thing for step in places}
+    places = [(step, step.doing) for step in steps if isinstance(step.doing, Place)]
+    for target in {place.target for _, place in places}:
+        same = [(step, place) for step, place in places if place.target == target]
+        for rank, (step, place) in enumerate(same):
+            steps[step.term] = step._replace(doing=replace(place, rank=(rank, len(same))))
+    carried = {step.thing for step, _ in places}
     return tuple(sorted(steps, key=lambda step: _order(model, step, carried)))
 
 
@@ -155,4 +154,4 @@ def _moves_out(model: mujoco.MjModel, joint: Joint) -> bool:
 
 
 def _is_out(view: View, joint: int) -> bool:
-    return abs(view.qpos[view.shapes.model.jnt_qposadr[joint]]) > OPEN_M
+    return bool(abs(view.qpos[view.shapes.model.jnt_qposadr[joint]]) > OPEN_M)

@@ -47,20 +47,23 @@ class Grasp(NamedTuple):
     width: float
 
 
-def best_grasp(view: View, root: int, skip: tuple[Grasp, ...] = ()) -> Grasp | None:
+def best_grasp(
+    view: View, root: int, skip: tuple[Grasp, ...] = (), *, is_alone: bool = False
+) -> Grasp | None:
     """Return how to grasp a thing as it is now.
 
     Args:
         view: Where all things are.
         root: The thing's body.
-        skip: Grasps that failed; near ones are not returned again.
+        skip: Grasps that failed; near ones are returned only if there is no other.
+        is_alone: Whether to forget what else is there.
 
     Returns:
         The best of those tried, None if there is none.
     """
     points, centre = view.thing(root), view.pos[root]
     others = [body for body in view.shapes.cubes if view.shapes.root[body] != root]
-    near = [body for body in others if _is_near(view.bounds(body), points)]
+    near = [body for body in others if not is_alone and _is_near(view.bounds(body), points)]
     around = view.cloud(near)
     base = view.pos[view.shapes.model.body(BASE).id]
     middle = points.mean(axis=0)

@@ -14,7 +14,7 @@ HANDLE_M = 0.017
 """What sticks out of a drawer this far is its handle."""
 BEFORE_M, ON_LINE_M = 0.09, 0.02
 """From where a handle is approached, and the distance from that line with which one advances."""
-AT_HANDLE_M = 0.01
+AT_HANDLE_M = 0.016
 PULL_M, PUSH_M = 0.06, 0.04
 """How far beyond itself the hand is asked to go, with and against a drawer."""
 GRIPPED_M = 0.014

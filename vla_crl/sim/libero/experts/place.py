@@ -28,7 +28,8 @@ MAX_FAILED = 4
 FREE_M, PATIENCE = 0.036, 8
 """From the middle to fingers that have let go, and how many steps are waited for that."""
 LEVEL, RETREAT_M = 0.8, 0.05
-"""A hand that does not point down, less than by this cosine, first backs away from what is near."""
+"""A hand that does not point down, less than by this cosine, first backs away from what is near and
+turns."""
 FINGERS_M = 0.06
 """Half the width of open fingers."""
 ASIDE_M, INSIDE_M, PUSH_STEP_M, PRESS_M = 0.02, 0.004, 0.025, 0.02
@@ -116,7 +117,8 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
     if thing in memory.pushed:
         return _push(view, thing, place)
     if thing not in memory.attempts:
-        grasp = best_grasp(view, thing, memory.failed.get(thing, ()))
+        failed = memory.failed.get(thing, ())
+        grasp = best_grasp(view, thing, failed) or best_grasp(view, thing, failed, is_alone=True)
         if grasp is None:
             memory.pushed.add(thing)
             return _push(view, thing, place)
@@ -144,8 +146,10 @@ def reach(view: View, memory: Memory, point: np.ndarray, hand: np.ndarray) -> Co
     """Come to a grasp from above, with open fingers; let go of what was held before."""
     if view.opening < FREE_M and memory.still < PATIENCE and is_among(view, 0.015):
         return Command(view.grip.copy(), view.hand, closes=False)
-    if view.hand[2, 2] > -LEVEL and is_among(view, RETREAT_M):
-        return Command(view.grip - 0.06 * view.hand[:, 2], view.hand, closes=False)
+    if view.hand[2, 2] > -LEVEL:
+        if is_among(view, RETREAT_M):
+            return Command(view.grip - 0.06 * view.hand[:, 2], view.hand, closes=False)
+        return Command(view.grip + np.array([0.0, 0.0, 0.03]), hand, closes=False)
     height = height_to_pass(view, point, FINGERS_M, (), TIP_M)
     return Command(over(view.grip, point, height, 0.006, 0.015), hand, closes=False)
 

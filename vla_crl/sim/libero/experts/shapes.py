@@ -1,5 +1,6 @@
 """What takes up space in a scene: small cubes that fill what of things collides."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import mujoco
@@ -14,7 +15,7 @@ _ROUND = (mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_CYLINDER)
 
 
 class Shapes:
-    """The things of a task, bodies by number.
+    """The things of a scene, bodies by number.
 
     Attributes:
         model: Physics.
@@ -23,11 +24,10 @@ class Shapes:
         corners: [8, 3] of each of their bounding boxes likewise.
     """
 
-    def __init__(self, task: BakedTask) -> None:
-        """Fill the shapes of a task."""
-        self.model = model = task.physics
+    def __init__(self, model: mujoco.MjModel, roots: Iterable[int]) -> None:
+        """Fill the shapes of the things whose bodies are `roots`, with all their parts."""
+        self.model, roots = model, set(roots)
         self.root = np.zeros(model.nbody, np.int64)
-        roots = set(task.bodies.values())
         for body in range(1, model.nbody):
             parent = self.root[model.body_parentid[body]]
             self.root[body] = body if body in roots else parent
@@ -77,4 +77,4 @@ def _fill(model: mujoco.MjModel, boxes: list[int]) -> np.ndarray:
 @lru_cache(maxsize=256)
 def shapes_of(task: BakedTask) -> Shapes:
     """Return the shapes of a task, filled once."""
-    return Shapes(task)
+    return Shapes(task.physics, task.bodies.values())
