@@ -11,7 +11,9 @@ from vla_crl.sim.libero.experts.view import View
 BASE, NEAR_M, FAR_M = "robot0_base", 0.68, 0.78
 """The robot, and how far it reaches with ease and at all: further out its torques are too
 weak."""
-NUM_YAWS = 12
+NUM_YAWS, FIRST_YAW = 12, np.pi / 4
+"""Directions in which fingers close, from the world's x on; of the two that are the same grasp that
+which keeps the last joint away from its limits."""
 STEP_M = 0.008
 """Distance of the places along the width of the fingers that are tried."""
 COLUMN_M = 0.01
@@ -68,10 +70,10 @@ def best_grasp(
     base = view.pos[view.shapes.model.body(BASE).id]
     middle = points.mean(axis=0)
     best, best_cost = None, np.inf
-    for yaw in np.arange(NUM_YAWS) * np.pi / NUM_YAWS:
+    for yaw in FIRST_YAW + np.arange(NUM_YAWS) * np.pi / NUM_YAWS:
         frame = np.array([[np.cos(yaw), np.sin(yaw), 0], [-np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
         mine, theirs = (points - middle) @ frame.T, (around - middle) @ frame.T
-        turn = abs((yaw - np.pi / 2 + np.pi / 2) % np.pi - np.pi / 2)  # 0 where fingers move in y
+        turn = abs(yaw % np.pi - np.pi / 2)  # 0 where fingers move in y
         for place, width, depth, room in _grips(mine, theirs):
             at = middle + place @ frame
             reach = float(np.hypot(*(at - base)[:2]))

@@ -7,9 +7,9 @@ import numpy as np
 from vla_crl.sim.libero.experts.view import View
 from vla_crl.sim.libero.kernel.arm import MAX_STEP_M, MAX_STEP_RAD
 
-GAIN, TURN_GAIN = 3.0, 2.2
+GAIN, TURN_GAIN = np.array([3.0, 3.0, 2.0]), 2.2
 """The controller, critically damped, reaches an eighth of what it is asked for in a step; asked for
-this much more than what is missing it is faster and barely overshoots."""
+this much more than what is missing it is faster and barely overshoots; downwards it must not."""
 DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 """The hand points down, its fingers move along y."""
 TIP_M, WIDTH_M = 0.012, 0.04
