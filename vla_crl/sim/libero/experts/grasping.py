@@ -110,10 +110,12 @@ def _grips(
             continue
         near = all_points[np.abs(all_points[:, 1] - v) < HAND_WIDTH_M]
         fingers = near[np.abs(near[:, 1] - v) < FINGER_WIDTH_M]
+        beside = theirs[np.abs(theirs[:, 1] - v) < FINGER_WIDTH_M]
         for z in _levels(strip, low[2] + TIP_M + FLOOR_M):
             band = strip[(strip[:, 2] > z - PAD_LOW_M) & (strip[:, 2] < z + PAD_HIGH_M)]
             over_palm = near[near[:, 2] > z + PALM_M, 0]
             at_finger = fingers[fingers[:, 2] > z - TIP_M, 0]
+            of_others = beside[beside[:, 2] > z - TIP_M, 0]
             for held in _parts(band):
                 left, right = held[:, 0].min(), held[:, 0].max()
                 width, u = right - left + 0.004, (left + right) / 2
@@ -121,11 +123,12 @@ def _grips(
                     continue
                 aside = np.abs(at_finger - u)
                 is_blocked = ((aside > ROOM_M) & (aside < FINGER_M)).any()
+                is_blocked |= (np.abs(of_others - u) < FINGER_M).any()  # nor between fingers
                 if is_blocked or (np.abs(over_palm - u) < HAND_M).any():
                     continue
                 top = strip[(strip[:, 0] >= left) & (strip[:, 0] <= right), 2].max()
-                beside = float(aside[aside >= FINGER_M].min(initial=0.1)) - FINGER_M
-                yield np.array([u, v, z]), width, top - z, min(beside, 0.02)
+                room = float(aside[aside >= FINGER_M].min(initial=0.1)) - FINGER_M
+                yield np.array([u, v, z]), width, top - z, min(room, 0.02)
 
 
 def _levels(strip: np.ndarray, lowest: float) -> np.ndarray:
