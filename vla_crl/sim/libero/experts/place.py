@@ -7,6 +7,7 @@ import numpy as np
 
 from vla_crl.sim.libero.experts.grasping import TIP_M, Grasp, best_grasp
 from vla_crl.sim.libero.experts.motion import (
+    DOWN,
     Command,
     height_to_pass,
     over,
@@ -20,7 +21,7 @@ AT_GRASP_M, AT_DEPTH_M, LOST_M = 0.008, 0.01, 0.03
 close, and in space at which they have not got the thing."""
 HELD_M = 0.008
 """Fingers that hold something are no further from it."""
-STILL = 0.02
+STILL = 0.006
 """Speed (m/s) below which fingers have closed."""
 STILL_M, STUCK = 0.0015, 12
 """Motion of a step (m) that is none, and steps without one after which something is in the way."""
@@ -32,8 +33,6 @@ LEVEL, RETREAT_M = 0.8, 0.05
 turns."""
 FINGERS_M = 0.06
 """Half the width of open fingers."""
-ASIDE_M, INSIDE_M, PUSH_STEP_M, PRESS_M = 0.02, 0.004, 0.025, 0.02
-"""How far aside and above the table fingers are that push, and how far they aim ahead and down."""
 OVER_M, DOWN_M = 0.015, 0.008
 """Errors in the plane and in height with which a thing is let go."""
 GAP_M = 0.003
@@ -77,7 +76,6 @@ class Memory:
     Attributes:
         attempts: Of each thing, the present attempt.
         failed: Of each thing, the grasps that failed.
-        pushed: Things that cannot be grasped.
         pulls: Of each drawer, whether its handle is held.
         still: Steps in which the hand has not moved.
         grip: Where it was a step ago.
@@ -85,7 +83,6 @@ class Memory:
 
     attempts: dict[int, Attempt] = field(default_factory=dict)
     failed: dict[int, tuple[Grasp, ...]] = field(default_factory=dict)
-    pushed: set[int] = field(default_factory=set)
     pulls: dict[int, bool] = field(default_factory=dict)
     still: int = 0
     grip: np.ndarray | None = None
@@ -114,14 +111,11 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
     """
     if is_blocked(memory, thing):
         memory.give_up(thing)
-    if thing in memory.pushed:
-        return _push(view, thing, place)
     if thing not in memory.attempts:
         failed = memory.failed.get(thing, ())
         grasp = best_grasp(view, thing, failed) or best_grasp(view, thing, failed, is_alone=True)
         if grasp is None:
-            memory.pushed.add(thing)
-            return _push(view, thing, place)
+            return Command(view.grip + np.array([0.0, 0.0, 0.05]), DOWN, closes=False)
         memory.attempts[thing] = Attempt(grasp)
     attempt = memory.attempts[thing]
     point = view.pos[thing] + view.mat[thing] @ attempt.grasp.point
@@ -163,25 +157,6 @@ def is_among(view: View, distance: float) -> bool:
             if np.abs(points).max(axis=1).min() < distance:
                 return True
     return False
-
-
-def _push(view: View, thing: int, place: Place) -> Command:
-    """Push what cannot be grasped, a plate, over the table: closed fingers inside of its rim."""
-    points, middle = view.thing(thing), view.pos[thing]
-    way = place.centre(view)[:2] - middle[:2]
-    way = np.append(way / max(float(np.hypot(*way)), 1e-9), 0.0)
-    hand = pointing_down(np.array([way[1], -way[0], 0.0]))
-    low = float(points[:, 2].min()) + TIP_M + INSIDE_M
-    offset = view.grip - middle
-    along = float(offset @ way)
-    aside = float(np.hypot(*(offset - along * way)[:2]))
-    start = np.append(middle[:2], low)
-    if aside < ASIDE_M and abs(along) < 0.1 and view.grip[2] < low + 2 * ASIDE_M:
-        target = middle + (max(along, 0.0) + PUSH_STEP_M) * way
-        target[2] = low - PRESS_M
-        return Command(target, hand, closes=True)
-    height = height_to_pass(view, start, FINGERS_M, (), TIP_M)
-    return Command(over(view.grip, start, height), hand, closes=True)
 
 
 def _carry(view: View, attempt: Attempt, thing: int, place: Place) -> Command:
