@@ -49,6 +49,7 @@ BACKENDS = {
     "libero": Backend(
         read="vla_crl.sim.libero.suite:read_libero",
         simulators={"cpu": "vla_crl.sim.libero.simulator:simulate_libero"},
+        expert="vla_crl.sim.libero.experts:LiberoExpert",
     ),
     "metaworld": Backend(
         read="vla_crl.sim.metaworld.suite:read_metaworld",

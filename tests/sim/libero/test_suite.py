@@ -125,9 +125,9 @@ def test_suites_are_read_without_the_packages(monkeypatch):
 
 
 def test_published_protocols_have_the_look_of_their_mujoco():
-    assert find_suite("libero_goal").shown_look == "mujoco_3_8"
-    assert find_suite("libero_goal@openpi").shown_look == "mujoco_3_2"
-    assert find_suite("libero_goal@openpi@mujoco_3_8").shown_look == "mujoco_3_8"
+    looks = {"": "mujoco_3_8", "@openpi": "mujoco_3_2", "@openpi@mujoco_3_8": "mujoco_3_8"}
+    for options, look in looks.items():
+        assert find_suite(f"libero_goal{options}").conditions["look"] == look
     told = find_suite("libero_goal@mujoco_3_2").conditions
     assert (told["look"], told["renderer"]) == ("mujoco_3_2", f"vla_crl {__version__}")
 

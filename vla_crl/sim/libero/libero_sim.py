@@ -23,7 +23,7 @@ from vla_crl.sim.libero.baked import BakedTask, load_task
 from vla_crl.sim.libero.config import AGENT_CAMERA, HAND_CAMERA
 from vla_crl.sim.libero.drawing import Drawing, Drawn, drawing_of, resized
 from vla_crl.sim.libero.kernel.slots import Scene, Scratch, Slots, new_slots, scratch_of
-from vla_crl.sim.libero.kernel.stepping import begin_slots, step_slots
+from vla_crl.sim.libero.kernel.stepping import begin_slots, evaluate_terms, step_slots
 from vla_crl.sim.libero.rotations import published_axis_angle
 from vla_crl.sim.libero.suite import LiberoSuite
 from vla_crl.sim.outcomes import DIVERGED
@@ -178,6 +178,23 @@ class LiberoSim:
     def thing_positions(self, slots: Indices | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world), NaN for what is not in a slot's scene."""
         return self.body_positions(self.suite.instances, slots)
+
+    def baked_in(self, slot: int) -> BakedTask:
+        """Return the task of a slot, as it was baked."""
+        return self._tasks[int(self._slots.task[slot])]
+
+    def row(self, slot: int) -> Slots:
+        """Return what there is to know of a slot, each field without its first axis; not a copy."""
+        return Slots(*(field[slot] for field in self._slots))
+
+    def terms(self, slot: int) -> np.ndarray:
+        """Return [terms] which terms of a slot's goal hold now."""
+        task = int(self._slots.task[slot])
+        holds = np.zeros((1, self._scenes[task].goals.kind.size), np.bool_)
+        with self._workers.model_copy(task) as copy:
+            chosen = np.array([slot])
+            evaluate_terms(self._scenes[task], copy.scratch, self._slots, chosen, holds)
+        return holds[0]
 
     def camera_poses(self, slots: Indices | None = None) -> CameraPoses:
         """Return where the policy's cameras are; of mirrored pictures, mirrored."""
