@@ -151,7 +151,7 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], fps: int, codec: str
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"crf": "5", "g": "2"})
+        stream: Any = container.add_stream(codec, rate=fps, options={"crf": "5", "g": "2"})
         stream.width = stream.height = PIXELS
         stream.pix_fmt = "yuv420p"
         for picture in pictures:

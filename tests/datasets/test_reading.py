@@ -73,14 +73,13 @@ def test_threads_change_nothing(write_hdf5, cache):
 def test_other_files_settings_and_sizes_are_read_anew(write_hdf5, cache):
     path = write_hdf5(lengths=(4, 3))
     read(path)
-    for number, settings in enumerate(
-        [
-            {"pixels": 16},
-            {"view": "upright"},
-            {"seen": "before"},
-            {"suite": "libero_spatial@openpi"},
-        ]
-    ):
+    changes: list[dict[str, Any]] = [
+        {"pixels": 16},
+        {"view": "upright"},
+        {"seen": "before"},
+        {"suite": "libero_spatial@openpi"},
+    ]
+    for number, settings in enumerate(changes):
         read(path, **settings)
         assert len(list(cache.glob("*"))) == number + 2
     assert len(read(path)) == 5
