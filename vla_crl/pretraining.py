@@ -14,13 +14,15 @@ from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import check_seed
 from vla_crl.contracts import check_fits
+from vla_crl.datasets.config import DatasetConfig
+from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.files import write_atomically
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.context import TokenizedObservation
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.models.token_heads import LOSS_TERMS, SupervisedBatch
+from vla_crl.models.token_heads import GROUNDING_TERMS, LOSS_TERMS, SupervisedBatch
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.demonstrations import (
@@ -51,11 +53,13 @@ class PretrainConfig:
     supervised: SupervisedConfig
     """Optimisation."""
     num_episodes: int = 2000
-    """Demonstrations, spread evenly over the tasks."""
+    """Demonstrations of the scripted expert, spread evenly over the tasks."""
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
-    """Noise on the executed actions."""
+    """Noise on the expert's executed actions."""
     variation: VariationConfig = field(default_factory=VariationConfig)
     """Domain randomisation of the demonstrations, in tasks without a variation of their own."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """Recorded demonstrations that are read instead of the expert's."""
     question_fraction: float = 0.2
     """Part of the samples that ask "where is the red cube" instead of commanding an action."""
     target_success: float | None = None
@@ -85,7 +89,7 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:
-    """Collect demonstrations, train the policy, evaluate it and write a checkpoint.
+    """Collect or read demonstrations, train the policy, evaluate it and write a checkpoint.
 
     Args:
         config: The recipe.
@@ -128,22 +132,15 @@ def _pretrain(
     recipe: str,
 ) -> dict[str, Any]:
     suite, started = sims[0].suite, perf_counter()
-    demonstrations = collect_demonstrations(
-        suite,
-        config.num_episodes,
-        seed=config.seed,
-        perturbation=config.perturbation,
-        variation=config.variation,
-        image_size=policy.config.image_size,
-        num_threads=config.compute.num_sim_threads,
-    )
+    demonstrations = _demonstrations(config, suite, policy.config.image_size)
     policy.norm_stats.set(demonstrations.state, demonstrations.label)
     num_updates = train_supervised(policy, demonstrations, sims, config)
     trained = perf_counter()
     card = {
         "suite": suite.name,
         "episodes_per_task": config.num_eval_episodes,
-        "demonstrations": config.num_episodes,
+        "demonstrations": len(demonstrations.episode_success),
+        "dataset": config.dataset.path and Path(config.dataset.path).name,
         "samples": num_updates * config.supervised.batch_size,
         "wall_s": round(trained - started, 1),
         "num_parameters": sum(p.numel() for p in policy.parameters()),
@@ -162,6 +159,21 @@ def _pretrain(
     save_policy(policy, output, card)
     write_atomically(output / "README.md", card_markdown(card))
     return card
+
+
+def _demonstrations(config: PretrainConfig, suite: TaskSuite, pixels: int) -> Demonstrations:
+    num_threads = config.compute.num_sim_threads
+    if config.dataset.path:
+        return read_demonstrations(config.dataset, suite, pixels=pixels, num_threads=num_threads)
+    return collect_demonstrations(
+        suite,
+        config.num_episodes,
+        seed=config.seed,
+        perturbation=config.perturbation,
+        variation=config.variation,
+        image_size=pixels,
+        num_threads=num_threads,
+    )
 
 
 def _check_before_work(config: PretrainConfig, policy: VLAPolicy, suite: TaskSuite) -> None:
@@ -196,11 +208,13 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     for source in sources if len(sources) > 1 else ():
         rates = [rate for task, rate in success.items() if task.rpartition(".")[0] == source]
         rows.append(f"| all of `{source}` | {100 * np.mean(rates):.0f} % |")
+    read = card.get("dataset")
+    origin = f"demonstrations of `{read}`" if read else "perturbed scripted demonstrations"
     lines = [
         f"# Base policy for `{card['suite']}`",
         "",
         f"{card['num_parameters']:,} parameters, trained on {card['samples']:,} samples of "
-        f"{card['demonstrations']:,} perturbed scripted demonstrations "
+        f"{card['demonstrations']:,} {origin} "
         f"(together {card['wall_s'] / 60:.0f} minutes on {card['hardware']}).",
         "",
         f"Success on the first {card['episodes_per_task']} test states of each task, deterministic "
@@ -237,7 +251,7 @@ def train_supervised(
     learner = SupervisedLearner(policy, settings)
     sampler = BatchSampler(policy, demonstrations, sims[0].suite, config)
     generator = torch.Generator().manual_seed(config.seed)
-    terms, sums = frozenset(settings.loss_weights), defaultdict[str, Any](float)
+    terms, sums = _terms(demonstrations, settings), defaultdict[str, Any](float)
     report_every, update = max(settings.num_updates // 20, 1), 0
     policy.train()
     with track("pretraining", settings.num_updates) as progress:
@@ -263,6 +277,25 @@ def train_supervised(
                     break
     policy.eval()
     return update
+
+
+def _terms(demonstrations: Demonstrations, settings: SupervisedConfig) -> frozenset[str]:
+    """Return the losses for which the demonstrations have labels."""
+    terms = frozenset(settings.loss_weights)
+    if demonstrations.has_grounding.any() or not terms & GROUNDING_TERMS:
+        return terms
+    left_out = ", ".join(sorted(terms & GROUNDING_TERMS))
+    if terms <= GROUNDING_TERMS:
+        raise ConfigError(
+            f"supervised.loss_weights names {left_out}, but the demonstrations do not say where "
+            "things are; name flow or action_tokens"
+        )
+    console.print(
+        "the demonstrations do not say where things are: no questions are asked, and left out are "
+        f"the losses {left_out}",
+        soft_wrap=True,
+    )
+    return terms - GROUNDING_TERMS
 
 
 def _success_on_training_states(

@@ -9,12 +9,9 @@ from torch.nn import functional
 from vla_crl.models.context import TokenizedObservation
 from vla_crl.rows import Rows
 
-LOSS_TERMS = frozenset(
-    {
-        *("flow", "action_tokens", "answer_tokens"),
-        *("presence", "offset", "pointer", "named_offset"),
-    }
-)
+GROUNDING_TERMS = frozenset({"answer_tokens", "presence", "offset", "pointer", "named_offset"})
+"""Losses whose labels say where things are."""
+LOSS_TERMS = frozenset({"flow", "action_tokens"}) | GROUNDING_TERMS
 """Names of all supervised losses."""
 NUM_ROLES = 2
 """Things that a sentence names: what is to be moved (or asked for), and where it goes."""

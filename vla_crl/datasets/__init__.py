@@ -1,0 +1,1 @@
+"""Demonstrations that others recorded, read from the user's disk."""
