@@ -16,7 +16,7 @@ env-libero: .venv/with-libero
 	touch $@
 
 .venv/with-libero: .venv/installed
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,libero]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,datasets,libero]'
 	touch $@
 
 lint: env-libero

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 
+import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
@@ -43,7 +44,7 @@ def test_an_evaluation_executes_as_many_actions_of_a_chunk_as_its_suite_says(
     suite = find_suite("tabletop_object")
     sim = simulate(suite, 1, tasks=[0])
     sim.reset([0], tasks=[0], state_ids=[suite.test_ids.start])
-    agent, slots = PolicyAgent(untrained_policy, deterministic=True), [0]
+    agent, slots = PolicyAgent(untrained_policy, deterministic=True), np.array([0])
     assert agent(sim)(slots).shape[1] == untrained_policy.config.execution_horizon == 4
     monkeypatch.setattr(type(suite), "executed_chunk", 6)
     assert agent(sim)(slots).shape[1] == 6
