@@ -58,6 +58,10 @@ def test_a_light_module_loads_no_heavy_package(module: str) -> None:
         ("sim", {"torch", "transformers", "vla_crl.models", "vla_crl.algos", "vla_crl.rollout"}),
         ("models", {"vla_crl.sim", "vla_crl.rollout", "vla_crl.continual", "vla_crl.report"}),
         ("algos", {"vla_crl.sim", "vla_crl.rollout", "vla_crl.models", "vla_crl.continual"}),
+        (
+            "datasets",
+            {"vla_crl.models", "vla_crl.algos", "vla_crl.continual", "vla_crl.pretraining"},
+        ),
         ("rollout", {"vla_crl.continual", "vla_crl.report", "vla_crl.cli"}),
     ],
 )

@@ -168,7 +168,10 @@ def _chosen(
             soft_wrap=True,
         )
     if absent := [name for name in wanted if name not in found]:
-        console.print(f"{path}: no demonstration of {'; '.join(absent)}", soft_wrap=True)
+        console.print(
+            f"{path}: no demonstration of {len(absent)} tasks of the suite, such as '{absent[0]}'",
+            soft_wrap=True,
+        )
     for conventions in dict.fromkeys(episode.conventions for episode, _ in chosen):
         console.print(
             f"{path}: pictures are '{conventions.view}', the gripper "
