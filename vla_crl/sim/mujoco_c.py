@@ -23,6 +23,7 @@ mj_forward = types.ExternalFunction("mj_forward", types.void(_POINTER, _POINTER)
 mj_jacobian_of_site = types.ExternalFunction(
     "mj_jacSite", types.void(_POINTER, _POINTER, _POINTER, _POINTER, types.intc)
 )
+mj_reset_data = types.ExternalFunction("mj_resetData", types.void(_POINTER, _POINTER))
 mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
 mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
 mj_set_state = types.ExternalFunction(

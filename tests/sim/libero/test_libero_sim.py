@@ -64,6 +64,18 @@ def test_fast_physics_is_close_to_exact(new_sim, goal):
     assert difference[knob] < 0.02  # it creeps, unless it sleeps
 
 
+def test_fixtures_stand_where_the_episode_has_them_also_where_things_sleep(new_sim, goal):
+    exact, fast = new_sim(goal, 2), new_sim(goal.with_option("fast"), 2)
+    fixtures = ["wooden_cabinet_1", "flat_stove_1", "wine_rack_1"]
+    for sim in (exact, fast):
+        sim.reset([0, 1], tasks=[STOVE, STOVE], state_ids=[3, 7])
+    expected = exact.body_positions(fixtures)
+    assert np.ptp(expected, axis=0).max() > 1e-3  # another place in each of the two episodes
+    np.testing.assert_array_equal(fast.body_positions(fixtures), expected)
+    fast.step_chunk(act(2))
+    np.testing.assert_array_equal(fast.body_positions(fixtures), expected)
+
+
 def test_a_beginning_is_remembered(new_sim, goal):
     sim, fresh = new_sim(goal, 2), new_sim(goal, 1)
     sim.reset([0], tasks=[DRAWER], state_ids=[4])

@@ -108,6 +108,7 @@ class OriginalTask:
                 turned on at first grows with every reset, and each entry draws a number.
         """
         self.env.object_property_initializers = self._samplers * (2 + num_resets)
+        self.env.robots[0].gripper.current_action = np.zeros(1)  # that of a new gripper
         model = self.model
         model.body_pos[:], model.body_quat[:] = self.whole.body_pos, self.whole.body_quat
         with quietly():

@@ -27,6 +27,7 @@ from vla_crl.sim.mujoco_c import (
     mj_forward,
     mj_get_state,
     mj_jacobian_of_site,
+    mj_reset_data,
     mj_set_state,
     mj_step1,
     mj_step2,
@@ -60,6 +61,8 @@ def _counters(scene, scratch):
 def _enter(scene, scratch, slots, slot):
     """Put a slot's fixtures and physics state into the thread's model and data."""
     _place_fixtures(scene, scratch, slots, slot)
+    if scene.sleeps:  # where it may sleep, what has no joint is placed once after a reset
+        mj_reset_data(scratch.model, scratch.data)
     packed = slots.physics[slot]
     mj_set_state(scratch.model, scratch.data, packed.ctypes.data, STATE_SPEC)
     if scene.sleeps:
