@@ -20,10 +20,8 @@ def _play(sim: Any, task: int, states: list[int], steps: int) -> tuple[np.ndarra
     success, running = np.zeros(len(states), bool), slots
     named = expert.named(slots)[0]
     for _ in range(steps):
-        actions = expert.act(running)
-        np.testing.assert_array_equal(expert.act(running), actions)  # asking changes nothing
         named = expert.named(running)[0]
-        result = sim.step_chunk(actions[:, None], running)
+        result = sim.step_chunk(expert.act(running)[:, None], running)
         success[running] = result.success
         running = running[~(result.terminated | result.truncated)]
         if not len(running):

@@ -64,7 +64,7 @@ def best_grasp(
         The best of those tried, None if there is none.
     """
     points, centre = view.thing(root), view.pos[root]
-    others = [body for body in view.shapes.cubes if view.shapes.root[body] != root]
+    others = [b for b in view.shapes.cubes if b != root and view.shapes.root[b] != root]
     near = [body for body in others if not is_alone and _is_near(view.bounds(body), points)]
     around = view.cloud(near)
     base = view.pos[view.shapes.model.body(BASE).id]
