@@ -19,6 +19,7 @@ from vla_crl.sim.native.kernel.controller import (
 from vla_crl.sim.native.kernel.kinematics import forward, inverse
 from vla_crl.sim.native.kernel.predicates import support
 from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.stepped import SOURCES
 from vla_crl.sim.threads import made_once
 
 FIRST_TEST_SEED = 1_000_000
@@ -186,7 +187,7 @@ def _make_solver(version):
     return solve_postures
 
 
-_solve_postures = _make_solver(source_version("native/kernel/*.py", "mujoco_c.py"))
+_solve_postures = _make_solver(source_version("native/kernel/*.py", *SOURCES))
 
 
 def _turned(quat_wxyz: np.ndarray, yaws: np.ndarray) -> np.ndarray:

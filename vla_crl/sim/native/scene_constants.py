@@ -10,7 +10,6 @@ from vla_crl.sim.native.kernel.controller import Controller, state_size
 from vla_crl.sim.native.kernel.mechanics import Mechanics, Objects, mechanics_of
 from vla_crl.sim.native.kernel.slots import (
     Dynamics,
-    Progress,
     SceneConstants,
     Sizes,
     SlotPoses,
@@ -20,6 +19,7 @@ from vla_crl.sim.native.kernel.slots import (
 )
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.packed_state import JUST_WOKEN, STATE_SPEC
+from vla_crl.sim.stepped import Progress
 from vla_crl.sim.threads import made_once
 from vla_crl.sim.variation import MAX_LATENCY
 

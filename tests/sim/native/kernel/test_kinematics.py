@@ -8,10 +8,10 @@ from vla_crl.sim.native.kernel.kinematics import (
     inverse,
     multiply,
     rotation_about,
-    solve_positive_definite,
 )
 from vla_crl.sim.native.layout import GRIP_DOWN
 from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.stepped import solve_positive_definite
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 
+from vla_crl.sim.stepped import cholesky, solve_positive_definite
+
 NUM_JOINTS = 7
 NUM_SUBSTEPS = 25
 """Physics steps of 2 ms in a control step."""
@@ -127,11 +129,11 @@ def torques(arm, state, reading, bias, out):
     wrench = _wrench(state, reading)
     inverse = _mobility(jacobian, mass)
     linear, angular = inverse[:3, :3].copy(), inverse[3:, 3:].copy()
-    solve(linear, wrench[:3])
-    solve(angular, wrench[3:])
+    solve_positive_definite(linear, wrench[:3])
+    solve_positive_definite(angular, wrench[3:])
     pull = JOINT_STIFFNESS * (arm.rest_joints - reading.joints) - JOINT_DAMPING * reading.speed
     pulled = _product(jacobian, pull)
-    solve(inverse, pulled)
+    solve_positive_definite(inverse, pulled)
     for j in range(NUM_JOINTS):
         torque = bias[j]
         for i in range(6):
@@ -198,29 +200,3 @@ def move_fingers(arm, state, action, out):
         command = state[12 + side] + change * direction
         state[12 + side] = min(max(command, -1.0), 1.0)
         out[side] = arm.finger_middle[side] + arm.finger_range[side] * state[12 + side]
-
-
-@njit(nogil=True)
-def cholesky(matrix):
-    """Replace the lower triangle of a positive definite matrix by its root."""
-    for j in range(matrix.shape[0]):
-        for i in range(j, matrix.shape[0]):
-            total = matrix[i, j]
-            for k in range(j):
-                total -= matrix[i, k] * matrix[j, k]
-            matrix[i, j] = math.sqrt(total) if i == j else total / matrix[j, j]
-
-
-@njit(nogil=True)
-def solve(matrix, vector):
-    """Replace x by A^-1 x; A, positive definite, is replaced by its root."""
-    cholesky(matrix)
-    size = vector.shape[0]
-    for i in range(size):
-        for k in range(i):
-            vector[i] -= matrix[i, k] * vector[k]
-        vector[i] /= matrix[i, i]
-    for i in range(size - 1, -1, -1):
-        for k in range(i + 1, size):
-            vector[i] -= matrix[k, i] * vector[k]
-        vector[i] /= matrix[i, i]

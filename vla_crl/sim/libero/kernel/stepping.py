@@ -7,7 +7,7 @@ controller has read at the reset, before the initial state was put in.
 """
 
 import numpy as np
-from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
+from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.libero.kernel.arm import (
     IS_STALE,
@@ -22,8 +22,6 @@ from vla_crl.sim.libero.kernel.goals import World, goal_reached, holds
 from vla_crl.sim.libero.kernel.slots import contact_layout
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.mujoco_c import (
-    as_double_pointer,
-    as_int_pointer,
     mj_forward,
     mj_get_state,
     mj_jacobian_of_site,
@@ -33,8 +31,9 @@ from vla_crl.sim.mujoco_c import (
     mj_step2,
     mj_update_sleep,
 )
-from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
-from vla_crl.sim.packed_state import FALLS_ASLEEP_NEXT, STATE_SPEC
+from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.packed_state import STATE_SPEC
+from vla_crl.sim.stepped import SOURCES, is_healthy, rouse, view, view_integers
 
 OBSERVED_SUBSTEP = 23
 """The physics step after which robosuite samples what is observed, from 0 on."""
@@ -46,15 +45,9 @@ STILL = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 @njit(nogil=True)
-def _view(address, shape):
-    return carray(as_double_pointer(address), shape)  # pyright: ignore[reportCallIssue]
-
-
-@njit(nogil=True)
 def _counters(scene, scratch):
     """Return MuJoCo's counters of steps without motion, one a tree."""
-    pointer = as_int_pointer(scratch.arrays.tree_asleep)  # pyright: ignore[reportCallIssue]
-    return carray(pointer, (scene.sizes.ntree,))
+    return view_integers(scratch.arrays.tree_asleep, (scene.sizes.ntree,))
 
 
 @njit(nogil=True)
@@ -72,8 +65,8 @@ def _enter(scene, scratch, slots, slot):
 
 @njit(nogil=True)
 def _place_fixtures(scene, scratch, slots, slot):
-    position = _view(scratch.arrays.body_pos, (scene.sizes.nbody, 3))
-    rotation = _view(scratch.arrays.body_quat, (scene.sizes.nbody, 4))
+    position = view(scratch.arrays.body_pos, (scene.sizes.nbody, 3))
+    rotation = view(scratch.arrays.body_quat, (scene.sizes.nbody, 4))
     for i in range(scene.fixtures.size):
         position[scene.fixtures[i]] = slots.fixtures[slot, i, :3]
         rotation[scene.fixtures[i]] = slots.fixtures[slot, i, 3:]
@@ -89,36 +82,24 @@ def _leave(scene, scratch, slots, slot):
 
 
 @njit(nogil=True)
-def _rouse(scene, scratch):
-    """Wake all that sleeps for one step: poses of what sleeps are those of the slot before.
-
-    What slept and is touched by nothing that moves sleeps on after it.
-    """
-    still = _counters(scene, scratch)
-    for tree in range(still.size):
-        still[tree] = min(still[tree], FALLS_ASLEEP_NEXT)
-    mj_update_sleep(scratch.model, scratch.data)
-
-
-@njit(nogil=True)
 def _observe(scene, scratch, slots, slot):
     """Copy what robosuite would observe now: poses as they were last computed, joints as they are.
 
     Whether a burner burns is seen as it was after the control step before.
     """
     size, arrays = scene.sizes, scratch.arrays
-    slots.body_pos[slot, : size.nbody] = _view(arrays.xpos, (size.nbody, 3))
-    slots.body_mat[slot, : size.nbody] = _view(arrays.xmat, (size.nbody, 9))
-    slots.grip_pos[slot] = _view(arrays.site_xpos, (size.nsite, 3))[scene.arm.site]
-    slots.hand_quat[slot] = _view(arrays.xquat, (size.nbody, 4))[scene.arm.hand]
-    slots.qpos[slot, : size.nq] = _view(arrays.qpos, (size.nq,))
+    slots.body_pos[slot, : size.nbody] = view(arrays.xpos, (size.nbody, 3))
+    slots.body_mat[slot, : size.nbody] = view(arrays.xmat, (size.nbody, 9))
+    slots.grip_pos[slot] = view(arrays.site_xpos, (size.nsite, 3))[scene.arm.site]
+    slots.hand_quat[slot] = view(arrays.xquat, (size.nbody, 4))[scene.arm.hand]
+    slots.qpos[slot, : size.nq] = view(arrays.qpos, (size.nq,))
     slots.is_lit[slot, 0] = slots.is_lit[slot, 1]
 
 
 @njit(nogil=True)
 def _light(scene, scratch, slots, slot):
     if scene.burner >= 0:
-        knob = _view(scratch.arrays.qpos, (scene.sizes.nq,))[scene.burner]
+        knob = view(scratch.arrays.qpos, (scene.sizes.nq,))[scene.burner]
         slots.is_lit[slot, 1] = knob >= BURNER_ON
 
 
@@ -129,34 +110,26 @@ def _read(scene, scratch, jacobian):
     mj_jacobian_of_site(
         scratch.model, scratch.data, jacobian.ctypes.data, jacobian[3:].ctypes.data, arm.site
     )
-    inertia, mass = _view(arrays.qM, (arm.mass_address[-1] + NUM_JOINTS,)), np.empty((7, 7))
+    inertia, mass = view(arrays.qM, (arm.mass_address[-1] + NUM_JOINTS,)), np.empty((7, 7))
     for row in range(NUM_JOINTS):  # the parent of a joint is the one before it
         for back in range(row + 1):
             mass[row, row - back] = mass[row - back, row] = inertia[arm.mass_address[row] + back]
     return Reading(
-        _view(arrays.site_xpos, (size.nsite, 3))[arm.site],
-        _view(arrays.site_xmat, (size.nsite, 9))[arm.site].copy().reshape((3, 3)),
+        view(arrays.site_xpos, (size.nsite, 3))[arm.site],
+        view(arrays.site_xmat, (size.nsite, 9))[arm.site].copy().reshape((3, 3)),
         jacobian[:, :NUM_JOINTS].copy(),
         mass,
-        _view(arrays.qpos, (size.nq,))[:NUM_JOINTS],
-        _view(arrays.qvel, (size.nv,))[:NUM_JOINTS],
+        view(arrays.qpos, (size.nq,))[:NUM_JOINTS],
+        view(arrays.qvel, (size.nv,))[:NUM_JOINTS],
     )
-
-
-@njit(nogil=True)
-def _is_healthy(velocities):
-    for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
-        if not abs(velocity) < MAX_SPEED:  # also catches NaN
-            return False
-    return True
 
 
 @njit(nogil=True)
 def _control_step(scene, scratch, slots, slot, action, jacobian):
     """Advance a slot by one action; return whether its velocities stayed healthy."""
     size, arrays, state = scene.sizes, scratch.arrays, slots.controller[slot]
-    ctrl, qvel = _view(arrays.ctrl, (size.nu,)), _view(arrays.qvel, (size.nv,))
-    bias = _view(arrays.qfrc_bias, (size.nv,))
+    ctrl, qvel = view(arrays.ctrl, (size.nu,)), view(arrays.qvel, (size.nv,))
+    bias = view(arrays.qfrc_bias, (size.nv,))
     for substep in range(NUM_SUBSTEPS):
         mj_step1(scratch.model, scratch.data)
         reading = _read(scene, scratch, jacobian)
@@ -167,14 +140,14 @@ def _control_step(scene, scratch, slots, slot, action, jacobian):
         torques(scene.arm, state, reading, bias, ctrl)
         move_fingers(scene.arm, state, action[6], ctrl[NUM_JOINTS:])
         mj_step2(scratch.model, scratch.data)
-        if not _is_healthy(qvel):  # at once, before what blew up has spread
+        if not is_healthy(qvel):  # at once, before what blew up has spread
             return False
         if substep == OBSERVED_SUBSTEP:
             _observe(scene, scratch, slots, slot)
             if scene.sleeps:  # the goal needs the contacts of what rests, too
-                _rouse(scene, scratch)
+                rouse(scratch, _counters(scene, scratch))
     if scene.sleeps:
-        _rouse(scene, scratch)
+        rouse(scratch, _counters(scene, scratch))
     _light(scene, scratch, slots, slot)
     return True
 
@@ -183,19 +156,17 @@ def _control_step(scene, scratch, slots, slot, action, jacobian):
 def _world(scene, scratch):
     """Return what the goal is read from."""
     size, arrays = scene.sizes, scratch.arrays
-    counter = as_int_pointer(arrays.num_contacts)  # pyright: ignore[reportCallIssue]
-    pointer = as_int_pointer(arrays.contacts)  # pyright: ignore[reportCallIssue]
-    num_contacts, halves = carray(counter, (1,))[0], carray(pointer, (2,))
+    num_contacts = view_integers(arrays.num_contacts, (1,))[0]
+    halves = view_integers(arrays.contacts, (2,))  # of a pointer
     first = (np.int64(halves[1]) << 32) | (np.int64(halves[0]) & 0xFFFFFFFF)
     contacts = np.empty((num_contacts, 2), np.int32)
     for i in range(num_contacts):
-        geoms = as_int_pointer(np.uintp(first + i * _CONTACT_SIZE + _CONTACT_GEOM))
-        contacts[i] = carray(geoms, (2,))
+        contacts[i] = view_integers(np.uintp(first + i * _CONTACT_SIZE + _CONTACT_GEOM), (2,))
     return World(
-        _view(arrays.xpos, (size.nbody, 3)),
-        _view(arrays.site_xpos, (size.nsite, 3)),
-        _view(arrays.site_xmat, (size.nsite, 9)),
-        _view(arrays.qpos, (size.nq,)),
+        view(arrays.xpos, (size.nbody, 3)),
+        view(arrays.site_xpos, (size.nsite, 3)),
+        view(arrays.site_xmat, (size.nsite, 9)),
+        view(arrays.qpos, (size.nq,)),
         contacts,
     )
 
@@ -273,5 +244,5 @@ def _make_entry_points(version):
 
 
 begin_slots, step_slots, evaluate_terms = _make_entry_points(
-    source_version("libero/kernel/*.py", "mujoco_c.py", "packed_state.py", "outcomes.py")
+    source_version("libero/kernel/*.py", *SOURCES)
 )

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
+from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.metaworld.kernel.slots import (
     BODY,
@@ -18,7 +18,7 @@ from vla_crl.sim.metaworld.kernel.slots import (
     SITE_MATRIX,
     TIPS,
 )
-from vla_crl.sim.mujoco_c import as_double_pointer
+from vla_crl.sim.stepped import view
 
 OPEN_FINGERS_M = 0.1
 """Distance of the fingers that Meta-World calls 1."""
@@ -36,12 +36,6 @@ class World(NamedTuple):
     site_xmat: np.ndarray
     geom_xpos: np.ndarray
     geom_xmat: np.ndarray
-
-
-@njit(nogil=True)
-def view(address, shape):
-    """Return an array of doubles that lies at an address."""
-    return carray(as_double_pointer(address), shape)  # pyright: ignore[reportCallIssue]
 
 
 @njit(nogil=True)

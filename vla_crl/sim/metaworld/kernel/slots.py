@@ -6,6 +6,8 @@ from typing import NamedTuple
 import mujoco
 import numpy as np
 
+from vla_crl.sim.stepped import Progress
+
 NUM_SENSED = 18
 """Numbers that Meta-World observes at one moment: hand 3, fingers 1, two objects with 7 each."""
 
@@ -111,20 +113,6 @@ class TaskConstants(NamedTuple):
     objects: Points
     turns: Turns
     success: Success
-
-
-class Progress(NamedTuple):
-    """Where the episodes stand.
-
-    Attributes:
-        task: [N] task index.
-        num_steps: [N] control steps since the episode began.
-        outcome: [N] outcome code.
-    """
-
-    task: np.ndarray
-    num_steps: np.ndarray
-    outcome: np.ndarray
 
 
 class Dynamics(NamedTuple):

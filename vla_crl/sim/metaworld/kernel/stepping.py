@@ -3,7 +3,7 @@
 from numba import njit
 
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.metaworld.kernel.senses import copy, copy_rows, place, sense, view, world_of
+from vla_crl.sim.metaworld.kernel.senses import copy, copy_rows, place, sense, world_of
 from vla_crl.sim.metaworld.kernel.success import succeeds
 from vla_crl.sim.mujoco_c import (
     mj_get_state,
@@ -11,8 +11,9 @@ from vla_crl.sim.mujoco_c import (
     mj_set_state,
     mj_step,
 )
-from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.packed_state import STATE_SPEC
+from vla_crl.sim.stepped import SOURCES, is_healthy, view
 
 
 @njit(nogil=True)
@@ -50,20 +51,12 @@ def _command(task, arrays, action):
 
 
 @njit(nogil=True)
-def _healthy(velocities):
-    for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
-        if not abs(velocity) < MAX_SPEED:  # also catches NaN
-            return False
-    return True
-
-
-@njit(nogil=True)
 def _control_step(task, scratch, qvel, action):
     """Run the physics under an action [4]; return whether its velocities stayed healthy."""
     _command(task, scratch.arrays, action)
     for _ in range(task.num_substeps):
         mj_step(scratch.model, scratch.data)
-        if not _healthy(qvel):  # at once, before what blew up has spread
+        if not is_healthy(qvel):  # at once, before what blew up has spread
             return False
     mj_kinematics(scratch.model, scratch.data)
     return True
@@ -141,8 +134,5 @@ def _make_entry_points(version):
 
 
 refresh_slots, step_slots, evaluate_slots = _make_entry_points(
-    source_version(
-        *("metaworld/kernel/*.py", "outcomes.py"),
-        *("mujoco_c.py", "packed_state.py"),
-    )
+    source_version("metaworld/kernel/*.py", *SOURCES)
 )

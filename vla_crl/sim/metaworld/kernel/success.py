@@ -1,7 +1,7 @@
 """When Meta-World's tasks are done; which task has which condition stands in `metaworld.rules`."""
 
 import numpy as np
-from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
+from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.metaworld.kernel.senses import length, place
 from vla_crl.sim.metaworld.kernel.slots import (
@@ -12,7 +12,8 @@ from vla_crl.sim.metaworld.kernel.slots import (
     HOOKED,
     THREADED,
 )
-from vla_crl.sim.mujoco_c import as_int_pointer, mj_contact_force, mj_forward
+from vla_crl.sim.mujoco_c import mj_contact_force, mj_forward
+from vla_crl.sim.stepped import view_integers
 
 AROUND_PEG_M = 0.02
 HOOK_Y_M, HOOK_Z_M = 0.04, 0.06
@@ -78,8 +79,7 @@ def _is_touched(task, scratch):
     """Tell whether both fingers press against the held geom; runs `mj_forward`."""
     mj_forward(scratch.model, scratch.data)
     step = scratch.contacts.stride // 4
-    pointer = as_int_pointer(scratch.contacts.geoms)  # pyright: ignore[reportCallIssue]
-    geoms = carray(pointer, (MAX_CONTACTS * step,))
+    geoms = view_integers(scratch.contacts.geoms, (MAX_CONTACTS * step,))
     force, pressed = np.empty(6), np.zeros(2)
     for contact in range(MAX_CONTACTS):
         one, two = geoms[contact * step], geoms[contact * step + 1]

@@ -18,6 +18,7 @@ from vla_crl.sim.native.kernel.kinematics import (
     multiply,
     rotation_about,
 )
+from vla_crl.sim.stepped import SOURCES
 
 MAX_LEAD_M = 0.06
 """The commanded position may run ahead of the measured one by this much per axis (anti-windup)."""
@@ -154,4 +155,4 @@ def _make_entry_points(version):
     return follow_poses
 
 
-follow_poses = _make_entry_points(source_version("native/kernel/*.py", "mujoco_c.py"))
+follow_poses = _make_entry_points(source_version("native/kernel/*.py", *SOURCES))

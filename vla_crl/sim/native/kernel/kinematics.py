@@ -7,6 +7,8 @@ import mujoco
 import numpy as np
 from numba import njit
 
+from vla_crl.sim.stepped import solve_positive_definite
+
 DAMPING = 0.02
 """Damping of the least-squares inverse (m, rad): bounds joint motion near singularities."""
 POSTURE_GAIN = 0.1
@@ -209,24 +211,3 @@ def inverse(chain, joints, target_position, target_rotation, num_iterations):
             for i in range(6):
                 joints[j] += jacobian[i, j] * error[i]
             joints[j] = min(max(joints[j], chain.low_rad[j]), chain.high_rad[j])
-
-
-@njit(nogil=True)
-def solve_positive_definite(matrix, vector):
-    """Overwrite `vector` with matrix^-1 vector by Cholesky factorisation (both are overwritten)."""
-    n = vector.shape[0]
-    for j in range(n):
-        for k in range(j):
-            for i in range(j, n):
-                matrix[i, j] -= matrix[i, k] * matrix[j, k]
-        diagonal = np.sqrt(matrix[j, j])
-        for i in range(j, n):
-            matrix[i, j] /= diagonal
-    for i in range(n):
-        for k in range(i):
-            vector[i] -= matrix[i, k] * vector[k]
-        vector[i] /= matrix[i, i]
-    for i in range(n - 1, -1, -1):
-        for k in range(i + 1, n):
-            vector[i] -= matrix[k, i] * vector[k]
-        vector[i] /= matrix[i, i]

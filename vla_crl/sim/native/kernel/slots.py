@@ -9,6 +9,7 @@ import numpy as np
 from vla_crl.sim.native.kernel.controller import Controller
 from vla_crl.sim.native.kernel.mechanics import Mechanics, Objects, mechanics_of
 from vla_crl.sim.native.kernel.predicates import Goals
+from vla_crl.sim.stepped import Progress
 
 
 class Sizes(NamedTuple):
@@ -59,20 +60,6 @@ class SceneConstants(NamedTuple):
     objects: Objects
     base: int
     varied_cameras: np.ndarray
-
-
-class Progress(NamedTuple):
-    """Where the episodes stand.
-
-    Attributes:
-        task: [N] task index.
-        num_steps: [N] control steps since the episode began.
-        outcome: [N] outcome code.
-    """
-
-    task: np.ndarray
-    num_steps: np.ndarray
-    outcome: np.ndarray
 
 
 class Dynamics(NamedTuple):

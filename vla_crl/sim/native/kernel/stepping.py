@@ -1,12 +1,10 @@
 """The compiled inner loop: control, physics, predicates and poses of a block of slots."""
 
 import numpy as np
-from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
+from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.mujoco_c import (
-    as_double_pointer,
-    as_int_pointer,
     mj_camera_light,
     mj_get_state,
     mj_kinematics,
@@ -18,13 +16,9 @@ from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_
 from vla_crl.sim.native.kernel.kinematics import multiply
 from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
-from vla_crl.sim.outcomes import DIVERGED, MAX_SPEED, RUNNING, SUCCESS, TIME_LIMIT
-from vla_crl.sim.packed_state import FALLS_ASLEEP_NEXT, STATE_SPEC
-
-
-@njit(nogil=True)
-def _view(address, shape):
-    return carray(as_double_pointer(address), shape)  # pyright: ignore[reportCallIssue]
+from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
+from vla_crl.sim.packed_state import STATE_SPEC
+from vla_crl.sim.stepped import SOURCES, is_healthy, rouse, view, view_integers
 
 
 @njit(nogil=True)
@@ -44,20 +38,7 @@ def _enter(scene, scratch, slots, slot):
 @njit(nogil=True)
 def _still(scene, scratch):
     """Return MuJoCo's counters of steps without motion, one a tree."""
-    pointer = as_int_pointer(scratch.arrays.tree_asleep)  # pyright: ignore[reportCallIssue]
-    return carray(pointer, (scene.sizes.ntree,))
-
-
-@njit(nogil=True)
-def _rouse(scene, scratch):
-    """Wake all that sleeps for one step: a slot must not depend on what else its MjData holds.
-
-    What slept and is touched by nothing that moves sleeps on after it.
-    """
-    still = _still(scene, scratch)
-    for tree in range(still.size):
-        still[tree] = min(still[tree], FALLS_ASLEEP_NEXT)
-    mj_update_sleep(scratch.model, scratch.data)
+    return view_integers(scratch.arrays.tree_asleep, (scene.sizes.ntree,))
 
 
 @njit(nogil=True)
@@ -66,14 +47,14 @@ def _publish(scene, scratch, slots, slot):
     mj_kinematics(scratch.model, scratch.data)
     mj_camera_light(scratch.model, scratch.data)
     size, arrays, poses = scene.sizes, scratch.arrays, slots.poses
-    poses.qpos[slot, : size.nq] = _view(arrays.qpos, (size.nq,))
-    poses.body_pos[slot, : size.nbody] = _view(arrays.xpos, (size.nbody, 3))
-    poses.site_pos[slot, : size.nsite] = _view(arrays.site_xpos, (size.nsite, 3))
-    poses.site_mat[slot, : size.nsite] = _view(arrays.site_xmat, (size.nsite, 9))
-    poses.geom_pos[slot, : size.ngeom] = _view(arrays.geom_xpos, (size.ngeom, 3))
-    poses.geom_mat[slot, : size.ngeom] = _view(arrays.geom_xmat, (size.ngeom, 9))
-    poses.camera_pos[slot, : size.ncam] = _view(arrays.cam_xpos, (size.ncam, 3))
-    poses.camera_mat[slot, : size.ncam] = _view(arrays.cam_xmat, (size.ncam, 9))
+    poses.qpos[slot, : size.nq] = view(arrays.qpos, (size.nq,))
+    poses.body_pos[slot, : size.nbody] = view(arrays.xpos, (size.nbody, 3))
+    poses.site_pos[slot, : size.nsite] = view(arrays.site_xpos, (size.nsite, 3))
+    poses.site_mat[slot, : size.nsite] = view(arrays.site_xmat, (size.nsite, 9))
+    poses.geom_pos[slot, : size.ngeom] = view(arrays.geom_xpos, (size.ngeom, 3))
+    poses.geom_mat[slot, : size.ngeom] = view(arrays.geom_xmat, (size.ngeom, 9))
+    poses.camera_pos[slot, : size.ncam] = view(arrays.cam_xpos, (size.ncam, 3))
+    poses.camera_mat[slot, : size.ncam] = view(arrays.cam_xmat, (size.ncam, 9))
     turned, varied = np.empty((3, 3)), slots.varied
     for camera in range(size.ncam):
         if scene.varied_cameras[camera]:  # p + R s, R T
@@ -87,20 +68,12 @@ def _publish(scene, scratch, slots, slot):
 
 
 @njit(nogil=True)
-def _healthy(velocities):
-    for velocity in velocities:  # noqa: SIM110 - numba compiles no generator expressions
-        if not abs(velocity) < MAX_SPEED:  # also catches NaN
-            return False
-    return True
-
-
-@njit(nogil=True)
 def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
     """Advance one controller state and run the physics under it, joints moving linearly.
 
     Return whether its velocities `qvel` stayed healthy; it stops where they do not.
     """
-    ctrl = _view(scratch.arrays.ctrl, (scene.sizes.nu,))
+    ctrl = view(scratch.arrays.ctrl, (scene.sizes.nu,))
     joints, before, finger_before = state[JOINTS], state[JOINTS].copy(), state[FINGER]
     command(scene.controller, state, action, grip, base_shift)
     for substep in range(scene.num_substeps):
@@ -112,9 +85,9 @@ def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
             change = state[FINGER] - finger_before
             ctrl[scene.finger_actuators[j]] = finger_before + fraction * change
         mj_step(scratch.model, scratch.data)
-        if not _healthy(qvel):  # at once, before what blew up has spread
+        if not is_healthy(qvel):  # at once, before what blew up has spread
             return False
-    _rouse(scene, scratch)
+    rouse(scratch, _still(scene, scratch))
     mj_kinematics(scratch.model, scratch.data)
     return True
 
@@ -123,15 +96,15 @@ def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
 def _step_slot(scene, scratch, slots, slot, actions):
     """Run a chunk of actions [K, A] until it ends, succeeds, times out or diverges."""
     size, arrays, progress, dynamics = scene.sizes, scratch.arrays, slots.progress, slots.dynamics
-    qvel = _view(arrays.qvel, (size.nv,))
-    site_pos = _view(arrays.site_xpos, (size.nsite, 3))
+    qvel = view(arrays.qvel, (size.nv,))
+    site_pos = view(arrays.site_xpos, (size.nsite, 3))
     poses = Poses(
-        _view(arrays.xpos, (size.nbody, 3)),
+        view(arrays.xpos, (size.nbody, 3)),
         site_pos,
-        _view(arrays.site_xmat, (size.nsite, 9)),
-        _view(arrays.geom_xpos, (size.ngeom, 3)),
-        _view(arrays.geom_xmat, (size.ngeom, 9)),
-        _view(arrays.qpos, (size.nq,)),
+        view(arrays.site_xmat, (size.nsite, 9)),
+        view(arrays.geom_xpos, (size.ngeom, 3)),
+        view(arrays.geom_xmat, (size.ngeom, 9)),
+        view(arrays.qpos, (size.nq,)),
         site_pos[scene.grip_site],
     )
     grip = slots.poses.site_pos[slot, scene.grip_site].copy()
@@ -226,5 +199,5 @@ def _make_entry_points(version):
 
 
 refresh_slots, step_slots, evaluate_goals = _make_entry_points(
-    source_version("native/kernel/*.py", "mujoco_c.py", "packed_state.py", "outcomes.py")
+    source_version("native/kernel/*.py", *SOURCES)
 )

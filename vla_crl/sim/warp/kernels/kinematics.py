@@ -127,7 +127,7 @@ def inverse(
 
 @wp.func
 def solve_positive_definite(matrix: Gram, vector: Twist) -> Twist:
-    """Return matrix^-1 vector; see `kinematics.solve_positive_definite`."""
+    """Return matrix^-1 vector; see `stepped.solve_positive_definite`."""
     lower, result = Gram(), Twist()
     for j in range(6):
         for i in range(j, 6):
