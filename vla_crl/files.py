@@ -15,6 +15,15 @@ from pathlib import Path
 _TEMPORARY = re.compile(r"\.(.+)\.(\d+)")
 
 
+def cache_folder(*parts: str) -> Path:
+    """Return a folder of the user's cache: `$XDG_CACHE_HOME` or `~/.cache`, then `vla_crl`.
+
+    It may be deleted at any time.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root, "vla_crl", *parts)
+
+
 def temporary_path(path: Path) -> Path:
     """Return the name that a file or folder has until it is whole."""
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from vla_crl.datasets.config import DatasetConfig
-from vla_crl.datasets.reading import cache_folder, read_demonstrations
+from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError
+from vla_crl.files import cache_folder
 from vla_crl.rollout.demonstrations import Demonstrations, collect_demonstrations
 from vla_crl.sim.backends import find_suite
 
@@ -47,7 +48,7 @@ def test_pictures_are_mapped_from_the_cache_not_held(write_hdf5, cache):
     demonstrations = read(write_hdf5())
     assert isinstance(demonstrations.images, np.memmap)
     assert Path(str(demonstrations.images.filename)).is_relative_to(cache)
-    assert cache_folder() == cache
+    assert cache_folder("datasets") == cache
     for name in ("named", "object_uv", "object_visible"):
         assert not any(getattr(demonstrations, name).strides), f"{name} takes memory"
 

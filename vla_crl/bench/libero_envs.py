@@ -1,6 +1,5 @@
 """Tasks of original LIBERO as environments: what peers run in their processes."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -30,8 +29,7 @@ def read_suite(name: str) -> LiberoSuite:
             f"bench libero: '{name}': exact, fast and original are all measured; name the suite "
             "without them"
         )
-    few = tuple(replace(task, num_train_states=1) for task in suite.tasks)
-    return replace(suite, tasks=few)
+    return suite.with_train_states(1)
 
 
 class StateEnv:
@@ -46,13 +44,11 @@ class StateEnv:
             state_id: One of the suite's test states.
         """
         own: LiberoTask = suite.tasks[task]
-        self._original = OriginalTask(own.benchmark, own.key)
+        self._original = OriginalTask(own.benchmark, own.name)
         self._protocol, self._official = suite.protocol, state_id - suite.test_ids.start
 
     def reset(self) -> dict[str, np.ndarray]:
         """Begin the episode again; the robot has waited then."""
-        gripper = self._original.env.robots[0].gripper
-        gripper.current_action = np.zeros_like(gripper.current_action)  # not what it was left at
         self._original.begin(self._official, self._protocol)
         return self._original.env._get_observations()
 
@@ -79,7 +75,7 @@ class PictureEnv:
         """
         own: LiberoTask = suite.tasks[task]
         benchmark = make_benchmark(own.benchmark)
-        index = benchmark.get_task_names().index(own.key)
+        index = benchmark.get_task_names().index(own.name)
         self._env: Any = import_libero().envs.OffScreenRenderEnv(
             bddl_file_name=benchmark.get_task_bddl_file_path(index),
             camera_heights=pixels,

@@ -129,7 +129,7 @@ def bench_libero_peers(
     ]
     for bench in benches:
         named = [bench.suite.tasks[task] for task in bench.tasks]
-        bake_tasks([(task.benchmark, task.key, task.num_train_states) for task in named])
+        bake_tasks([task.baked_as for task in named])
     records: list[BenchRecord] = []
     with track("bench libero", len(benches) * len(chosen)) as progress:
         for bench in benches:

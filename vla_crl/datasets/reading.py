@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from vla_crl.datasets.lerobot import INFO, lerobot_episodes
 from vla_crl.datasets.libero_hdf5 import SUFFIXES, hdf5_episodes
 from vla_crl.datasets.stored import CAMERAS, StoredEpisode
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.files import new_folder, remove_leftovers
+from vla_crl.files import cache_folder, new_folder, remove_leftovers
 from vla_crl.progress import console, track
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim.libero.suite import LiberoSuite
@@ -44,15 +43,6 @@ class _Source(NamedTuple):
     files: list[Path]
     episodes: Callable[[], list[StoredEpisode]]
     names: str
-
-
-def cache_folder() -> Path:
-    """Return where pictures are kept: `$XDG_CACHE_HOME` or `~/.cache`, then `vla_crl/datasets`.
-
-    It may be deleted at any time; demonstrations are read again when they are used.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vla_crl" / "datasets"
 
 
 def read_demonstrations(
@@ -87,7 +77,7 @@ def read_demonstrations(
         if name not in known:
             raise unknown_name("dataset.tasks", f"task of suite '{suite.name}'", name, known)
     source = _source(path, config)
-    folder = cache_folder() / _key(path, source, config, suite, pixels)
+    folder = cache_folder("datasets") / _key(path, source, config, suite, pixels)
     if not folder.is_dir():
         episodes = _chosen(path, source, config, suite)
         _write(folder, episodes, suite, pixels, num_threads)

@@ -1,7 +1,6 @@
 """Tasks of LIBERO, baked for the tests."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ def read_small(libero_cache: Path) -> Callable[[str], LiberoSuite]:
     """Read a suite of the catalogue, with few initial states for training."""
 
     def read_small(name: str) -> LiberoSuite:
-        suite = read_libero(suite_path(name) / "suite.toml")
-        tasks = [replace(task, num_train_states=NUM_TRAIN_STATES) for task in suite.tasks]
-        return replace(suite, tasks=tuple(tasks))
+        return read_libero(suite_path(name) / "suite.toml").with_train_states(NUM_TRAIN_STATES)
 
     return read_small
 

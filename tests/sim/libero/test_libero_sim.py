@@ -181,7 +181,7 @@ def test_things_are_where_the_bodies_are(new_sim, goal):
     sim.reset([0], tasks=[STOVE], state_ids=[3])
     positions = sim.thing_positions()[0]
     model = sim.baked(STOVE).physics
-    for name, instance, position in zip(goal.things, goal.instances, positions, strict=True):
+    for (name, instance), position in zip(goal.instances.items(), positions, strict=True):
         body = model.body(f"{instance}_main").id
         np.testing.assert_array_equal(position, sim.slots.body_pos[0, body], err_msg=name)
     grip, state = sim.slots.grip_pos[0], sim.observe(images=False).state[0]

@@ -48,7 +48,7 @@ def test_the_study_splits_are_those_of_the_study():
 
 def test_unions_have_all_tasks_of_their_parts():
     whole, *parts = (read_libero(suite_path(name) / "suite.toml") for name in ("libero_130", *OWN))
-    assert [task.key for task in whole.tasks] == [t.key for suite in parts for t in suite.tasks]
+    assert [task.name for task in whole.tasks] == [t.name for suite in parts for t in suite.tasks]
     assert len(find_suite("libero_100").tasks) == 100
     horizons = {task.benchmark: task.horizon for task in whole.tasks}
     assert horizons == dict(zip(OWN, (220, 280, 300, 520, 400), strict=True))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
-from vla_crl.sim.libero.verify import MAX_DIFFERENCE, NUM_STEPS, compare, table, verify
+from vla_crl.sim.libero.verify import NUM_STEPS, compare, table, verify
+from vla_crl.sim.verification import MAX_DIFFERENCE
 
 
 @pytest.mark.slow

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from vla_crl.files import cache_folder
 from vla_crl.sim.renderer import decimation
 from vla_crl.sim.renderer.decimation import (
     NUM_LEVELS,
     SMALL_MESH,
     Level,
-    cache_folder,
     levels_of_detail,
 )
 
@@ -114,7 +114,7 @@ def test_small_mesh_is_left_as_it_is():
     small = surface(sphere_point, 10, 20)
     assert len(small.faces) < SMALL_MESH
     assert all(level is small for level in levels_of_detail(small))
-    assert not cache_folder().exists()
+    assert not cache_folder("meshes").exists()
 
 
 def test_levels_come_from_the_cache_the_second_time(monkeypatch):
@@ -126,14 +126,14 @@ def test_levels_come_from_the_cache_the_second_time(monkeypatch):
         for array, other in zip(level[:-1], expected[:-1], strict=True):
             assert array.dtype == other.dtype
             assert np.array_equal(array, other)
-    assert [file.suffix for file in cache_folder().iterdir()] == [".npz"]
+    assert [file.suffix for file in cache_folder("meshes").iterdir()] == [".npz"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK nonsense", "half"])
 def test_broken_cache_file_is_written_anew(content, caplog):
     sphere = surface(sphere_point, RINGS, SECTORS)
     computed = levels_of_detail(sphere)
-    (file,) = cache_folder().iterdir()
+    (file,) = cache_folder("meshes").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     again = levels_of_detail(sphere)

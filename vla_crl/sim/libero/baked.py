@@ -5,7 +5,6 @@ What is read here was written by `bake`; neither LIBERO nor robosuite is needed 
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
+from vla_crl.files import cache_folder
 from vla_crl.sim.libero.kernel import goals as kernel_goals
 from vla_crl.sim.libero.kernel.arm import Arm, Reading
 from vla_crl.sim.libero.kernel.goals import NO_CONTACT, Goals
@@ -27,6 +27,7 @@ from vla_crl.sim.libero.kernel.slots import (
     Scene,
     Sizes,
 )
+from vla_crl.sim.libero.mjcf import content_name
 from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.threads import made_once
 
@@ -49,23 +50,19 @@ _COMPARISONS = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where tasks are baked: `$XDG_CACHE_HOME` or `~/.cache`, then `vla_crl/libero/FORMAT`.
-
-    It may be deleted at any time; tasks are baked again when they are used.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vla_crl" / "libero" / str(FORMAT)
+def libero_cache() -> Path:
+    """Return where tasks are baked; they are baked again when they are used and not there."""
+    return cache_folder("libero", str(FORMAT))
 
 
 def task_folder(benchmark: str, task: str, num_train_states: int) -> Path:
     """Return where a task is, or will be, baked."""
-    return cache_folder() / benchmark / f"{task}.{num_train_states}"
+    return libero_cache() / benchmark / f"{task}.{num_train_states}"
 
 
 def assets_folder() -> Path:
     """Return where the meshes and textures of all tasks are, named by their content."""
-    return cache_folder() / "assets"
+    return libero_cache() / "assets"
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,11 +169,11 @@ def _asset(name: str) -> bytes:
     except OSError as error:
         raise ConfigError(
             f"{path}: a mesh or texture of LIBERO is missing ({error.strerror}); delete "
-            f"{cache_folder()}, and tasks are baked again"
+            f"{libero_cache()}, and tasks are baked again"
         ) from error
-    if not name.startswith(hashlib.sha256(content).hexdigest()[:24]):
+    if name != content_name(content, path.suffix):
         raise ConfigError(
-            f"{path}: its checksum is not its name; delete {cache_folder()}, and tasks are baked "
+            f"{path}: its checksum is not its name; delete {libero_cache()}, and tasks are baked "
             "again"
         )
     return content

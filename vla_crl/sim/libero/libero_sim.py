@@ -177,7 +177,7 @@ class LiberoSim:
 
     def thing_positions(self, slots: Indices | None = None) -> np.ndarray:
         """Return [B, things, 3] positions (m, world), NaN for what is not in a slot's scene."""
-        return self.body_positions(self.suite.instances, slots)
+        return self.body_positions([*self.suite.instances.values()], slots)
 
     def baked_in(self, slot: int) -> BakedTask:
         """Return the task of a slot, as it was baked."""
@@ -242,9 +242,9 @@ class LiberoSim:
         """Bake and load tasks that have not been used yet."""
         new = [task for task in np.unique(tasks).tolist() if task not in self._tasks]
         named = [self.suite.tasks[task] for task in new]
-        bake_tasks([(task.benchmark, task.key, task.num_train_states) for task in named])
+        bake_tasks([task.baked_as for task in named])
         for index, task in zip(new, named, strict=True):
-            baked = load_task(task.benchmark, task.key, task.num_train_states)
+            baked = load_task(*task.baked_as)
             self._scenes[index] = baked.scene(
                 horizon=task.horizon,
                 wait_steps=self.suite.protocol.wait_steps,

@@ -27,10 +27,9 @@ _SLEEP = ("dof_length",)
 """Arrays that only MuJoCo's sleep reads."""
 
 
-def content_name(path: Path, digest: str | None = None) -> str:
+def content_name(content: bytes, suffix: str) -> str:
     """Return a name for a file that tells its content."""
-    digest = digest or hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{digest[:24]}{path.suffix}"
+    return f"{hashlib.sha256(content).hexdigest()[:24]}{suffix}"
 
 
 def assets_of(root: ET.Element) -> dict[Path, str]:
@@ -42,7 +41,7 @@ def assets_of(root: ET.Element) -> dict[Path, str]:
             if attribute.startswith("file"):
                 path = Path(file)
                 if path not in names:
-                    names[path] = content_name(path)
+                    names[path] = content_name(path.read_bytes(), path.suffix)
                 if element.tag == "mesh" and "name" not in element.attrib:
                     element.set("name", path.stem)
                 element.set(attribute, names[path])

@@ -74,7 +74,7 @@ class OriginalSim(ForeignSim):
                 "num_wait_steps": protocol.wait_steps,
                 "view": "rotated" if protocol.is_turned else "upright",
             },
-            task_arguments=tuple({"index": names.index(task.key)} for task in suite.tasks),
+            task_arguments=tuple({"index": names.index(task.name)} for task in suite.tasks),
         )
         self._pixels = image_size
         rendered = protocol.image_size or image_size

@@ -1,5 +1,6 @@
 """A suite of LIBERO tasks as data; read without the packages of LIBERO."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
@@ -39,14 +40,17 @@ class LiberoTask(SuiteTask):
     """One of LIBERO's tasks; an episode succeeds in the first step in which its goal holds.
 
     Attributes:
-        benchmark: LIBERO's name of the benchmark that it is of.
-        key: LIBERO's name of the task.
+        benchmark: LIBERO's name of the benchmark that it is of; the task's name is LIBERO's, too.
         num_train_states: How many initial states are sampled for training.
     """
 
     benchmark: str
-    key: str
     num_train_states: int
+
+    @property
+    def baked_as(self) -> tuple[str, str, int]:
+        """What tells it from other tasks in the cache."""
+        return self.benchmark, self.name, self.num_train_states
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,7 +58,7 @@ class LiberoSuite(TaskSuite):
     """Tasks of LIBERO, each in a scene of its own.
 
     Attributes:
-        instances: Of each of its `things`, the name in LIBERO's bddl files.
+        instances: From the names of its things to those in LIBERO's bddl files.
         protocol: How it is evaluated, one of `PROTOCOLS`.
         is_fast: Whether things that rest may sleep, so that a step is faster and not exact.
         shares_states: Whether training begins from the official states, those of evaluation.
@@ -66,8 +70,7 @@ class LiberoSuite(TaskSuite):
     backend: ClassVar[str] = "libero"
 
     tasks: tuple[LiberoTask, ...]
-    names_of_things: tuple[str, ...]
-    instances: tuple[str, ...]
+    instances: Mapping[str, str]
     protocol_name: str = "own"
     is_fast: bool = False
     shares_states: bool = False
@@ -175,6 +178,12 @@ class LiberoSuite(TaskSuite):
             return NUM_TEST_STATES
         return min(task.num_train_states for task in self.tasks)
 
+    def with_train_states(self, count: int) -> "LiberoSuite":
+        """Return the suite with fewer initial states for training, which are baked faster."""
+        return replace(
+            self, tasks=tuple(replace(task, num_train_states=count) for task in self.tasks)
+        )
+
     @property
     def train_ids(self) -> range:
         """Initial states for training: sampled ones, or with `shared_states` the official ones."""
@@ -188,7 +197,7 @@ class LiberoSuite(TaskSuite):
     @property
     def things(self) -> tuple[str, ...]:
         """Objects and fixtures that instructions talk about."""
-        return self.names_of_things
+        return tuple(self.instances)
 
 
 def read_libero(file: Path) -> LiberoSuite:
@@ -210,7 +219,6 @@ def read_libero(file: Path) -> LiberoSuite:
             split=task.split,
             horizon=part.horizon,
             benchmark=part.benchmark,
-            key=task.name,
             num_train_states=part.num_train_states,
         )
         for part in parts
@@ -223,8 +231,7 @@ def read_libero(file: Path) -> LiberoSuite:
         name=file.parent.name,
         description=config.description,
         tasks=tasks,
-        names_of_things=tuple(things),
-        instances=tuple(things.values()),
+        instances=things,
     )
 
 

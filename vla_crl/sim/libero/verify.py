@@ -1,13 +1,12 @@
 """Is native LIBERO equal to original LIBERO? Both are run side by side, task by task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import mujoco
 import numpy as np
 
-from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.libero.bake import bake_tasks
@@ -17,6 +16,7 @@ from vla_crl.sim.libero.original import OriginalTask
 from vla_crl.sim.libero.package import import_libero
 from vla_crl.sim.libero.suite import LiberoSuite
 from vla_crl.sim.libero.world import World
+from vla_crl.sim.verification import MAX_DIFFERENCE, drawn_tasks
 
 SUITE = "libero_130"
 NUM_STEPS = 20
@@ -25,8 +25,6 @@ NUM_PERTURBED = 40
 """States in which the goals are compared."""
 NUM_STATES = 8
 """Official initial states from which one is chosen to begin from."""
-MAX_DIFFERENCE = 1e-12
-"""Of joint positions (m, rad) after the random actions."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,9 @@ def verify(tasks: int | None = None, seed: int = 0) -> list[Row]:
     """
     import_libero()
     suite = cast(LiberoSuite, find_suite(SUITE))
-    if tasks is not None and not 1 <= tasks <= len(suite.tasks):
-        raise ConfigError(f"verify libero: {tasks} tasks, expected 1 to {len(suite.tasks)}")
-    few = tuple(replace(task, num_train_states=1) for task in suite.tasks)  # they are not used
-    suite = replace(suite, tasks=few)
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(few))[:tasks]).tolist()
-    bake_tasks([(few[task].benchmark, few[task].key, 1) for task in drawn])
+    drawn = drawn_tasks("verify libero", len(suite.tasks), tasks, seed)
+    suite = suite.with_train_states(1)  # they are not used
+    bake_tasks([suite.tasks[task].baked_as for task in drawn])
     rows = []
     with track("verify libero", len(drawn)) as bar:
         for task in drawn:
@@ -117,7 +112,7 @@ def compare(suite: LiberoSuite, index: int, seed: int) -> Row:
     task, rng = suite.tasks[index], np.random.default_rng([seed, index])
     sim = LiberoSim(suite, 1, num_threads=1, image_size=1, tasks=[index])
     try:
-        original = OriginalTask(task.benchmark, task.key)
+        original = OriginalTask(task.benchmark, task.name)
         state_id = int(rng.integers(NUM_STATES))
         dqpos, dobserved, steps, same_end = _play(sim, original, index, state_id, rng)
         terms, true, agreed = _perturb(suite, sim.baked(index), original, rng)

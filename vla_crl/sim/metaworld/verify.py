@@ -14,7 +14,6 @@ import mujoco
 import numpy as np
 
 from vla_crl.contracts import ChunkResult
-from vla_crl.errors import ConfigError
 from vla_crl.progress import track
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.metaworld.expert import MetaWorldExpert
@@ -23,6 +22,7 @@ from vla_crl.sim.metaworld.metaworld_sim import MetaWorldSim
 from vla_crl.sim.metaworld.models import env_class, require_metaworld
 from vla_crl.sim.metaworld.suite import MetaWorldSuite
 from vla_crl.sim.packed_state import STATE_SPEC
+from vla_crl.sim.verification import MAX_DIFFERENCE, drawn_tasks
 
 SUITE = "metaworld_mt50@eef_position"
 """All tasks, with Meta-World's own four numbers as action."""
@@ -36,7 +36,6 @@ NOISE = (0.001, 0.005, 0.02)
 NUM_LAST_STEPS = 24
 """Perturbed states come from the last steps of the scripted episodes, every second from the very
 last, where most tasks have just succeeded."""
-MAX_DIFFERENCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,11 @@ def verify(tasks: int | None = None, seed: int = 0) -> list[Row]:
     """
     require_metaworld()
     suite = cast(MetaWorldSuite, find_suite(SUITE))
-    if tasks is not None and not 1 <= tasks <= len(suite.tasks):
-        raise ConfigError(f"verify metaworld: {tasks} tasks, expected 1 to {len(suite.tasks)}")
-    drawn = np.random.default_rng(seed).permutation(len(suite.tasks))[:tasks]
+    drawn = drawn_tasks("verify metaworld", len(suite.tasks), tasks, seed)
     rows, sim = [], MetaWorldSim(suite, NUM_STATES)
     try:
         with track("verify metaworld", len(drawn)) as bar:
-            for task in np.sort(drawn).tolist():
+            for task in drawn:
                 rows.append(compare(sim, task, seed))
                 bar.advance(1, rows[-1].task)
     finally:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
+
+from vla_crl.files import cache_folder
 
 NUM_LEVELS = 6
 REDUCTION = 3
@@ -62,30 +63,21 @@ class Level(NamedTuple):
 def levels_of_detail(mesh: Level) -> list[Level]:
     """Return a mesh and its coarser copies, computed once per user and mesh.
 
-    The copies lie in `cache_folder()` under a hash of the mesh; a file there that cannot be read is
-    written anew. Where that folder cannot be written, they are computed again by every process.
+    The copies lie in `cache_folder("meshes")` under a hash of the mesh; a file there that cannot
+    be read is written anew. Where that folder cannot be written, they are computed again by every process.
 
     Returns:
         NUM_LEVELS levels, the finest first; a mesh that is too small for so many repeats the last.
     """
     coarse: list[Level] = []
     if len(mesh.faces) >= SMALL_MESH:
-        file = cache_folder() / f"{_content_hash(mesh)}.npz"
+        file = cache_folder("meshes") / f"{_content_hash(mesh)}.npz"
         kept = _read(file)
         coarse = _decimate(mesh) if kept is None else kept
         if kept is None:
             _write(file, coarse)
     levels = [mesh, *coarse]
     return levels + levels[-1:] * (NUM_LEVELS - len(levels))
-
-
-def cache_folder() -> Path:
-    """Return where coarser copies are kept: `$XDG_CACHE_HOME` or `~/.cache`, then `vla_crl/meshes`.
-
-    It may be deleted at any time.
-    """
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vla_crl" / "meshes"
 
 
 def _decimate(mesh: Level) -> list[Level]:

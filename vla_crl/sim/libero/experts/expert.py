@@ -94,10 +94,10 @@ class LiberoExpert:
 
     def _index(self, task: BakedTask, body: int) -> int:
         """Return the place in the suite's things of what a body belongs to."""
-        root = int(shapes_of(task).root[body])
+        root, instances = int(shapes_of(task).root[body]), [*self._sim.suite.instances.values()]
         for name, number in task.bodies.items():
-            if number == root and name in self._sim.suite.instances:
-                return self._sim.suite.instances.index(name)
+            if number == root and name in instances:
+                return instances.index(name)
         return NO_THING
 
 
