@@ -160,27 +160,30 @@ def write_video(path: Path, pictures: Sequence[np.ndarray], fps: int, codec: str
         container.mux(stream.encode())
 
 
+def lerobot_table(episode: int, length: int, names: dict[str, Any], view: str | None) -> Any:
+    import pyarrow as pa
+
+    pictures, state, actions = arrays(episode, length)
+    columns = {
+        names["state"]: pa.array(state.tolist(), pa.list_(pa.float32())),
+        names["action"]: pa.array(actions.tolist(), pa.list_(pa.float32())),
+        "timestamp": pa.array(np.arange(length) / 10, pa.float32()),
+        "frame_index": pa.array(range(length)),
+        "episode_index": pa.array([episode] * length),
+        "index": pa.array(range(length)),
+        "task_index": pa.array([episode % 2] * length),
+    }
+    for camera, name in enumerate(names["cameras"]) if view else ():
+        shown = turned(pictures[:, camera], view or "")
+        columns[name] = pa.array([png(picture) for picture in shown])
+    return pa.table(columns)
+
+
 @pytest.fixture
 def write_lerobot(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a LeRobot folder; version 3 has two episodes a file."""
     pa = pytest.importorskip("pyarrow", reason="pip install 'vla-crl[datasets]'")
     from pyarrow import parquet
-
-    def table(episode: int, length: int, names: dict[str, Any], view: str | None) -> Any:
-        pictures, state, actions = arrays(episode, length)
-        columns = {
-            names["state"]: pa.array(state.tolist(), pa.list_(pa.float32())),
-            names["action"]: pa.array(actions.tolist(), pa.list_(pa.float32())),
-            "timestamp": pa.array(np.arange(length) / 10, pa.float32()),
-            "frame_index": pa.array(range(length)),
-            "episode_index": pa.array([episode] * length),
-            "index": pa.array(range(length)),
-            "task_index": pa.array([episode % 2] * length),
-        }
-        for camera, name in enumerate(names["cameras"]) if view else ():
-            shown = turned(pictures[:, camera], view or "")
-            columns[name] = pa.array([png(picture) for picture in shown])
-        return pa.table(columns)
 
     def write(
         tasks: Sequence[str] = (FIRST, SECOND, FIRST),
@@ -214,7 +217,9 @@ def write_lerobot(tmp_path: Path) -> Callable[..., Path]:
             {"episode_index": episode, "tasks": [sentence], "length": lengths[episode]}
             for episode, sentence in enumerate(sentences)
         ]
-        parts = [table(e, lengths[e], names, None if codec else view) for e in range(len(tasks))]
+        parts = [
+            lerobot_table(e, lengths[e], names, None if codec else view) for e in range(len(tasks))
+        ]
         shown = [turned(arrays(e, lengths[e])[0], view) for e in range(len(tasks))]
         if not is_third:
             lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any
 
@@ -83,21 +84,18 @@ class RemoteEpisode:
     def _there(self, work: Callable[[], Any]) -> Any:
         """Do something where the worker's slot stands at the end of what was played."""
         holds = self._worker.holds
-        if holds.get(self._slot) is not self:
-            holds[self._slot] = self
-            try:
+        with ExitStack() as failed:  # then it is played again to where it was, when asked for
+            failed.callback(holds.pop, self._slot, None)
+            if holds.get(self._slot) is not self:
+                holds[self._slot] = self
                 self._begin()
-            except Exception:
-                holds.pop(self._slot, None)
-                raise
-        before = self.state()
-        try:
-            return work()
-        except Exception as error:
-            holds.pop(self._slot)  # it is played again to where it was before, when asked for
-            if isinstance(error, PhysicsError):
+            before = self.state()
+            try:
+                done = work()
+            except PhysicsError as error:
                 raise PhysicsError(error.cause, {"state": before}) from error
-            raise
+            failed.pop_all()
+        return done
 
     def _begin(self) -> None:
         """Begin, and play again what was played.

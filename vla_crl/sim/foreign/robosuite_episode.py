@@ -181,7 +181,7 @@ class RobosuiteEpisode(ForeignEpisode):
         view = MjSim(self._env.sim.model._model)
         try:
             context = MjRenderContextOffscreen(view, device_id=-1)
-        except Exception as error:
+        except (ImportError, RuntimeError, AttributeError, OSError, mujoco.FatalError) as error:
             raise ConfigError(
                 f"robosuite cannot draw: {type(error).__name__}: {error}. It needs OpenGL: "
                 "MUJOCO_GL=egl with libegl1, or MUJOCO_GL=osmesa with libosmesa6"

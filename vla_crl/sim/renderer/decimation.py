@@ -64,7 +64,8 @@ def levels_of_detail(mesh: Level) -> list[Level]:
     """Return a mesh and its coarser copies, computed once per user and mesh.
 
     The copies lie in `cache_folder("meshes")` under a hash of the mesh; a file there that cannot
-    be read is written anew. Where that folder cannot be written, they are computed again by every process.
+    be read is written anew. Where that folder cannot be written, they are computed again by every
+    process.
 
     Returns:
         NUM_LEVELS levels, the finest first; a mesh that is too small for so many repeats the last.
