@@ -5,22 +5,19 @@ import numpy as np
 
 from vla_crl.sim.metaworld.config import HAND_CAMERA, WORKSPACE_CAMERA
 from vla_crl.sim.metaworld.models import GOAL
+from vla_crl.sim.renderer import Placement, Poses
 from vla_crl.sim.simulation import CameraPoses
-
-Poses = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class Drawing:
-    """Places all geoms and the two cameras of a drawn model; its other cameras stay at zero."""
+    """Places all geoms and the two cameras of a drawn model; its other cameras see nothing."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         """Read from the model what is fixed to its bodies."""
         self.num_bodies = int(model.nbody)
         """How many poses of bodies it takes."""
-        self._geom_body, self._geom_pos = model.geom_bodyid.copy(), model.geom_pos.copy()
-        self._geom_turn = _matrices(model.geom_quat)
+        self._placement = Placement(model, ())
         self._goal = model.geom(GOAL).id
-        self._num_cameras = model.ncam
         self._views = [model.camera(name).id for name in (WORKSPACE_CAMERA, HAND_CAMERA)]
         # Neither turns: ours is fixed to the world, Meta-World's tracks the hand.
         self._view_body = model.cam_bodyid[self._views]
@@ -35,22 +32,12 @@ class Drawing:
             body_pos: [B, bodies, 3] m, world.
             body_mat: [B, bodies, 9] rotations from the bodies' frames.
             goal: [B, 3] m, world.
-
-        Returns:
-            geom_xpos [B, geoms, 3], geom_xmat [B, geoms, 9] and the same of the cameras.
         """
-        rotation = body_mat.reshape(*body_mat.shape[:2], 3, 3)
-        turned = rotation[:, self._geom_body]
-        geom_pos = body_pos[:, self._geom_body]
-        geom_pos = geom_pos + np.einsum("bgij,gj->bgi", turned, self._geom_pos)
-        geom_mat = (turned @ self._geom_turn).reshape(len(body_pos), -1, 9)
-        geom_pos[:, self._goal] = goal
-        camera_pos = np.zeros((len(body_pos), self._num_cameras, 3))
-        camera_mat = np.zeros((len(body_pos), self._num_cameras, 9))
-        views = self.cameras(body_pos)
-        camera_pos[:, self._views] = views.position
-        camera_mat[:, self._views] = views.rotation.reshape(len(body_pos), -1, 9)
-        return geom_pos, geom_mat, camera_pos, camera_mat
+        poses, views = self._placement.poses(body_pos, body_mat), self.cameras(body_pos)
+        poses.geom_xpos[:, self._goal] = goal
+        poses.cam_xpos[:, self._views] = views.position
+        poses.cam_xmat[:, self._views] = views.rotation.reshape(len(body_pos), -1, 9)
+        return poses
 
     def cameras(self, body_pos: np.ndarray) -> CameraPoses:
         """Return where the two cameras are, given body_pos [B, bodies, 3] (m, world)."""
@@ -60,11 +47,3 @@ class Drawing:
             rotation=np.tile(self._view_turn, (*times, 1, 1)),
             fovy_rad=np.tile(self._fovy_rad, times),
         )
-
-
-def _matrices(quats: np.ndarray) -> np.ndarray:
-    """Return the rotations [K, 3, 3] of quaternions [K, 4], w first."""
-    turns = np.empty((len(quats), 9))
-    for turn, quat in zip(turns, quats, strict=True):
-        mujoco.mju_quat2Mat(turn, quat)
-    return turns.reshape(-1, 3, 3)
