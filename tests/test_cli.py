@@ -309,9 +309,11 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
             "bench update --suite kitchen --peers",
             "bench update: has no --peers; libero, metaworld, ",
         ),
-        ("bench libero", "bench libero: is measured beside peers only, add --peers"),
         ("bench metaworld", "bench metaworld: is measured beside peers only, add --peers"),
-        ("bench sim --suite kitchen --sizes 4", "has no --sizes; render, scale and warp have"),
+        (
+            "bench sim --suite kitchen --sizes 4",
+            "has no --sizes; libero, render, scale and warp have",
+        ),
         ("bench sim --suite kitchen --device cpu", "bench sim: has no --device; warp has"),
         ("bench warp --suite kitchen", "bench warp: needs --device, e.g. --device cuda:0"),
         ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number above 0"),

@@ -194,7 +194,7 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         nargs="+",
         type=_positive,
         metavar="N",
-        help="render: heights in pixels; scale, warp: numbers of environments",
+        help="libero, render: heights in pixels; scale, warp: numbers of environments",
     )
     command.add_argument("--device", help="warp: where, e.g. cuda:0, or cpu")
     _add_json(command)

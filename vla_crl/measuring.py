@@ -14,6 +14,7 @@ from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError
 
 BENCHES = {
+    "libero": "vla_crl.bench.libero:bench_libero",
     "render": "vla_crl.bench.render:bench_render",
     "scale": "vla_crl.bench.scale:bench_scale",
     "sim": "vla_crl.bench.sim:bench_sim",
@@ -26,6 +27,8 @@ PEER_BENCHES = {
     "render": "vla_crl.bench.render_peers:bench_render_peers",
     "sim": "vla_crl.bench.sim_peers:bench_sim_peers",
 }
+SIZED = ("libero", "render", "scale", "warp")
+"""Benchmarks that take --sizes."""
 VERIFICATIONS = {
     "libero": "vla_crl.sim.libero.verify",
     "metaworld": "vla_crl.sim.metaworld.verify",
@@ -44,8 +47,10 @@ def bench(options: Options) -> Records | None:
         raise ConfigError(f"bench {options.what}: is measured beside peers only, add --peers")
     if options.what not in benches:
         raise ConfigError(f"bench {options.what}: has no --peers; {', '.join(benches)} have")
-    if options.sizes and options.what not in {"render", "scale", "warp"}:
-        raise ConfigError(f"bench {options.what}: has no --sizes; render, scale and warp have")
+    if options.sizes and options.what not in SIZED:
+        raise ConfigError(
+            f"bench {options.what}: has no --sizes; {', '.join(SIZED[:-1])} and {SIZED[-1]} have"
+        )
     if options.device and options.what != "warp":
         raise ConfigError(f"bench {options.what}: has no --device; warp has")
     if options.what == "warp" and not options.device:
