@@ -1,6 +1,7 @@
 """The command line; what its commands call is replaced by fakes that record their arguments."""
 
 import ctypes
+import dataclasses
 import json
 import logging
 import os
@@ -816,6 +817,30 @@ def test_bench_passes_the_device(
     install("vla_crl.bench.warp", bench_warp=calls)
     run(capsys, *["bench", "warp", "--device", "cuda:0", "--sizes", "1024"])
     assert calls == [((), {"sizes": [1024], "device": "cuda:0"})]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a verification found in one task."""
+
+    task: str
+    agrees: bool
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_verify_ends_with_1_when_a_task_differs(world, install, capsys, agrees):
+    rows = [Compared("lift", True), Compared("push", agrees)]
+    verify = Calls(rows)
+    install("vla_crl.sim.libero.verify", verify=verify, table=lambda rows: f"{len(rows)} rows\n")
+    output = world / "table.md"
+    command = ["verify", "libero", "--tasks", "2", "--seed", "3", "--markdown", str(output)]
+    assert cli.main([*command, "--json"]) == (0 if agrees else 1)
+    assert json.loads(capsys.readouterr().out) == [dataclasses.asdict(row) for row in rows]
+    assert verify == [((2, 3), {})]
+    assert output.read_text() == "2 rows\n"
+    assert cli.main(command) == 2
+    assert "exists; nothing was overwritten. Choose another --markdown" in capsys.readouterr().err
+    assert len(verify) == 1
 
 
 def test_doctor_ends_with_1_when_something_fails(

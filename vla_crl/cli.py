@@ -173,6 +173,7 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("what", choices=tuple(measuring.VERIFICATIONS))
     command.add_argument("--tasks", type=_positive, help="how many, drawn (default: all)")
     command.add_argument("--seed", type=_not_negative, default=0)
+    command.add_argument("--markdown", type=Path, help="also write the rows to this new file")
     _add_json(command)
 
     command = add("bench", measuring.bench)
@@ -310,12 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _found_a_fault(command: str, result: Any) -> bool:
     """Tell whether a command that looks for faults has found one."""
-    match command:
-        case "doctor":
-            return any(row["status"] == "fail" for row in result)
-        case "verify":
-            return not all(row["agrees"] for row in result)
-    return False
+    if command == "doctor":
+        return any(row["status"] == "fail" for row in result)
+    return command == "verify" and not all(row["agrees"] for row in result)
 
 
 @contextlib.contextmanager

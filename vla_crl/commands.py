@@ -59,7 +59,7 @@ def show(options: Options) -> dict[str, Any] | None:
     """Show one suite, policy or recipe in full."""
     if options.what == "suite":
         if options.output:
-            _require_new(options.output, "--output", suffix=".png")
+            require_new(options.output, "--output", suffix=".png")
             from vla_crl.report.contact_sheet import write_contact_sheet
             from vla_crl.sim.backends import find_suite
 
@@ -81,7 +81,7 @@ def show(options: Options) -> dict[str, Any] | None:
 def collect(options: Options) -> None:
     """Record demonstrations of the scripted experts of a suite."""
     catalog.suite_path(options.suite)
-    _require_new(options.output, "--output", suffix=".npz")
+    require_new(options.output, "--output", suffix=".npz")
     from vla_crl.rollout.demonstrations import collect_demonstrations
     from vla_crl.sim.backends import find_suite
 
@@ -98,7 +98,7 @@ def collect(options: Options) -> None:
 def pretrain(options: Options) -> None:
     """Train a base policy on demonstrations, as a recipe says."""
     output = options.output or Path("runs") / Path(options.recipe).stem
-    _require_new(output, "--output")
+    require_new(output, "--output")
     config = load_recipe("pretrain", options.recipe, options.overrides)
     from vla_crl.pretraining import pretrain as pretrain_policy
 
@@ -162,7 +162,7 @@ def evaluate(options: Options) -> Records:
     """Measure the success of a policy on the fixed initial states of a suite."""
     catalog.suite_path(options.suite)
     if options.output:
-        _require_new(options.output, "--output")
+        require_new(options.output, "--output")
     compute = _compute(options)
     from vla_crl.progress import console
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
@@ -232,7 +232,7 @@ def _write_results(path: Path, results: Sequence[Any], measured: dict[str, Any])
 def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
-    _require_new(options.output, "--output", suffix=".mp4")
+    require_new(options.output, "--output", suffix=".mp4")
     compute = _compute(options)
     from vla_crl.report.film import record_rollouts
     from vla_crl.sim.backends import find_suite
@@ -274,7 +274,7 @@ def metrics(options: Options) -> Records | None:
 def report(options: Options) -> None:
     """Write the report of a run again, from its run directory alone."""
     if options.markdown:
-        _require_new(options.markdown, "--markdown")
+        require_new(options.markdown, "--markdown")
     from vla_crl.report import tables
     from vla_crl.report.page import write_report
     from vla_crl.run_directory import RunDirectory
@@ -346,7 +346,7 @@ def _describe_suite(name: str) -> dict[str, Any]:
     return {"name": name, "description": suite.description, "folder": folder, "tasks": tasks}
 
 
-def _require_new(path: Path, flag: str, *, suffix: str = "") -> None:
+def require_new(path: Path, flag: str, *, suffix: str = "") -> None:
     """Check before the work, not after it, that the result can be written."""
     if path.exists():
         raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")

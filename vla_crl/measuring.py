@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from vla_crl import catalog
-from vla_crl.commands import Options, Records
+from vla_crl.commands import Options, Records, require_new
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError
+from vla_crl.files import write_atomically
 
 BENCHES = {
     "libero": "vla_crl.bench.libero:bench_libero",
@@ -73,8 +74,12 @@ def bench(options: Options) -> Records | None:
 
 def verify(options: Options) -> Records:
     """Compare what we simulate with the package that it is of, task by task."""
+    if options.markdown:
+        require_new(options.markdown, "--markdown")
     module = importlib.import_module(VERIFICATIONS[options.what])
     rows = module.verify(options.tasks, options.seed)
+    if options.markdown:
+        write_atomically(options.markdown, module.table(rows))
     return [dataclasses.asdict(row) | {"agrees": row.agrees} for row in rows]
 
 
