@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,8 @@ from rich.progress import (
 
 console = Console(stderr=True, highlight=False)
 """Where people read along; stdout stays free for documents."""
+LOG_EVERY_S = 60.0
+"""In a log file, where no bar can move, a line tells the same so often."""
 
 
 @dataclass
@@ -25,10 +28,15 @@ class Tracker:
 
     progress: Progress
     task: TaskID
+    told: float = field(default_factory=perf_counter)
 
     def advance(self, amount: int, note: str = "") -> None:
         """Move the bar and show a short note behind it."""
         self.progress.update(self.task, advance=amount, note=note)
+        if not console.is_terminal and perf_counter() - self.told > LOG_EVERY_S:
+            self.told, bar = perf_counter(), self.progress.tasks[self.task]
+            left = "" if bar.time_remaining is None else f", {bar.time_remaining:.0f} s left"
+            self.print(f"{bar.description}: {bar.completed:.0f} of {bar.total:.0f}{left}")
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""

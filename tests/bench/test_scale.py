@@ -42,7 +42,7 @@ def test_memory_is_that_of_a_process_with_mujoco_in_it(records: dict[str, BenchR
 
 
 def test_memory_has_a_limit_at_the_size_that_is_promised(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(scale, "MEMORY_LIMITS_MIB", {1: 8192.0})
+    monkeypatch.setattr(scale, "MEMORY_LIMITS_MIB", {("tabletop_object", 1): 8192.0})
     measured = scale.bench_scale(
         sizes=(1,), num_mixed_slots=1, num_chunks=1, num_repeats=1, num_turn_envs=1
     )

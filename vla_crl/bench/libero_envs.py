@@ -13,7 +13,7 @@ from vla_crl.sim.libero.suite import LiberoSuite, LiberoTask
 
 
 def read_suite(name: str) -> LiberoSuite:
-    """Return a suite of LIBERO with one training state a task, so that baking takes seconds.
+    """Return a suite of LIBERO whose name does not say how it is to be simulated.
 
     Raises:
         ConfigError: There is none of that name, or its name says how it is to be simulated.
@@ -29,7 +29,7 @@ def read_suite(name: str) -> LiberoSuite:
             f"bench libero: '{name}': exact, fast and original are all measured; name the suite "
             "without them"
         )
-    return suite.with_train_states(1)
+    return suite
 
 
 class StateEnv:

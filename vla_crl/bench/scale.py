@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -16,13 +17,15 @@ import numpy as np
 
 from vla_crl.bench.record import BenchRecord, against_peer, alone
 from vla_crl.bench.turns import TurnProcess, serve_turns
-from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, Workload, play
+from vla_crl.bench.workload import CHUNK_STEPS, IMAGE_SIZE, play, random_workload
 from vla_crl.hardware import num_cores
-from vla_crl.sim.native.suite import load_suite
-from vla_crl.sim.native.vector_sim import VectorSim
+from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.simulation import Simulation
 
-MEMORY_LIMITS_MIB = {4096: 8192.0}
-"""Wanted memory of a process, by its number of environments."""
+MEMORY_LIMITS_MIB = {("tabletop_object", 4096): 8192.0, ("libero_130", 1024): 10240.0}
+"""Wanted memory of a process, by suite and number of environments."""
+NUM_MIXED_TASKS = 10
+"""Tasks of a mixed batch, at most: each of them is played alone as well."""
 MIXED_GOAL = 0.9
 """Wanted speed of a batch of all tasks, relative to batches of one task each."""
 MIB = 2**20
@@ -74,7 +77,7 @@ def bench_scale(
             name, peer = f"scale.{suite}.{seen}.{size}", f"{sizes[0]} environments"
             records.append(against_peer(name, answer[seen], "us/step", peer, base))
     for size, answer in zip(sizes, answers, strict=True):
-        name, limit = f"scale.{suite}.memory.{size}", MEMORY_LIMITS_MIB.get(size)
+        name, limit = f"scale.{suite}.memory.{size}", MEMORY_LIMITS_MIB.get((suite, size))
         if limit is None:
             records.append(alone(name, answer["memory"], "MiB"))
         else:
@@ -87,13 +90,14 @@ def bench_scale(
 
 
 def _bench_mixed(suite: str, num_slots: int, num_chunks: int, num_repeats: int) -> BenchRecord:
-    """Play all tasks in one batch, and beside it every task in a batch of the same size."""
-    mixed = _random_workload(suite, num_slots, num_chunks)
-    num_tasks = len(load_suite(suite).tasks)
-    singles = [
-        Workload(suite, np.full(num_slots, task), mixed.state_ids, mixed.actions)
-        for task in range(num_tasks)
-    ]
+    """Play some tasks in one batch, and beside it each of them in a batch of the same size."""
+    found = find_suite(suite)
+    num_tasks = len(found.tasks)
+    tasks = np.linspace(0, num_tasks - 1, min(num_tasks, NUM_MIXED_TASKS)).astype(int).tolist()
+    mixed = random_workload(
+        found, tasks, num_slots, num_chunks * CHUNK_STEPS, chunk_steps=CHUNK_STEPS
+    )
+    singles = [replace(mixed, tasks=np.full(num_slots, task)) for task in tasks]
     with _sim(suite, num_slots) as sim:
         play(mixed, sim, is_seen=True)
         costs = [
@@ -106,20 +110,9 @@ def _bench_mixed(suite: str, num_slots: int, num_chunks: int, num_repeats: int) 
     return against_peer(name, value, "steps/s", "one task at a time", peer_value, goal=MIXED_GOAL)
 
 
-def _random_workload(suite: str, num_slots: int, num_chunks: int) -> Workload:
-    random, loaded = np.random.default_rng(0), load_suite(suite)
-    slots, num_steps = np.arange(num_slots), num_chunks * CHUNK_STEPS
-    return Workload(
-        suite,
-        slots % len(loaded.tasks),
-        np.resize(loaded.train_ids, num_slots),
-        random.uniform(-1.0, 1.0, (num_slots, num_steps, len(loaded.embodiment.action))),
-    )
-
-
 @contextmanager
-def _sim(suite: str, num_slots: int) -> Iterator[VectorSim]:
-    sim = VectorSim(load_suite(suite), num_slots, num_threads=num_cores(), image_size=IMAGE_SIZE)
+def _sim(suite: str, num_slots: int) -> Iterator[Simulation]:
+    sim = simulate(find_suite(suite), num_slots, num_threads=num_cores(), image_size=IMAGE_SIZE)
     with closing(sim):
         yield sim
 
@@ -129,7 +122,9 @@ def _costs_and_memory(
     suite: str, num_slots: int, num_chunks: int, num_plays: int
 ) -> Iterator[Callable[[], dict[str, float]]]:
     """Give what plays and returns the costs (us per control step) and the memory so far (MiB)."""
-    workload = _random_workload(suite, num_slots, num_chunks)
+    found, num_steps = find_suite(suite), num_chunks * CHUNK_STEPS
+    tasks = range(len(found.tasks))
+    workload = random_workload(found, tasks, num_slots, num_steps, chunk_steps=CHUNK_STEPS)
     keys = {"state": False, f"observed_{IMAGE_SIZE}x{IMAGE_SIZE}": True}
     with _sim(suite, num_slots) as sim:
 

@@ -1,6 +1,7 @@
 """Tasks of LIBERO, baked for the tests."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ def read_small(libero_cache: Path) -> Callable[[str], LiberoSuite]:
     """Read a suite of the catalogue, with few initial states for training."""
 
     def read_small(name: str) -> LiberoSuite:
-        return read_libero(suite_path(name) / "suite.toml").with_train_states(NUM_TRAIN_STATES)
+        suite = read_libero(suite_path(name) / "suite.toml")
+        tasks = tuple(replace(task, num_train_states=NUM_TRAIN_STATES) for task in suite.tasks)
+        return replace(suite, tasks=tasks)
 
     return read_small
 

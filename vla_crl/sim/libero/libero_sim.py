@@ -18,8 +18,8 @@ from vla_crl.sim.calls import (
     reset_arrays,
 )
 from vla_crl.sim.divergence import Divergence, blame
-from vla_crl.sim.libero.bake import bake_tasks
-from vla_crl.sim.libero.baked import BakedTask, load_task
+from vla_crl.sim.libero.bake import bake_tasks, bake_train_states
+from vla_crl.sim.libero.baked import BakedTask, load_task, load_train_states
 from vla_crl.sim.libero.config import AGENT_CAMERA, HAND_CAMERA
 from vla_crl.sim.libero.drawing import Drawing, Drawn, drawing_of, resized
 from vla_crl.sim.libero.kernel.slots import Scene, Scratch, Slots, new_slots, scratch_of
@@ -42,7 +42,8 @@ class LiberoSim:
     """N slots of LIBERO's tasks, stepped as robosuite does without robosuite; see `VectorSim`.
 
     A slot is a row of plain arrays; the few MjData in use belong to threads. An episode depends
-    only on (task, initial state id, actions). A task is baked when it is first used, see `bake`.
+    only on (task, initial state id, actions). A task is baked when it is first used, see `bake`,
+    and its initial states for training are sampled when the first of them is asked for.
     Observations are LIBERO's: images and joints of the 24th of a control step's 25 physics steps.
     """
 
@@ -75,6 +76,7 @@ class LiberoSim:
         self._slots = new_slots(num_slots)
         self._state_id = np.full(num_slots, -1)
         self._tasks: dict[int, BakedTask] = {}
+        self._train_states: dict[int, dict[str, np.ndarray]] = {}
         self._scenes: dict[int, Scene] = {}
         self._beginnings: OrderedDict[tuple[int, int], tuple[np.ndarray, ...]] = OrderedDict()
         self._workers: Workers[Scratch] = Workers(self._copy_of, num_threads)
@@ -102,6 +104,7 @@ class LiberoSim:
         """
         rows, task, ids = reset_arrays(self, slots, tasks, state_ids)
         self._load(task)
+        self._load_train_states(task[ids < self.suite.test_ids.start])
         self._slots.task[rows], self._state_id[rows] = task, ids
         new = [
             place
@@ -252,6 +255,17 @@ class LiberoSim:
             )
             self._tasks[index] = baked
 
+    def _load_train_states(self, tasks: np.ndarray) -> None:
+        """Sample and load initial states for training of tasks that have not been trained yet."""
+        if self.suite.shares_states:
+            return
+        new = [task for task in np.unique(tasks).tolist() if task not in self._train_states]
+        named = [self.suite.tasks[task] for task in new]
+        wanted = [(*task.baked_as, task.num_train_states) for task in named]
+        bake_train_states(wanted)
+        for index, (benchmark, name, count) in zip(new, wanted, strict=True):
+            self._train_states[index] = load_train_states(benchmark, name, count)
+
     def _copy_of(self, task: int) -> tuple[Scratch, mujoco.MjModel, mujoco.MjData]:
         return scratch_of(self._tasks[task].physics, sleeps=self.suite.is_fast)
 
@@ -263,7 +277,8 @@ class LiberoSim:
             fixtures = states[f"fixtures {self.suite.protocol.resets}"][place]
             state = states["test"][place]
         else:
-            state, fixtures = states["train"][state_id], states["train fixtures"][state_id]
+            sampled = self._train_states[task]
+            state, fixtures = sampled["states"][state_id], sampled["fixtures"][state_id]
         self._slots.fixtures[row, : len(fixtures)] = fixtures
         # The time, qpos and qvel are what a packed state begins with; the rest is zero at first.
         self._slots.physics[row] = 0.0

@@ -165,7 +165,7 @@ class OriginalTask:
 
     def sample(self, seed: int) -> Placement:
         """Place things as a reset does, with the noise of the arm that official states have."""
-        with _numpy_seed(seed):
+        with _numpy_seed(seed), _without_contacts(self.model):
             placement = self.reset()
             arm = self.env.robots[0]._ref_joint_pos_indexes
             placement.qpos[arm] += JOINT_NOISE_RAD * np.random.randn(len(arm))
@@ -275,6 +275,17 @@ def _randomization_error() -> type[Exception]:
     from robosuite.utils.errors import RandomizationError
 
     return RandomizationError
+
+
+@contextmanager
+def _without_contacts(model: mujoco.MjModel) -> Iterator[None]:
+    """Spare a reset the contacts of all things at the origin, where they are until placed."""
+    flags = model.opt.disableflags
+    model.opt.disableflags = flags | int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+    try:
+        yield
+    finally:
+        model.opt.disableflags = flags
 
 
 @contextmanager

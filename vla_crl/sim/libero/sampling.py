@@ -28,7 +28,7 @@ def sample_states(original: OriginalTask, task: BakedTask, count: int) -> dict[s
         count: M.
 
     Returns:
-        `train` [M, 1 + nq + nv] (time, qpos, qvel) and `train fixtures` [M, F, 7].
+        `states` [M, 1 + nq + nv] (time, qpos, qvel) and `fixtures` [M, F, 7].
 
     Raises:
         ConfigError: Too many placements are rejected.
@@ -44,7 +44,7 @@ def sample_states(original: OriginalTask, task: BakedTask, count: int) -> dict[s
             states[len(fixtures), 1 : 1 + model.nq] = qpos
             fixtures.append(placement.fixtures)
         if len(fixtures) == count:
-            return {"train": states, "train fixtures": np.array(fixtures)}
+            return {"states": states, "fixtures": np.array(fixtures)}
     raise ConfigError(
         f"{name}: of {TRIES * count} placements only {len(fixtures)} can be begun from, expected "
         f"{count}"

@@ -48,9 +48,9 @@ class LiberoTask(SuiteTask):
     num_train_states: int
 
     @property
-    def baked_as(self) -> tuple[str, str, int]:
+    def baked_as(self) -> tuple[str, str]:
         """What tells it from other tasks in the cache."""
-        return self.benchmark, self.name, self.num_train_states
+        return self.benchmark, self.name
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -177,12 +177,6 @@ class LiberoSuite(TaskSuite):
         if self.shares_states:
             return NUM_TEST_STATES
         return min(task.num_train_states for task in self.tasks)
-
-    def with_train_states(self, count: int) -> "LiberoSuite":
-        """Return the suite with fewer initial states for training, which are baked faster."""
-        return replace(
-            self, tasks=tuple(replace(task, num_train_states=count) for task in self.tasks)
-        )
 
     @property
     def train_ids(self) -> range:
