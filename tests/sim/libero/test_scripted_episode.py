@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 
 from vla_crl.sim.libero.original import OriginalTask
+from vla_crl.sim.libero.protocols import PROTOCOLS, Protocol
 from vla_crl.sim.libero.scripted_episode import (
     Replay,
     ScriptedEpisode,
@@ -28,7 +29,7 @@ class Original:
         self.sim = SimpleNamespace(data=SimpleNamespace(qpos=qpos))
         self._qpos, self._left = qpos, done_step
 
-    def begin(self, state_id: int, protocol: Any) -> None:
+    def begin(self, state_id: int, protocol: Protocol) -> None:
         self.begun.append((state_id, protocol))
 
     def step(self, action: np.ndarray) -> tuple[None, None, bool, None]:
@@ -45,13 +46,12 @@ def episode() -> ScriptedEpisode:
 
 def replayed(episode: ScriptedEpisode, done_step: int) -> tuple[Original, Replay]:
     original = Original(np.array([0.0, 0.5]), done_step)
-    sim = SimpleNamespace(suite=SimpleNamespace(protocol="own"))
-    return original, replay_in_original(episode, cast(OriginalTask, original), cast(Any, sim))
+    return original, replay_in_original(episode, cast(OriginalTask, original), PROTOCOLS["own"])
 
 
 def test_the_original_plays_the_actions_from_the_same_state(episode: ScriptedEpisode):
     original, replay = replayed(episode, done_step=4)
-    assert original.begun == [(5, "own")]
+    assert original.begun == [(5, PROTOCOLS["own"])]
     assert replay.done_step == 4
     assert replay.dqpos.tolist() == [0.5, 1.5, 2.5, 3.5]
 

@@ -9,6 +9,7 @@ import numpy as np
 from vla_crl.sim.libero.experts import LiberoExpert
 from vla_crl.sim.libero.libero_sim import LiberoSim
 from vla_crl.sim.libero.original import OriginalTask
+from vla_crl.sim.libero.protocols import Protocol
 
 NUDGE = 1e-15
 """Relative change of joint positions that is no more than a rounding or two."""
@@ -71,15 +72,17 @@ def play_expert(sim: LiberoSim, task: int, state_ids: Sequence[int]) -> Scripted
     return episodes[0]
 
 
-def replay_in_original(episode: ScriptedEpisode, original: OriginalTask, sim: LiberoSim) -> Replay:
+def replay_in_original(
+    episode: ScriptedEpisode, original: OriginalTask, protocol: Protocol
+) -> Replay:
     """Play an episode's actions in original LIBERO, from the same state.
 
     Args:
-        episode: What was played in `sim`.
+        episode: What was played in native LIBERO.
         original: Its task.
-        sim: Whose protocol is kept.
+        protocol: How the episode was begun.
     """
-    original.begin(episode.state_id, sim.suite.protocol)
+    original.begin(episode.state_id, protocol)
     dqpos: list[float] = []
     for action, qpos in zip(episode.actions, episode.qpos, strict=True):
         done = original.env.step(action)[2]
@@ -115,11 +118,13 @@ def _run(
     sim: LiberoSim, actions: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, int | None]:
     """Act in slot 0 until the episode ends; return actions [T, 7], qpos [T, nq] and done step."""
-    nq, taken, qpos = sim.baked_in(0).physics.nq, [], []
+    nq, taken, qpos, done_step = sim.baked_in(0).physics.nq, [], [], None
     for action in actions:
         result = sim.step_chunk(action[None, None])
         taken.append(action)
         qpos.append(sim.slots.physics[0, 1 : 1 + nq].copy())
+        if result.success[0]:
+            done_step = len(taken)
         if result.terminated[0] or result.truncated[0]:
-            return np.array(taken), np.array(qpos), len(taken) if result.success[0] else None
-    return np.array(taken), np.array(qpos), None
+            break
+    return np.array(taken), np.array(qpos), done_step

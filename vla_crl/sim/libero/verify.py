@@ -149,7 +149,7 @@ def compare(suite: LiberoSuite, index: int, seed: int) -> Row:
         terms, true, agreed = _perturb(suite, sim.baked(index), original, rng)
         tried = [(state_id + i) % NUM_STATES for i in range(NUM_TRIES)]
         episode = play_expert(sim, index, tried)
-        replay = replay_in_original(episode, original, sim)
+        replay = replay_in_original(episode, original, suite.protocol)
         nudged = [replay_nudged(episode, sim, rng).dqpos.max() for _ in range(NUM_NUDGES)]
     finally:
         sim.close()
