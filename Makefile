@@ -1,9 +1,10 @@
 # Everything runs in .venv; `make env` makes it. Another Python: make env PYTHON=python3.12
 PYTHON ?= python3
 RUN ?= runs/demo
+VIDEO ?= runs/libero_object.mp4
 BIN := .venv/bin
 
-.PHONY: env env-libero lint test demo
+.PHONY: env env-libero lint test demo libero
 
 env: .venv/installed
 
@@ -36,3 +37,8 @@ demo: env
 	  exit 2; \
 	fi
 	$(BIN)/vla-crl train demo --run-dir "$(RUN)"
+
+# The shipped policy on LIBERO: its success on ten official states of each task, and a video.
+libero: env-libero
+	$(BIN)/vla-crl evaluate --policy tiny_libero --suite libero_object --episodes 10
+	$(BIN)/vla-crl rollout --policy tiny_libero --suite libero_object --episodes 2 --output "$(VIDEO)"
