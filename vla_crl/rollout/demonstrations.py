@@ -1,15 +1,18 @@
 """Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
 from vla_crl.progress import track
-from vla_crl.sim.backends import expert_of, simulate
+from vla_crl.rollout.lanes import close_lanes, run_lanes, simulate_lanes
+from vla_crl.sim.backends import expert_of
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.simulation import Expert, Grounded, Simulation, require
@@ -145,34 +148,35 @@ def collect_demonstrations(
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
     noise = perturbation or PerturbationConfig()
-    sim = simulate(
+    sims = simulate_lanes(
         suite,
         min(num_slots, num_episodes),
-        num_threads=num_threads,
         image_size=image_size,
+        compute=ComputeConfig(num_sim_threads=num_threads),
         variation=variation,
     )
-    labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
     rng, ids = np.random.default_rng(seed), suite.train_ids
     # Drawn anew each time through, or every task would meet the same states again.
     order = np.concatenate([rng.permutation(ids) for _ in range(-(-num_episodes // len(ids)))])
     generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
     recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
-    episode_of = np.zeros(sim.num_slots, dtype=np.int64)
-    started = 0
 
-    def start(slots: np.ndarray) -> np.ndarray:
-        nonlocal started
-        slots = slots[: num_episodes - started]
-        episodes = np.arange(started, started + len(slots))
-        started += len(slots)
-        sim.reset(slots, tasks=episodes % len(suite.tasks), state_ids=order[episodes])
-        episode_of[slots] = episodes
-        return slots
+    def play(lane: int) -> Iterator[None]:
+        """Record every episode whose number is the lane's."""
+        sim = sims[lane]
+        labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
+        episode_of, queue = np.zeros(sim.num_slots, dtype=np.int64), lanes[lane]
 
-    running = start(np.arange(sim.num_slots))
-    with track("demonstrations", num_episodes) as progress:
+        def start(slots: np.ndarray) -> np.ndarray:
+            nonlocal queue
+            episodes, queue = queue[: len(slots)], queue[len(slots) :]
+            slots = slots[: len(episodes)]
+            sim.reset(slots, tasks=episodes % len(suite.tasks), state_ids=order[episodes])
+            episode_of[slots] = episodes
+            return slots
+
+        running = start(np.arange(sim.num_slots))
         while len(running):
             episodes = episode_of[running]
             steps = [recorder.steps[episode] for episode in episodes]
@@ -190,7 +194,14 @@ def collect_demonstrations(
             for line in save_divergences(sim.divergences, DIVERGENCES):
                 progress.print(line)
             running = np.concatenate([running[~is_over], start(running[is_over])])
-    sim.close()
+            yield
+
+    lanes = [np.arange(lane, num_episodes, len(sims)) for lane in range(len(sims))]
+    try:
+        with track("demonstrations", num_episodes) as progress:
+            run_lanes(play, range(len(sims)))
+    finally:
+        close_lanes(sims)
     return _concatenate(suite.name, recorder)
 
 

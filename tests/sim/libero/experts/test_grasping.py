@@ -4,7 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_crl.sim.libero.experts.grasping import FINGER_M, HAND_M, WIDEST_M, Grasp, best_grasp
+from vla_crl.sim.libero.experts.grasping import Grasp, best_grasp
+from vla_crl.sim.libero.experts.grips import FINGER_M, HAND_M, WIDEST_M
 from vla_crl.sim.libero.experts.motion import (
     DOWN,
     Command,

@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from vla_crl.sim.libero.experts.grasping import TIP_M, Grasp, best_grasp
+from vla_crl.sim.libero.experts.grasping import Grasp, best_grasp
+from vla_crl.sim.libero.experts.grips import TIP_M
 from vla_crl.sim.libero.experts.motion import (
     DOWN,
     Command,

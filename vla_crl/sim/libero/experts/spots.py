@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from vla_crl.sim.libero.experts.grasping import HAND_M, HAND_WIDTH_M, PALM_M
+from vla_crl.sim.libero.experts.grips import HAND_M, HAND_WIDTH_M, PALM_M
 from vla_crl.sim.libero.experts.shapes import CUBE_M
 from vla_crl.sim.libero.experts.view import View
 from vla_crl.sim.libero.kernel.goals import HEIGHT_M, SINK_M
