@@ -95,6 +95,20 @@ def test_the_shipped_policy_of_metaworld_leaves_something_to_learn():
     assert min(stated.values()) > 0.0
 
 
+@pytest.mark.usefixtures("libero_cache")
+def test_the_shipped_policy_of_libero_does_what_its_card_says(make_lanes):
+    card = read_card(policy_path("tiny_libero").with_suffix(""))
+    stated = card["success_on_test_ids"]
+    assert 0.3 <= np.mean(list(stated.values())) <= 0.7
+    suite = find_suite(card["suite"])
+    sure = [task.name for task in suite.tasks if stated[task.name] > 0.97][:2]
+    agent = PolicyAgent(load_policy("tiny_libero"), deterministic=True)
+    results = evaluate(agent, make_lanes(suite, 16), sure, num_episodes=8)
+    assert len(results) == 2
+    # Of sixteen episodes, each failing with a probability of 3 % at most, five fail once in 10,000.
+    assert sum(result.successes for result in results) >= 12
+
+
 @pytest.mark.parametrize("recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k"])
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
