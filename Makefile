@@ -38,7 +38,7 @@ demo: env
 	fi
 	$(BIN)/vla-crl train demo --run-dir "$(RUN)"
 
-# The shipped policy on LIBERO: its success on ten official states of each task, and a video.
+# The shipped policy on LIBERO: a video, and its success on ten official states of each task.
 libero: env-libero
-	$(BIN)/vla-crl evaluate --policy tiny_libero --suite libero_object --episodes 10
 	$(BIN)/vla-crl rollout --policy tiny_libero --suite libero_object --episodes 2 --output "$(VIDEO)"
+	$(BIN)/vla-crl evaluate --policy tiny_libero --suite libero_object --episodes 10

@@ -26,8 +26,7 @@ STILL = 0.006
 """Speed (m/s) below which fingers have closed."""
 STILL_M, STUCK = 0.0015, 12
 """Motion of a step (m) that is none, and steps without one after which something is in the way."""
-MAX_FAILED, REST = 4, 10
-"""Failed grasps that are remembered, and steps until one is looked for again if there was none."""
+MAX_FAILED = 4
 FREE_M, PATIENCE = 0.036, 8
 """From the middle to fingers that have let go, and how many steps are waited for that."""
 LEVEL, RETREAT_M = 0.8, 0.05
@@ -81,7 +80,6 @@ class Memory:
         pulls: Of each drawer, whether its handle is held.
         still: Steps in which the hand has not moved.
         grip: Where it was a step ago.
-        rest: Steps until a grasp is looked for again, as there was none.
     """
 
     attempts: dict[int, Attempt] = field(default_factory=dict)
@@ -89,14 +87,12 @@ class Memory:
     pulls: dict[int, bool] = field(default_factory=dict)
     still: int = 0
     grip: np.ndarray | None = None
-    rest: int = 0
 
     def watch(self, grip: np.ndarray) -> None:
         """Count the steps in which the hand stays where it is."""
         is_still = self.grip is not None and np.linalg.norm(grip - self.grip) < STILL_M
         self.still = self.still + 1 if is_still else 0
         self.grip = grip.copy()
-        self.rest = max(self.rest - 1, 0)
 
     def give_up(self, thing: int) -> None:
         """Try another grasp."""
@@ -118,11 +114,7 @@ def command_to_place(view: View, memory: Memory, thing: int, place: Place) -> Co
         memory.give_up(thing)
     if thing not in memory.attempts:
         failed = memory.failed.get(thing, ())
-        grasp = None
-        if not memory.rest:
-            grasp = best_grasp(view, thing, failed)
-            grasp = grasp or best_grasp(view, thing, failed, is_alone=True)
-            memory.rest = REST if grasp is None else 0
+        grasp = best_grasp(view, thing, failed) or best_grasp(view, thing, failed, is_alone=True)
         if grasp is None:
             return Command(view.grip + np.array([0.0, 0.0, 0.05]), DOWN, closes=False)
         memory.attempts[thing] = Attempt(grasp)
