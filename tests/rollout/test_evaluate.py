@@ -101,25 +101,27 @@ def test_the_shipped_policy_of_libero_does_what_its_card_says(make_lanes):
     stated = card["success_on_test_ids"]
     assert 0.3 <= np.mean(list(stated.values())) <= 0.7
     suite = find_suite(card["suite"])
-    sure = [task.name for task in suite.tasks if stated[task.name] > 0.97][:2]
+    best = sorted(stated, key=lambda name: stated[name])[-2:]
+    assert min(stated[name] for name in best) > 0.9
     agent = PolicyAgent(load_policy("tiny_libero"), deterministic=True)
-    results = evaluate(agent, make_lanes(suite, 16), sure, num_episodes=8)
+    results = evaluate(agent, make_lanes(suite, 16), best, num_episodes=8)
     assert len(results) == 2
-    # Of sixteen episodes, each failing with a probability of 3 % at most, five fail once in 10,000.
-    assert sum(result.successes for result in results) >= 12
+    # Of sixteen episodes, each failing with a probability of 10 %, seven fail once in 2,000.
+    assert sum(result.successes for result in results) >= 10
 
 
 @pytest.mark.parametrize("recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k"])
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
-    stated = read_card(policy_path("tiny").with_suffix(""))["success_on_test_ids"]
-    suite = load_toml(TrainConfig, recipe_path(recipe)).suite
+    config = load_toml(TrainConfig, recipe_path(recipe))
+    card = read_card(policy_path(config.policy).with_suffix(""))["success_on_test_ids"]
+    stated = {name.rpartition(".")[2]: rate for name, rate in card.items()}
     matrices = [*(catalog_dir("experiments") / "results" / recipe).glob("matrix_seed*.csv")]
     assert matrices
     for file in matrices:
         cells = [cell for cell in SuccessMatrix.read(file).cells() if cell.stage == 0]
         assert [cell.successes / cell.episodes for cell in cells] == pytest.approx(
-            [stated[f"{suite}.{cell.task}"] for cell in cells], abs=0.05
+            [stated[cell.task] for cell in cells], abs=0.05
         )
 
 
