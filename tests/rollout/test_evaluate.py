@@ -7,7 +7,7 @@ from vla_crl.config import load_toml
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import TrainConfig
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError
-from vla_crl.models.checkpoint import load_policy, read_card
+from vla_crl.models.checkpoint import load_policy, read_card, weights_fingerprint
 from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.backends import find_suite
@@ -125,6 +125,17 @@ def test_committed_results_begin_with_the_shipped_policy(recipe):
         assert [cell.successes / cell.episodes for cell in cells] == pytest.approx(
             [stated[cell.task] for cell in cells], abs=0.05
         )
+
+
+@pytest.mark.parametrize("recipe", ["libero_object"])
+def test_the_policy_of_a_result_loads_with_the_shipped_one(recipe):
+    folder = catalog_dir("experiments") / "results" / recipe / "policy"
+    trained, base = (
+        load_policy(folder),
+        load_policy(load_toml(TrainConfig, recipe_path(recipe)).policy),
+    )
+    assert trained.config.pictures == base.config.pictures
+    assert weights_fingerprint(trained) != weights_fingerprint(base)
 
 
 def test_the_expert_is_evaluated_as_a_policy_is(make_lanes):
