@@ -501,6 +501,25 @@ def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, instal
     assert "worker 0 died" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--episodes", "201"), "201 episodes a task, but suite 'kitchen' has test states for 1 t"),
+        (("--tasks", "lift", "lift"), "evaluate: a task is named twice: lift, lift"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_told_or_loaded(
+    world, install, capsys, monkeypatch, flags, message
+):
+    calls = Calls([TaskResult()])
+    install("vla_crl.rollout.evaluate", evaluate=calls)
+    monkeypatch.setattr(KITCHEN, "conditions", {"physics": "exact"})
+    code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
+    assert (code, out, calls) == (2, "", [])
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:

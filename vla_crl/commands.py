@@ -165,6 +165,7 @@ def evaluate(options: Options) -> Records:
         require_new(options.output, "--output")
     compute = _compute(options)
     from vla_crl.progress import console
+    from vla_crl.rollout.episodes import evaluated
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
     from vla_crl.rollout.fingerprint import fingerprint
     from vla_crl.rollout.lanes import close_lanes, simulate_lanes
@@ -172,10 +173,10 @@ def evaluate(options: Options) -> Records:
 
     suite = find_suite(options.suite)
     if options.protocol:
-        suite = suite.with_option(options.protocol)
+        suite = suite.with_protocol(options.protocol)
     episodes = options.episodes or suite.trials
+    tasks, ids = evaluated(suite, options.tasks, episodes, options.states)
     agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
-    tasks = [suite.task_index(name) for name in options.tasks or [t.name for t in suite.tasks]]
     sims = simulate_lanes(
         suite,
         min(options.num_envs, episodes * len(tasks)),
@@ -183,11 +184,10 @@ def evaluate(options: Options) -> Records:
         compute=compute,
         tasks=tasks,
     )
-    ids = suite.test_ids if options.states == "test" else suite.train_ids
     measured = fingerprint(
         suite,
         tasks,
-        ids[:episodes],
+        ids,
         policy=options.policy,
         actions="sampled" if options.sampled else "deterministic",
         num_envs=options.num_envs,
