@@ -920,14 +920,21 @@ def test_an_interrupted_command_ends_with_130(
     assert err.endswith("vla-crl: interrupted\n")
 
 
-def test_a_training_that_sigterm_ends_says_how_to_go_on_and_ends_with_143(
+@pytest.mark.parametrize(
+    ("number", "ends", "code"),
+    [(signal.SIGTERM, "ended by SIGTERM", 143), (signal.SIGINT, "interrupted", 130)],
+)
+def test_a_training_that_is_ended_from_outside_says_how_to_go_on(
     world: Path,
     install: Install,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    ends: str,
+    code: int,
 ) -> None:
     def train(self: Trainer, *, resume: bool) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "train", train)
     install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
@@ -936,9 +943,9 @@ def test_a_training_that_sigterm_ends_says_how_to_go_on_and_ends_with_143(
     install("vla_crl.report.page", write_report=Calls())
     before = signal.getsignal(signal.SIGTERM)
     for arguments in (("train", "demo"), ("train", "demo", "--resume")):
-        code, _, err = run(capsys, *arguments)
-        assert code == 143
-        assert err == ("vla-crl: ended by SIGTERM; go on with: vla-crl train demo --resume\n")
+        ended, _, err = run(capsys, *arguments)
+        assert ended == code
+        assert err == f"vla-crl: {ends}; go on with: vla-crl train demo --resume\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

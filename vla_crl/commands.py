@@ -19,7 +19,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files import write_atomically
-from vla_crl.termination import ending_on_sigterm
+from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
 Records = list[dict[str, Any]]
@@ -135,7 +135,7 @@ def train(options: Options) -> None:
             conditions=trainer.suite.conditions,
         )
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
-    with trainer.run.locked(), ending_on_sigterm(f"go on with: {again}"):
+    with trainer.run.locked(), telling_how_to_go_on(f"go on with: {again}"):
         trainer.train(resume=resume)
         trainer.close()
         if config.video_episodes:

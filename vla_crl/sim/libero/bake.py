@@ -176,12 +176,13 @@ def _made_with() -> dict[str, Any]:
 
 
 def _keep_assets(files: dict[Path, str]) -> None:
-    """Copy meshes and textures into the cache, where they are shared by tasks."""
+    """Copy meshes and textures into the cache, shared by tasks, and mend damaged ones."""
     folder = baked.assets_folder()
     folder.mkdir(parents=True, exist_ok=True)
     for path, name in files.items():
-        if not (folder / name).exists():
-            with replacing(folder / name) as temporary:
+        kept = folder / name
+        if not kept.exists() or mjcf.content_name(kept.read_bytes(), kept.suffix) != name:
+            with replacing(kept) as temporary:
                 shutil.copyfile(path, temporary)
 
 
