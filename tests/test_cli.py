@@ -37,6 +37,7 @@ KITCHEN = types.SimpleNamespace(
     backend="native",
     trials=100,
     conditions={},
+    pictures="",
     test_ids=range(200, 400),
     train_ids=range(200),
     name="kitchen",
@@ -133,6 +134,7 @@ class Policy:
     path: Path
     embodiment: Embodiment = ARM
     device: str = "cpu"
+    config: ClassVar[Any] = types.SimpleNamespace(pictures="")
 
 
 @pytest.fixture
@@ -169,11 +171,17 @@ class PolicyAgent(NamedTuple):
     deterministic: bool
     image_size: int = 32
 
+    def description(self, suite: Any) -> dict[str, Any]:
+        return {"weights": "0a1b"}
+
 
 class ExpertAgent(NamedTuple):
     """Is equal to any other."""
 
     image_size: int = 64
+
+    def description(self, suite: Any) -> dict[str, Any]:
+        return {}
 
 
 def load_policy(name: str, *, device: str, dtype: str) -> Policy:
@@ -394,8 +402,11 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     flags = ("--episodes", "4", "--tasks", "lift", "--json", "--output", "rows.json")
     code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
     assert code == 0
+    assert json.loads(out) == json.loads((world / "rows.json").read_text())
+    (row,) = json.loads(out)
+    measured = row.pop("fingerprint")
     # Wilson's interval of 0 successes in n is [0, z^2 / (n + z^2)], z = 1.959964.
-    assert json.loads(out) == [
+    assert [row] == [
         {
             "task": "lift",
             "split": "train",
@@ -405,15 +416,14 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
             "high": pytest.approx(3.841459 / 7.841459),
         }
     ]
-    (kept,) = json.loads((world / "rows.json").read_text())
-    measured = kept.pop("fingerprint")
-    assert [kept] == json.loads(out)
     assert (measured["suite"], measured["state_ids"], measured["horizon"]) == (
         *("kitchen", "200-203", 48),
     )
+    assert (measured["policy"], measured["weights"], measured["num_envs"]) == ("tiny", "0a1b", 4)
     assert measured["hardware"] == hardware_name()
     assert measured["packages"]["mujoco"] == mujoco.__version__
     assert "a print of a library" in err
+    assert "success: 0 of 4 episodes, 0.0 %" in err
     agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
     sims = KITCHEN, 4, {"image_size": 32, "compute": ComputeConfig(), "tasks": [0]}
     assert calls == [((agent, sims, ["lift"]), {"num_episodes": 4, "states": "test"})]

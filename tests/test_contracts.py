@@ -4,7 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vla_crl.contracts import ARM, Embodiment, Observation, check_actions, check_fits
+from vla_crl.contracts import (
+    ARM,
+    Embodiment,
+    Observation,
+    check_actions,
+    check_fits,
+    compare_pictures,
+)
 from vla_crl.errors import ConfigError, SpecError
 
 
@@ -103,6 +110,17 @@ def test_the_same_names_fit_whatever_is_binary() -> None:
 def test_the_first_difference_of_two_robots_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_fits(ARM, replace(ARM, **changes), "here")
+
+
+def test_a_policy_that_is_shown_pictures_of_another_kind_is_warned_of() -> None:
+    with pytest.warns(
+        UserWarning, match=r"here: the policy .* \(upright\) than it is shown \(turn"
+    ):
+        compare_pictures("upright", "turned", "here")
+    with pytest.warns(UserWarning, match="shown \\(of which the suite tells nothing"):
+        compare_pictures("upright", "", "here")
+    compare_pictures("upright", "upright", "here")
+    compare_pictures("", "turned", "here")  # nobody said what it was trained on
 
 
 class OnDevice:

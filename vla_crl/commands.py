@@ -177,9 +177,10 @@ def evaluate(options: Options) -> Records:
     episodes = options.episodes or suite.trials
     tasks, ids = evaluated(suite, options.tasks, episodes, options.states)
     agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
+    num_envs = min(options.num_envs, episodes * len(tasks))
     sims = simulate_lanes(
         suite,
-        min(options.num_envs, episodes * len(tasks)),
+        num_envs,
         image_size=agent.image_size,
         compute=compute,
         tasks=tasks,
@@ -189,8 +190,8 @@ def evaluate(options: Options) -> Records:
         tasks,
         ids,
         policy=options.policy,
-        actions="sampled" if options.sampled else "deterministic",
-        num_envs=options.num_envs,
+        **agent.description(suite),
+        num_envs=num_envs,
         **dataclasses.asdict(compute),
     )
     for key, value in measured.items() if suite.conditions else ():
@@ -203,30 +204,33 @@ def evaluate(options: Options) -> Records:
         if options.output is None:
             raise
         partial = options.output.with_suffix(".partial.json")
-        _write_results(partial, [row for row in error.results if row.episodes], measured)
+        ended = [row for row in error.results if row.episodes]
+        measured["stopped"] = "before all of these states"
+        write_atomically(partial, json.dumps(_result_rows(ended, measured), indent=2) + "\n")
         raise ForeignError(f"{error}. Episodes that had ended are in {partial}") from error
     finally:
         close_lanes(sims)
+    rows = _result_rows(results, measured)
     if options.output:
-        _write_results(options.output, results, measured)
-    return _result_rows(results)
+        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
+    successes, total = (sum(row[key] for row in rows) for key in ("successes", "episodes"))
+    console.print(f"success: {successes} of {total} episodes, {100 * successes / total:.1f} %")
+    if not options.json:  # a table has no room for it, and it has been printed
+        rows = [{key: row[key] for key in row if key != "fingerprint"} for row in rows]
+    return rows
 
 
-def _result_rows(results: Sequence[Any]) -> Records:
-    """Return successes with Wilson's interval."""
+def _result_rows(results: Sequence[Any], measured: dict[str, Any]) -> Records:
+    """Return successes with Wilson's interval, and with what they depend on."""
     from vla_crl.continual.statistics import wilson_interval
 
     rows: Records = []
     for result in results:
         low, high = wilson_interval(result.successes, result.episodes)
-        rows.append(dataclasses.asdict(result) | {"low": low, "high": high})
+        rows.append(
+            dataclasses.asdict(result) | {"low": low, "high": high, "fingerprint": measured}
+        )
     return rows
-
-
-def _write_results(path: Path, results: Sequence[Any], measured: dict[str, Any]) -> None:
-    """Keep results, each with what it depends on."""
-    kept = [row | {"fingerprint": measured} for row in _result_rows(results)]
-    write_atomically(path, json.dumps(kept, indent=2) + "\n")
 
 
 def rollout(options: Options) -> None:
@@ -275,6 +279,7 @@ def report(options: Options) -> None:
     """Write the report of a run again, from its run directory alone."""
     if options.markdown:
         require_new(options.markdown, "--markdown")
+    from vla_crl.progress import console
     from vla_crl.report import tables
     from vla_crl.report.page import write_report
     from vla_crl.run_directory import RunDirectory
@@ -285,8 +290,10 @@ def report(options: Options) -> None:
     if options.markdown and len(runs) == 1:
         tables.write_markdown_summary(runs[0], options.markdown)
     elif options.markdown:
-        text = tables.runs_markdown(tables.summarize_runs(runs))
-        write_atomically(options.markdown, text)
+        summary = tables.summarize_runs(runs)
+        for line in summary.unlike:
+            console.print(f"the runs were not made alike: {line}", soft_wrap=True)
+        write_atomically(options.markdown, tables.runs_markdown(summary))
 
 
 def _compute(options: Options) -> ComputeConfig:
@@ -299,7 +306,7 @@ def _compute(options: Options) -> ComputeConfig:
 
 def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
     """Return who acts in a suite: the scripted expert or a policy."""
-    from vla_crl.contracts import check_fits
+    from vla_crl.contracts import check_fits, compare_pictures
     from vla_crl.models.checkpoint import load_policy
     from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 
@@ -309,7 +316,9 @@ def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bo
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
     loaded = load_policy(policy, device=compute.device, dtype=compute.dtype)
-    check_fits(loaded.embodiment, suite.embodiment, f"policy '{policy}' on suite '{suite.name}'")
+    where = f"policy '{policy}' on suite '{suite.name}'"
+    check_fits(loaded.embodiment, suite.embodiment, where)
+    compare_pictures(loaded.config.pictures, suite.pictures, where)
     return PolicyAgent(loaded, deterministic)
 
 

@@ -1,5 +1,6 @@
 """The border between worlds and policies: what a robot sees and does, and the checks of it."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -82,6 +83,23 @@ def check_fits(policy: Embodiment, suite: Embodiment, where: str) -> None:
                     f"with {own}; the suite has {', '.join(getattr(suite, kind))}. Choose a policy "
                     "of this robot, or another controller of the suite (SUITE@CONTROLLER)"
                 )
+
+
+def compare_pictures(policy: str, suite: str, where: str) -> None:
+    """Warn where a suite's pictures are unlike those that a policy was trained on.
+
+    Args:
+        policy: `TaskSuite.pictures` of what the policy was trained on last; "": not known.
+        suite: That of the suite.
+        where: Who brings them together, for the message.
+    """
+    if policy and suite != policy:
+        warnings.warn(
+            f"{where}: the policy was trained on other pictures ({policy}) than it is shown "
+            f"({suite or 'of which the suite tells nothing'}); expect it to fail, or pretrain and "
+            "train one on these",
+            stacklevel=2,
+        )
 
 
 def _side_by_side(policy: Embodiment, suite: Embodiment, kind: str) -> Iterator[tuple[str, str]]:

@@ -111,6 +111,7 @@ def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, 
         config.policy,
         embodiment=suite.embodiment,
         things=suite.things,
+        pictures=suite.pictures,
         device=config.compute.device,
         dtype=config.compute.dtype,
     )

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from vla_crl.models.checkpoint import (
     read_card,
     save_adapter,
     save_policy,
+    weights_fingerprint,
 )
 from vla_crl.models.lora import LoRAConfig
 
@@ -67,6 +69,30 @@ def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
     save_adapter(policy, tmp_path, "tiny")
     load_adapter(base, tmp_path)
     assert torch.equal(actions(base, observation), actions(policy, observation))
+
+
+def test_adapters_know_what_kind_of_pictures_they_were_trained_on(make_policy, tmp_path):
+    policy, base = make_policy(), make_policy()
+    add_lora(policy, LoRAConfig(rank=2))
+    policy.config = replace(policy.config, pictures="turned")
+    save_adapter(policy, tmp_path, "tiny")
+    load_adapter(base, tmp_path)
+    assert base.config.pictures == "turned"
+
+
+def test_a_fingerprint_of_the_weights_changes_with_any_of_them(make_policy):
+    policy, same = make_policy(), make_policy()
+    assert weights_fingerprint(policy) == weights_fingerprint(same)
+    add_lora(policy, LoRAConfig(rank=2))
+    prints = [weights_fingerprint(same), weights_fingerprint(policy)]
+    randomize_adapters(policy)
+    prints.append(weights_fingerprint(policy))
+    with torch.no_grad():
+        next(policy.value_head.parameters()).add_(1.0)
+        prints.append(weights_fingerprint(policy))
+        next(policy.backbone.parameters()).add_(1.0)
+        prints.append(weights_fingerprint(policy))
+    assert len(set(prints)) == 5
 
 
 def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):

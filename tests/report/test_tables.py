@@ -154,6 +154,24 @@ def test_runs_in_different_orders_have_no_common_matrix(make_run: MakeRun, tmp_p
     assert "| before training |" not in text
 
 
+def test_an_average_of_runs_that_were_not_made_alike_says_so(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    paths = [make_run(tmp_path / f"seed_{seed}", seed=seed) for seed in (0, 1)]
+    assert "not made alike" not in runs_markdown(summarize_runs(paths))
+    file = paths[1] / "versions.json"
+    versions = json.loads(file.read_text())
+    versions["packages"]["mujoco"] = "3.7.0"
+    file.write_text(json.dumps(versions | {"conditions": {"physics": "fast"}}))
+    summary = summarize_runs(paths)
+    installed = json.loads((paths[0] / "versions.json").read_text())["packages"]["mujoco"]
+    assert set(summary.unlike) == {
+        f"mujoco: '{installed}' and '3.7.0'",
+        "physics: None and 'fast'",
+    }
+    assert runs_markdown(summary).startswith("**The runs were not made alike.** ")
+
+
 def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Path) -> None:
     first, other = make_run(tmp_path / "first"), make_run(tmp_path / "other", seed=1)
     with pytest.raises(ConfigError, match="no run given"):

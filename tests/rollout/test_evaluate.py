@@ -110,7 +110,9 @@ def test_the_shipped_policy_of_libero_does_what_its_card_says(make_lanes):
     assert sum(result.successes for result in results) >= 10
 
 
-@pytest.mark.parametrize("recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k"])
+@pytest.mark.parametrize(
+    "recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k", "libero_object"]
+)
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
     config = load_toml(TrainConfig, recipe_path(recipe))

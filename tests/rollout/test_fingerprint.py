@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
-from vla_crl.rollout.agents import PolicyAgent
+from vla_crl.models.checkpoint import weights_fingerprint
+from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.fingerprint import differences, fingerprint
 from vla_crl.sim.backends import find_suite, simulate
 
@@ -16,9 +17,22 @@ def test_a_fingerprint_tells_protocol_states_horizon_and_versions():
     told = fingerprint(suite, [0, 3], [500, 501, 502, 510], seed=4)
     assert told["protocol"] == "openpi"
     assert (told["state_ids"], told["horizon"], told["seed"]) == ("500-502, 510", 220, 4)
-    assert (told["image_size"], told["is_turned"], told["wait_steps"]) == (256, True, 10)
-    assert (told["chunk"], told["resets"], told["physics"]) == (5, "seed 7", "exact")
+    assert (told["rendered_size"], told["is_turned"], told["wait_steps"]) == (256, True, 10)
+    assert (told["resets"], told["physics"]) == ("seed 7", "exact")
     assert told["packages"]["mujoco"] == importlib.metadata.version("mujoco")
+
+
+def test_a_fingerprint_tells_which_policy_acted_how(untrained_policy):
+    agent = PolicyAgent(untrained_policy, deterministic=False, seed=3)
+    assert agent.description(find_suite("libero_spatial@openpi")) == {
+        "weights": weights_fingerprint(untrained_policy),
+        "actions": "sampled, seed 3",
+        "image_size": untrained_policy.config.image_size,
+        "executed_actions": 5,
+    }
+    assert agent.description(find_suite("tabletop_object"))["executed_actions"] == 4
+    scripted = ExpertAgent().description(find_suite("tabletop_object"))
+    assert scripted == {"actions": "scripted", "executed_actions": 1}
 
 
 def test_horizons_of_several_benchmarks_are_all_told():

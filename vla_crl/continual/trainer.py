@@ -16,7 +16,7 @@ from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
-from vla_crl.contracts import check_fits
+from vla_crl.contracts import check_fits, compare_pictures
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
@@ -82,6 +82,7 @@ class Trainer:
         )
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
+        compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
         self.policy.set_exploration(
             config.exploration.noise_level, config.exploration.stochastic_step
         )
@@ -92,7 +93,9 @@ class Trainer:
                 f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
                 f"{config.lora}; make them equal"
             )
-        self.policy.config = replace(self.policy.config, insulation=config.insulation)
+        self.policy.config = replace(
+            self.policy.config, insulation=config.insulation, pictures=self.suite.pictures
+        )
         check_loss_paths(self.policy, config.insulation)
         self._check_budget()
         self.method: ContinualMethod = make_method(config.method, config.method_settings)

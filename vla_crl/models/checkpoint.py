@@ -8,7 +8,7 @@ with `adapter.json`, which names its base policy, and `adapter.safetensors`. A r
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ def build_policy(
     *,
     embodiment: Embodiment | None = None,
     things: Sequence[str] = (),
+    pictures: str = "",
     device: str = "cpu",
     dtype: Dtype = "float32",
 ) -> VLAPolicy:
@@ -82,6 +83,7 @@ def build_policy(
         preset: Name or file.
         embodiment: Of the suite to be learnt, for a preset that names none.
         things: Likewise.
+        pictures: Likewise.
         device: Where the weights go; nothing else is tried.
         dtype: In which the backbone computes.
 
@@ -96,6 +98,7 @@ def build_policy(
         config,
         embodiment=config.embodiment or embodiment,
         things=config.things or tuple(things),
+        pictures=config.pictures or pictures,
     )
     try:
         return VLAPolicy(config, dtype=dtype).to(device)
@@ -209,6 +212,7 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
         "lora": to_mapping(policy.lora),
         "base": base,
         "base_sha256": sha256,
+        "pictures": policy.config.pictures,
     }
     save_json(record, directory / ADAPTER_FILE)
 
@@ -233,6 +237,8 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
         elif policy.lora != config:
             raise SpecError(f"the policy has {policy.lora}, the file holds {config}")
         load_adapter_state_dict(policy, tensors)
+        pictures = record.get("pictures", policy.config.pictures)
+        policy.config = replace(policy.config, pictures=pictures)
     except (ConfigError, SpecError) as error:
         raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
 
@@ -274,6 +280,21 @@ def base_fingerprint(policy: VLAPolicy) -> str | None:
     return policy.base.sha256 if policy.base.sums == _bit_sums(policy) else None
 
 
+def weights_fingerprint(policy: VLAPolicy) -> str:
+    """Return the beginning of a SHA-256 of all weights: of the base, the adapters, the value head.
+
+    Where weights of the base have changed since they were loaded, those of today count.
+    """
+    digest = hashlib.sha256((base_fingerprint(policy) or _sha256(policy.state_dict())).encode())
+    own = {
+        name: tensor
+        for name, tensor in policy.state_dict().items()
+        if ".lora_" in name or name.startswith("value_head.")
+    }
+    _add_to(digest, own.items())
+    return digest.hexdigest()[:16]
+
+
 def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors.items():
         if ".lora_" not in name and not name.startswith("value_head."):
@@ -282,10 +303,14 @@ def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(_base_tensors(tensors)):
+    _add_to(digest, _base_tensors(tensors))
+    return digest.hexdigest()
+
+
+def _add_to(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().flatten().numpy().data)
-    return digest.hexdigest()
 
 
 def _bit_sums(policy: VLAPolicy) -> dict[str, int]:

@@ -70,6 +70,8 @@ class PolicyConfig:
     """Bins of the image edge in answers."""
     things: tuple[str, ...] = ()
     """Names of what the grounding heads find in a scene. None in a preset: those of the suite."""
+    pictures: str = ""
+    """What is peculiar to those it was trained on, see `TaskSuite.pictures`; the suite tells."""
     value_width: int = 128
     """Hidden width of the value head."""
 

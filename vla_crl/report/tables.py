@@ -27,7 +27,7 @@ from vla_crl.report.wording import (
     task_label,
     transfer_sentence,
 )
-from vla_crl.rollout.fingerprint import PACKAGES
+from vla_crl.rollout.fingerprint import PACKAGES, differences
 
 Row = tuple[str, ...]
 TASK_WIDTH, STAGE_WIDTH = 36, 6
@@ -44,6 +44,7 @@ class RunsSummary:
         summaries: For each metric its mean over the runs; None where a run lacks it.
         facts: What ran where for how long, one mapping a run (`run_facts`).
         matrices: Success matrix of each run.
+        unlike: In what the runs were not made alike, one line each.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class RunsSummary:
     summaries: dict[str, SeedSummary | None]
     facts: tuple[dict[str, str], ...]
     matrices: tuple[SuccessMatrix, ...]
+    unlike: tuple[str, ...]
 
 
 def metric_rows(matrix: SuccessMatrix) -> list[Row]:
@@ -209,7 +211,25 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     summaries = {name: _summarize(runs) for name, runs in values.items()}
     facts = tuple(dict(run_facts(record)) for record in records)
     names = tuple(record.name for record in records)
-    return RunsSummary(names, values, summaries, facts, tuple(matrices))
+    unlike = [
+        line for record in records[1:] for line in differences(_made(records[0]), _made(record))
+    ]
+    return RunsSummary(
+        names, values, summaries, facts, tuple(matrices), tuple(dict.fromkeys(unlike))
+    )
+
+
+def _made(record: RunRecord) -> dict[str, Any]:
+    """Return what a run's numbers depend on, beside its settings."""
+    versions = record.versions
+    packages = versions.get("packages", {})
+    return {
+        **versions.get("conditions", {}),
+        **{name: packages[name] for name in PACKAGES if name in packages},
+        "vla_crl": versions.get("vla_crl"),
+        "commit": (versions.get("git") or {}).get("commit"),
+        "hardware": versions.get("cpu_model"),
+    }
 
 
 WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
@@ -262,7 +282,9 @@ def runs_markdown(summary: RunsSummary) -> str:
             notes.append(f"{label}: {text}")
         else:
             rows.append((label, *texts, "", ""))
-    return f"{_markdown(header, rows)}\n\n{'; '.join(notes)}.\n\n{_mean_matrix(summary)}\n"
+    warning = [f"**The runs were not made alike.** {'; '.join(summary.unlike)}."]
+    paragraphs = [_markdown(header, rows), f"{'; '.join(notes)}.", _mean_matrix(summary)]
+    return "\n\n".join([*warning[: len(summary.unlike)], *paragraphs]) + "\n"
 
 
 def _mean_matrix(summary: RunsSummary) -> str:

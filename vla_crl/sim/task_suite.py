@@ -101,6 +101,11 @@ class TaskSuite(ABC):
         return {}
 
     @property
+    def pictures(self) -> str:
+        """What is peculiar to the pictures: policies fail on those of another kind; "": nothing."""
+        return ""
+
+    @property
     def options(self) -> tuple[str, ...]:
         """What may follow an @ in the suite's name."""
         return self.controllers

@@ -161,6 +161,10 @@ def test_published_protocols_have_the_look_of_their_mujoco():
     looks = {"": "mujoco_3_8", "@openpi": "mujoco_3_2", "@openpi@mujoco_3_8": "mujoco_3_8"}
     for options, look in looks.items():
         assert find_suite(f"libero_goal{options}").conditions["look"] == look
+    assert find_suite("libero_goal").pictures == "LIBERO upright, look mujoco_3_8"
+    assert find_suite("libero_goal@openpi@mujoco_3_8").pictures == (
+        "LIBERO turned by 180 degrees, look mujoco_3_8"
+    )
     told = find_suite("libero_goal@mujoco_3_2").conditions
     assert (told["look"], told["renderer"]) == ("mujoco_3_2", f"vla_crl {__version__}")
 

@@ -1,7 +1,7 @@
 """A suite of LIBERO tasks as data; read without the packages of LIBERO."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -141,11 +141,14 @@ class LiberoSuite(TaskSuite):
     @property
     def conditions(self) -> dict[str, Any]:
         """The protocol, whether physics is exact, and where training begins."""
-        told = asdict(self.protocol)
-        protocol = {key: told[key] for key in told if key not in ("horizons", "look")}
+        protocol = self.protocol
         return {
             "protocol": self.protocol_name,
-            **protocol,
+            "source": protocol.source,
+            "rendered_size": protocol.image_size or "the policy's",
+            "is_turned": protocol.is_turned,
+            "wait_steps": protocol.wait_steps,
+            "resets": protocol.resets,
             "look": self.shown_look,
             "renderer": self._renderer,
             "physics": self._physics,
@@ -153,6 +156,12 @@ class LiberoSuite(TaskSuite):
             if self.shares_states
             else "sampled from LIBERO's placement regions",
         }
+
+    @property
+    def pictures(self) -> str:
+        """Which way up, and whose look."""
+        turned = "turned by 180 degrees" if self.protocol.is_turned else "upright"
+        return f"LIBERO {turned}, look {self.shown_look}"
 
     @property
     def shown_look(self) -> LookName:
