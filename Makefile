@@ -38,7 +38,9 @@ demo: env
 	fi
 	$(BIN)/vla-crl train demo --run-dir "$(RUN)"
 
-# The shipped policy on LIBERO: a video, and its success on ten official states of each task.
-libero: env-libero
-	$(BIN)/vla-crl rollout --policy tiny_libero --suite libero_object --episodes 2 --output "$(VIDEO)"
+# The shipped policy on LIBERO: a video, made once, and its success on ten official states of each task.
+$(VIDEO): | env-libero
+	$(BIN)/vla-crl rollout --policy tiny_libero --suite libero_object --episodes 2 --output "$@"
+
+libero: env-libero $(VIDEO)
 	$(BIN)/vla-crl evaluate --policy tiny_libero --suite libero_object --episodes 10

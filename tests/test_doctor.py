@@ -113,3 +113,25 @@ def test_a_broken_definition_fails_with_its_file(
     assert suites.status == "ok"
     assert broken.status == "fail"
     assert "tiny.toml: not a TOML file" in broken.found
+
+
+def test_libero_is_no_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIBERO_PACKAGES", ("no_such_package",))
+    check = doctor.check_libero()
+    assert (check.status, check.found) == ("warn", "not installed")
+    assert "pip install --editable '.[libero]'" in check.advice
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "advice"),
+    [("", "ok", ""), ("raise SystemExit('libGL.so.1 is missing')", "warn", "libGL.so.1 is missing"),
+     ("raise SystemExit(3)", "warn", "its import ended with 3")],
+)  # fmt: skip
+def test_libero_is_told_with_its_versions_and_whether_it_can_be_imported(
+    monkeypatch: pytest.MonkeyPatch, program: str, status: str, advice: str
+) -> None:
+    monkeypatch.setattr(doctor, "LIBERO_PACKAGES", ("numpy",))
+    monkeypatch.setattr(doctor, "_IMPORT_LIBERO", program)
+    check = doctor.check_libero()
+    assert (check.status, check.advice) == (status, advice)
+    assert check.found.startswith(f"numpy {importlib.metadata.version('numpy')}, mujoco ")

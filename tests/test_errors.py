@@ -4,6 +4,7 @@ from vla_crl.errors import (
     ConfigError,
     ForeignError,
     SpecError,
+    install_extra,
     unknown_name,
 )
 
@@ -14,6 +15,11 @@ def test_an_unknown_name_names_the_nearest_one() -> None:
         "run.toml: unknown task 'red_cub'. Did you mean 'red_cube'? Known: blue_ball, red_cube."
     )
     assert isinstance(error, ConfigError)
+
+
+def test_extras_are_installed_in_a_clone() -> None:
+    told = "pip install --editable '.[libero]' in the project's folder"
+    assert install_extra("libero") == told
 
 
 def test_a_name_like_no_other_gets_only_the_list() -> None:

@@ -57,6 +57,16 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
         assert path.parent.name in done.stdout
 
 
+def test_nobody_is_told_to_install_an_extra_from_pypi() -> None:
+    for folder in ("vla_crl", *DEFINITIONS):
+        for name in files_of(folder):
+            if name.endswith((".py", ".md", ".toml")):
+                assert "install 'vla-crl[" not in (CHECKOUT / name).read_text(encoding="utf-8"), (
+                    name
+                )
+    assert "install 'vla-crl[" not in (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_maps_every_root_folder() -> None:
     readme = (CHECKOUT / "README.md").read_text()
     mapped = set(re.findall(r"^\| \[`(\w+)/`\]", readme, flags=re.MULTILINE))

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from vla_crl.termination import EXIT_CODE, Terminated, ending_on_sigterm, holding_sigterm
+from vla_crl.termination import EXIT_CODE, Terminated, holding_sigterm, telling_how_to_go_on
 
 
 def terminate() -> None:
@@ -21,7 +21,7 @@ def test_sigterm_raises_where_it_meets_the_block_and_only_there() -> None:
     before, done = signal.getsignal(signal.SIGTERM), []
 
     def work() -> None:
-        with ending_on_sigterm("go on with: make"):
+        with telling_how_to_go_on("go on with: make"):
             terminate()
             done.append("after the signal")
 
@@ -36,7 +36,7 @@ def test_sigterm_is_held_back_until_the_block_ends() -> None:
     done = []
 
     def work() -> None:
-        with ending_on_sigterm("advice"), holding_sigterm() as has_come:
+        with telling_how_to_go_on("advice"), holding_sigterm() as has_come:
             done.append(has_come())
             terminate()
             done.append(has_come())
@@ -47,13 +47,13 @@ def test_sigterm_is_held_back_until_the_block_ends() -> None:
 
 
 def test_without_sigterm_nothing_happens() -> None:
-    with ending_on_sigterm("advice"), holding_sigterm() as has_come:
+    with telling_how_to_go_on("advice"), holding_sigterm() as has_come:
         assert not has_come()
 
 
 def test_an_error_in_the_block_is_not_replaced_by_the_signal() -> None:
     def work() -> None:
-        with ending_on_sigterm("advice"), holding_sigterm():
+        with telling_how_to_go_on("advice"), holding_sigterm():
             terminate()
             raise ValueError("real")
 
@@ -78,7 +78,7 @@ def test_other_threads_leave_the_signal_alone() -> None:
     found = []
 
     def work() -> None:
-        with ending_on_sigterm("advice"), holding_sigterm() as has_come:
+        with telling_how_to_go_on("advice"), holding_sigterm() as has_come:
             found.append((signal.getsignal(signal.SIGTERM), has_come()))
 
     thread = threading.Thread(target=work)

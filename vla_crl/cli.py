@@ -297,8 +297,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*USER_ERRORS, MemoryError) as error:
         print(f"vla-crl: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("vla-crl: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("; ".join(["vla-crl: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     except Terminated as error:
         print(f"vla-crl: ended by SIGTERM; {error}", file=sys.stderr)

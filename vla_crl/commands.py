@@ -19,7 +19,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files import write_atomically
-from vla_crl.termination import ending_on_sigterm
+from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
 Records = list[dict[str, Any]]
@@ -135,7 +135,7 @@ def train(options: Options) -> None:
             conditions=trainer.suite.conditions,
         )
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
-    with trainer.run.locked(), ending_on_sigterm(f"go on with: {again}"):
+    with trainer.run.locked(), telling_how_to_go_on(f"go on with: {again}"):
         trainer.train(resume=resume)
         trainer.close()
         if config.video_episodes:
@@ -165,6 +165,7 @@ def evaluate(options: Options) -> Records:
         require_new(options.output, "--output")
     compute = _compute(options)
     from vla_crl.progress import console
+    from vla_crl.rollout.episodes import evaluated
     from vla_crl.rollout.evaluate import evaluate as evaluate_agent
     from vla_crl.rollout.fingerprint import fingerprint
     from vla_crl.rollout.lanes import close_lanes, simulate_lanes
@@ -172,10 +173,10 @@ def evaluate(options: Options) -> Records:
 
     suite = find_suite(options.suite)
     if options.protocol:
-        suite = suite.with_option(options.protocol)
+        suite = suite.with_protocol(options.protocol)
     episodes = options.episodes or suite.trials
+    tasks, ids = evaluated(suite, options.tasks, episodes, options.states)
     agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
-    tasks = [suite.task_index(name) for name in options.tasks or [t.name for t in suite.tasks]]
     num_envs = min(options.num_envs, episodes * len(tasks))
     sims = simulate_lanes(
         suite,
@@ -184,11 +185,10 @@ def evaluate(options: Options) -> Records:
         compute=compute,
         tasks=tasks,
     )
-    ids = suite.test_ids if options.states == "test" else suite.train_ids
     measured = fingerprint(
         suite,
         tasks,
-        ids[:episodes],
+        ids,
         policy=options.policy,
         **agent.description(suite),
         num_envs=num_envs,

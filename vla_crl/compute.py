@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
 
 Dtype = Literal["float32", "bfloat16"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -61,7 +61,7 @@ class ComputeConfig:
             if importlib.util.find_spec("mujoco_warp") is None:
                 raise ConfigError(
                     f"sim_device '{self.sim_device}': MuJoCo Warp is not installed; "
-                    "pip install 'vla-crl[warp]', or simulate on the 'cpu'"
+                    f"{install_extra('warp')}, or simulate on the 'cpu'"
                 )
             _require_cuda("sim_device", self.sim_device)
         torch.set_num_threads(self.num_torch_threads)

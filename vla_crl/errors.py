@@ -39,6 +39,11 @@ USER_ERRORS = (ConfigError, SpecError, CheckpointError, ForeignError, FloatingPo
 meets a number that is not finite."""
 
 
+def install_extra(extra: str) -> str:
+    """Return the command that brings the packages of an extra: in a clone, as PyPI has none."""
+    return f"pip install --editable '.[{extra}]' in the project's folder"
+
+
 def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """Build the error for a name that does not exist, with the nearest valid one.
 

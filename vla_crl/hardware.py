@@ -6,6 +6,8 @@ from pathlib import Path
 
 GL_INSTALL = "apt-get install libegl1 libosmesa6 libgl1-mesa-dri libglvnd0"
 """What a machine without a display needs for MuJoCo's own renderer."""
+OPENCV_INSTALL = "apt-get install libgl1 libglib2.0-0"
+"""What OpenCV, which robosuite and so LIBERO import, needs of a machine without a display."""
 
 
 def num_cores() -> int:

@@ -1,4 +1,4 @@
-"""SIGTERM: what a cluster sends some seconds before it takes the machine away."""
+"""SIGTERM, which clusters send before they take a machine away, and Ctrl-C."""
 
 import signal
 import threading
@@ -14,18 +14,21 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def ending_on_sigterm(advice: str) -> Iterator[None]:
-    """Raise `Terminated` wherever SIGTERM meets the block.
+def telling_how_to_go_on(advice: str) -> Iterator[None]:
+    """Raise `Terminated` wherever SIGTERM meets the block, and say on Ctrl-C the same.
 
     Args:
-        advice: What the error says.
+        advice: What the errors say.
     """
 
     def end(*_: object) -> None:
         raise Terminated(advice)
 
     with _handling_sigterm(end):
-        yield
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(advice) from error
 
 
 @contextmanager

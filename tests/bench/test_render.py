@@ -17,7 +17,7 @@ def test_rendering_is_measured_against_mujocos_renderer():
 
 @pytest.mark.render
 def test_a_scene_of_meshes_is_measured_too():
-    pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
+    pytest.importorskip("metaworld", reason="pip install --editable '.[metaworld]'")
     small = {"num_frames": 8, "num_peer_frames": 2, "num_repeats": 1}
     (record,) = bench_render("metaworld_mt10", sizes=(64,), **small)
     assert (record.name, record.goal) == ("render.metaworld_mt10.64x64", 15.0)

@@ -31,7 +31,7 @@ def test_gl_backends_are_measured_side_by_side():
 
 @pytest.mark.slow
 def test_warp_is_measured_on_the_cpu():
-    pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+    pytest.importorskip("mujoco_warp", reason="pip install --editable '.[warp]'")
     (record,) = bench_small(peers=["warp"], sizes=(16,))
     assert record.name == "render.tabletop_object.16x16.vs_warp"
     assert (record.peer, record.goal) == ("MuJoCo Warp, CPU", None)
@@ -51,7 +51,7 @@ def test_what_a_peer_lacks_is_an_error_before_anything_is_measured(
     )
     with pytest.raises(
         ConfigError,
-        match=r"bench render --peers: peer 'warp' needs .* pip install 'vla-crl\[warp\]'",
+        match=r"bench render --peers: peer 'warp' needs .* pip install --editable '.\[warp\]'",
     ):
         bench_render_peers(peers=["warp"])
 

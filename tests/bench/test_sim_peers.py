@@ -18,7 +18,7 @@ def test_one_thread_is_a_peer_that_needs_no_graphics():
 @pytest.mark.slow
 @pytest.mark.render
 def test_vector_environments_are_measured_per_step_and_per_chunk():
-    pytest.importorskip("stable_baselines3", reason="pip install 'vla-crl[sb3]'")
+    pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'")
     chosen = ["AsyncVectorEnv", "SubprocVecEnv"]
     records = bench_sim_peers(
         peers=chosen, num_slots=4, num_chunks=2, num_repeats=1, envs_per_core=[1]
@@ -49,7 +49,7 @@ def test_without_stable_baselines_the_extra_is_named(monkeypatch: pytest.MonkeyP
     for chosen in ([], ["SubprocVecEnv"]):
         with pytest.raises(
             ConfigError,
-            match=r"bench sim --peers: peer 'SubprocVecEnv' needs .* pip install 'vla-crl\[sb3\]'",
+            match=r"sim --peers: peer 'SubprocVecEnv' needs .* pip install --editable '.\[sb3\]'",
         ):
             bench_sim_peers(peers=chosen)
 

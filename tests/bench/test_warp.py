@@ -2,7 +2,7 @@ import pytest
 
 from vla_crl.errors import ConfigError
 
-pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+pytest.importorskip("mujoco_warp", reason="pip install --editable '.[warp]'")
 
 from vla_crl.bench.warp import bench_warp
 

@@ -17,7 +17,7 @@ from vla_crl.models.checkpoint import save_policy
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
-from vla_crl.termination import Terminated, ending_on_sigterm
+from vla_crl.termination import Terminated, telling_how_to_go_on
 
 
 def after_signal(function):
@@ -143,7 +143,7 @@ def test_sigterm_without_states_says_that_the_stage_begins_again(
 ):
     never = dataclasses.replace(config, checkpoint_every=0)
     monkeypatch.setattr(PPO, "update", after_signal(PPO.update))
-    with pytest.raises(Terminated, match="again"), ending_on_sigterm("again"):
+    with pytest.raises(Terminated, match="again"), telling_how_to_go_on("again"):
         run_all(never, tmp_path / "s")
     assert "SIGTERM: stage 1 will begin again (checkpoint_every is 0)" in capsys.readouterr().err
 

@@ -88,7 +88,7 @@ def write_hdf5(tmp_path: Path) -> Callable[..., Path]:
     "after": as LIBERO's own script does, which observes after a step and tells its conventions.
     "before": as OpenVLA's does, which tells nothing; its first state is from before it waited.
     """
-    h5py = pytest.importorskip("h5py", reason="pip install 'vla-crl[datasets]'")
+    h5py = pytest.importorskip("h5py", reason="pip install --editable '.[datasets]'")
 
     def write(
         task: str = FIRST,
@@ -182,7 +182,7 @@ def lerobot_table(episode: int, length: int, names: dict[str, Any], view: str | 
 @pytest.fixture
 def write_lerobot(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a LeRobot folder; version 3 has two episodes a file."""
-    pa = pytest.importorskip("pyarrow", reason="pip install 'vla-crl[datasets]'")
+    pa = pytest.importorskip("pyarrow", reason="pip install --editable '.[datasets]'")
     from pyarrow import parquet
 
     def write(

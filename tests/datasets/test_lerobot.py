@@ -203,6 +203,6 @@ def test_videos_that_are_damaged_or_too_short_are_told(write_lerobot):
 def test_a_missing_package_is_told_with_the_command(write_lerobot, monkeypatch):
     folder = write_lerobot()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = r"the package pyarrow: pip install 'vla-crl\[datasets\]'"
+    message = r"the package pyarrow: pip install --editable '.\[datasets\]'"
     with pytest.raises(ConfigError, match=message):
         read(folder)

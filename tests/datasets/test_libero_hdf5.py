@@ -223,5 +223,7 @@ def test_a_task_of_another_suite_is_told_with_the_nearest(write_hdf5):
 def test_a_missing_package_is_told_with_the_command(write_hdf5, monkeypatch):
     path = write_hdf5()
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ConfigError, match=r"the package h5py: pip install 'vla-crl\[datasets\]'"):
+    with pytest.raises(
+        ConfigError, match=r"the package h5py: pip install --editable '.\[datasets\]'"
+    ):
         read(path)

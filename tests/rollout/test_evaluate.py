@@ -66,7 +66,7 @@ def test_an_unknown_task_is_refused_with_the_nearest_name(untrained_policy, eval
 @pytest.mark.parametrize(("policy", "num_tasks"), [("tiny", 40), ("tiny_metaworld", 10)])
 def test_a_shipped_policy_succeeds_as_often_as_its_card_says(policy, num_tasks, make_lanes):
     if policy == "tiny_metaworld":
-        pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
+        pytest.importorskip("metaworld", reason="pip install --editable '.[metaworld]'")
     card = read_card(policy_path(policy).with_suffix(""))
     stated = card["success_on_test_ids"]
     agent = PolicyAgent(load_policy(policy), deterministic=True)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Sequence
 
 from vla_crl.doctor import draws_frames
-from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.errors import ConfigError, install_extra, unknown_name
 from vla_crl.hardware import GL_INSTALL
 
 
@@ -34,7 +34,7 @@ def require_extra(where: str, peer: str, module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise ConfigError(
-            f"{where}: peer '{peer}' needs the package {module}: pip install 'vla-crl[{extra}]', "
+            f"{where}: peer '{peer}' needs the package {module}: {install_extra(extra)}, "
             "or name other peers after --peers"
         )
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from vla_crl.contracts import ARM
 from vla_crl.datasets.config import Gripper, Seen, View
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
 from vla_crl.sim.libero.drawing import resized
 
-INSTALL = "pip install 'vla-crl[datasets]'"
+INSTALL = install_extra("datasets")
 CAMERAS = len(ARM.cameras)
 _STEPS_OF_VIEW = {"upright": (1, 1), "raw": (-1, 1), "rotated": (1, -1)}
 """In which directions rows and columns run, beside what the camera sees."""

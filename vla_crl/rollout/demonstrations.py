@@ -165,7 +165,7 @@ def collect_demonstrations(
     def play(lane: int) -> Iterator[None]:
         """Record every episode whose number is the lane's."""
         sim = sims[lane]
-        labels, expert = require(sim, Grounded, "labelled"), expert_of(sim)
+        expert, labels = expert_of(sim), require(sim, Grounded, "labelled")
         episode_of, queue = np.zeros(sim.num_slots, dtype=np.int64), lanes[lane]
 
         def start(slots: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.rows import Rows
+from vla_crl.sim.calls import require_counts
 from vla_crl.sim.task_suite import TaskSuite
 
 
@@ -26,6 +27,34 @@ class Episodes(Rows):
     task: Tensor
     state_id: Tensor
     group: Tensor
+
+
+def evaluated(
+    suite: TaskSuite, tasks: Sequence[str] | None, num_episodes: int, states: str
+) -> tuple[list[int], range]:
+    """Return the indices of the tasks, and the initial states, that an evaluation is asked for.
+
+    Raises:
+        ConfigError: An unknown task or kind of states, no task or one twice, or more episodes than
+            states.
+    """
+    require_counts("evaluate", num_episodes=num_episodes)
+    if states not in ("test", "train"):
+        raise unknown_name("evaluate", "states", states, ("test", "train"))
+    if tasks is not None and (isinstance(tasks, str) or not tasks):
+        raise ConfigError(
+            f"evaluate: tasks is {tasks!r}, expected a list of names, or None for all"
+        )
+    if tasks and len(set(tasks)) < len(tasks):
+        raise ConfigError(f"evaluate: a task is named twice: {', '.join(tasks)}")
+    ids = suite.test_ids if states == "test" else suite.train_ids
+    if not 1 <= num_episodes <= len(ids):
+        raise ConfigError(
+            f"evaluate: {num_episodes} episodes a task, but suite '{suite.name}' has {states} "
+            f"states for 1 to {len(ids)}"
+        )
+    names = tasks or [task.name for task in suite.tasks]
+    return [suite.task_index(name) for name in names], ids[:num_episodes]
 
 
 class EpisodeSource(Protocol):

@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 
 from vla_crl.contracts import Split
-from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
+from vla_crl.errors import ForeignError, StoppedEvaluationError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
+from vla_crl.rollout.episodes import evaluated
 from vla_crl.rollout.lanes import check_lanes, lane_sizes, run_lanes
-from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.simulation import Simulation
 
@@ -61,24 +61,9 @@ def evaluate(
     """
     check_lanes("evaluate", sims)
     suite = sims[0].suite
-    require_counts("evaluate", num_episodes=num_episodes)
-    if states not in ("test", "train"):
-        raise unknown_name("evaluate", "states", states, ("test", "train"))
-    if tasks is not None and (isinstance(tasks, str) or not tasks):
-        raise ConfigError(
-            f"evaluate: tasks is {tasks!r}, expected a list of names, or None for all"
-        )
-    if tasks and len(set(tasks)) < len(tasks):
-        raise ConfigError(f"evaluate: a task is named twice: {', '.join(tasks)}")
-    ids = suite.test_ids if states == "test" else suite.train_ids
-    if not 1 <= num_episodes <= len(ids):
-        raise ConfigError(
-            f"evaluate: {num_episodes} episodes a task, but suite '{suite.name}' has {states} "
-            f"states for 1 to {len(ids)}"
-        )
-    indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
+    indices, ids = evaluated(suite, tasks, num_episodes, states)
     queue_tasks = np.repeat(indices, num_episodes)
-    queue_ids = np.tile(ids[:num_episodes], len(indices))
+    queue_ids = np.tile(ids, len(indices))
     success, has_ended = np.zeros((2, len(queue_tasks)), dtype=bool)
     # As many slots as a simulation made for these episodes alone would have.
     num_envs = min(sum(sim.num_slots for sim in sims), len(queue_tasks))

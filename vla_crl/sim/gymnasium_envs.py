@@ -10,9 +10,11 @@ Importing this module registers them, as Gymnasium's "module:id" form expects:
     envs = gymnasium.make_vec("vla_crl.sim.gymnasium_envs:vla_crl/tabletop_object-v0", num_envs=64)
 
 Suites in the folders of VLA_CRL_PATH are registered as well, whatever simulates them. Another
-controller of a suite is chosen by `suite`, which Gymnasium's ids have no sign for:
+controller of a suite, or another option, is chosen by `suite`, which Gymnasium's ids have no sign
+for:
 
     env = gymnasium.make("vla_crl/metaworld_mt10.push-v3-v0", suite="metaworld_mt10@eef_position")
+    envs = gymnasium.make_vec("vla_crl/libero_object-v0", num_envs=8, suite="libero_object@openpi")
 """
 
 import string

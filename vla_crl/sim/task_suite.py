@@ -118,6 +118,31 @@ class TaskSuite(ABC):
         """
         return self.with_controller(name)
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """How others measure on it: those of its options that an evaluation may name."""
+        return ()
+
+    def with_protocol(self, name: str) -> "TaskSuite":
+        """Return the suite as others measure on it; its name tells how.
+
+        Raises:
+            ConfigError: It has no protocols, no such one, or has one already.
+        """
+        if not self.protocols:
+            raise ConfigError(
+                f"suite '{self.name}' has no protocols, got '{name}'; those of LIBERO have some "
+                "(envs/libero_spatial/README.md)"
+            )
+        if name in self.options and name not in self.protocols:
+            raise ConfigError(
+                f"'{name}' is no protocol but another option of the suite, expected one of "
+                f"{', '.join(self.protocols)}; name it as --suite {self.name}@{name}"
+            )
+        if name not in self.protocols:
+            raise unknown_name(f"suite '{self.name}'", "protocol", name, self.protocols)
+        return self.with_option(name)
+
     def require_states(self, **counts: int) -> None:
         """Check before the work that there are as many test states as settings ask for.
 

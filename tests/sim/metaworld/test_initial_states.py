@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
-pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
+pytest.importorskip("metaworld", reason="pip install --editable '.[metaworld]'")
+pytest.importorskip("imageio", reason="pip install --editable '.[metaworld]'")
 
 from metaworld.env_dict import ENV_CLS_MAP
 

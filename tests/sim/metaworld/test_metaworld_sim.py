@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
-pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
+pytest.importorskip("metaworld", reason="pip install --editable '.[metaworld]'")
+pytest.importorskip("imageio", reason="pip install --editable '.[metaworld]'")
 
 from vla_crl.catalog import suite_path
 from vla_crl.contracts import ARM

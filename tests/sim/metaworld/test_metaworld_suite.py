@@ -24,7 +24,7 @@ CW10 = (
 )  # fmt: skip
 """Wolczyk et al. 2021, Continual World, in the order of its streams."""
 needs_metaworld = pytest.mark.skipif(
-    importlib.util.find_spec("metaworld") is None, reason="pip install 'vla-crl[metaworld]'"
+    importlib.util.find_spec("metaworld") is None, reason="pip install --editable '.[metaworld]'"
 )
 
 
@@ -112,7 +112,7 @@ def test_the_task_card_says_what_the_suite_file_says(name: str):
 
 def test_a_missing_package_is_named_with_its_install_line(without_package: None):
     suite = find_suite("metaworld_mt10")
-    message = r"need the package metaworld: pip install 'vla-crl\[metaworld\]'"
+    message = r"need the package metaworld: pip install --editable '.\[metaworld\]'"
     with pytest.raises(ConfigError, match=message):
         simulate(suite, 1)
     with pytest.raises(ConfigError, match=message):

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-pytest.importorskip("metaworld", reason="pip install 'vla-crl[metaworld]'")
-pytest.importorskip("imageio", reason="pip install 'vla-crl[metaworld]'")
+pytest.importorskip("metaworld", reason="pip install --editable '.[metaworld]'")
+pytest.importorskip("imageio", reason="pip install --editable '.[metaworld]'")
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.backends import find_suite

@@ -181,3 +181,16 @@ def test_without_opengl_the_error_says_what_to_install():
     assert "has no OpenGL with MUJOCO_GL=disable" in done.stdout
     assert "apt-get install libegl1 libosmesa6" in done.stdout
     assert "set MUJOCO_GL=egl or osmesa" in done.stdout
+
+
+def test_a_renderer_that_nobody_closes_ends_with_the_process_and_says_nothing():
+    program = f"""
+import mujoco
+from vla_crl.sim.renderer import GLRenderer
+model = mujoco.MjModel.from_xml_string({SCENE!r})
+renderer = GLRenderer(model, ["front"], 8, 8, num_threads=2)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert done.stdout + done.stderr == ""

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_quickly() -> Iterator[None]:
-    wp = pytest.importorskip("warp", reason="pip install 'vla-crl[warp]'")
+    wp = pytest.importorskip("warp", reason="pip install --editable '.[warp]'")
     before = wp.config.optimization_level
     wp.config.optimization_level = 0
     yield

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+pytest.importorskip("mujoco_warp", reason="pip install --editable '.[warp]'")
 
 import warp as wp
 

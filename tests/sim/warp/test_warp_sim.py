@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("mujoco_warp", reason="pip install 'vla-crl[warp]'")
+pytest.importorskip("mujoco_warp", reason="pip install --editable '.[warp]'")
 
 import warp as wp
 
@@ -453,5 +453,5 @@ def test_a_missing_package_is_an_error_that_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"warp is missing: pip install 'vla-crl\[warp\]'"):
+    with pytest.raises(ConfigError, match=r"warp is missing: pip install --editable '.\[warp\]'"):
         importlib.reload(vla_crl.sim.warp)

@@ -12,9 +12,10 @@ from types import ModuleType
 
 import mujoco
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
+from vla_crl.hardware import OPENCV_INSTALL
 
-INSTALL = "pip install 'vla-crl[libero]'"
+INSTALL = install_extra("libero")
 FIRST_MUJOCO, UNFIT_MUJOCO = (3, 2), (3, 9)
 """The first version with which it was tried, and the first whose C interface its controllers do not
 fit."""
@@ -26,7 +27,8 @@ def import_robosuite() -> ModuleType:
     """Import robosuite.
 
     Raises:
-        ConfigError: It is missing, or has a version that does not work.
+        ConfigError: It is missing, has a version that does not work, or lacks a library of the
+            system.
     """
     if importlib.util.find_spec("robosuite") is None:
         raise ConfigError(f"the package robosuite is missing: {INSTALL}")
@@ -42,8 +44,13 @@ def import_robosuite() -> ModuleType:
         raise ConfigError(
             f"robosuite {version} is installed, expected {ROBOSUITE}*: pip install robosuite==1.4.0"
         )
-    with quietly():
-        import robosuite
+    try:
+        with quietly():
+            import cv2  # noqa: F401 - robosuite imports it only where it is used
+            import robosuite
+    except ImportError as error:
+        advice = OPENCV_INSTALL if ".so" in str(error) else INSTALL
+        raise ConfigError(f"robosuite cannot be imported: {error}. To mend it: {advice}") from error
     return robosuite
 
 

@@ -96,7 +96,7 @@ def _run_apart(what: str, task: tuple[str, ...], folder: Path) -> None:
     )  # fmt: skip
     if result.returncode and not folder.is_dir():  # another program may have made it meanwhile
         last = (result.stderr.strip() or f"it ended with {result.returncode}").splitlines()[-1]
-        raise ConfigError(f"{what}: {task[0]} '{task[1]}': {last.removeprefix('ConfigError: ')}")
+        raise ConfigError(f"{what}: {task[0]} '{task[1]}': {last}")
 
 
 def bake_task(benchmark: str, task: str) -> None:
@@ -176,18 +176,22 @@ def _made_with() -> dict[str, Any]:
 
 
 def _keep_assets(files: dict[Path, str]) -> None:
-    """Copy meshes and textures into the cache, where they are shared by tasks."""
+    """Copy meshes and textures into the cache, shared by tasks, and mend damaged ones."""
     folder = baked.assets_folder()
     folder.mkdir(parents=True, exist_ok=True)
     for path, name in files.items():
-        if not (folder / name).exists():
-            with replacing(folder / name) as temporary:
+        kept = folder / name
+        if not kept.exists() or mjcf.content_name(kept.read_bytes(), kept.suffix) != name:
+            with replacing(kept) as temporary:
                 shutil.copyfile(path, temporary)
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case [named_benchmark, named_task]:
-            bake_task(named_benchmark, named_task)
-        case [named_benchmark, named_task, number]:
-            bake_states(named_benchmark, named_task, int(number))
+    try:
+        match sys.argv[1:]:
+            case [named_benchmark, named_task]:
+                bake_task(named_benchmark, named_task)
+            case [named_benchmark, named_task, number]:
+                bake_states(named_benchmark, named_task, int(number))
+    except ConfigError as refused:
+        sys.exit(str(refused))

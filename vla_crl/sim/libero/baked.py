@@ -124,7 +124,20 @@ class BakedTask:
         """Compile a scene file of the folder, as it is written there."""
         text = (self.folder / name).read_text(encoding="utf-8")
         names = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))["assets"][name]
-        return mujoco.MjModel.from_xml_string(text, {file: _asset(file) for file in names})
+        return mujoco.MjModel.from_xml_string(text, {file: self._asset(file) for file in names})
+
+    def _asset(self, name: str) -> bytes:
+        path = assets_folder() / name
+        advice = f"delete {self.folder}, and the task is baked again and the file with it"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: a mesh or texture of LIBERO is missing ({error.strerror}); {advice}"
+            ) from error
+        if name != content_name(content, path.suffix):
+            raise ConfigError(f"{path}: its checksum is not its name; {advice}")
+        return content
 
 
 @made_once
@@ -187,23 +200,6 @@ def _checksum(path: Path) -> str:
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / STATES, allow_pickle=False) as file:
         return dict(file)
-
-
-def _asset(name: str) -> bytes:
-    path = assets_folder() / name
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: a mesh or texture of LIBERO is missing ({error.strerror}); delete "
-            f"{libero_cache()}, and tasks are baked again"
-        ) from error
-    if name != content_name(content, path.suffix):
-        raise ConfigError(
-            f"{path}: its checksum is not its name; delete {libero_cache()}, and tasks are baked "
-            "again"
-        )
-    return content
 
 
 def _arm(model: mujoco.MjModel, about: dict[str, Any]) -> Arm:

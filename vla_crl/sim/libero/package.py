@@ -28,7 +28,8 @@ def import_libero() -> Libero:
     mujoco 3.9 from mujoco 3.4 on; robosuite's own, which fits all versions before 3.9, is put back.
 
     Raises:
-        ConfigError: A package is missing, or has a version that does not work.
+        ConfigError: A package or a library of the system is missing, or has a version that does
+            not work.
     """
     _require_packages()
     import_robosuite()

@@ -91,25 +91,37 @@ class LiberoSuite(TaskSuite):
     @property
     def options(self) -> tuple[str, ...]:
         """Protocols, and how it is simulated."""
-        return (*PROTOCOLS, *LOOKS, FAST, SHARED_STATES, GL, ORIGINAL)
+        return (*PROTOCOLS, *LOOKS, FAST, GL, SHARED_STATES, ORIGINAL)
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """How others measure."""
+        return tuple(PROTOCOLS)
 
     def with_option(self, name: str) -> "LiberoSuite":
         """Return the suite under a protocol, stepped fast, or with the study's shared states.
 
+        Its name has the options in the order of `options`, in whichever order they come.
+
         Raises:
-            ConfigError: It has no such option, or two protocols.
+            ConfigError: It has no such option, two protocols or two looks.
         """
         if name not in self.options:
             raise unknown_name(f"suite '{self.name}'", "option", name, self.options)
-        if {name, *self.name.split("@")} >= {FAST, ORIGINAL}:
+        bare, *before = self.name.split("@")
+        if {name, *before} >= {FAST, ORIGINAL}:
             raise ConfigError(f"suite '{self.name}@{name}': the original cannot be fast")
-        named = replace(self, name=f"{self.name}@{name}")
+        for kind, names in {"protocol": PROTOCOLS, "look": LOOKS}.items():
+            if name in names and any(option in names for option in before):
+                raise ConfigError(
+                    f"suite '{self.name}@{name}': a suite has one {kind}, this names two"
+                )
+        chosen = [option for option in self.options if option in (name, *before)]
+        named = replace(self, name="@".join([bare, *chosen]))
         if name in _FLAGS:
             return replace(named, **{_FLAGS[name]: True})
         if name in LOOKS:
             return replace(named, look=name)
-        if any(option in PROTOCOLS for option in self.name.split("@")[1:]):
-            raise ConfigError(f"suite '{named.name}': a suite has one protocol, this names two")
         tasks = tuple(
             replace(task, horizon=PROTOCOLS[name].horizons.get(task.benchmark, task.horizon))
             for task in self.tasks

@@ -11,7 +11,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.errors import ConfigError, install_extra, unknown_name
 from vla_crl.sim.metaworld.config import WORKSPACE_CAMERA, CameraConfig, MetaWorldConfig
 
 GOAL = "vla_crl goal"
@@ -26,8 +26,7 @@ def require_metaworld() -> None:
     for package in ("metaworld", "imageio"):  # what `pip install --no-deps metaworld` lacks
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
-                f"the suites of Meta-World need the package {package}: "
-                "pip install 'vla-crl[metaworld]'"
+                f"the suites of Meta-World need the package {package}: {install_extra('metaworld')}"
             )
 
 

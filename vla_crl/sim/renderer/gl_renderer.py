@@ -1,5 +1,6 @@
 """MuJoCo's own renderer, called like `BatchRenderer`: slow, and the measure of what is right."""
 
+import atexit
 import copy
 import os
 import weakref
@@ -78,7 +79,7 @@ class GLRenderer:
         srgb = reads_srgb("GLRenderer", look)
         self._painters: list[_Painter] = []
         self._close = weakref.finalize(self, _close_all, self._painters)
-        self._close.atexit = False  # then the threads are gone already, and so is the process
+        self._close.atexit = False  # then the threads are gone already: see _close_at_exit
         for _ in range(num_threads):
             painter = _Painter()
             self._painters.append(painter)
@@ -159,6 +160,7 @@ class _Painter:
     ) -> None:
         height, width = resolution
         self._context = _gl_context(width, height)
+        atexit.register(self._close_at_exit)  # called before what the context has registered
         uploaded = model
         if not srgb:
             uploaded = copy.copy(model)
@@ -229,6 +231,15 @@ class _Painter:
         if self._context is not None:
             self._context.free()
         self._resources = self._context = None
+        atexit.unregister(self._close_at_exit)
+
+    def _close_at_exit(self) -> None:
+        """Free the context of a thread that has ended, while OpenGL is still there.
+
+        Only that thread could free what is in the context, which goes with the process.
+        """
+        self._context.free()
+        self._context = None
 
 
 def _close_all(painters: list[_Painter]) -> None:

@@ -5,11 +5,11 @@ Needs the extra `warp`. Without a GPU everything also runs on Warp's CPU device,
 
 import importlib.util
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
 
 for _package in ("warp", "mujoco_warp"):
     if importlib.util.find_spec(_package) is None:
         raise ConfigError(
-            f"vla_crl.sim.warp: the package {_package} is missing: pip install 'vla-crl[warp]', "
+            f"vla_crl.sim.warp: the package {_package} is missing: {install_extra('warp')}, "
             "or simulate with vla_crl.sim.native.vector_sim.VectorSim"
         )

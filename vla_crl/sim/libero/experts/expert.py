@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mujoco
 import numpy as np
 
+from vla_crl.errors import ConfigError
 from vla_crl.sim.libero.baked import BakedTask
 from vla_crl.sim.libero.experts.joints import Joint, command_to_move
 from vla_crl.sim.libero.experts.motion import action_of
@@ -44,7 +45,17 @@ class LiberoExpert:
     """
 
     def __init__(self, sim: LiberoSim) -> None:
-        """Prepare for the slots of a simulation."""
+        """Prepare for the slots of a simulation.
+
+        Raises:
+            ConfigError: It is the original, whose worlds cannot be looked into.
+        """
+        if not isinstance(cast(Any, sim), LiberoSim):
+            name = sim.suite.name
+            raise ConfigError(
+                f"suite '{name}': LIBERO itself has no scripted expert; use a policy, or the suite "
+                f"'{name.removesuffix('@original')}'"
+            )
         self._sim = sim
         self._memory = [Memory() for _ in range(sim.num_slots)]
         self._last = np.full((sim.num_slots, 3), -1)
