@@ -40,6 +40,20 @@ def test_the_smoothed_curve_begins_where_there_are_numbers(run_path: Path) -> No
     assert np.array_equal(np.asarray(smoothed), [np.nan, 75.0, 75.0], equal_nan=True)
 
 
+def test_learning_curves_of_tasks_with_long_names_lie_beside_each_other(run_path: Path) -> None:
+    record = RunRecord.read(run_path)
+    task = "_".join(["pick_up_the_black_bowl_in_the_top_drawer"] * 2)
+    rows = [
+        {"stage": stage, "task": task, "episodes": episodes, "success": 0.5}
+        for stage in range(1, 6)
+        for episodes in (500, 1000)
+    ]
+    figure = draw_learning_curves(replace(record, iterations=rows))
+    figure.draw_without_rendering()  # a warning is an error
+    widths = [axes.get_position().width for axes in figure.axes]
+    assert min(widths) > 0.1
+
+
 def test_figures_appear_in_the_order_in_which_to_show_them(run_path: Path) -> None:
     paths = write_plots(RunRecord.read(run_path))
     assert list(paths) == [

@@ -111,7 +111,15 @@ def test_the_shipped_policy_of_libero_does_what_its_card_says(make_lanes):
 
 
 @pytest.mark.parametrize(
-    "recipe", ["demo", "sequential_goal", "sequential_2k", "sequential_10k", "libero_object"]
+    "recipe",
+    [
+        "demo",
+        "sequential_goal",
+        "sequential_2k",
+        "sequential_10k",
+        "libero_object",
+        "libero_spatial",
+    ],
 )
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
@@ -123,11 +131,12 @@ def test_committed_results_begin_with_the_shipped_policy(recipe):
     for file in matrices:
         cells = [cell for cell in SuccessMatrix.read(file).cells() if cell.stage == 0]
         assert [cell.successes / cell.episodes for cell in cells] == pytest.approx(
-            [stated[cell.task] for cell in cells], abs=0.05
+            [stated[cell.task] for cell in cells],
+            abs=5 / cells[0].episodes,
         )
 
 
-@pytest.mark.parametrize("recipe", ["libero_object"])
+@pytest.mark.parametrize("recipe", ["libero_object", "libero_spatial"])
 def test_the_policy_of_a_result_loads_with_the_shipped_one(recipe):
     folder = catalog_dir("experiments") / "results" / recipe / "policy"
     trained, base = (

@@ -199,8 +199,9 @@ def draw_learning_curves(record: RunRecord) -> Figure:
         axes.plot(episodes, _smooth(success), color=BLUE, label="training, smoothed")
         _mark_test_results(axes, record.matrix, stage, rows[-1]["task"], float(episodes[-1]))
         axes.set(ylim=(0, 104), xlabel="training episodes", yticks=[0, 25, 50, 75, 100])
-        axes.set_title(f"stage {stage}\n{task_label(rows[-1]['task'])}", color=INK)
-        axes.locator_params(axis="x", nbins=4)
+        title = f"stage {stage}\n{_wrap(task_label(rows[-1]['task']), 22)}"
+        axes.set_title(title, color=INK, fontsize=9)
+        axes.locator_params(axis="x", nbins=3)
     for axes in grid[:, 0]:
         axes.set_ylabel("success %")
     handles, labels = grid[0, 0].get_legend_handles_labels()
