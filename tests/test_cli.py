@@ -952,10 +952,15 @@ def test_a_training_that_is_ended_from_outside_says_how_to_go_on(
     install("vla_crl.report.film", film_run=Calls())
     install("vla_crl.report.page", write_report=Calls())
     before = signal.getsignal(signal.SIGTERM)
-    for arguments in (("train", "demo"), ("train", "demo", "--resume")):
-        ended, _, err = run(capsys, *arguments)
-        assert ended == code
-        assert err == f"vla-crl: {ends}; go on with: vla-crl train demo --resume\n"
+    # A program that a shell began in the background ignores Ctrl-C, and so would its Python.
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for arguments in (("train", "demo"), ("train", "demo", "--resume")):
+            ended, _, err = run(capsys, *arguments)
+            assert ended == code
+            assert err == f"vla-crl: {ends}; go on with: vla-crl train demo --resume\n"
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
