@@ -31,15 +31,6 @@ def test_a_file_is_replaced_by_the_whole_of_the_new_one(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [path]
 
 
-def test_who_may_read_new_files_may_read_what_a_library_wrote_for_its_owner(tmp_path: Path) -> None:
-    path, other = tmp_path / "a.safetensors", tmp_path / "new"
-    other.touch()
-    with replacing(path) as temporary:
-        temporary.unlink()
-        os.close(os.open(temporary, os.O_CREAT, 0o600))
-    assert path.stat().st_mode == other.stat().st_mode != 0o100600
-
-
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,15 +68,11 @@ def sync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give the block a name to write a file to, which gets the name `path` when the block ends.
 
-    After an error the old file is there, and nothing else. Whoever may read new files of this user
-    may read it, also where a library writes files for their owner alone, as safetensors does.
+    After an error the old file is there, and nothing else.
     """
     temporary = temporary_path(path)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -95,6 +95,12 @@ def test_a_fingerprint_of_the_weights_changes_with_any_of_them(make_policy):
     assert len(set(prints)) == 5
 
 
+def test_whoever_may_read_new_files_may_read_weights(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    (tmp_path / "new").touch()
+    assert (tmp_path / MODEL_FILE).stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for _ in range(2):

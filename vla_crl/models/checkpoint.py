@@ -342,7 +342,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(copies, temporary)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(copies, temporary)  # for its owner alone
+        temporary.chmod(mode)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
