@@ -286,12 +286,7 @@ def weights_fingerprint(policy: VLAPolicy) -> str:
     Where weights of the base have changed since they were loaded, those of today count.
     """
     digest = hashlib.sha256((base_fingerprint(policy) or _sha256(policy.state_dict())).encode())
-    own = {
-        name: tensor
-        for name, tensor in policy.state_dict().items()
-        if ".lora_" in name or name.startswith("value_head.")
-    }
-    _add_to(digest, own.items())
+    _add_to(digest, adapter_state_dict(policy).items())
     return digest.hexdigest()[:16]
 
 

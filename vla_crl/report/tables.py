@@ -282,9 +282,10 @@ def runs_markdown(summary: RunsSummary) -> str:
             notes.append(f"{label}: {text}")
         else:
             rows.append((label, *texts, "", ""))
-    warning = [f"**The runs were not made alike.** {'; '.join(summary.unlike)}."]
     paragraphs = [_markdown(header, rows), f"{'; '.join(notes)}.", _mean_matrix(summary)]
-    return "\n\n".join([*warning[: len(summary.unlike)], *paragraphs]) + "\n"
+    if summary.unlike:
+        paragraphs.insert(0, f"**The runs were not made alike.** {'; '.join(summary.unlike)}.")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _mean_matrix(summary: RunsSummary) -> str:
