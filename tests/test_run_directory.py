@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import subprocess
 from dataclasses import dataclass, replace
@@ -320,3 +322,33 @@ def test_a_setting_that_is_not_finite_leaves_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="a setting is not a finite number"):
         RunDirectory.create(tmp_path / "run", Rates(float("inf")), seed=0, command=[])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/stage_1", ".lock"])
+def test_links_in_a_run_are_not_followed_for_writing(tmp_path: Path, name: str) -> None:
+    run = create(tmp_path / "run")
+    mine = tmp_path / "mine"
+    (run.path / name).symlink_to(mine)
+    with pytest.raises(ConfigError) as caught, run.locked():
+        pass
+    assert str(caught.value) == (
+        f"{run.path / name}: is a link to {mine}, and a run is written to its own folder only; "
+        "replace the link by what it points to"
+    )
+    assert not mine.exists()
+
+
+def test_where_locks_are_not_known_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    run = create(tmp_path / "run")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with run.locked():
+        pass
+    assert caplog.messages == [
+        f"{run.path}: this file system has no locks (No locks available); see to it yourself that "
+        "no other process trains in it"
+    ]

@@ -6,15 +6,13 @@ stdout. Logs and progress go to stderr.
 
 import argparse
 import contextlib
-import ctypes
 import difflib
 import itertools
 import json
 import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -22,7 +20,8 @@ from vla_crl import __version__, commands, measuring
 from vla_crl.commands import Options, Records
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
-from vla_crl.errors import USER_ERRORS, ConfigError
+from vla_crl.errors import USER_ERRORS, ConfigError, describe
+from vla_crl.standard_streams import open_closed_streams, printing, stdout_to_stderr
 from vla_crl.termination import EXIT_CODE, Terminated
 
 _SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
@@ -279,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (interrupted), 141 (nobody reads our output any more) or 143 (SIGTERM).
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    open_closed_streams()
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("vla_crl").setLevel(logging.INFO)
     use_headless_gl()
@@ -287,25 +287,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides, options.command_line = unknown, ["vla-crl", *arguments]
         if unknown and options.command not in commands.RECIPE_CLASSES:
             raise _unknown_argument(options, unknown[0])
-        with _stdout_to_stderr() if options.json else contextlib.nullcontext():
+        with stdout_to_stderr() if options.json else contextlib.nullcontext():
             result = options.function(options)
-        if options.json:
-            print(json.dumps(result, indent=2, allow_nan=False))
-        elif result:
-            _print_rows(result)
-        sys.stdout.flush()
-    except (*USER_ERRORS, MemoryError) as error:
-        print(f"vla-crl: error: {error}", file=sys.stderr)
-        return 2
+        with printing():
+            if options.json:
+                print(json.dumps(result, indent=2, allow_nan=False))
+            elif result:
+                _print_rows(result)
     except KeyboardInterrupt as error:
         print("; ".join(["vla-crl: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     except Terminated as error:
         print(f"vla-crl: ended by SIGTERM; {error}", file=sys.stderr)
         return EXIT_CODE
-    except BrokenPipeError:  # who read our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 141
+    except (*USER_ERRORS, MemoryError, OSError) as error:
+        print(f"vla-crl: error: {describe(error)}", file=sys.stderr)
+        return 2
     return int(_found_a_fault(options.command, result))
 
 
@@ -316,21 +315,6 @@ def _found_a_fault(command: str, result: Any) -> bool:
     return command == "verify" and not all(row["agrees"] for row in result)
 
 
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what is printed elsewhere, also by C code, such as MuJoCo's warnings."""
-    sys.stdout.flush()
-    own = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C has not written yet
-        os.dup2(own, 1)
-        os.close(own)
-
-
 _NAMES = {"name", "task"}
 """Columns that are there to be copied: never wrapped, nothing cut."""
 _READABLE = 8
@@ -339,10 +323,11 @@ _READABLE = 8
 
 def _print_rows(result: Records | dict[str, Any]) -> None:
     """Print rows as a table; an object as its values and, below, its list of rows."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, highlight=False)
+    from vla_crl.progress import plain_console
+
+    console = plain_console()
     if isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, list):

@@ -18,7 +18,7 @@ from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
-from vla_crl.files import write_atomically
+from vla_crl.files import keep, write_atomically
 from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
@@ -92,7 +92,7 @@ def collect(options: Options) -> None:
         image_size=options.image_size,
         num_threads=options.num_sim_threads,
     )
-    demonstrations.save(options.output)
+    keep(options.output, demonstrations.save)
 
 
 def pretrain(options: Options) -> None:
@@ -212,7 +212,7 @@ def evaluate(options: Options) -> Records:
         close_lanes(sims)
     rows = _result_rows(results, measured)
     if options.output:
-        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
+        keep(options.output, lambda path: write_atomically(path, json.dumps(rows, indent=2) + "\n"))
     successes, total = (sum(row[key] for row in rows) for key in ("successes", "episodes"))
     console.print(f"success: {successes} of {total} episodes, {100 * successes / total:.1f} %")
     if not options.json:  # a table has no room for it, and it has been printed
@@ -256,17 +256,16 @@ def rollout(options: Options) -> None:
 
 def metrics(options: Options) -> Records | None:
     """Compute continual-learning metrics from a success matrix in long format."""
-    from rich.console import Console
-
     from vla_crl.continual.metrics import compute_metrics
     from vla_crl.continual.success_matrix import SuccessMatrix
+    from vla_crl.progress import plain_console
     from vla_crl.report.tables import print_results
 
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}, expected at least 1")
     matrix = SuccessMatrix.read(options.file, rounds=options.rounds)
     if not options.json:
-        print_results(matrix, Console(highlight=False))
+        print_results(matrix, plain_console())
         return None
     unknown = {"value": None, "low": None, "high": None}
     return [

@@ -16,7 +16,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+
+def plain_console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: nothing in it is markup, emoji or a number."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+console = plain_console(stderr=True)
 """Where people read along; stdout stays free for documents."""
 LOG_EVERY_S = 60.0
 """In a log file, where no bar can move, a line tells the same so often."""
@@ -47,13 +53,13 @@ class Tracker:
 def track(description: str, total: int) -> Iterator[Tracker]:
     """Show a bar of `total` units while the block runs."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Tracker(progress, progress.add_task(description, total=total, note=""))

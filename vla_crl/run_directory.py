@@ -5,7 +5,9 @@ import fcntl
 import importlib.metadata
 import io
 import json
+import logging
 import math
+import os
 import platform
 import shlex
 import subprocess
@@ -19,8 +21,10 @@ from typing import Any
 from vla_crl import __version__
 from vla_crl.config import save_json, to_mapping
 from vla_crl.errors import ConfigError
-from vla_crl.files import intended_name, remove_leftovers, write_atomically
+from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
+
+logger = logging.getLogger(__name__)
 
 EPISODE_COLUMNS = (
     *("stage", "iteration", "episode", "task", "state_id", "group", "num_steps", "success"),
@@ -99,8 +103,9 @@ class RunDirectory:
         What killed ones were writing is removed.
 
         Raises:
-            ConfigError: Another process trains in it.
+            ConfigError: Another process trains in it, or it holds links.
         """
+        self.refuse_links()
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +114,26 @@ class RunDirectory:
                     f"{self.path}: another process is training in it; wait for its end, or choose "
                     "another --run-dir"
                 ) from error
+            except OSError as error:  # of some network folders
+                logger.warning(
+                    "%s: this file system has no locks (%s); see to it yourself that no other "
+                    "process trains in it", self.path, error.strerror,
+                )  # fmt: skip
             remove_leftovers(self.path)
             yield
+
+    def refuse_links(self) -> None:
+        """Check that nothing here is a link, before anything is written.
+
+        Raises:
+            ConfigError: Something is: writing would change files that are not the run's.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"{path}: is a link to {os.readlink(path)}, and a run is written to its own "
+                    "folder only; replace the link by what it points to"
+                )
 
     def holds_nothing(self) -> bool:
         """Tell whether there are no files but those of a creation that was not finished."""
@@ -213,8 +236,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl; a number that is not finite becomes null."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(_json_line(row))
+        append(self.metrics_file, _json_line(row))
 
     def read_metrics(self, needed: Sequence[str] = ("stage", "episodes")) -> list[dict[str, Any]]:
         """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
@@ -235,8 +257,7 @@ class RunDirectory:
     def append_episodes(self, rows: Iterable[Sequence[object]]) -> None:
         """Add lines of `EPISODE_COLUMNS` to episodes.csv, which is begun if missing."""
         is_new = not self.episodes_file.exists()
-        with self.episodes_file.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
+        append(self.episodes_file, _csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
 
     def _read_episodes(self) -> list[list[str]]:
         """Return the lines of episodes.csv below its head; one cut off by a kill is left out."""

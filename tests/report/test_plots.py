@@ -1,9 +1,12 @@
 """Figures have what it takes to read them."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.report.plots import (
@@ -77,3 +80,15 @@ def test_a_single_stage_is_labelled_once() -> None:
 
     assert labels(1) == ["10"]
     assert labels(2) == ["10", "20"]
+
+
+@pytest.mark.parametrize("task", ["costs_$5_or_$6", "$\\frac{$", "a_{b^c_[/red]"])
+def test_the_name_of_a_task_is_no_formula(
+    make_run: Callable[..., Path], tmp_path: Path, task: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    for file in (run / "matrix.csv", run / "metrics.jsonl"):
+        written = json.dumps(task)[1:-1] if file.suffix == ".jsonl" else task
+        file.write_text(file.read_text().replace("red_cube_in_basket", written))
+    paths = write_plots(RunRecord.read(run))
+    assert all(path.stat().st_size > 1000 for path in paths.values())

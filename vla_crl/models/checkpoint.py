@@ -6,6 +6,7 @@ config, tokenizer and image processor, so that loading asks no network. An adapt
 with `adapter.json`, which names its base policy, and `adapter.safetensors`. A run keeps adapters.
 """
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -333,13 +334,17 @@ def _check_device(device: str) -> None:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, in one step; they may share memory."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(copies, temporary)  # for its owner alone
+        try:
+            save_file(copies, temporary)  # for its owner alone
+        except SafetensorError as error:  # what the operating system said is in its text
+            raise OSError(errno.EIO, str(error)) from error
         temporary.chmod(mode)
 
 

@@ -62,9 +62,10 @@ def write_report(run_path: str | Path) -> Path:
         The path of the page.
 
     Raises:
-        ConfigError: Not a run directory, or a damaged file in it.
+        ConfigError: Not a run directory, a damaged file in it, or a link.
     """
     record = RunRecord.read(run_path)
+    record.run.refuse_links()
     plots = write_plots(record)
     write_atomically(record.run.report_file, _page(record, plots))
     return record.run.report_file

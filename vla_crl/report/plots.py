@@ -44,6 +44,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
+    "text.parse_math": False,  # a task with two dollar signs in its name is no formula
 }
 SUCCESS_COLORS = LinearSegmentedColormap.from_list(
     "success", ["#F7F4EA", "#CFE3D8", "#8CC3CB", "#4393BC", "#1D5E96", "#0B2F5B"]

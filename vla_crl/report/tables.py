@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from vla_crl.continual.metrics import METRICS, compute_metrics
@@ -333,5 +332,5 @@ def _terminal_table(title: str, header: Row, rows: Sequence[Row]) -> Table:
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(*map(escape, row))  # a task's name may hold [brackets]
+        table.add_row(*row)
     return table
