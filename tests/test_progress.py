@@ -27,7 +27,7 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str)
     with progress.track(text, 1) as tracker:
         tracker.print(text)
         tracker.advance(1, text)
-    progress.plain_console().print(text)
+    progress.PlainConsole().print(text)
     said = capsys.readouterr()
     assert said.out == f"{text}\n"
     assert said.err.startswith(f"{text}\n{text}\n")

@@ -325,9 +325,9 @@ def _print_rows(result: Records | dict[str, Any]) -> None:
     """Print rows as a table; an object as its values and, below, its list of rows."""
     from rich.table import Table
 
-    from vla_crl.progress import plain_console
+    from vla_crl.progress import PlainConsole
 
-    console = plain_console()
+    console = PlainConsole()
     if isinstance(result, dict):
         for key, value in result.items():
             if isinstance(value, list):

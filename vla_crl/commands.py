@@ -258,14 +258,14 @@ def metrics(options: Options) -> Records | None:
     """Compute continual-learning metrics from a success matrix in long format."""
     from vla_crl.continual.metrics import compute_metrics
     from vla_crl.continual.success_matrix import SuccessMatrix
-    from vla_crl.progress import plain_console
+    from vla_crl.progress import PlainConsole
     from vla_crl.report.tables import print_results
 
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}, expected at least 1")
     matrix = SuccessMatrix.read(options.file, rounds=options.rounds)
     if not options.json:
-        print_results(matrix, plain_console())
+        print_results(matrix, PlainConsole())
         return None
     unknown = {"value": None, "low": None, "high": None}
     return [

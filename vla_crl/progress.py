@@ -17,12 +17,19 @@ from rich.progress import (
 )
 
 
-def plain_console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: nothing in it is markup, emoji or a number."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+class PlainConsole(Console):
+    """Prints text as it is: nothing in it is markup, emoji or a number."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        """Print to the output, or to the error stream."""
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Let the caller know that nobody reads any more; rich itself would exit, with 1."""
+        raise  # noqa: PLE0704 - rich calls this where it handles the error
 
 
-console = plain_console(stderr=True)
+console = PlainConsole(stderr=True)
 """Where people read along; stdout stays free for documents."""
 LOG_EVERY_S = 60.0
 """In a log file, where no bar can move, a line tells the same so often."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError
+from vla_crl.progress import PlainConsole
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import (
     print_results,
@@ -50,7 +50,7 @@ def test_results_fit_the_terminal_of_a_run_that_is_not_complete(
 ) -> None:
     matrix = RunRecord.read(make_run(tmp_path / "going", num_stages=2)).matrix
     assert matrix is not None
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(matrix, console)
     lines = [re.sub(r"\s+", " ", line) for line in capture.get().splitlines()]
@@ -65,7 +65,7 @@ def test_stages_that_do_not_fit_the_terminal_stand_in_further_tables() -> None:
         for stage in range(21)
         for task in names
     ]
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(SuccessMatrix.from_cells(cells, rounds=2), console)
     text = re.sub(r" +", " ", capture.get())
@@ -76,7 +76,7 @@ def test_stages_that_do_not_fit_the_terminal_stand_in_further_tables() -> None:
 def test_results_show_metrics_with_intervals(run_path: Path) -> None:
     matrix = RunRecord.read(run_path).matrix
     assert matrix is not None
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(matrix, console)
     assert "87.7 % │ 83.2 to 90.6 %" in capture.get()  # (82 + 88 + 93) / 3
