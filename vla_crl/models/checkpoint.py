@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from vla_crl.catalog import list_policies, policy_path
+from vla_crl.catalog import OWN_FOLDERS, list_policies, policy_path
 from vla_crl.checksums import SUMS_FILE, require_undamaged, write_sums
 from vla_crl.compute import Dtype
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
@@ -193,7 +193,8 @@ def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
         require_like(tensors, own, str(path / MODEL_FILE))
     except SpecError as error:
         raise CheckpointError(
-            f"{error}; it does not fit {POLICY_FILE} beside it, copy both from the same checkpoint"
+            f"{error}; it is damaged, or of another {POLICY_FILE} than the one beside it: copy "
+            "both from the same checkpoint"
         ) from error
     policy.load_state_dict(tensors)
     policy = policy.to(device).eval()
@@ -234,8 +235,9 @@ def _load_base(
             return policy
         tried.append(f"'{place}' has other weights than those that it was trained on")
     raise CheckpointError(
-        f"{path}: its base policy cannot be loaded: {'; '.join(tried)}. Put it back, or name its "
-        "place with --base (in Python load_policy(..., base=PLACE))"
+        f"{path}: its base policy cannot be loaded: {'; '.join(tried)}. Put it back (a preset of "
+        f"your own: list its folder in {OWN_FOLDERS}), or name its place with --base (in Python "
+        "load_policy(..., base=PLACE))"
     )
 
 
