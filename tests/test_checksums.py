@@ -40,7 +40,7 @@ def test_damage_is_told_of_the_files_that_are_asked_for(folder: Path) -> None:
     message = "vlm/c.json has the SHA-256 18ac3e73..., expected "
     assert (find_damage(folder, "vlm/") or "").startswith(message)
     (folder / "vlm/c.json").unlink()
-    assert find_damage(folder, "vlm/") == "c.json cannot be read: No such file or directory"
+    assert find_damage(folder, "vlm/") == "vlm/c.json cannot be read: No such file or directory"
 
 
 def test_a_file_without_a_sum_beside_others_is_told(folder: Path) -> None:

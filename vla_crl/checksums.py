@@ -39,7 +39,7 @@ def find_damage(folder: Path, *names: str) -> str | None:
             if (sha256 := _sha256(folder / name)) != expected[name]:
                 return f"{name} has the SHA-256 {sha256[:8]}..., expected {expected[name][:8]}..."
     except OSError as error:
-        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
+        return f"{Path(error.filename).relative_to(folder)} cannot be read: {error.strerror}"
     return None
 
 
