@@ -60,6 +60,7 @@ class PPOConfig:
 class TrainConfig:
     suite: str
     policy: str = "tiny"
+    method: str = "sequential"
     seed: int = 0
     video_episodes: int = 2
     rounds: int = 1
@@ -80,8 +81,9 @@ class Trainer:
 
     made: ClassVar[list["Trainer"]] = []
 
-    policy, suite = "trained", KITCHEN
+    policy, suite, weights = "trained", KITCHEN, "0a1b"
     stream = types.SimpleNamespace(train_tasks=("lift",))
+    method = types.SimpleNamespace(chooses=False)
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         if config.suite == "unfit":
@@ -95,6 +97,9 @@ class Trainer:
         header = "stage,task,split,successes,episodes"
         self.run.matrix_file.write_text(f"{header}\n0,lift,train,20,100\n1,lift,train,60,100\n")
         self.resume = resume
+
+    def load_base(self) -> "Policy":
+        return Policy(catalog.policy_path(self.config.policy))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -134,6 +139,7 @@ class Policy:
     path: Path
     embodiment: Embodiment = ARM
     device: str = "cpu"
+    base: str | None = None
     config: ClassVar[Any] = types.SimpleNamespace(pictures="")
 
 
@@ -184,8 +190,8 @@ class ExpertAgent(NamedTuple):
         return {}
 
 
-def load_policy(name: str, *, device: str, dtype: str) -> Policy:
-    return Policy(catalog.policy_path(name), device=device)
+def load_policy(name: str, *, base: str | None, device: str, dtype: str) -> Policy:
+    return Policy(catalog.policy_path(name), device=device, base=base)
 
 
 def simulate_lanes(suite: Any, num_envs: int, **settings: Any) -> tuple[Any, ...]:
@@ -330,7 +336,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy exprt --suite kitchen", "Did you mean 'expert'?"),
-        ("evaluate --policy a/b --suite kitchen", "a/b: no such policy. Known names: tiny."),
+        ("evaluate --policy a/b --suite kitchen", "a/b: no such policy, looked for at /"),
         ("rollout --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("evaluate --policy tiny --suite kitchen --episods 3", "Did you mean --episodes?"),
         ("doctor --verbose", "unknown argument '--verbose'. See vla-crl doctor --help."),
@@ -485,7 +491,7 @@ def test_a_policy_of_another_robot_is_refused(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Policy(world, Embodiment(action=("x",), state=("x",), cameras=("top",)))
-    install("vla_crl.models.checkpoint", load_policy=lambda name, device, dtype: other)
+    install("vla_crl.models.checkpoint", load_policy=lambda name, **settings: other)
     install("vla_crl.rollout.evaluate", evaluate=Calls())
     install("vla_crl.report.film", record_rollouts=Calls())
     for command in ("evaluate", "rollout"):
@@ -623,6 +629,29 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     assert (world / "videos").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [("evaluate", "rollout.evaluate", "evaluate"), ("rollout", "report.film", "record_rollouts")],
+)
+def test_who_moved_a_base_policy_says_where_it_is(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    module: str,
+    function: str,
+) -> None:
+    calls = Calls([TaskResult()])
+    install(f"vla_crl.{module}", **{function: calls})
+    flags = ("--suite", "kitchen", "--base", "moved/base")
+    code, _, _ = run(capsys, command, "--policy", "tiny", *flags)
+    assert code == 0
+    assert calls[0][0][0].policy.base == "moved/base"
+    code, _, err = run(capsys, command, "--policy", "expert", *flags)
+    assert code == 2
+    assert "--base moved/base: the expert has no base policy; leave it out" in err
+
+
 def test_collect_saves_the_demonstrations(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -693,10 +722,33 @@ def test_train_makes_a_run_and_its_report(
     code, _, _ = run(capsys, *arguments, "--resume")
     assert (code, Trainer.made[-1].resume) == (0, True)
 
+    monkeypatch.setattr(Trainer, "weights", "ffff")
+    code, _, err = run(capsys, *arguments, "--resume")
+    assert code == 2
+    assert "the run began with a policy of the weights 0a1b, but 'tiny' has ffff; restore" in err
+
     Path("runs/begun/plots").mkdir(parents=True)  # by a process that was killed then
     code, _, err = run(capsys, *arguments, "--resume", "--run-dir", "runs/begun")
     assert "runs/begun: nothing there to go on with, so the run begins\n" in err
     assert (code, Trainer.made[-1].resume) == (0, False)
+
+
+def test_a_policy_that_a_method_chooses_anew_for_every_task_is_not_filmed(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "method", types.SimpleNamespace(chooses=True))
+    film_run = Calls()
+    install("vla_crl.report.film", film_run=film_run)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    code, _, err = run(capsys, "train", "demo")
+    assert code == 0
+    assert "no film after training: 'sequential' chooses for each task what acts" in err
+    assert [*film_run[0][0][0]] == ["before training"]
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_run(

@@ -246,6 +246,34 @@ def test_the_same_config_may_resume(tmp_path: Path) -> None:
     create(tmp_path / "run").require_config(RunConfig())
 
 
+@dataclass(frozen=True, kw_only=True)
+class PolicyRun:
+    policy: str
+    base: str | None = None
+    seed: int = 0
+
+
+def test_a_policy_is_known_by_its_weights_wherever_it_lies(tmp_path: Path) -> None:
+    run = RunDirectory.create(
+        tmp_path / "run", PolicyRun(policy="runs/base"), seed=0, command=[], policy_weights="0a1b"
+    )
+    moved = PolicyRun(policy="/elsewhere/base", base="/elsewhere/whole")
+    run.require_config(moved, "0a1b")
+    message = "began with a policy of the weights 0a1b, but '/elsewhere/base' has ffff; restore it"
+    with pytest.raises(ConfigError, match=message):
+        run.require_config(moved, "ffff")
+    with pytest.raises(ConfigError, match=r"seed is 0 there but 1 now \(keys that differ: seed\)"):
+        run.require_config(replace(moved, seed=1), "0a1b")
+
+
+def test_of_an_older_run_the_policy_is_known_by_its_name(tmp_path: Path) -> None:
+    config = PolicyRun(policy="runs/base")
+    run = RunDirectory.create(tmp_path / "run", config, seed=0, command=[])
+    run.require_config(config, "0a1b")
+    with pytest.raises(ConfigError, match="policy is 'runs/base' there but 'base' now"):
+        run.require_config(replace(config, policy="base"), "0a1b")
+
+
 def test_another_config_may_not_resume(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     changed = replace(RunConfig(), ppo=PPOConfig(clip_range=0.3), tasks=("a",))

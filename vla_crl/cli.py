@@ -111,10 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
     )
     command.add_argument(
-        "--states",
-        choices=("test", "train"),
-        default="test",
-        help="initial states (default: test)",
+        "--states", choices=("test", "train"), default="test", help="initial states (default: test)"
     )
     command.add_argument(
         "--num-envs",
@@ -218,6 +215,9 @@ def _add_policy_and_suite(
 ) -> None:
     command.add_argument(
         "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
+    )
+    command.add_argument(
+        "--base", help="of a run's checkpoint: where its base policy is, if it has been moved"
     )
     command.add_argument("--suite", required=True, help=_SUITE_HELP)
     command.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the suite")

@@ -111,7 +111,6 @@ def train(options: Options) -> None:
     config = load_recipe("train", options.recipe, options.overrides)
     from vla_crl.continual.success_matrix import SuccessMatrix
     from vla_crl.continual.trainer import Trainer
-    from vla_crl.models.checkpoint import load_policy
     from vla_crl.progress import console
     from vla_crl.report.film import film_run
     from vla_crl.report.page import write_report
@@ -125,7 +124,7 @@ def train(options: Options) -> None:
         print(f"{path}: nothing there to go on with, so the run begins", file=sys.stderr)
         resume = False  # a process was killed that had just begun
     if resume:
-        RunDirectory.open(path).require_config(config)
+        RunDirectory.open(path).require_config(config, trainer.weights)
     else:
         RunDirectory.create(
             path,
@@ -133,20 +132,21 @@ def train(options: Options) -> None:
             seed=config.seed,
             command=options.command_line,
             conditions=trainer.suite.conditions,
+            policy_weights=trainer.weights,
         )
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
     with trainer.run.locked(), telling_how_to_go_on(f"go on with: {again}"):
         trainer.train(resume=resume)
         trainer.close()
         if config.video_episodes:
-            untrained = load_policy(
-                config.policy, device=config.compute.device, dtype=config.compute.dtype
-            )
+            agents = {"before training": PolicyAgent(trainer.load_base(), deterministic=True)}
+            if trainer.method.chooses:
+                line = f"no film after training: '{config.method}' chooses for each task what acts"
+                console.print(line, soft_wrap=True)
+            else:
+                agents["after training"] = PolicyAgent(trainer.policy, deterministic=True)
             film_run(
-                {
-                    "before training": PolicyAgent(untrained, deterministic=True),
-                    "after training": PolicyAgent(trainer.policy, deterministic=True),
-                },
+                agents,
                 trainer.suite,
                 trainer.stream.train_tasks,
                 num_episodes=config.video_episodes,
@@ -176,14 +176,10 @@ def evaluate(options: Options) -> Records:
         suite = suite.with_protocol(options.protocol)
     episodes = options.episodes or suite.trials
     tasks, ids = evaluated(suite, options.tasks, episodes, options.states)
-    agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
+    agent = _agent(options, suite, compute, deterministic=not options.sampled)
     num_envs = min(options.num_envs, episodes * len(tasks))
     sims = simulate_lanes(
-        suite,
-        num_envs,
-        image_size=agent.image_size,
-        compute=compute,
-        tasks=tasks,
+        suite, num_envs, image_size=agent.image_size, compute=compute, tasks=tasks
     )
     measured = fingerprint(
         suite,
@@ -243,7 +239,7 @@ def rollout(options: Options) -> None:
 
     suite = find_suite(options.suite)
     record_rollouts(
-        _agent(options.policy, suite, compute, deterministic=True),
+        _agent(options, suite, compute, deterministic=True),
         suite,
         options.tasks,
         num_episodes=options.episodes,
@@ -303,18 +299,21 @@ def _compute(options: Options) -> ComputeConfig:
     return compute
 
 
-def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
+def _agent(options: Options, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
     """Return who acts in a suite: the scripted expert or a policy."""
     from vla_crl.contracts import check_fits, compare_pictures
     from vla_crl.models.checkpoint import load_policy
     from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 
+    policy = options.policy
     if policy == EXPERT:
+        if options.base:
+            raise ConfigError(f"--base {options.base}: the expert has no base policy; leave it out")
         return ExpertAgent()
     known = catalog.list_policies()
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    loaded = load_policy(policy, device=compute.device, dtype=compute.dtype)
+    loaded = load_policy(policy, base=options.base, device=compute.device, dtype=compute.dtype)
     where = f"policy '{policy}' on suite '{suite.name}'"
     check_fits(loaded.embodiment, suite.embodiment, where)
     compare_pictures(loaded.config.pictures, suite.pictures, where)

@@ -31,6 +31,8 @@ EPISODE_COLUMNS = (
 )
 """Of episodes.csv: the iteration in which it ended, its number in the stage, the task's name, the
 initial state, the group of `Batch`, control steps, 1 or 0."""
+PLACES = {"policy", "base"}
+"""Settings that say where something lies."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class RunDirectory:
     @classmethod
     def create(
         cls, path: Path, config: object, *, seed: int, command: Sequence[str],
-        conditions: Mapping[str, Any] | None = None,
+        conditions: Mapping[str, Any] | None = None, policy_weights: str = "",
     ) -> "RunDirectory":  # fmt: skip
         """Make a new run directory with its config.json and versions.json.
 
@@ -53,6 +55,7 @@ class RunDirectory:
             seed: The seed of the run.
             command: The command line that started it.
             conditions: Of the suite, see `TaskSuite.conditions`.
+            policy_weights: Fingerprint of the policy with which it begins.
 
         Raises:
             ConfigError: Something is there already.
@@ -76,7 +79,10 @@ class RunDirectory:
                 f"{path}: cannot be made ({error}); give another --run-dir"
             ) from error
         remove_leftovers(path)
-        described = describe_run(seed, command) | {"conditions": dict(conditions or {})}
+        described = describe_run(seed, command) | {
+            "conditions": dict(conditions or {}),
+            "policy_weights": policy_weights,
+        }
         save_json(described, run.versions_file)
         save_json(config, run.config_file)  # last: with it the run is there
         return run
@@ -215,18 +221,31 @@ class RunDirectory:
         """Return what `describe_run` wrote when the run was created."""
         return _parse_json(_read_text(self.versions_file), str(self.versions_file))
 
-    def require_config(self, config: object) -> None:
+    def require_config(self, config: object, policy_weights: str = "") -> None:
         """Check that `config` is the one of this run.
+
+        Args:
+            config: As given now; its policy may lie elsewhere than when the run began.
+            policy_weights: Fingerprint of that policy, by which it is known.
 
         Raises:
             ConfigError: It is not; a run is only resumed with the settings it was started with, and
                 the message tells the command that did.
         """
         stored = _flatten(self.read_config())
+        versions = self.read_versions() if self.versions_file.is_file() else {}
         given = _flatten(json.loads(json.dumps(to_mapping(config))))
         changed = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
+        if began := versions.get("policy_weights"):  # older runs have the policy's name alone
+            changed = [key for key in changed if key not in PLACES]
+            if began != policy_weights:
+                raise ConfigError(
+                    f"{self.versions_file}: the run began with a policy of the weights {began}, "
+                    f"but {given['policy']!r} has {policy_weights}; restore it, or start a new run "
+                    "with another --run-dir"
+                )
         if changed:
-            key, begun = changed[0], shlex.join(self.read_versions().get("command", []))
+            key, begun = changed[0], shlex.join(versions.get("command", []))
             raise ConfigError(
                 f"{self.config_file}: {key} is {stored.get(key)!r} there but {given.get(key)!r} "
                 f"now (keys that differ: {', '.join(changed)}). "

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from vla_crl.algos.ppo import PPO
+from vla_crl.checksums import write_sums
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
@@ -180,8 +181,28 @@ def test_a_state_of_the_method_that_cannot_be_read_is_an_error(
 ):
     run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
     (run.checkpoint(2) / "method.safetensors").write_bytes(content)
+    write_sums(run.checkpoint(2), "method.safetensors")
     with pytest.raises(CheckpointError, match=message):
         Trainer(config, run).train(resume=True)
+
+
+@pytest.mark.parametrize("file", ["adapter.json", "adapter.safetensors", "method.safetensors"])
+def test_a_checkpoint_that_is_damaged_is_not_resumed(finished, config, tmp_path, file):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "q"))
+    path = run.checkpoint(2) / file
+    path.write_bytes(path.read_bytes()[:-1] + b" ")  # JSON to which a space is nothing, or a number
+    message = f"stage_2 is damaged: {file} has the SHA-256 .*; copy the whole checkpoint again"
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(config, run).train(resume=True)
+
+
+def test_a_run_that_was_moved_with_its_policy_goes_on(
+    finished, often, killed, tmp_path, run_all, assert_same_run
+):
+    path, base = shutil.copytree(killed, tmp_path / "r"), tmp_path / "base"
+    shutil.copytree(often.policy, base)
+    resumed = run_all(dataclasses.replace(often, policy=str(base)), path, resume=True)
+    assert_same_run(resumed, finished)
 
 
 def test_a_matrix_of_other_tasks_is_not_resumed(finished, config, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vla_crl.checksums import require_undamaged, write_sums
 from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
@@ -20,14 +21,9 @@ from vla_crl.contracts import check_fits, compare_pictures
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
-from vla_crl.models.checkpoint import (
-    load_adapter,
-    load_policy,
-    load_tensors,
-    require_base,
-    save_adapter,
-    save_tensors,
-)
+from vla_crl.models.checkpoint import load_adapter, load_policy, require_base, save_adapter
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.weights import weights_fingerprint
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
@@ -37,7 +33,7 @@ from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
 from vla_crl.sim.simulation import Filmed, Resumable, require
-from vla_crl.state_dicts import join_states, part_of
+from vla_crl.state_dicts import join_states, load_tensors, part_of, save_tensors
 from vla_crl.termination import holding_sigterm
 
 METHOD_FILE = "method.safetensors"
@@ -77,9 +73,8 @@ class Trainer:
         if config.video_episodes:
             with closing(simulate(self.suite, 1, tasks=[])) as sim:
                 require(sim, Filmed, f"filmed, as video_episodes = {config.video_episodes} asks")
-        self.policy = load_policy(
-            config.policy, device=config.compute.device, dtype=config.compute.dtype
-        )
+        self.policy = self.load_base()
+        self.weights = weights_fingerprint(self.policy)  # of the run's beginning
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
@@ -106,6 +101,13 @@ class Trainer:
         console.print(str(plan), soft_wrap=True)
         self._make_worlds()
 
+    def load_base(self) -> VLAPolicy:
+        """Return the policy with which the run begins, as it is on disk."""
+        config, compute = self.config, self.config.compute
+        return load_policy(
+            config.policy, base=config.base, device=compute.device, dtype=compute.dtype
+        )
+
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
         config, stream, settings = self.config, self.stream, self.config.evaluation
@@ -128,6 +130,11 @@ class Trainer:
         if every := config.checkpoint_every:
             stored = f"stored in a stage (checkpoint_every = {every}; 0 stores stages only)"
             require(self._training_sims[0], Resumable, stored)
+
+    @property
+    def _base(self) -> str:
+        """What adapters are saved as adapters of; those that `policy` may bring are in them."""
+        return self.config.base or self.config.policy
 
     def close(self) -> None:
         """Let go of the worlds."""
@@ -184,7 +191,7 @@ class Trainer:
         if not stage.is_closed:
             self._spend_budget(stage)
             stage.close()
-            require_base(self.policy, self.run.checkpoint(number), self.config.policy)
+            require_base(self.policy, self.run.checkpoint(number), self._base)
             self._store(stage)
         self._wall_s = stage.wall_s
 
@@ -247,10 +254,12 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder, self.config.policy)
+        routing = self.config.method if self.method.chooses else None
+        save_adapter(self.policy, folder, self._base, routing=routing)
         state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
+        write_sums(folder, METHOD_FILE)
         sync(folder.parent)  # before the row that says that the folder is there
         if sampled:
             append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
@@ -283,9 +292,8 @@ class Trainer:
 
     def _evaluation_groups(self) -> list[tuple[str, ...]]:
         """Return the tasks that may share a batch: all, unless the method treats them apart."""
-        if type(self.method).evaluating is ContinualMethod.evaluating:
-            return [self.stream.tasks]
-        return [(task,) for task in self.stream.tasks]
+        tasks = self.stream.tasks
+        return [(task,) for task in tasks] if self.method.chooses else [tasks]
 
     def _restore(self) -> tuple[int, State | None]:
         """Load the last stage that is done, and drop what was written after it was or is stored.
@@ -312,6 +320,7 @@ class Trainer:
         folder = run.checkpoint(last_done)
         load_adapter(self.policy, folder)
         stored = load_tensors(folder / METHOD_FILE)
+        require_undamaged(folder, METHOD_FILE)
         if "wall_s" not in stored:
             raise CheckpointError(f"{folder / METHOD_FILE}: 'wall_s' is missing; copy it again")
         self._wall_s = float(stored["wall_s"])
