@@ -9,6 +9,7 @@ from pathlib import Path
 from vla_crl.continual.metrics import METRICS, compute_metrics, estimate, learning_accuracy
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.files import write_atomically
+from vla_crl.report.pairing import HOW, Comparison, PairedTable, stage_tables
 from vla_crl.report.plots import write_plots
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import Row, matrix_header, matrix_rows, metric_rows, run_facts
@@ -53,10 +54,14 @@ FIGURES = {
 }
 
 
-def write_report(run_path: str | Path) -> Path:
+def write_report(run_path: str | Path, comparison: Comparison | None = None) -> Path:
     """Write the plots and report.html of a run from nothing but its directory.
 
     A run that is still going on gives the page of what is there so far.
+
+    Args:
+        run_path: The run directory.
+        comparison: With another run, to be shown too.
 
     Returns:
         The path of the page.
@@ -66,11 +71,11 @@ def write_report(run_path: str | Path) -> Path:
     """
     record = RunRecord.read(run_path)
     plots = write_plots(record)
-    write_atomically(record.run.report_file, _page(record, plots))
+    write_atomically(record.run.report_file, _page(record, plots, comparison))
     return record.run.report_file
 
 
-def _page(record: RunRecord, plots: dict[str, Path]) -> str:
+def _page(record: RunRecord, plots: dict[str, Path], comparison: Comparison | None) -> str:
     matrix = record.matrix
     figures = {name: _figure(name, path) for name, path in plots.items()}
     videos = _videos(record.videos)
@@ -81,6 +86,8 @@ def _page(record: RunRecord, plots: dict[str, Path]) -> str:
         figures.pop("retention", ""),
         figures.pop("learning_curves", ""),
         videos,
+        _compared(comparison) if comparison else "",
+        _paired(record),
         _metrics(record),
         *figures.values(),
         _facts(record),
@@ -204,6 +211,34 @@ def _metrics(record: RunRecord) -> str:
         '</div>\n<details><summary>Every cell with its interval</summary><div class="scroll">'
         f"{cells}</div></details>\n</section>"
     )
+
+
+def _compared(comparison: Comparison) -> str:
+    first, second = comparison.names
+    unlike = "; ".join(comparison.unlike)
+    return (
+        f'<section id="comparison">\n<h2>{escape(first)} beside {escape(second)}</h2>\n'
+        f"<p>{escape(comparison.sentence)}</p>\n"
+        + (f'<p class="notice">Not made alike: {escape(unlike)}.</p>\n' if unlike else "")
+        + f"{_paired_table(comparison.table)}<details><summary>Settings that differ</summary>"
+        f"{_table(('setting', first, second), comparison.settings, first_number=3)}</details>\n"
+        "</section>"
+    )
+
+
+def _paired(record: RunRecord) -> str:
+    tables = stage_tables(record)
+    if not tables:
+        return ""
+    body = "\n".join(f"<h3>{escape(table.title)}</h3>{_paired_table(table)}" for table in tables)
+    return (
+        '<section id="paired">\n<h2>State by state</h2>\n'
+        f'<p class="how">{escape(HOW)}</p>\n{body}\n</section>'
+    )
+
+
+def _paired_table(table: PairedTable) -> str:
+    return f'<div class="scroll tall">{_table(table.header, table.rows, first_number=1)}</div>\n'
 
 
 def _facts(record: RunRecord) -> str:

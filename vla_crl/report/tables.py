@@ -1,6 +1,6 @@
 """Results as tables: for the terminal, for Markdown files, and over several seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from vla_crl.continual.statistics import SeedSummary, summarize_seeds, wilson_in
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.errors import ConfigError
 from vla_crl.files import write_atomically
+from vla_crl.report.pairing import HOW, Comparison, stage_tables
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import (
     MISSING,
@@ -169,6 +170,10 @@ def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
         "Deterministic policy, in percent, with Wilson's 95 % interval.",
         _markdown(matrix_header(matrix), matrix_rows(matrix)),
     ]
+    if paired := stage_tables(record):
+        paragraphs += ["## State by state", HOW]
+    for table in paired:
+        paragraphs += [f"### {table.title}", _markdown(table.header, table.rows)]
     if record.sampled_matrix is not None:
         sampled = record.sampled_matrix
         paragraphs += [
@@ -178,6 +183,20 @@ def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
         ]
     write_atomically(Path(path), "\n\n".join(paragraphs) + "\n")
     return Path(path)
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Write two runs beside each other as Markdown."""
+    paragraphs = [
+        f"# {' beside '.join(comparison.names)}",
+        comparison.sentence,
+        HOW,
+        _markdown(comparison.table.header, comparison.table.rows),
+        _markdown(("setting", *comparison.names), comparison.settings),
+    ]
+    if comparison.unlike:
+        paragraphs.insert(2, f"**The runs were not made alike.** {'; '.join(comparison.unlike)}.")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
@@ -211,54 +230,24 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     summaries = {name: _summarize(runs) for name, runs in values.items()}
     facts = tuple(dict(run_facts(record)) for record in records)
     names = tuple(record.name for record in records)
-    unlike = [
-        line for record in records[1:] for line in differences(_made(records[0]), _made(record))
-    ]
+    unlike = [line for record in records[1:] for line in differences(records[0].made, record.made)]
     return RunsSummary(
         names, values, summaries, facts, tuple(matrices), tuple(dict.fromkeys(unlike))
     )
 
 
-def _made(record: RunRecord) -> dict[str, Any]:
-    """Return what a run's numbers depend on, beside its settings."""
-    versions = record.versions
-    packages = versions.get("packages", {})
-    return {
-        **versions.get("conditions", {}),
-        **{name: packages[name] for name in PACKAGES if name in packages},
-        "vla_crl": versions.get("vla_crl"),
-        "commit": (versions.get("git") or {}).get("commit"),
-        "hardware": versions.get("cpu_model"),
-    }
-
-
-WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
-"""Settings in which runs of one experiment may differ, besides the seed."""
-
-
 def _check_comparable(records: Sequence[RunRecord]) -> None:
     """Refuse to average runs that differ in more than their seed."""
-    first, *others = [_flat(record.config) for record in records]
-    for record, settings in zip(records[1:], others, strict=True):
-        keys = {key for key in first | settings if first.get(key) != settings.get(key)}
-        if wrong := sorted(keys - {"seed", *WITHOUT_EFFECT}):
+    first = records[0]
+    for record in records[1:]:
+        if wrong := first.differing_settings(record):
             raise ConfigError(
-                f"{record.run.path}: differs from {records[0].run.path} in {', '.join(wrong)}; "
+                f"{record.run.path}: differs from {first.run.path} in {', '.join(wrong)}; "
                 "only runs that differ in their seed can be averaged"
             )
     seeds = [record.config.get("seed") for record in records]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"runs of the seeds {seeds}: one is there twice; name each seed once")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def runs_markdown(summary: RunsSummary) -> str:
