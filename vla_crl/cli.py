@@ -7,7 +7,6 @@ stdout. Logs and progress go to stderr.
 import argparse
 import contextlib
 import difflib
-import itertools
 import json
 import logging
 import re
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from vla_crl import __version__, commands, measuring
-from vla_crl.commands import Options, Records
+from vla_crl.commands import Options
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError, describe
-from vla_crl.standard_streams import open_closed_streams, printing, stdout_to_stderr
+from vla_crl.printing import print_rows
+from vla_crl.standard_streams import open_closed_streams, stdout_to_stderr, writing_stdout
 from vla_crl.termination import EXIT_CODE, Terminated
 
 _SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
@@ -102,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
     command = add("evaluate", commands.evaluate)
-    _add_policy_and_suite(command, default_episodes=None)
+    _add_policy_and_suite(command, default_episodes="as the suite or its protocol says")
     command.add_argument(
         "--protocol",
         help="for suites of LIBERO: how others measure, such as openpi; as SUITE@PROTOCOL",
@@ -120,11 +120,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="robots at a time; another number rounds differently, and as contacts are chaotic, "
         "the success of a task moves by some points",
     )
-    command.add_argument("--output", type=Path, help="also write the rows to this new file, JSON")
+    command.add_argument(
+        "--output",
+        type=Path,
+        help="also write the rows to this new file, JSON, and every episode beside it: "
+        "rows.json and rows.episodes.csv",
+    )
     _add_json(command)
 
     command = add("rollout", commands.rollout)
-    _add_policy_and_suite(command, default_episodes=4)
+    _add_policy_and_suite(command, default_episodes=str(commands.FILMED_EPISODES))
+    command.add_argument(
+        "--states",
+        nargs="+",
+        type=_not_negative,
+        metavar="ID",
+        help="initial states of each task, such as those in episodes.csv (default: the first of "
+        "the test states)",
+    )
+    command.add_argument(
+        "--only",
+        choices=("failures",),
+        help="play what 'evaluate' plays, and film what failed, as it went: at most --episodes "
+        "a task",
+    )
     command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new mp4")
     command.add_argument(
         "--renderer",
@@ -162,7 +181,8 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--markdown",
         type=Path,
-        help="also write the numbers to this new file; of several runs, one a seed, their mean",
+        help="also write the numbers to this new file; of several runs, one a seed, their mean; "
+        "of two of different recipes, how they compare state by state",
     )
 
     command = add("verify", measuring.verify)
@@ -210,9 +230,7 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_policy_and_suite(
-    command: argparse.ArgumentParser, *, default_episodes: int | None
-) -> None:
+def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes: str) -> None:
     command.add_argument(
         "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
     )
@@ -224,8 +242,7 @@ def _add_policy_and_suite(
     command.add_argument(
         "--episodes",
         type=_positive,
-        default=default_episodes,
-        help=f"per task (default: {default_episodes or 'as the suite or its protocol says'})",
+        help=f"per task (default: {default_episodes})",
     )
     _add_compute(command)
 
@@ -289,11 +306,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise _unknown_argument(options, unknown[0])
         with stdout_to_stderr() if options.json else contextlib.nullcontext():
             result = options.function(options)
-        with printing():
+        with writing_stdout():
             if options.json:
                 print(json.dumps(result, indent=2, allow_nan=False))
             elif result:
-                _print_rows(result)
+                print_rows(result)
     except KeyboardInterrupt as error:
         print("; ".join(["vla-crl: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
@@ -313,55 +330,6 @@ def _found_a_fault(command: str, result: Any) -> bool:
     if command == "doctor":
         return any(row["status"] == "fail" for row in result)
     return command == "verify" and not all(row["agrees"] for row in result)
-
-
-_NAMES = {"name", "task"}
-"""Columns that are there to be copied: never wrapped, nothing cut."""
-_READABLE = 8
-"""Characters that other columns have at least, if need be by a table wider than the terminal."""
-
-
-def _print_rows(result: Records | dict[str, Any]) -> None:
-    """Print rows as a table; an object as its values and, below, its list of rows."""
-    from rich.table import Table
-
-    from vla_crl.progress import PlainConsole
-
-    console = PlainConsole()
-    if isinstance(result, dict):
-        for key, value in result.items():
-            if isinstance(value, list):
-                _print_rows(value)
-            else:
-                console.print(f"{key}: {value}", soft_wrap=True)
-        return
-    width, columns = console.width, [column for column in result[0] if column != "suite"]
-    for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):
-        table = Table(title=suite, title_justify="left")
-        for column in columns:
-            table.add_column(column, no_wrap=column in _NAMES, overflow="fold")
-        cells = [[_cell(row[column]) for column in columns] for row in rows]
-        for row in cells:
-            table.add_row(*row)
-        console.width = max(width, _least_width(columns, cells))
-        console.print(table)
-
-
-def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
-    """Return how wide a table must be for its other columns to stay readable beside long names."""
-    width = 1
-    for place, column in enumerate(columns):
-        longest = max(len(column), *(len(row[place]) for row in cells))
-        width += 3 + (longest if column in _NAMES else min(longest, _READABLE))
-    return width
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.1e}" if 0.0 < abs(value) < 0.0005 else f"{value:.3f}"
-    return str(value)
 
 
 def _unknown_argument(options: Options, argument: str) -> ConfigError:

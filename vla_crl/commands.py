@@ -6,7 +6,6 @@ modules are imported where they are used, so that `--help` and typos answer at o
 
 import argparse
 import dataclasses
-import json
 import shlex
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
-from vla_crl.files import keep, write_atomically
+from vla_crl.files import keep
 from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
@@ -26,6 +25,8 @@ Records = list[dict[str, Any]]
 
 EXPERT = "expert"
 """What --policy takes instead of a policy: the scripted expert."""
+FILMED_EPISODES = 4
+"""Episodes a task that `rollout` films unless told otherwise."""
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
@@ -161,8 +162,11 @@ def train(options: Options) -> None:
 def evaluate(options: Options) -> Records:
     """Measure the success of a policy on the fixed initial states of a suite."""
     catalog.suite_path(options.suite)
+    from vla_crl.evaluation_files import episodes_beside, result_rows, write_results
+
     if options.output:
         require_new(options.output, "--output")
+        require_new(episodes_beside(options.output), "--output")
     compute = _compute(options)
     from vla_crl.progress import console
     from vla_crl.rollout.episodes import evaluated
@@ -202,13 +206,13 @@ def evaluate(options: Options) -> Records:
         partial = options.output.with_suffix(".partial.json")
         ended = [row for row in error.results if row.episodes]
         measured["stopped"] = "before all of these states"
-        write_atomically(partial, json.dumps(_result_rows(ended, measured), indent=2) + "\n")
+        write_results(partial, result_rows(ended, measured), ended)
         raise ForeignError(f"{error}. Episodes that had ended are in {partial}") from error
     finally:
         close_lanes(sims)
-    rows = _result_rows(results, measured)
+    rows = result_rows(results, measured)
     if options.output:
-        keep(options.output, lambda path: write_atomically(path, json.dumps(rows, indent=2) + "\n"))
+        keep(options.output, lambda path: write_results(path, rows, results))
     successes, total = (sum(row[key] for row in rows) for key in ("successes", "episodes"))
     console.print(f"success: {successes} of {total} episodes, {100 * successes / total:.1f} %")
     if not options.json:  # a table has no room for it, and it has been printed
@@ -216,38 +220,29 @@ def evaluate(options: Options) -> Records:
     return rows
 
 
-def _result_rows(results: Sequence[Any], measured: dict[str, Any]) -> Records:
-    """Return successes with Wilson's interval, and with what they depend on."""
-    from vla_crl.continual.statistics import wilson_interval
-
-    rows: Records = []
-    for result in results:
-        low, high = wilson_interval(result.successes, result.episodes)
-        rows.append(
-            dataclasses.asdict(result) | {"low": low, "high": high, "fingerprint": measured}
-        )
-    return rows
-
-
 def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
     require_new(options.output, "--output", suffix=".mp4")
+    if options.states and (options.only or options.episodes):
+        other = "--only" if options.only else "--episodes"
+        raise ConfigError(f"rollout: --states names the episodes already; leave out {other}")
     compute = _compute(options)
-    from vla_crl.report.film import record_rollouts
     from vla_crl.sim.backends import find_suite
 
     suite = find_suite(options.suite)
-    record_rollouts(
-        _agent(options, suite, compute, deterministic=True),
-        suite,
-        options.tasks,
-        num_episodes=options.episodes,
-        output=options.output,
-        compute=compute,
-        renderer=options.renderer,
-    )
-    print(options.output)
+    agent = _agent(options, suite, compute, deterministic=True)
+    from vla_crl.report.film import record_failures, record_rollouts
+
+    settings = {"output": options.output, "compute": compute, "renderer": options.renderer}
+    num = options.episodes or FILMED_EPISODES
+    if options.only:
+        filmed = record_failures(agent, suite, options.tasks, num_episodes=num, **settings)
+    else:
+        episodes = options.states or num
+        filmed = record_rollouts(agent, suite, options.tasks, episodes=episodes, **settings)
+    if filmed:
+        print(options.output)
 
 
 def metrics(options: Options) -> Records | None:
@@ -271,24 +266,13 @@ def metrics(options: Options) -> Records | None:
 
 
 def report(options: Options) -> None:
-    """Write the report of a run again, from its run directory alone."""
+    """Write the report of a run again; of two of different recipes, a comparison too."""
     if options.markdown:
         require_new(options.markdown, "--markdown")
-    from vla_crl.progress import console
-    from vla_crl.report import tables
-    from vla_crl.report.page import write_report
-    from vla_crl.run_directory import RunDirectory
+    from vla_crl.report.several import write_reports
 
-    runs = [RunDirectory.open(path).path for path in options.runs]
-    for run in runs:
-        print(write_report(run))
-    if options.markdown and len(runs) == 1:
-        tables.write_markdown_summary(runs[0], options.markdown)
-    elif options.markdown:
-        summary = tables.summarize_runs(runs)
-        for line in summary.unlike:
-            console.print(f"the runs were not made alike: {line}", soft_wrap=True)
-        write_atomically(options.markdown, tables.runs_markdown(summary))
+    for page in write_reports(options.runs, options.markdown):
+        print(page)
 
 
 def _compute(options: Options) -> ComputeConfig:

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> Co
 
 
 @contextmanager
-def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
+def naming(place: Path | str, temporary: Path | None = None) -> Generator[None]:
     """Let errors of the operating system in the block tell a place where they tell none.
 
     Args:
@@ -78,10 +78,9 @@ def naming(place: Path | str, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = error.filename
-        is_ours = named is None or (temporary and os.fspath(named) == os.fspath(temporary))
-        if is_ours and error.strerror:
-            error.filename, error.filename2 = os.fspath(place), None
+        hidden = (None, str(temporary)) if temporary else (None,)
+        if error.strerror and error.filename in hidden:
+            error.filename, error.filename2 = str(place), None
         raise
 
 

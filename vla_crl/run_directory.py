@@ -1,9 +1,7 @@
 """The folder of one run: what was asked, on what, and everything that came out."""
 
-import csv
 import fcntl
 import importlib.metadata
-import io
 import json
 import logging
 import math
@@ -12,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +18,13 @@ from typing import Any
 
 from vla_crl import __version__
 from vla_crl.config import save_json, to_mapping
+from vla_crl.episode_files import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
 from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
 
 logger = logging.getLogger(__name__)
 
-EPISODE_COLUMNS = (
-    *("stage", "iteration", "episode", "task", "state_id", "group", "num_steps", "success"),
-)
-"""Of episodes.csv: the iteration in which it ended, its number in the stage, the task's name, the
-initial state, the group of `Batch`, control steps, 1 or 0."""
 PLACES = {"policy", "base"}
 """Settings that say where something lies."""
 
@@ -170,9 +164,19 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
-    def episodes_file(self) -> Path:
-        """One line a training episode that ended, CSV; see `EPISODE_COLUMNS`."""
-        return self.path / "episodes.csv"
+    def training_episodes(self) -> EpisodeFile:
+        """One line a training episode that ended, in the order of stage and iteration."""
+        return EpisodeFile(self.path / "training_episodes.csv", TRAINING_COLUMNS, 2)
+
+    @property
+    def episodes(self) -> EpisodeFile:
+        """One line an episode of the evaluations that `matrix_file` counts, in their order."""
+        return EpisodeFile(self.path / "episodes.csv", EVALUATION_COLUMNS, 1)
+
+    @property
+    def sampled_episodes(self) -> EpisodeFile:
+        """Likewise of `sampled_matrix_file`."""
+        return EpisodeFile(self.path / "episodes_sampled.csv", EVALUATION_COLUMNS, 1)
 
     @property
     def state(self) -> Path:
@@ -273,19 +277,8 @@ class RunDirectory:
             rows.append(row)
         return rows
 
-    def append_episodes(self, rows: Iterable[Sequence[object]]) -> None:
-        """Add lines of `EPISODE_COLUMNS` to episodes.csv, which is begun if missing."""
-        is_new = not self.episodes_file.exists()
-        append(self.episodes_file, _csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
-
-    def _read_episodes(self) -> list[list[str]]:
-        """Return the lines of episodes.csv below its head; one cut off by a kill is left out."""
-        if not self.episodes_file.is_file():
-            return []
-        return [*csv.reader(_read_text(self.episodes_file).split("\n")[1:-1])]
-
     def require_rows(self, stage: int, iteration: int, episodes: int) -> None:
-        """Check that metrics.jsonl and episodes.csv hold all of a stage up to an iteration.
+        """Check that metrics.jsonl and training_episodes.csv hold a stage up to an iteration.
 
         Args:
             stage: Number.
@@ -304,17 +297,17 @@ class RunDirectory:
                     f"{self.state} goes on from; restore the file, or remove {self.state}: the "
                     "stage then begins again"
                 )
-        ended = [_place_of(line, self.episodes_file) for line in self._read_episodes()]
+        ended = self.training_episodes.places()
         found = sum((stage, 0) < place <= (stage, iteration) for place in ended)
         if found != episodes:
             raise ConfigError(
-                f"{self.episodes_file}: has {found} episodes of stage {stage} up to iteration "
-                f"{iteration}, but {self.state} goes on after {episodes}; restore the file, or "
-                f"remove {self.state}: the stage then begins again"
+                f"{self.training_episodes.path}: has {found} episodes of stage {stage} up to "
+                f"iteration {iteration}, but {self.state} goes on after {episodes}; restore the "
+                f"file, or remove {self.state}: the stage then begins again"
             )
 
     def keep_until(self, stage: int, iteration: float) -> None:
-        """Drop the rows of metrics.jsonl and episodes.csv that a resumed run will write again.
+        """Drop what a resumed run will write again to metrics.jsonl and training_episodes.csv.
 
         Args:
             stage: The last of which rows stay.
@@ -322,11 +315,8 @@ class RunDirectory:
         """
         last, rows = (stage, iteration), self.read_metrics(("stage", "iteration"))
         kept = [row for row in rows if (row["stage"], row["iteration"]) <= last]
+        self.training_episodes.keep_until(*last)
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)))
-        if self.episodes_file.is_file():
-            lines = self._read_episodes()
-            ended = [line for line in lines if _place_of(line, self.episodes_file) <= last]
-            write_atomically(self.episodes_file, _csv_text([EPISODE_COLUMNS, *ended]))
 
 
 def describe_run(seed: int, command: Sequence[str]) -> dict[str, Any]:
@@ -394,23 +384,6 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _place_of(line: Sequence[str], file: Path) -> tuple[int, int]:
-    """Return stage and iteration of a line of episodes.csv."""
-    try:
-        return int(line[0]), int(line[1])
-    except (IndexError, ValueError) as error:
-        raise ConfigError(
-            f"{file}: the line {','.join(line)[:60]!r} does not begin with stage and iteration; "
-            "restore the file"
-        ) from error
-
-
-def _csv_text(rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

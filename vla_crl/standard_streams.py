@@ -25,7 +25,7 @@ def open_closed_streams() -> None:
 
 
 @contextlib.contextmanager
-def printing() -> Iterator[None]:
+def writing_stdout() -> Iterator[None]:
     """Print what the block prints, and what was printed before, at once.
 
     Raises:

@@ -97,6 +97,26 @@ def test_where_all_states_are_damaged_the_stage_begins_again(
     assert_same_run(resumed, finished)
 
 
+def test_episodes_of_an_evaluation_that_no_row_of_the_matrix_counts_are_written_again(
+    finished, config, tmp_path, run_all, assert_same_run
+):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "t"))
+    lines = run.matrix_file.read_text().splitlines(keepends=True)
+    run.matrix_file.write_text("".join(line for line in lines if not line.startswith("2,")))
+    with run.episodes.path.open("a") as file:
+        file.write("2,white_mug_in_tr")
+    assert_same_run(run_all(config, run.path, resume=True), finished)
+
+
+def test_a_run_of_an_older_version_is_told_what_its_file_is_called_now(
+    finished, config, tmp_path, run_all
+):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "u"))
+    run.training_episodes.path.replace(run.episodes.path)
+    with pytest.raises(ConfigError, match=r"rename the file to training_episodes\.csv"):
+        run_all(config, run.path, resume=True)
+
+
 def test_a_state_of_a_stage_to_which_the_matrix_does_not_lead_is_an_error(often, killed, tmp_path):
     path = shutil.copytree(killed, tmp_path / "o")
     run, lines = RunDirectory(path), (path / "matrix.csv").read_text().splitlines()

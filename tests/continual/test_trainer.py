@@ -17,11 +17,13 @@ from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
+from vla_crl.episode_files import EVALUATION_COLUMNS
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import adapter_disabled
 from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.run_directory import RunDirectory
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
@@ -44,7 +46,7 @@ def test_every_stage_spends_its_budget_and_only_that(finished):
 
 
 def test_every_training_episode_is_a_line(finished):
-    with finished.episodes_file.open() as file:
+    with finished.training_episodes.path.open() as file:
         lines = [*csv.DictReader(file)]
     last = {row["stage"]: row["episodes"] for row in finished.read_metrics()}
     for stage, task in enumerate(TASKS, start=1):
@@ -54,6 +56,28 @@ def test_every_training_episode_is_a_line(finished):
         assert len({line["episode"] for line in own}) == len(own)
         assert {line["success"] for line in own} <= {"0", "1"}
         assert all(1 <= int(line["num_steps"]) <= 60 for line in own)
+
+
+def test_every_evaluated_episode_is_a_line_and_the_matrix_counts_them(finished, config):
+    suite = find_suite(config.suite)
+    for episodes, matrix in (
+        (finished.episodes, finished.matrix_file),
+        (finished.sampled_episodes, finished.sampled_matrix_file),
+    ):
+        with episodes.path.open() as file:
+            lines = [*csv.DictReader(file)]
+        assert tuple(lines[0]) == EVALUATION_COLUMNS
+        assert len(lines) == 3 * 3 * 2
+        for cell in SuccessMatrix.read(matrix).cells():
+            own = [
+                line
+                for line in lines
+                if (line["stage"], line["task"]) == (str(cell.stage), cell.task)
+            ]
+            assert [int(line["state_id"]) for line in own] == [*suite.test_ids[:2]]
+            assert sum(int(line["success"]) for line in own) == cell.successes
+            assert all(1 <= int(line["num_steps"]) <= suite.horizon for line in own)
+            assert {line["seed"] for line in own} == {str(config.seed)}
 
 
 def test_the_ratio_is_one_before_the_first_update(finished):

@@ -18,6 +18,7 @@ from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits, compare_pictures
+from vla_crl.episode_files import EpisodeFile
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
@@ -29,6 +30,7 @@ from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.rollout.outcomes import Outcomes
+from vla_crl.rollout.results import TaskResult, episode_rows
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
@@ -203,7 +205,8 @@ class Trainer:
             progress.advance(stage.episodes)
             while not stage.is_spent:
                 statistics, row = stage.iterate()
-                self.run.append_episodes(self._episode_rows(stage, statistics.outcomes))
+                ended = self._episode_rows(stage, statistics.outcomes)
+                self.run.training_episodes.append(ended)
                 self.run.append_metrics(row)
                 progress.print(_iteration_line(row))
                 for line in save_divergences([*statistics.divergences], self.run.divergences):
@@ -217,7 +220,7 @@ class Trainer:
                     break
 
     def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
-        """Return the lines of episodes.csv on what has ended in an iteration."""
+        """Return the lines of training_episodes.csv on what has ended in an iteration."""
         columns = (ended.episode, ended.task, ended.state_id, ended.group, ended.num_steps)
         for row, success in zip(torch.stack(columns, 1).tolist(), ended.success, strict=True):
             episode, task, *rest = row
@@ -227,8 +230,7 @@ class Trainer:
     def _store(self, stage: Stage) -> None:
         """Store the state of a stage, and before it what the run directory says about it."""
         if self.config.checkpoint_every:
-            for file in (self.run.metrics_file, self.run.episodes_file):
-                sync(file)
+            sync(self.run.metrics_file)
             state = stage.state()
             self._generations.save(state.record, state.tensors)
 
@@ -249,7 +251,7 @@ class Trainer:
     def _finish_stage(self, stage: int) -> None:
         """Evaluate all tasks, checkpoint, and mark the stage as done by its matrix row."""
         started, settings, sampled = perf_counter(), self.config.evaluation, []
-        cells = self._evaluate(stage, settings.num_episodes, deterministic=True)
+        results = self._evaluate(stage, settings.num_episodes, deterministic=True)
         if settings.num_sampled_episodes:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
@@ -261,34 +263,43 @@ class Trainer:
         save_tensors(state, folder / METHOD_FILE)
         write_sums(folder, METHOD_FILE)
         sync(folder.parent)  # before the row that says that the folder is there
+        run = self.run
         if sampled:
-            append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
-        append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
+            self._append(stage, sampled, run.sampled_episodes, run.sampled_matrix_file)
+        cells = self._append(stage, results, run.episodes, run.matrix_file)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
-    def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
-        cells, seed = [], stage_seed(self.config.seed, stage)
+    def _append(
+        self, stage: int, results: Sequence[TaskResult], episodes: EpisodeFile, matrix: Path
+    ) -> list[Cell]:
+        """Add a stage to the episodes and then, which says that it is done, to the matrix."""
+        episodes.append(episode_rows(results, stage=stage, seed=self.config.seed))
+        cells = [
+            Cell(
+                stage=stage,
+                task=result.task,
+                split=self.stream.split(result.task),
+                successes=result.successes,
+                episodes=result.episodes,
+            )
+            for result in results
+        ]
+        append_stage(matrix, cells, rounds=self.stream.rounds)
+        return cells
+
+    def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[TaskResult]:
+        results, seed = [], stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
-                results = evaluate(
+                results += evaluate(
                     agent,
                     self._evaluation_sims,
                     tasks,
                     num_episodes=num_episodes,
                     divergences=self.run.divergences,
                 )
-            cells += [
-                Cell(
-                    stage=stage,
-                    task=result.task,
-                    split=self.stream.split(result.task),
-                    successes=result.successes,
-                    episodes=result.episodes,
-                )
-                for result in results
-            ]
-        return cells
+        return results
 
     def _evaluation_groups(self) -> list[tuple[str, ...]]:
         """Return the tasks that may share a batch: all, unless the method treats them apart."""
@@ -304,6 +315,8 @@ class Trainer:
         run, rounds = self.run, self.stream.rounds
         last_done = self._last_done()
         state = self._state_after(last_done)
+        for file in (run.episodes, run.sampled_episodes):
+            file.keep_until(last_done)
         if last_done < 0:
             run.sampled_matrix_file.unlink(missing_ok=True)
         elif run.sampled_matrix_file.exists():

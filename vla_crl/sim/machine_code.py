@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core import caching
+from numba.core import caching, config
 from numba.core.caching import IndexDataCacheFile, NullCache
 from numba.core.event import Event, Listener, register
 
@@ -45,9 +44,9 @@ def _use_folder_that_can_be_written() -> None:
     folder `~` where no home is known.
     """
     beside = [file.parent / "__pycache__" for file in Path(__file__).parent.rglob("*.py")]
-    if not numba.config.CACHE_DIR and not all(map(_can_be_written, set(beside))):  # pyright: ignore
+    if not os.environ.get("NUMBA_CACHE_DIR") and not all(map(_can_be_written, set(beside))):
         os.environ["NUMBA_CACHE_DIR"] = str(cache_folder("machine_code"))
-        numba.config.reload_config()  # pyright: ignore[reportAttributeAccessIssue]
+        config.reload_config()
 
 
 def _can_be_written(folder: Path) -> bool:
