@@ -694,7 +694,7 @@ def test_who_moved_a_base_policy_says_where_it_is(
     module: str,
     function: str,
 ) -> None:
-    calls = Calls([played()])
+    calls = Calls([make_result()])
     install(f"vla_crl.{module}", **{function: calls})
     flags = ("--suite", "kitchen", "--base", "moved/base")
     code, _, _ = run(capsys, command, "--policy", "tiny", *flags)
