@@ -68,8 +68,9 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
         "card": dict(card or {}),
     }
     save_json(record, directory / POLICY_FILE)
-    vlm_files = (f"{VLM_FOLDER}/{file.name}" for file in (directory / VLM_FOLDER).glob("*"))
-    write_sums(directory, POLICY_FILE, MODEL_FILE, *vlm_files)
+    vlm_files = (file for file in (directory / VLM_FOLDER).rglob("*") if file.is_file())
+    names = (str(file.relative_to(directory)) for file in vlm_files)
+    write_sums(directory, POLICY_FILE, MODEL_FILE, *names)
 
 
 def build_policy(
