@@ -129,7 +129,7 @@ def test_a_map_of_success_has_every_cell_and_marks_what_was_trained() -> None:
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), 100 * matrix.rates)
     dots = np.asarray(axes.lines[0].get_xydata())
-    np.testing.assert_array_equal(dots, [[stage - 1, stage] for stage in range(1, 21)])
+    np.testing.assert_array_equal(dots, [[stage, stage] for stage in range(1, 21)])
 
 
 def test_the_curve_of_many_stages_has_a_gap_between_them(run_path: Path) -> None:

@@ -35,7 +35,7 @@ FIGURES = {
         "Success on every task after every stage",
         "Each row is the same policy at one moment, tested without exploration noise on fixed test "
         "states; each column is a task. Orange dots mark the task that the stage trained: below "
-        "them is what is kept, above them what arrived before training. White: not evaluated.",
+        "them is what is kept, above them what arrived before training. Grey: not evaluated.",
     ),
     "retention": (
         "What is learnt and what is kept",

@@ -11,6 +11,7 @@ from vla_crl.report.drawing import (
     BLUE,
     FAINT,
     INK,
+    MUTED,
     ORANGE,
     PURPLE,
     SUCCESS_COLORS,
@@ -25,16 +26,22 @@ def draw_success_map(matrix: SuccessMatrix) -> Figure:
     """Draw success as colours: a row a stage, a column a task; trained ones under orange dots."""
     figure = Figure(figsize=(WIDTH, 7.0), layout="constrained")
     axes = figure.subplots()
+    num_stages, num_train, num_tasks = matrix.num_stages, matrix.num_train_tasks, len(matrix.tasks)
     image = axes.imshow(
-        100 * matrix.rates, cmap=SUCCESS_COLORS, vmin=0, vmax=100, aspect="auto",
+        100 * matrix.rates,
+        cmap=SUCCESS_COLORS,
+        vmin=0,
+        vmax=100,
+        aspect="auto",
         interpolation="none",
-    )  # fmt: skip
-    stages = np.arange(1, matrix.num_stages + 1)
-    trained = (stages - 1) % matrix.num_train_tasks
-    axes.plot(trained, stages, ".", color=ORANGE, ms=2)
+        extent=(0.5, num_tasks + 0.5, num_stages + 0.5, -0.5),  # tasks count from 1
+    )
+    axes.set_facecolor(MUTED)
+    stages = np.arange(1, num_stages + 1)
+    axes.plot((stages - 1) % num_train + 1, stages, ".", color=ORANGE, ms=2)
     axes.set(xlabel="training tasks, in the order of training", ylabel="stages finished")
     if matrix.heldout_tasks:
-        axes.axvline(matrix.num_train_tasks - 0.5, color=INK, lw=1)
+        axes.axvline(num_train + 0.5, color=INK, lw=1)
         axes.set_xlabel("training tasks, in the order of training | held-out tasks")
     axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label="success %", shrink=0.6)
