@@ -25,6 +25,7 @@ mj_jacobian_of_site = types.ExternalFunction(
 )
 mj_reset_data = types.ExternalFunction("mj_resetData", types.void(_POINTER, _POINTER))
 mj_kinematics = types.ExternalFunction("mj_kinematics", types.void(_POINTER, _POINTER))
+mj_com_pos = types.ExternalFunction("mj_comPos", types.void(_POINTER, _POINTER))
 mj_camera_light = types.ExternalFunction("mj_camlight", types.void(_POINTER, _POINTER))
 mj_set_state = types.ExternalFunction(
     "mj_setState", types.void(_POINTER, _POINTER, _POINTER, types.intc)
@@ -46,6 +47,16 @@ def as_int_pointer(typing_context, address):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.int32)(types.uintp), codegen
+
+
+@intrinsic
+def as_long_pointer(typing_context, address):
+    """Turn an integer address into an `int64_t*` that `numba.carray` accepts."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.int64)(types.uintp), codegen
 
 
 @intrinsic
