@@ -35,13 +35,13 @@ TABLE = '<geom name="table"'
         ),
         (
             '<light name="key"',
-            '<light name="key" cutoff="120" type="spot"',
-            "'key' .* has cutoff 1",
+            '<light name="lamp" cutoff="120"/><light name="key"',
+            "scene.xml: light 'lamp' .* has cutoff 120",
         ),
         (
             TABLE,
             '<flexcomp name="cloth" type="grid" count="3 3 1" spacing=".1 .1 .1" pos="0 0 2" '
-            'dim="2" mass="1" radius=".01"><elasticity young="1e4"/></flexcomp>' + TABLE,
+            'dim="2" mass="1" radius=".01" rigid="true"/>' + TABLE,
             r"flex 'cloth' \(id 0\) would be seen in MuJoCo, .* Hide it: group='3'",
         ),
         (
