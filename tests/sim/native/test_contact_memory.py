@@ -18,7 +18,7 @@ def test_the_most_memory_used_is_read_where_it_is(scene: Scene):
     _, model, data = scratch_of(scene.model)
     mujoco.mj_step(model, data)
     head = DataHead.from_address(data._address)
-    assert (head.narena, head.nbuffer) == (model.narena, model.nbuffer)
+    assert head.narena == model.narena
     assert head.maxuse_stack == data.maxuse_stack > 0
     assert head.maxuse_arena == data.maxuse_arena > head.maxuse_stack
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import mujoco
+import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.memory import wanted_bytes
@@ -73,7 +74,7 @@ def _turn_outwards(model: mujoco.MjModel) -> None:
     inwards.
     """
     first, count = model.mesh_polyvertadr, model.mesh_polyvertnum
-    for mesh in range(model.nmesh):
+    for mesh in np.flatnonzero(model.mesh_scale.prod(axis=1) < 0):
         start, stop = model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh]
         vertices = model.mesh_vert[start:stop]
         centre = vertices.mean(axis=0)
