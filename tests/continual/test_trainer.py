@@ -22,6 +22,7 @@ from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import adapter_disabled
 from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.policy import VLAPolicy
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -362,6 +363,7 @@ class ChoosingMethod(ContinualMethod):
 
     @contextmanager
     def evaluating(self, policy, task):
+        assert isinstance(policy, VLAPolicy)
         if task == TASKS[0]:
             yield
         else:

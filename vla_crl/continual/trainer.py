@@ -80,9 +80,8 @@ class Trainer:
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
-        self.policy.set_exploration(
-            config.exploration.noise_level, config.exploration.stochastic_step
-        )
+        explored = config.exploration
+        self.policy.set_exploration(explored.noise_level, explored.stochastic_step)
         if self.policy.lora is None:
             add_lora(self.policy, config.lora)
         elif self.policy.lora != config.lora:
@@ -105,10 +104,8 @@ class Trainer:
 
     def load_base(self) -> VLAPolicy:
         """Return the policy with which the run begins, as it is on disk."""
-        config, compute = self.config, self.config.compute
-        return load_policy(
-            config.policy, base=config.base, device=compute.device, dtype=compute.dtype
-        )
+        config, on = self.config, self.config.compute
+        return load_policy(config.policy, base=config.base, device=on.device, dtype=on.dtype)
 
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
@@ -263,10 +260,9 @@ class Trainer:
         save_tensors(state, folder / METHOD_FILE)
         write_sums(folder, METHOD_FILE)
         sync(folder.parent)  # before the row that says that the folder is there
-        run = self.run
         if sampled:
-            self._append(stage, sampled, run.sampled_episodes, run.sampled_matrix_file)
-        cells = self._append(stage, results, run.episodes, run.matrix_file)
+            self._append(stage, sampled, self.run.sampled_episodes, self.run.sampled_matrix_file)
+        cells = self._append(stage, results, self.run.episodes, self.run.matrix_file)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
     def _append(
@@ -274,16 +270,12 @@ class Trainer:
     ) -> list[Cell]:
         """Add a stage to the episodes and then, which says that it is done, to the matrix."""
         episodes.append(episode_rows(results, stage=stage, seed=self.config.seed))
+        split = self.stream.split
         cells = [
-            Cell(
-                stage=stage,
-                task=result.task,
-                split=self.stream.split(result.task),
-                successes=result.successes,
-                episodes=result.episodes,
-            )
-            for result in results
-        ]
+            Cell(stage=stage, task=r.task, split=split(r.task), successes=r.successes,
+                 episodes=r.episodes)
+            for r in results
+        ]  # fmt: skip
         append_stage(matrix, cells, rounds=self.stream.rounds)
         return cells
 
