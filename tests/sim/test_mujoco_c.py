@@ -22,7 +22,8 @@ try:
     mujoco.mj_step(model, data)
 except mujoco.FatalError:
     print("raised", flush=True)
-step(model._address, mujoco.MjData(model)._address)
+fresh = mujoco.MjData(model)
+step(model._address, fresh._address)
 print("went on")
 """
 
