@@ -64,16 +64,6 @@ def test_a_pattern_without_files_has_a_version_of_its_own() -> None:
     assert source_version("native/kernel/senses.py") != source_version("native/kernel/nothing.py")
 
 
-def numba_program(folder: Path, program: str, **environment: str) -> str:
-    """Run a program with a copy of the package in `folder`; return what it says."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA")}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, check=True,
-        env=inherited | {"PYTHONPATH": str(folder)} | environment,
-    ).stderr  # fmt: skip
-
-
 def test_damaged_machine_code_is_compiled_again(tmp_path: Path) -> None:
     said(tmp_path)
     for suffix in ("nbi", "nbc"):
@@ -92,6 +82,9 @@ def test_where_machine_code_cannot_be_kept_beside_the_source_it_is_in_the_cache(
     )
     for folder in [*(tmp_path / "vla_crl" / "sim").rglob("kernel")]:
         (folder / "__pycache__").touch()  # no folder can be made there, not even by root
-    cache = tmp_path / "cache"
-    numba_program(tmp_path, PROGRAM, XDG_CACHE_HOME=str(cache), PYTHONDONTWRITEBYTECODE="1")
-    assert [*cache.glob("vla_crl/machine_code/*/*.nbi")]
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("NUMBA")}
+    settings = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    # From this folder `import vla_crl` finds the copy.
+    command, environment = [sys.executable, "-c", PROGRAM], inherited | settings
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    assert [*tmp_path.glob("cache/vla_crl/machine_code/*/*.nbi")]
