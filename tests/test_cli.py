@@ -695,7 +695,7 @@ def test_who_moved_a_base_policy_says_where_it_is(
     function: str,
 ) -> None:
     calls = Calls([make_result()])
-    install(f"vla_crl.{module}", **{function: calls})
+    install(f"vla_crl.{module}", **{"record_failures": Calls(), function: calls})
     flags = ("--suite", "kitchen", "--base", "moved/base")
     code, _, _ = run(capsys, command, "--policy", "tiny", *flags)
     assert code == 0

@@ -10,7 +10,7 @@ from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.sim.native.kernel.controller import FINGER_OPEN_M
 from vla_crl.sim.native.scene import Scene, check_reachable, is_free
 from vla_crl.sim.native.servos import servos_of
-from vla_crl.sim.renderer.drawable import GEOM_GROUPS, drawable_views
+from vla_crl.sim.renderer import GEOM_GROUPS, drawable_views
 
 ONE_DOF = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
 
