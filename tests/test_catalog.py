@@ -133,7 +133,10 @@ def test_an_unknown_recipe_names_the_nearest(small_catalog: Path) -> None:
 
 
 def test_a_path_that_does_not_exist_is_an_error(small_catalog: Path) -> None:
-    message = "runs/x/stage_1: no such policy. Known names: tiny."
+    message = (
+        "runs/x/stage_1: no such policy, looked for at /.*/runs/x/stage_1. If it has been moved, "
+        "name the new place, also to resume a run. Known names: tiny."
+    )
     with pytest.raises(ConfigError, match=message):
         catalog.policy_path("runs/x/stage_1")
 

@@ -25,6 +25,7 @@ from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError, StoppedEvaluationError
 from vla_crl.hardware import hardware_name
+from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
@@ -60,6 +61,7 @@ class PPOConfig:
 class TrainConfig:
     suite: str
     policy: str = "tiny"
+    method: str = "sequential"
     seed: int = 0
     video_episodes: int = 2
     rounds: int = 1
@@ -67,12 +69,10 @@ class TrainConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    task: str = "lift"
-    split: str = "train"
-    successes: int = 0
-    episodes: int = 4
+def make_result(task: str = "lift", *, successes: int = 0, episodes: int = 4) -> TaskResult:
+    states = range(200, 200 + episodes)
+    played = (PlayedEpisode(state, state < 200 + successes, 9) for state in states)
+    return TaskResult(task, "train", tuple(played))
 
 
 class Trainer:
@@ -80,8 +80,9 @@ class Trainer:
 
     made: ClassVar[list["Trainer"]] = []
 
-    policy, suite = "trained", KITCHEN
+    policy, suite, weights = "trained", KITCHEN, "0a1b"
     stream = types.SimpleNamespace(train_tasks=("lift",))
+    method = types.SimpleNamespace(chooses=False)
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         if config.suite == "unfit":
@@ -95,6 +96,9 @@ class Trainer:
         header = "stage,task,split,successes,episodes"
         self.run.matrix_file.write_text(f"{header}\n0,lift,train,20,100\n1,lift,train,60,100\n")
         self.resume = resume
+
+    def load_base(self) -> "Policy":
+        return Policy(catalog.policy_path(self.config.policy))
 
     def close(self) -> None:
         """Nothing is open."""
@@ -134,6 +138,7 @@ class Policy:
     path: Path
     embodiment: Embodiment = ARM
     device: str = "cpu"
+    base: str | None = None
     config: ClassVar[Any] = types.SimpleNamespace(pictures="")
 
 
@@ -184,8 +189,8 @@ class ExpertAgent(NamedTuple):
         return {}
 
 
-def load_policy(name: str, *, device: str, dtype: str) -> Policy:
-    return Policy(catalog.policy_path(name), device=device)
+def load_policy(name: str, *, base: str | None, device: str, dtype: str) -> Policy:
+    return Policy(catalog.policy_path(name), device=device, base=base)
 
 
 def simulate_lanes(suite: Any, num_envs: int, **settings: Any) -> tuple[Any, ...]:
@@ -330,7 +335,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy exprt --suite kitchen", "Did you mean 'expert'?"),
-        ("evaluate --policy a/b --suite kitchen", "a/b: no such policy. Known names: tiny."),
+        ("evaluate --policy a/b --suite kitchen", "a/b: no such policy, looked for at /"),
         ("rollout --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("evaluate --policy tiny --suite kitchen --episods 3", "Did you mean --episodes?"),
         ("doctor --verbose", "unknown argument '--verbose'. See vla-crl doctor --help."),
@@ -348,7 +353,6 @@ def test_a_mistake_is_one_line_with_code_2(
 ) -> None:
     install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
     install("vla_crl.continual.trainer", Trainer=Trainer)
-    install("vla_crl.report.page", write_report=Calls())
     install("vla_crl.report.film", record_rollouts=Calls(), film_run=Calls())
     install("vla_crl.rollout.evaluate", evaluate=Calls())
     code, out, err = run(capsys, *arguments.split())
@@ -397,7 +401,7 @@ def test_a_mistake_on_the_command_line_is_one_line(
 def test_evaluate_prints_rows_and_keeps_stdout_clean(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = Calls([TaskResult()])
+    calls = Calls([make_result()])
     install("vla_crl.rollout.evaluate", evaluate=calls)
     flags = ("--episodes", "4", "--tasks", "lift", "--json", "--output", "rows.json")
     code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
@@ -427,15 +431,30 @@ def test_evaluate_prints_rows_and_keeps_stdout_clean(
     agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
     sims = KITCHEN, 4, {"image_size": 32, "compute": ComputeConfig(), "tasks": [0]}
     assert calls == [((agent, sims, ["lift"]), {"num_episodes": 4, "states": "test"})]
+    assert (world / "rows.episodes.csv").read_text().splitlines() == [
+        "stage,task,state_id,success,num_steps,seed",
+        *(f",lift,{state},0,9,0" for state in range(200, 204)),
+    ]
+
+
+def test_episodes_of_an_evaluation_are_not_overwritten(
+    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install("vla_crl.rollout.evaluate", evaluate=Calls([make_result()]))
+    (world / "rows.episodes.csv").write_text("precious")
+    flags = ("--suite", "kitchen", "--output", "rows.json")
+    code, _, err = run(capsys, "evaluate", "--policy", "tiny", *flags)
+    assert code == 2
+    assert "rows.episodes.csv: exists; nothing was overwritten" in err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "rollout"])
 def test_a_command_that_runs_a_policy_is_told_where_and_with_how_many_threads(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    evaluated, filmed = Calls([TaskResult()]), Calls()
+    evaluated, filmed = Calls([make_result()]), Calls()
     install("vla_crl.rollout.evaluate", evaluate=evaluated)
-    install("vla_crl.report.film", record_rollouts=filmed)
+    install("vla_crl.report.film", record_rollouts=filmed, record_failures=Calls())
     before = torch.get_num_threads()
     try:
         flags = ["--num-torch-threads", "3", "--num-sim-threads", "5", "--dtype", "bfloat16"]
@@ -472,7 +491,7 @@ def test_what_c_code_prints_stays_out_of_the_json_document(
 
     def warn(*_: Any, **__: Any) -> list[TaskResult]:
         libc.printf(b"WARNING: unstable\n")  # to C's own buffer
-        return [TaskResult()]
+        return [make_result()]
 
     install("vla_crl.rollout.evaluate", evaluate=warn)
     code, out, err = run(capfd, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--json")
@@ -485,9 +504,9 @@ def test_a_policy_of_another_robot_is_refused(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = Policy(world, Embodiment(action=("x",), state=("x",), cameras=("top",)))
-    install("vla_crl.models.checkpoint", load_policy=lambda name, device, dtype: other)
+    install("vla_crl.models.checkpoint", load_policy=lambda name, **settings: other)
     install("vla_crl.rollout.evaluate", evaluate=Calls())
-    install("vla_crl.report.film", record_rollouts=Calls())
+    install("vla_crl.report.film", record_rollouts=Calls(), record_failures=Calls())
     for command in ("evaluate", "rollout"):
         flags = ["--output", "a.mp4"] if command == "rollout" else []
         code, _, err = run(capsys, command, "--policy", "tiny", "--suite", "kitchen", *flags)
@@ -496,7 +515,7 @@ def test_a_policy_of_another_robot_is_refused(
 
 
 def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, install, capsys):
-    results = [TaskResult(successes=1), TaskResult("push", episodes=0)]
+    results = [make_result(successes=1), make_result("push", episodes=0)]
     stopped = StoppedEvaluationError("worker 0 died", results)
     install("vla_crl.rollout.evaluate", evaluate=Calls(stopped))
     command = ["evaluate", "--policy", "tiny", "--suite", "kitchen"]
@@ -506,6 +525,8 @@ def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, instal
     assert f"worker 0 died. Episodes that had ended are in {partial}" in capsys.readouterr().err
     (row,) = json.loads(partial.read_text())
     assert (row["task"], row["successes"], row["episodes"]) == ("lift", 1, 4)
+    lines = (world / "rows.partial.episodes.csv").read_text().splitlines()
+    assert lines[1:] == [",lift,200,1,9,0", *(f",lift,{state},0,9,0" for state in (201, 202, 203))]
     assert not output.exists()
     assert cli.main(command) == 2
     assert "worker 0 died" in capsys.readouterr().err
@@ -521,7 +542,7 @@ def test_what_an_evaluation_had_finished_is_written_where_it_stops(world, instal
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_told_or_loaded(
     world, install, capsys, monkeypatch, flags, message
 ):
-    calls = Calls([TaskResult()])
+    calls = Calls([make_result()])
     install("vla_crl.rollout.evaluate", evaluate=calls)
     monkeypatch.setattr(KITCHEN, "conditions", {"physics": "exact"})
     code, out, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", *flags)
@@ -533,7 +554,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_told_or_loaded(
 def test_evaluate_takes_all_tasks_when_none_is_named(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = Calls([TaskResult()])
+    calls = Calls([make_result()])
     install("vla_crl.rollout.evaluate", evaluate=calls)
     run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen", "--sampled")
     ((arguments, _),) = calls
@@ -553,8 +574,8 @@ def test_the_expert_may_act_in_place_of_a_policy(
     module: str,
     name: str,
 ) -> None:
-    calls = Calls([TaskResult()])
-    install(f"vla_crl.{module}", **{name: calls})
+    calls = Calls([make_result()])
+    install(f"vla_crl.{module}", **{"record_failures": Calls(), name: calls})
     flags = ["--states", "train"] if command == "evaluate" else ["--output", "a.mp4"]
     run(capsys, command, "--policy", "expert", "--suite", "kitchen", *flags)
     ((arguments, keywords),) = calls
@@ -607,11 +628,49 @@ def test_an_output_below_a_file_is_an_error(
     assert "--output mine/a.mp4: cannot write to mine" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "called", "expected"),
+    [
+        (["--states", "7", "200"], "record_rollouts", {"episodes": [7, 200]}),
+        (["--only", "failures"], "record_failures", {"num_episodes": 4}),
+        (["--only", "failures", "--episodes", "2"], "record_failures", {"num_episodes": 2}),
+    ],
+)
+def test_rollout_films_the_states_that_are_named_or_what_fails(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    called: str,
+    expected: dict[str, Any],
+) -> None:
+    calls = {"record_rollouts": Calls([True]), "record_failures": Calls([])}
+    install("vla_crl.report.film", **calls)
+    command = ("rollout", "--policy", "tiny", "--suite", "kitchen", "--output", "a.mp4")
+    code, out, _ = run(capsys, *command, *flags)
+    assert code == 0
+    assert ("a.mp4\n" in out) == (called == "record_rollouts")  # nothing failed: no file
+    ((_, keywords),) = calls.pop(called)
+    assert expected.items() <= keywords.items()
+    assert [*calls.values()] == [[]]
+
+
+@pytest.mark.parametrize("flags", [["--only", "failures"], ["--episodes", "3"]])
+def test_named_states_leave_nothing_to_choose(
+    world: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    code, _, err = run(
+        capsys, "rollout", "--policy", "tiny", "--suite", "kitchen", "--states", "7", *flags
+    )
+    assert code == 2
+    assert f"--states names the episodes already; leave out {flags[0]}" in err
+
+
 def test_rollout_passes_policy_suite_tasks_and_output(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls()
-    install("vla_crl.report.film", record_rollouts=calls)
+    install("vla_crl.report.film", record_rollouts=calls, record_failures=Calls())
     flags = ("--policy", "tiny", "--suite", "kitchen", "--output", "videos/a.mp4")
     code, _, _ = run(capsys, "rollout", *flags)
     assert code == 0
@@ -619,8 +678,31 @@ def test_rollout_passes_policy_suite_tasks_and_output(
     agent = PolicyAgent(Policy(world / "policies/tiny.toml"), deterministic=True)
     assert arguments == (agent, KITCHEN, None)
     output = {"output": Path("videos/a.mp4"), "renderer": "own"}
-    assert keywords == {"num_episodes": 4, "compute": ComputeConfig()} | output
+    assert keywords == {"episodes": 4, "compute": ComputeConfig()} | output
     assert (world / "videos").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "function"),
+    [("evaluate", "rollout.evaluate", "evaluate"), ("rollout", "report.film", "record_rollouts")],
+)
+def test_who_moved_a_base_policy_says_where_it_is(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    module: str,
+    function: str,
+) -> None:
+    calls = Calls([make_result()])
+    install(f"vla_crl.{module}", **{"record_failures": Calls(), function: calls})
+    flags = ("--suite", "kitchen", "--base", "moved/base")
+    code, _, _ = run(capsys, command, "--policy", "tiny", *flags)
+    assert code == 0
+    assert calls[0][0][0].policy.base == "moved/base"
+    code, _, err = run(capsys, command, "--policy", "expert", *flags)
+    assert code == 2
+    assert "--base moved/base: the expert has no base policy; leave it out" in err
 
 
 def test_collect_saves_the_demonstrations(
@@ -693,10 +775,33 @@ def test_train_makes_a_run_and_its_report(
     code, _, _ = run(capsys, *arguments, "--resume")
     assert (code, Trainer.made[-1].resume) == (0, True)
 
+    monkeypatch.setattr(Trainer, "weights", "ffff")
+    code, _, err = run(capsys, *arguments, "--resume")
+    assert code == 2
+    assert "the run began with a policy of the weights 0a1b, but 'tiny' has ffff; restore" in err
+
     Path("runs/begun/plots").mkdir(parents=True)  # by a process that was killed then
     code, _, err = run(capsys, *arguments, "--resume", "--run-dir", "runs/begun")
     assert "runs/begun: nothing there to go on with, so the run begins\n" in err
     assert (code, Trainer.made[-1].resume) == (0, False)
+
+
+def test_a_policy_that_a_method_chooses_anew_for_every_task_is_not_filmed(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Trainer, "method", types.SimpleNamespace(chooses=True))
+    film_run = Calls()
+    install("vla_crl.report.film", film_run=film_run)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    code, _, err = run(capsys, "train", "demo")
+    assert code == 0
+    assert "no film after training: 'sequential' chooses for each task what acts" in err
+    assert [*film_run[0][0][0]] == ["before training"]
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_run(

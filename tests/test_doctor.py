@@ -135,3 +135,21 @@ def test_libero_is_told_with_its_versions_and_whether_it_can_be_imported(
     check = doctor.check_libero()
     assert (check.status, check.advice) == (status, advice)
     assert check.found.startswith(f"numpy {importlib.metadata.version('numpy')}, mujoco ")
+
+
+def test_a_cache_that_does_not_last_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor, "is_cache_temporary", lambda: False)
+    check = doctor.check_cache()
+    assert (check.status, check.found, check.advice) == ("ok", str(tmp_path), "")
+    monkeypatch.setattr(doctor, "is_cache_temporary", lambda: True)
+    check = doctor.check_cache()
+    assert (check.status, check.found) == ("warn", f"{tmp_path}, for this process only")
+    assert check.advice == (
+        "name a folder that can be written in the environment variable XDG_CACHE_HOME"
+    )
+    monkeypatch.setattr(doctor, "is_cache_temporary", lambda: False)
+    monkeypatch.setattr(doctor, "cache_folder", lambda: tmp_path / "missing")
+    assert doctor.check_cache().found == f"{tmp_path / 'missing'}, read-only"

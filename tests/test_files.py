@@ -2,13 +2,18 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from vla_crl import files
 from vla_crl.files import (
+    cache_folder,
     intended_name,
+    keep,
+    media_url,
     new_folder,
     remove_leftovers,
     replacing,
@@ -140,3 +145,87 @@ def test_the_intended_name_is_that_behind_the_temporary_one() -> None:
     assert intended_name(Path(f"run/.config.json.{DEAD}")) == "config.json"
     assert intended_name(Path("run/config.json")) == "config.json"
     assert intended_name(Path("run/.lock")) == ".lock"
+
+
+def test_an_error_of_the_disk_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from vla_crl import files;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "path = Path(sys.argv[1]);"
+        "\ntry: getattr(files, sys.argv[2])(path, 'x' * 5000)"
+        "\nexcept OSError as error: print(error.filename, error.strerror)"
+    )
+    for write in ("write_atomically", "append"):
+        path = tmp_path / write
+        command = [sys.executable, "-c", program, str(path), write]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{path} File too large\n"
+    assert not (tmp_path / "write_atomically").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["append"]
+
+
+def test_a_folder_that_cannot_be_made_is_named_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "folder"
+    with pytest.raises(NotADirectoryError) as caught, new_folder(path):
+        pass
+    assert caught.value.filename == str(path)
+
+
+def test_a_result_that_cannot_be_saved_is_kept_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    missing = tmp_path / "missing" / "result.json"
+    with pytest.raises(FileNotFoundError) as caught:
+        keep(missing, lambda path: path.write_text("[1]"))
+    (refuge,) = tmp_path.glob("vla_crl-*/result.json")
+    assert refuge.read_text() == "[1]"
+    assert caught.value.__notes__ == [f"The result is kept in {refuge}"]
+    keep(tmp_path / "result.json", lambda path: path.write_text("[2]"))
+    assert (tmp_path / "result.json").read_text() == "[2]"
+
+
+@pytest.mark.parametrize("home", ["", "/proc/nobody"], ids=["unknown", "cannot_be_made"])
+def test_without_a_place_for_a_cache_it_lasts_as_long_as_the_process(
+    tmp_path: Path, home: str
+) -> None:
+    program = (
+        "import os, subprocess, sys; from vla_crl.files import *;"
+        "folder = cache_folder('libero'); folder.mkdir(parents=True);"
+        "assert is_cache_temporary();"
+        "child = 'from vla_crl.files import *; print(cache_folder(), is_cache_temporary())';"
+        "subprocess.run([sys.executable, '-c', child], check=True); print(folder)"
+    )
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("XDG_CACHE_HOME", "HOME")
+    }
+    if home:
+        environment["HOME"] = home
+    else:  # nor does the list of users know one
+        program = "import os; os.path.expanduser = lambda path: path;" + program
+    environment["PYTHONPATH"] = str(Path(files.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True, text=True, check=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    child, folder = done.stdout.splitlines()
+    assert child == f"{Path(folder).parent} False"
+    assert not Path(folder).exists()
+    assert "no cache can be made there" in done.stderr
+    assert "XDG_CACHE_HOME" in done.stderr
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_cache_that_is_there_is_used_though_it_may_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vla_crl").mkdir(mode=0o500)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("libero") == tmp_path / "vla_crl" / "libero"
+    assert not files.is_cache_temporary()
+
+
+def test_a_file_that_looks_like_an_address_is_a_file() -> None:
+    assert media_url(Path("tcp:/x.mp4")) == "file:tcp:/x.mp4"

@@ -16,7 +16,7 @@ from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.checkpoint import build_policy, load_policy, read_card
 from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
 from vla_crl.rollout.demonstrations import collect_demonstrations
-from vla_crl.rollout.evaluate import TaskResult
+from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.simulation import NO_THING
 from vla_crl.testing.strict_device import strict_device
@@ -257,7 +257,9 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
     def evaluate(agent, sims, **settings):
         assert not policy.training
         looks.append(settings)
-        return [TaskResult("lift", "train", [1, 3, 4][len(looks) - 1], 10)]
+        num = [1, 3, 4][len(looks) - 1]
+        played = [PlayedEpisode(state, success=state < num, num_steps=9) for state in range(10)]
+        return [TaskResult("lift", "train", tuple(played))]
 
     monkeypatch.setattr(pretraining, "evaluate", evaluate)
     config = dataclasses.replace(

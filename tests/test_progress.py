@@ -19,3 +19,15 @@ def test_short_work_leaves_no_lines_in_a_log_file(capsys: pytest.CaptureFixture[
     with progress.track("counting", 4) as tracker:
         tracker.advance(4)
     assert "counting" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["exp[/red]1", "[bold]a", ":smile:", "[link=x]"])
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    progress.console.print(text, soft_wrap=True)
+    with progress.track(text, 1) as tracker:
+        tracker.print(text)
+        tracker.advance(1, text)
+    progress.PlainConsole().print(text)
+    said = capsys.readouterr()
+    assert said.out == f"{text}\n"
+    assert said.err.startswith(f"{text}\n{text}\n")

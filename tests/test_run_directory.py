@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import fcntl
 import json
 import subprocess
 from dataclasses import dataclass, replace
@@ -171,13 +173,16 @@ def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> Non
     places = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
     for stage, iteration in places:
         run.append_metrics({"stage": stage, "iteration": iteration, "episodes": 1})
-        run.append_episodes([(stage, iteration, 7, "open, then close", 3, 7, 12, 1)] * 2)
-    for file, torn in ((run.metrics_file, '{"stage": 1, "succ'), (run.episodes_file, "1,1,7,op")):
+        run.training_episodes.append([(stage, iteration, 7, "open, then close", 3, 7, 12, 1)] * 2)
+    for file, torn in (
+        (run.metrics_file, '{"stage": 1, "succ'),
+        (run.training_episodes.path, "1,1,7,op"),
+    ):
         with file.open("a") as end:
             end.write(torn)
 
     def lines() -> list[str]:
-        return run.episodes_file.read_text().splitlines()
+        return run.training_episodes.path.read_text().splitlines()
 
     run.keep_until(2, 2)
     assert [(row["stage"], row["iteration"]) for row in run.read_metrics()] == places[:4]
@@ -189,7 +194,7 @@ def test_a_resumed_run_drops_the_rows_it_will_write_again(tmp_path: Path) -> Non
     run.keep_until(1, float("inf"))
     assert [row["stage"] for row in run.read_metrics()] == [1, 1]
     assert len(lines()) == 5
-    run.append_episodes([])
+    run.training_episodes.append([])
     assert len(lines()) == 5
 
 
@@ -197,40 +202,30 @@ def test_rows_that_a_state_goes_on_from_are_missed(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
     for iteration in (1, 3):
         run.append_metrics({"stage": 2, "iteration": iteration, "episodes": iteration})
-        run.append_episodes([(2, iteration, 7, "lift", 3, 7, 12, 1)] * 2)
+        run.training_episodes.append([(2, iteration, 7, "lift", 3, 7, 12, 1)] * 2)
     run.require_rows(2, 1, 2)
     message = "metrics.jsonl: lacks iteration 2 of stage 2, which .*state goes on from; restore"
     with pytest.raises(ConfigError, match=message):
         run.require_rows(2, 3, 4)
     run.append_metrics({"stage": 2, "iteration": 2, "episodes": 2})
     run.require_rows(2, 3, 4)
-    message = "episodes.csv: has 4 episodes of stage 2 up to iteration 3, but .*state .* after 5; r"
+    message = (
+        "_episodes.csv: has 4 episodes of stage 2 up to iteration 3, but .*state .* after 5; r"
+    )
     with pytest.raises(ConfigError, match=message):
         run.require_rows(2, 3, 5)
-    run.episodes_file.unlink()
-    with pytest.raises(ConfigError, match="episodes.csv: has 0 episodes"):
+    run.training_episodes.path.unlink()
+    with pytest.raises(ConfigError, match="training_episodes.csv: has 0 episodes"):
         run.require_rows(2, 3, 4)
 
 
 def test_a_header_of_episodes_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
-    run.episodes_file.write_text("stage,iter")
+    run.training_episodes.path.write_text("stage,iter")
     run.keep_until(-1, float("inf"))
-    assert run.episodes_file.read_text() == (
+    assert run.training_episodes.path.read_text() == (
         "stage,iteration,episode,task,state_id,group,num_steps,success\n"
     )
-
-
-def test_a_damaged_line_of_episodes_is_not_dropped_silently(tmp_path: Path) -> None:
-    run = create(tmp_path / "run")
-    run.append_episodes([(1, 1, 7, "lift", 3, 7, 12, 1), ("junk",), (1, 2, 8, "lift", 3, 7, 12, 1)])
-    text, message = (
-        run.episodes_file.read_text(),
-        "episodes.csv: the line 'junk' does not begin with",
-    )
-    with pytest.raises(ConfigError, match=message):
-        run.keep_until(1, 1)
-    assert run.episodes_file.read_text() == text
 
 
 def test_a_row_of_metrics_without_iteration_is_not_dropped_silently(tmp_path: Path) -> None:
@@ -242,6 +237,34 @@ def test_a_row_of_metrics_without_iteration_is_not_dropped_silently(tmp_path: Pa
 
 def test_the_same_config_may_resume(tmp_path: Path) -> None:
     create(tmp_path / "run").require_config(RunConfig())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRun:
+    policy: str
+    base: str | None = None
+    seed: int = 0
+
+
+def test_a_policy_is_known_by_its_weights_wherever_it_lies(tmp_path: Path) -> None:
+    run = RunDirectory.create(
+        tmp_path / "run", PolicyRun(policy="runs/base"), seed=0, command=[], policy_weights="0a1b"
+    )
+    moved = PolicyRun(policy="/elsewhere/base", base="/elsewhere/whole")
+    run.require_config(moved, "0a1b")
+    message = "began with a policy of the weights 0a1b, but '/elsewhere/base' has ffff; restore it"
+    with pytest.raises(ConfigError, match=message):
+        run.require_config(moved, "ffff")
+    with pytest.raises(ConfigError, match=r"seed is 0 there but 1 now \(keys that differ: seed\)"):
+        run.require_config(replace(moved, seed=1), "0a1b")
+
+
+def test_of_an_older_run_the_policy_is_known_by_its_name(tmp_path: Path) -> None:
+    config = PolicyRun(policy="runs/base")
+    run = RunDirectory.create(tmp_path / "run", config, seed=0, command=[])
+    run.require_config(config, "0a1b")
+    with pytest.raises(ConfigError, match="policy is 'runs/base' there but 'base' now"):
+        run.require_config(replace(config, policy="base"), "0a1b")
 
 
 def test_another_config_may_not_resume(tmp_path: Path) -> None:
@@ -320,3 +343,33 @@ def test_a_setting_that_is_not_finite_leaves_no_folder(tmp_path):
     with pytest.raises(ConfigError, match="a setting is not a finite number"):
         RunDirectory.create(tmp_path / "run", Rates(float("inf")), seed=0, command=[])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/stage_1", ".lock"])
+def test_links_in_a_run_are_not_followed_for_writing(tmp_path: Path, name: str) -> None:
+    run = create(tmp_path / "run")
+    mine = tmp_path / "mine"
+    (run.path / name).symlink_to(mine)
+    with pytest.raises(ConfigError) as caught, run.locked():
+        pass
+    assert str(caught.value) == (
+        f"{run.path / name}: is a link to {mine}, and a run is written to its own folder only; "
+        "replace the link by what it points to"
+    )
+    assert not mine.exists()
+
+
+def test_where_locks_are_not_known_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    run = create(tmp_path / "run")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with run.locked():
+        pass
+    assert caplog.messages == [
+        f"{run.path}: this file system has no locks (No locks available); see to it yourself that "
+        "no other process trains in it"
+    ]

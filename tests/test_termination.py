@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -85,3 +86,12 @@ def test_other_threads_leave_the_signal_alone() -> None:
     thread.start()
     thread.join()
     assert found == [(signal.getsignal(signal.SIGTERM), False)]
+
+
+def test_a_full_disk_tells_how_to_go_on() -> None:
+    with (
+        pytest.raises(OSError, match="No space") as caught,
+        telling_how_to_go_on("go on with: make"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.__notes__ == ["go on with: make"]

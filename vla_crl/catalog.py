@@ -158,7 +158,10 @@ def _find(noun: str, name: str, known: dict[str, Path]) -> Path:
         if Path(name).exists():
             return Path(name)
         names = ", ".join(sorted(known)) or "none"
-        raise ConfigError(f"{name}: no such {noun}. Known names: {names}.")
+        raise ConfigError(
+            f"{name}: no such {noun}, looked for at {Path(name).absolute()}. If it has been moved, "
+            f"name the new place, also to resume a run. Known names: {names}."
+        )
     raise unknown_name("catalog", noun, name, sorted(known))
 
 

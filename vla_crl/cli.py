@@ -6,23 +6,22 @@ stdout. Logs and progress go to stderr.
 
 import argparse
 import contextlib
-import ctypes
 import difflib
-import itertools
 import json
 import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from vla_crl import __version__, commands, measuring
-from vla_crl.commands import Options, Records
+from vla_crl.commands import Options
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
-from vla_crl.errors import USER_ERRORS, ConfigError
+from vla_crl.errors import USER_ERRORS, ConfigError, describe
+from vla_crl.printing import print_rows
+from vla_crl.standard_streams import open_closed_streams, stdout_to_stderr, writing_stdout
 from vla_crl.termination import EXIT_CODE, Terminated
 
 _SUITE_HELP = "a name from 'vla-crl list suites', also with a controller: NAME@joint_position"
@@ -103,7 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
 
     command = add("evaluate", commands.evaluate)
-    _add_policy_and_suite(command, default_episodes=None)
+    _add_policy_and_suite(command, default_episodes="as the suite or its protocol says")
     command.add_argument(
         "--protocol",
         help="for suites of LIBERO: how others measure, such as openpi; as SUITE@PROTOCOL",
@@ -112,10 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
     )
     command.add_argument(
-        "--states",
-        choices=("test", "train"),
-        default="test",
-        help="initial states (default: test)",
+        "--states", choices=("test", "train"), default="test", help="initial states (default: test)"
     )
     command.add_argument(
         "--num-envs",
@@ -124,11 +120,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="robots at a time; another number rounds differently, and as contacts are chaotic, "
         "the success of a task moves by some points",
     )
-    command.add_argument("--output", type=Path, help="also write the rows to this new file, JSON")
+    command.add_argument(
+        "--output",
+        type=Path,
+        help="also write the rows to this new file, JSON, and every episode beside it: "
+        "rows.json and rows.episodes.csv",
+    )
     _add_json(command)
 
     command = add("rollout", commands.rollout)
-    _add_policy_and_suite(command, default_episodes=4)
+    _add_policy_and_suite(command, default_episodes=str(commands.FILMED_EPISODES))
+    command.add_argument(
+        "--states",
+        nargs="+",
+        type=_not_negative,
+        metavar="ID",
+        help="initial states of each task, such as those in episodes.csv (default: the first of "
+        "the test states)",
+    )
+    command.add_argument(
+        "--only",
+        choices=("failures",),
+        help="play what 'evaluate' plays, and film what failed, as it went: at most --episodes "
+        "a task",
+    )
     command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new mp4")
     command.add_argument(
         "--renderer",
@@ -166,7 +181,8 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--markdown",
         type=Path,
-        help="also write the numbers to this new file; of several runs, one a seed, their mean",
+        help="also write the numbers to this new file; of several runs, one a seed, their mean; "
+        "of two of different recipes, how they compare state by state",
     )
 
     command = add("verify", measuring.verify)
@@ -214,19 +230,19 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_policy_and_suite(
-    command: argparse.ArgumentParser, *, default_episodes: int | None
-) -> None:
+def _add_policy_and_suite(command: argparse.ArgumentParser, *, default_episodes: str) -> None:
     command.add_argument(
         "--policy", required=True, help="a preset, a checkpoint's path, or 'expert'"
+    )
+    command.add_argument(
+        "--base", help="of a run's checkpoint: where its base policy is, if it has been moved"
     )
     command.add_argument("--suite", required=True, help=_SUITE_HELP)
     command.add_argument("--tasks", nargs="+", metavar="TASK", help="default: all of the suite")
     command.add_argument(
         "--episodes",
         type=_positive,
-        default=default_episodes,
-        help=f"per task (default: {default_episodes or 'as the suite or its protocol says'})",
+        help=f"per task (default: {default_episodes})",
     )
     _add_compute(command)
 
@@ -279,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (interrupted), 141 (nobody reads our output any more) or 143 (SIGTERM).
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    open_closed_streams()
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("vla_crl").setLevel(logging.INFO)
     use_headless_gl()
@@ -287,25 +304,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides, options.command_line = unknown, ["vla-crl", *arguments]
         if unknown and options.command not in commands.RECIPE_CLASSES:
             raise _unknown_argument(options, unknown[0])
-        with _stdout_to_stderr() if options.json else contextlib.nullcontext():
+        with stdout_to_stderr() if options.json else contextlib.nullcontext():
             result = options.function(options)
-        if options.json:
-            print(json.dumps(result, indent=2, allow_nan=False))
-        elif result:
-            _print_rows(result)
-        sys.stdout.flush()
-    except (*USER_ERRORS, MemoryError) as error:
-        print(f"vla-crl: error: {error}", file=sys.stderr)
-        return 2
+        with writing_stdout():
+            if options.json:
+                print(json.dumps(result, indent=2, allow_nan=False))
+            elif result:
+                print_rows(result)
     except KeyboardInterrupt as error:
         print("; ".join(["vla-crl: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     except Terminated as error:
         print(f"vla-crl: ended by SIGTERM; {error}", file=sys.stderr)
         return EXIT_CODE
-    except BrokenPipeError:  # who read our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
         return 141
+    except (*USER_ERRORS, MemoryError, OSError) as error:
+        print(f"vla-crl: error: {describe(error)}", file=sys.stderr)
+        return 2
     return int(_found_a_fault(options.command, result))
 
 
@@ -314,69 +330,6 @@ def _found_a_fault(command: str, result: Any) -> bool:
     if command == "doctor":
         return any(row["status"] == "fail" for row in result)
     return command == "verify" and not all(row["agrees"] for row in result)
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what is printed elsewhere, also by C code, such as MuJoCo's warnings."""
-    sys.stdout.flush()
-    own = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # what C has not written yet
-        os.dup2(own, 1)
-        os.close(own)
-
-
-_NAMES = {"name", "task"}
-"""Columns that are there to be copied: never wrapped, nothing cut."""
-_READABLE = 8
-"""Characters that other columns have at least, if need be by a table wider than the terminal."""
-
-
-def _print_rows(result: Records | dict[str, Any]) -> None:
-    """Print rows as a table; an object as its values and, below, its list of rows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, highlight=False)
-    if isinstance(result, dict):
-        for key, value in result.items():
-            if isinstance(value, list):
-                _print_rows(value)
-            else:
-                console.print(f"{key}: {value}", soft_wrap=True)
-        return
-    width, columns = console.width, [column for column in result[0] if column != "suite"]
-    for suite, rows in itertools.groupby(result, key=lambda row: row.get("suite")):
-        table = Table(title=suite, title_justify="left")
-        for column in columns:
-            table.add_column(column, no_wrap=column in _NAMES, overflow="fold")
-        cells = [[_cell(row[column]) for column in columns] for row in rows]
-        for row in cells:
-            table.add_row(*row)
-        console.width = max(width, _least_width(columns, cells))
-        console.print(table)
-
-
-def _least_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
-    """Return how wide a table must be for its other columns to stay readable beside long names."""
-    width = 1
-    for place, column in enumerate(columns):
-        longest = max(len(column), *(len(row[place]) for row in cells))
-        width += 3 + (longest if column in _NAMES else min(longest, _READABLE))
-    return width
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.1e}" if 0.0 < abs(value) < 0.0005 else f"{value:.3f}"
-    return str(value)
 
 
 def _unknown_argument(options: Options, argument: str) -> ConfigError:

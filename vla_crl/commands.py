@@ -6,7 +6,6 @@ modules are imported where they are used, so that `--help` and typos answer at o
 
 import argparse
 import dataclasses
-import json
 import shlex
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
-from vla_crl.files import write_atomically
+from vla_crl.files import keep
 from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
@@ -26,6 +25,8 @@ Records = list[dict[str, Any]]
 
 EXPERT = "expert"
 """What --policy takes instead of a policy: the scripted expert."""
+FILMED_EPISODES = 4
+"""Episodes a task that `rollout` films unless told otherwise."""
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
@@ -92,7 +93,7 @@ def collect(options: Options) -> None:
         image_size=options.image_size,
         num_threads=options.num_sim_threads,
     )
-    demonstrations.save(options.output)
+    keep(options.output, demonstrations.save)
 
 
 def pretrain(options: Options) -> None:
@@ -111,7 +112,6 @@ def train(options: Options) -> None:
     config = load_recipe("train", options.recipe, options.overrides)
     from vla_crl.continual.success_matrix import SuccessMatrix
     from vla_crl.continual.trainer import Trainer
-    from vla_crl.models.checkpoint import load_policy
     from vla_crl.progress import console
     from vla_crl.report.film import film_run
     from vla_crl.report.page import write_report
@@ -125,7 +125,7 @@ def train(options: Options) -> None:
         print(f"{path}: nothing there to go on with, so the run begins", file=sys.stderr)
         resume = False  # a process was killed that had just begun
     if resume:
-        RunDirectory.open(path).require_config(config)
+        RunDirectory.open(path).require_config(config, trainer.weights)
     else:
         RunDirectory.create(
             path,
@@ -133,20 +133,21 @@ def train(options: Options) -> None:
             seed=config.seed,
             command=options.command_line,
             conditions=trainer.suite.conditions,
+            policy_weights=trainer.weights,
         )
     again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
     with trainer.run.locked(), telling_how_to_go_on(f"go on with: {again}"):
         trainer.train(resume=resume)
         trainer.close()
         if config.video_episodes:
-            untrained = load_policy(
-                config.policy, device=config.compute.device, dtype=config.compute.dtype
-            )
+            agents = {"before training": PolicyAgent(trainer.load_base(), deterministic=True)}
+            if trainer.method.chooses:
+                line = f"no film after training: '{config.method}' chooses for each task what acts"
+                console.print(line, soft_wrap=True)
+            else:
+                agents["after training"] = PolicyAgent(trainer.policy, deterministic=True)
             film_run(
-                {
-                    "before training": PolicyAgent(untrained, deterministic=True),
-                    "after training": PolicyAgent(trainer.policy, deterministic=True),
-                },
+                agents,
                 trainer.suite,
                 trainer.stream.train_tasks,
                 num_episodes=config.video_episodes,
@@ -161,8 +162,11 @@ def train(options: Options) -> None:
 def evaluate(options: Options) -> Records:
     """Measure the success of a policy on the fixed initial states of a suite."""
     catalog.suite_path(options.suite)
+    from vla_crl.evaluation_files import episodes_beside, result_rows, write_results
+
     if options.output:
         require_new(options.output, "--output")
+        require_new(episodes_beside(options.output), "--output")
     compute = _compute(options)
     from vla_crl.progress import console
     from vla_crl.rollout.episodes import evaluated
@@ -176,14 +180,10 @@ def evaluate(options: Options) -> Records:
         suite = suite.with_protocol(options.protocol)
     episodes = options.episodes or suite.trials
     tasks, ids = evaluated(suite, options.tasks, episodes, options.states)
-    agent = _agent(options.policy, suite, compute, deterministic=not options.sampled)
+    agent = _agent(options, suite, compute, deterministic=not options.sampled)
     num_envs = min(options.num_envs, episodes * len(tasks))
     sims = simulate_lanes(
-        suite,
-        num_envs,
-        image_size=agent.image_size,
-        compute=compute,
-        tasks=tasks,
+        suite, num_envs, image_size=agent.image_size, compute=compute, tasks=tasks
     )
     measured = fingerprint(
         suite,
@@ -206,13 +206,13 @@ def evaluate(options: Options) -> Records:
         partial = options.output.with_suffix(".partial.json")
         ended = [row for row in error.results if row.episodes]
         measured["stopped"] = "before all of these states"
-        write_atomically(partial, json.dumps(_result_rows(ended, measured), indent=2) + "\n")
+        write_results(partial, result_rows(ended, measured), ended)
         raise ForeignError(f"{error}. Episodes that had ended are in {partial}") from error
     finally:
         close_lanes(sims)
-    rows = _result_rows(results, measured)
+    rows = result_rows(results, measured)
     if options.output:
-        write_atomically(options.output, json.dumps(rows, indent=2) + "\n")
+        keep(options.output, lambda path: write_results(path, rows, results))
     successes, total = (sum(row[key] for row in rows) for key in ("successes", "episodes"))
     console.print(f"success: {successes} of {total} episodes, {100 * successes / total:.1f} %")
     if not options.json:  # a table has no room for it, and it has been printed
@@ -220,53 +220,43 @@ def evaluate(options: Options) -> Records:
     return rows
 
 
-def _result_rows(results: Sequence[Any], measured: dict[str, Any]) -> Records:
-    """Return successes with Wilson's interval, and with what they depend on."""
-    from vla_crl.continual.statistics import wilson_interval
-
-    rows: Records = []
-    for result in results:
-        low, high = wilson_interval(result.successes, result.episodes)
-        rows.append(
-            dataclasses.asdict(result) | {"low": low, "high": high, "fingerprint": measured}
-        )
-    return rows
-
-
 def rollout(options: Options) -> None:
     """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
     require_new(options.output, "--output", suffix=".mp4")
+    if options.states and (options.only or options.episodes):
+        other = "--only" if options.only else "--episodes"
+        raise ConfigError(f"rollout: --states names the episodes already; leave out {other}")
     compute = _compute(options)
-    from vla_crl.report.film import record_rollouts
     from vla_crl.sim.backends import find_suite
 
     suite = find_suite(options.suite)
-    record_rollouts(
-        _agent(options.policy, suite, compute, deterministic=True),
-        suite,
-        options.tasks,
-        num_episodes=options.episodes,
-        output=options.output,
-        compute=compute,
-        renderer=options.renderer,
-    )
-    print(options.output)
+    agent = _agent(options, suite, compute, deterministic=True)
+    from vla_crl.report.film import record_failures, record_rollouts
+
+    settings = {"output": options.output, "compute": compute, "renderer": options.renderer}
+    num = options.episodes or FILMED_EPISODES
+    if options.only:
+        filmed = record_failures(agent, suite, options.tasks, num_episodes=num, **settings)
+    else:
+        episodes = options.states or num
+        filmed = record_rollouts(agent, suite, options.tasks, episodes=episodes, **settings)
+    if filmed:
+        print(options.output)
 
 
 def metrics(options: Options) -> Records | None:
     """Compute continual-learning metrics from a success matrix in long format."""
-    from rich.console import Console
-
     from vla_crl.continual.metrics import compute_metrics
     from vla_crl.continual.success_matrix import SuccessMatrix
+    from vla_crl.progress import PlainConsole
     from vla_crl.report.tables import print_results
 
     if options.rounds < 1:
         raise ConfigError(f"--rounds is {options.rounds}, expected at least 1")
     matrix = SuccessMatrix.read(options.file, rounds=options.rounds)
     if not options.json:
-        print_results(matrix, Console(highlight=False))
+        print_results(matrix, PlainConsole())
         return None
     unknown = {"value": None, "low": None, "high": None}
     return [
@@ -276,24 +266,13 @@ def metrics(options: Options) -> Records | None:
 
 
 def report(options: Options) -> None:
-    """Write the report of a run again, from its run directory alone."""
+    """Write the report of a run again; of two of different recipes, a comparison too."""
     if options.markdown:
         require_new(options.markdown, "--markdown")
-    from vla_crl.progress import console
-    from vla_crl.report import tables
-    from vla_crl.report.page import write_report
-    from vla_crl.run_directory import RunDirectory
+    from vla_crl.report.several import write_reports
 
-    runs = [RunDirectory.open(path).path for path in options.runs]
-    for run in runs:
-        print(write_report(run))
-    if options.markdown and len(runs) == 1:
-        tables.write_markdown_summary(runs[0], options.markdown)
-    elif options.markdown:
-        summary = tables.summarize_runs(runs)
-        for line in summary.unlike:
-            console.print(f"the runs were not made alike: {line}", soft_wrap=True)
-        write_atomically(options.markdown, tables.runs_markdown(summary))
+    for page in write_reports(options.runs, options.markdown):
+        print(page)
 
 
 def _compute(options: Options) -> ComputeConfig:
@@ -304,18 +283,21 @@ def _compute(options: Options) -> ComputeConfig:
     return compute
 
 
-def _agent(policy: str, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
+def _agent(options: Options, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
     """Return who acts in a suite: the scripted expert or a policy."""
     from vla_crl.contracts import check_fits, compare_pictures
     from vla_crl.models.checkpoint import load_policy
     from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 
+    policy = options.policy
     if policy == EXPERT:
+        if options.base:
+            raise ConfigError(f"--base {options.base}: the expert has no base policy; leave it out")
         return ExpertAgent()
     known = catalog.list_policies()
     if policy not in known and not ("/" in policy or Path(policy).exists()):
         raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    loaded = load_policy(policy, device=compute.device, dtype=compute.dtype)
+    loaded = load_policy(policy, base=options.base, device=compute.device, dtype=compute.dtype)
     where = f"policy '{policy}' on suite '{suite.name}'"
     check_fits(loaded.embodiment, suite.embodiment, where)
     compare_pictures(loaded.config.pictures, suite.pictures, where)

@@ -16,6 +16,7 @@ from typing import Literal
 from vla_crl import catalog
 from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, install_extra
+from vla_crl.files import cache_folder, is_cache_temporary
 from vla_crl.hardware import GL_INSTALL, cpu_model, num_cores
 
 Status = Literal["ok", "warn", "fail"]
@@ -67,6 +68,7 @@ def check_all() -> list[Check]:
         *check_packages(),
         check_cores(),
         check_memory(),
+        check_cache(),
         check_gl(),
         check_browser(),
         check_video(),
@@ -137,6 +139,16 @@ def check_memory() -> Check:
         return Check(name="memory", status="ok", found=found)
     advice = f"below {MIN_MEMORY_GIB:g} GiB: use fewer environments"
     return Check(name="memory", status="warn", found=found, advice=advice)
+
+
+def check_cache() -> Check:
+    """Check where LIBERO's tasks, copies of meshes and, if need be, machine code are kept."""
+    folder = cache_folder()
+    if os.access(folder, os.W_OK) and not is_cache_temporary():
+        return Check(name="cache", status="ok", found=str(folder))
+    found = f"{folder}, {'for this process only' if is_cache_temporary() else 'read-only'}"
+    advice = "name a folder that can be written in the environment variable XDG_CACHE_HOME"
+    return Check(name="cache", status="warn", found=found, advice=advice)
 
 
 def check_gl() -> Check:

@@ -1,7 +1,10 @@
 """Errors a user can act on; each says where, what came, what was expected and what to do."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -62,3 +65,35 @@ def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> Co
     return ConfigError(
         f"{where}: unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}."
     )
+
+
+@contextmanager
+def naming(place: Path | str, temporary: Path | None = None) -> Generator[None]:
+    """Let errors of the operating system in the block tell a place where they tell none.
+
+    Args:
+        place: The file that is written, or what else is worked on.
+        temporary: Another name for `place`, which nobody should have to know.
+    """
+    try:
+        yield
+    except OSError as error:
+        hidden = (None, str(temporary)) if temporary else (None,)
+        if error.strerror and error.filename in hidden:
+            error.filename, error.filename2 = str(place), None
+        raise
+
+
+def describe(error: BaseException) -> str:
+    """Return what to tell of an error in one line, with the notes that were added to it.
+
+    Of those of the operating system: the path, then the reason. Characters that would command the
+    terminal are told by their numbers.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+        if error.filename is not None:
+            text = f"{os.fsdecode(error.filename)}: {text}"
+    told = ". ".join([text, *getattr(error, "__notes__", [])])
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in told)

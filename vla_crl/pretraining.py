@@ -17,7 +17,7 @@ from vla_crl.contracts import check_fits
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.files import write_atomically
+from vla_crl.files import keep, write_atomically
 from vla_crl.hardware import hardware_name
 from vla_crl.models.checkpoint import build_policy, save_policy
 from vla_crl.models.context import TokenizedObservation
@@ -149,7 +149,8 @@ def _pretrain(
         "hardware": hardware_name(),
         "recipe": recipe,
     }
-    save_policy(policy, output, card)  # before the evaluation, which may be interrupted
+    # Before the evaluation, which may be interrupted.
+    keep(output, lambda folder: save_policy(policy, folder, card))
     agent = PolicyAgent(policy, deterministic=True)
     rows = evaluate(agent, sims, num_episodes=config.num_eval_episodes)
     success = {row.task: row.successes / row.episodes for row in rows}

@@ -16,7 +16,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False)
+
+class PlainConsole(Console):
+    """Prints text as it is: nothing in it is markup, emoji or a number."""
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        """Print to the output, or to the error stream."""
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Let the caller know that nobody reads any more; rich itself would exit, with 1."""
+        raise  # noqa: PLE0704 - rich calls this where it handles the error
+
+
+console = PlainConsole(stderr=True)
 """Where people read along; stdout stays free for documents."""
 LOG_EVERY_S = 60.0
 """In a log file, where no bar can move, a line tells the same so often."""
@@ -47,13 +60,13 @@ class Tracker:
 def track(description: str, total: int) -> Iterator[Tracker]:
     """Show a bar of `total` units while the block runs."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Tracker(progress, progress.add_task(description, total=total, note=""))

@@ -1,16 +1,16 @@
 """The folder of one run: what was asked, on what, and everything that came out."""
 
-import csv
 import fcntl
 import importlib.metadata
-import io
 import json
+import logging
 import math
+import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import Any
 
 from vla_crl import __version__
 from vla_crl.config import save_json, to_mapping
+from vla_crl.episode_files import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
-from vla_crl.files import intended_name, remove_leftovers, write_atomically
+from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
 
-EPISODE_COLUMNS = (
-    *("stage", "iteration", "episode", "task", "state_id", "group", "num_steps", "success"),
-)
-"""Of episodes.csv: the iteration in which it ended, its number in the stage, the task's name, the
-initial state, the group of `Batch`, control steps, 1 or 0."""
+logger = logging.getLogger(__name__)
+
+PLACES = {"policy", "base"}
+"""Settings that say where something lies."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RunDirectory:
     @classmethod
     def create(
         cls, path: Path, config: object, *, seed: int, command: Sequence[str],
-        conditions: Mapping[str, Any] | None = None,
+        conditions: Mapping[str, Any] | None = None, policy_weights: str = "",
     ) -> "RunDirectory":  # fmt: skip
         """Make a new run directory with its config.json and versions.json.
 
@@ -49,6 +49,7 @@ class RunDirectory:
             seed: The seed of the run.
             command: The command line that started it.
             conditions: Of the suite, see `TaskSuite.conditions`.
+            policy_weights: Fingerprint of the policy with which it begins.
 
         Raises:
             ConfigError: Something is there already.
@@ -72,7 +73,10 @@ class RunDirectory:
                 f"{path}: cannot be made ({error}); give another --run-dir"
             ) from error
         remove_leftovers(path)
-        described = describe_run(seed, command) | {"conditions": dict(conditions or {})}
+        described = describe_run(seed, command) | {
+            "conditions": dict(conditions or {}),
+            "policy_weights": policy_weights,
+        }
         save_json(described, run.versions_file)
         save_json(config, run.config_file)  # last: with it the run is there
         return run
@@ -99,8 +103,9 @@ class RunDirectory:
         What killed ones were writing is removed.
 
         Raises:
-            ConfigError: Another process trains in it.
+            ConfigError: Another process trains in it, or it holds links.
         """
+        self.refuse_links()
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +114,26 @@ class RunDirectory:
                     f"{self.path}: another process is training in it; wait for its end, or choose "
                     "another --run-dir"
                 ) from error
+            except OSError as error:  # of some network folders
+                logger.warning(
+                    "%s: this file system has no locks (%s); see to it yourself that no other "
+                    "process trains in it", self.path, error.strerror,
+                )  # fmt: skip
             remove_leftovers(self.path)
             yield
+
+    def refuse_links(self) -> None:
+        """Check that nothing here is a link, before anything is written.
+
+        Raises:
+            ConfigError: Something is: writing would change files that are not the run's.
+        """
+        for path in self.path.rglob("*"):
+            if path.is_symlink():
+                raise ConfigError(
+                    f"{path}: is a link to {os.readlink(path)}, and a run is written to its own "
+                    "folder only; replace the link by what it points to"
+                )
 
     def holds_nothing(self) -> bool:
         """Tell whether there are no files but those of a creation that was not finished."""
@@ -141,9 +164,19 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
-    def episodes_file(self) -> Path:
-        """One line a training episode that ended, CSV; see `EPISODE_COLUMNS`."""
-        return self.path / "episodes.csv"
+    def training_episodes(self) -> EpisodeFile:
+        """One line a training episode that ended, in the order of stage and iteration."""
+        return EpisodeFile(self.path / "training_episodes.csv", TRAINING_COLUMNS, 2)
+
+    @property
+    def episodes(self) -> EpisodeFile:
+        """One line an episode of the evaluations that `matrix_file` counts, in their order."""
+        return EpisodeFile(self.path / "episodes.csv", EVALUATION_COLUMNS, 1)
+
+    @property
+    def sampled_episodes(self) -> EpisodeFile:
+        """Likewise of `sampled_matrix_file`."""
+        return EpisodeFile(self.path / "episodes_sampled.csv", EVALUATION_COLUMNS, 1)
 
     @property
     def state(self) -> Path:
@@ -192,18 +225,31 @@ class RunDirectory:
         """Return what `describe_run` wrote when the run was created."""
         return _parse_json(_read_text(self.versions_file), str(self.versions_file))
 
-    def require_config(self, config: object) -> None:
+    def require_config(self, config: object, policy_weights: str = "") -> None:
         """Check that `config` is the one of this run.
+
+        Args:
+            config: As given now; its policy may lie elsewhere than when the run began.
+            policy_weights: Fingerprint of that policy, by which it is known.
 
         Raises:
             ConfigError: It is not; a run is only resumed with the settings it was started with, and
                 the message tells the command that did.
         """
         stored = _flatten(self.read_config())
+        versions = self.read_versions() if self.versions_file.is_file() else {}
         given = _flatten(json.loads(json.dumps(to_mapping(config))))
         changed = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
+        if began := versions.get("policy_weights"):  # older runs have the policy's name alone
+            changed = [key for key in changed if key not in PLACES]
+            if began != policy_weights:
+                raise ConfigError(
+                    f"{self.versions_file}: the run began with a policy of the weights {began}, "
+                    f"but {given['policy']!r} has {policy_weights}; restore it, or start a new run "
+                    "with another --run-dir"
+                )
         if changed:
-            key, begun = changed[0], shlex.join(self.read_versions().get("command", []))
+            key, begun = changed[0], shlex.join(versions.get("command", []))
             raise ConfigError(
                 f"{self.config_file}: {key} is {stored.get(key)!r} there but {given.get(key)!r} "
                 f"now (keys that differ: {', '.join(changed)}). "
@@ -213,8 +259,7 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl; a number that is not finite becomes null."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(_json_line(row))
+        append(self.metrics_file, _json_line(row))
 
     def read_metrics(self, needed: Sequence[str] = ("stage", "episodes")) -> list[dict[str, Any]]:
         """Return all rows of metrics.jsonl; a last line cut off by a kill is left out.
@@ -232,20 +277,8 @@ class RunDirectory:
             rows.append(row)
         return rows
 
-    def append_episodes(self, rows: Iterable[Sequence[object]]) -> None:
-        """Add lines of `EPISODE_COLUMNS` to episodes.csv, which is begun if missing."""
-        is_new = not self.episodes_file.exists()
-        with self.episodes_file.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv_text([EPISODE_COLUMNS] * is_new + [*rows]))
-
-    def _read_episodes(self) -> list[list[str]]:
-        """Return the lines of episodes.csv below its head; one cut off by a kill is left out."""
-        if not self.episodes_file.is_file():
-            return []
-        return [*csv.reader(_read_text(self.episodes_file).split("\n")[1:-1])]
-
     def require_rows(self, stage: int, iteration: int, episodes: int) -> None:
-        """Check that metrics.jsonl and episodes.csv hold all of a stage up to an iteration.
+        """Check that metrics.jsonl and training_episodes.csv hold a stage up to an iteration.
 
         Args:
             stage: Number.
@@ -264,17 +297,17 @@ class RunDirectory:
                     f"{self.state} goes on from; restore the file, or remove {self.state}: the "
                     "stage then begins again"
                 )
-        ended = [_place_of(line, self.episodes_file) for line in self._read_episodes()]
+        ended = self.training_episodes.places()
         found = sum((stage, 0) < place <= (stage, iteration) for place in ended)
         if found != episodes:
             raise ConfigError(
-                f"{self.episodes_file}: has {found} episodes of stage {stage} up to iteration "
-                f"{iteration}, but {self.state} goes on after {episodes}; restore the file, or "
-                f"remove {self.state}: the stage then begins again"
+                f"{self.training_episodes.path}: has {found} episodes of stage {stage} up to "
+                f"iteration {iteration}, but {self.state} goes on after {episodes}; restore the "
+                f"file, or remove {self.state}: the stage then begins again"
             )
 
     def keep_until(self, stage: int, iteration: float) -> None:
-        """Drop the rows of metrics.jsonl and episodes.csv that a resumed run will write again.
+        """Drop what a resumed run will write again to metrics.jsonl and training_episodes.csv.
 
         Args:
             stage: The last of which rows stay.
@@ -282,11 +315,8 @@ class RunDirectory:
         """
         last, rows = (stage, iteration), self.read_metrics(("stage", "iteration"))
         kept = [row for row in rows if (row["stage"], row["iteration"]) <= last]
+        self.training_episodes.keep_until(*last)
         write_atomically(self.metrics_file, "".join(map(_json_line, kept)))
-        if self.episodes_file.is_file():
-            lines = self._read_episodes()
-            ended = [line for line in lines if _place_of(line, self.episodes_file) <= last]
-            write_atomically(self.episodes_file, _csv_text([EPISODE_COLUMNS, *ended]))
 
 
 def describe_run(seed: int, command: Sequence[str]) -> dict[str, Any]:
@@ -354,23 +384,6 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def _place_of(line: Sequence[str], file: Path) -> tuple[int, int]:
-    """Return stage and iteration of a line of episodes.csv."""
-    try:
-        return int(line[0]), int(line[1])
-    except (IndexError, ValueError) as error:
-        raise ConfigError(
-            f"{file}: the line {','.join(line)[:60]!r} does not begin with stage and iteration; "
-            "restore the file"
-        ) from error
-
-
-def _csv_text(rows: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ class Terminated(BaseException):
 
 @contextmanager
 def telling_how_to_go_on(advice: str) -> Iterator[None]:
-    """Raise `Terminated` wherever SIGTERM meets the block, and say on Ctrl-C the same.
+    """Raise `Terminated` wherever SIGTERM meets the block; on Ctrl-C and a full disk say the same.
 
     Args:
         advice: What the errors say.
@@ -29,6 +29,9 @@ def telling_how_to_go_on(advice: str) -> Iterator[None]:
             yield
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(advice) from error
+        except OSError as error:
+            error.add_note(advice)
+            raise
 
 
 @contextmanager

@@ -392,8 +392,21 @@ def test_state_of_another_policy_is_rejected():
 
 def test_state_of_another_shape_is_rejected():
     ppo = PPO(toy(), PPOConfig())
-    with pytest.raises(CheckpointError, match=r"mean.bias' has shape \(3,\), expected \(2,\)"):
+    with pytest.raises(SpecError, match=r"mean.bias' has shape \(3,\), expected \(2,\)"):
         ppo.load_state_dict({"iteration": torch.tensor(1), "exp_avg/mean.bias": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        (torch.zeros(2, dtype=torch.int64), "is of type int64, expected float32"),
+        (torch.tensor([0.0, math.inf]), "has 1 numbers of 2 that are not finite, first inf"),
+    ],
+)
+def test_state_that_is_no_number_of_adam_is_rejected(moment: torch.Tensor, message: str):
+    ppo = PPO(toy(), PPOConfig())
+    with pytest.raises(SpecError, match=f"PPO state: 'exp_avg/mean.bias' {message}"):
+        ppo.load_state_dict({"iteration": torch.tensor(1), "exp_avg/mean.bias": moment})
 
 
 @pytest.mark.parametrize("lost", ["iteration", "exp_avg_sq/mean.bias", "step/value_head.weight"])

@@ -70,10 +70,8 @@ def assert_same_run() -> Callable:
     def content(run) -> dict:
         from safetensors.torch import load_file
 
-        found: dict = {
-            file.name: file.read_text()
-            for file in (run.matrix_file, run.sampled_matrix_file, run.episodes_file)
-        }
+        found: dict = {file.name: file.read_text() for file in sorted(run.path.glob("*.csv"))}
+        assert len(found) == 5
         found["metrics"] = [
             {name: value for name, value in row.items() if name not in WALL_CLOCK}
             for row in run.read_metrics()

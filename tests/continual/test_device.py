@@ -73,7 +73,7 @@ def test_a_run_is_that_of_the_cpu(config, tmp_path, monkeypatch):
         monkeypatch.setattr(
             trainer_module,
             "load_policy",
-            lambda path, *, device, dtype: load_policy(path, device=strict, dtype=dtype),
+            lambda path, *, base, device, dtype: load_policy(path, device=strict, dtype=dtype),
         )
         run = train(config, tmp_path / "strict")
         resumed = Trainer(config, run)

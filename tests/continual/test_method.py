@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,6 +293,21 @@ def test_stage_hooks_of_the_base_do_nothing():
         assert policy.weight == 0.5
     assert method.state_dict() == {}
     method.load_state_dict({})
+
+
+class Choosing(ContinualMethod):
+    """Has an `evaluating` of its own."""
+
+    def evaluating(self, policy: ActorCritic, task: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def test_a_method_chooses_for_every_task_by_an_evaluating_of_its_own():
+    assert Choosing(NoSettings()).chooses
+    plain = make_method("sequential", {})
+    assert not plain.chooses
+    plain.evaluating = lambda policy, task: nullcontext()
+    assert plain.chooses
 
 
 def test_base_hooks_fit_any_device_and_type():

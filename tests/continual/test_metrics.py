@@ -109,6 +109,13 @@ def test_rates_that_are_not_stages_by_tasks_are_refused() -> None:
         metrics.avg(np.zeros((3, 3)))
 
 
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("shape", [(4, 3), (7, 3)])  # one round and two
+def test_the_weights_of_a_metric_give_its_value(name: str, shape: tuple[int, int]) -> None:
+    rates, function = np.random.default_rng(0).random(shape), METRICS[name].function
+    assert (function.weights(shape) * rates).sum() == pytest.approx(function(rates))
+
+
 def test_the_interval_of_avg_adds_the_wilson_margins_in_quadrature() -> None:
     value = compute_metrics(make_matrix())["avg"]
     assert value is not None

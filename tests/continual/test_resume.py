@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from vla_crl.algos.ppo import PPO
+from vla_crl.checksums import write_sums
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
@@ -96,6 +97,26 @@ def test_where_all_states_are_damaged_the_stage_begins_again(
     assert_same_run(resumed, finished)
 
 
+def test_episodes_of_an_evaluation_that_no_row_of_the_matrix_counts_are_written_again(
+    finished, config, tmp_path, run_all, assert_same_run
+):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "t"))
+    lines = run.matrix_file.read_text().splitlines(keepends=True)
+    run.matrix_file.write_text("".join(line for line in lines if not line.startswith("2,")))
+    with run.episodes.path.open("a") as file:
+        file.write("2,white_mug_in_tr")
+    assert_same_run(run_all(config, run.path, resume=True), finished)
+
+
+def test_a_run_of_an_older_version_is_told_what_its_file_is_called_now(
+    finished, config, tmp_path, run_all
+):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "u"))
+    run.training_episodes.path.replace(run.episodes.path)
+    with pytest.raises(ConfigError, match=r"rename the file to training_episodes\.csv"):
+        run_all(config, run.path, resume=True)
+
+
 def test_a_state_of_a_stage_to_which_the_matrix_does_not_lead_is_an_error(often, killed, tmp_path):
     path = shutil.copytree(killed, tmp_path / "o")
     run, lines = RunDirectory(path), (path / "matrix.csv").read_text().splitlines()
@@ -180,8 +201,28 @@ def test_a_state_of_the_method_that_cannot_be_read_is_an_error(
 ):
     run = RunDirectory(shutil.copytree(finished.path, tmp_path / "i"))
     (run.checkpoint(2) / "method.safetensors").write_bytes(content)
+    write_sums(run.checkpoint(2), "method.safetensors")
     with pytest.raises(CheckpointError, match=message):
         Trainer(config, run).train(resume=True)
+
+
+@pytest.mark.parametrize("file", ["adapter.json", "adapter.safetensors", "method.safetensors"])
+def test_a_checkpoint_that_is_damaged_is_not_resumed(finished, config, tmp_path, file):
+    run = RunDirectory(shutil.copytree(finished.path, tmp_path / "q"))
+    path = run.checkpoint(2) / file
+    path.write_bytes(path.read_bytes()[:-1] + b" ")  # JSON to which a space is nothing, or a number
+    message = f"stage_2 is damaged: {file} has the SHA-256 .*; copy the whole checkpoint again"
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(config, run).train(resume=True)
+
+
+def test_a_run_that_was_moved_with_its_policy_goes_on(
+    finished, often, killed, tmp_path, run_all, assert_same_run
+):
+    path, base = shutil.copytree(killed, tmp_path / "r"), tmp_path / "base"
+    shutil.copytree(often.policy, base)
+    resumed = run_all(dataclasses.replace(often, policy=str(base)), path, resume=True)
+    assert_same_run(resumed, finished)
 
 
 def test_a_matrix_of_other_tasks_is_not_resumed(finished, config, tmp_path):

@@ -67,6 +67,35 @@ def test_other_columns_and_a_byte_order_mark_are_ignored_on_reading(tmp_path: Pa
         assert list(SuccessMatrix.read(tmp_path / name).cells()) == [cell(0, "a", 3)]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["", "{end}", "sep={delimiter}{end}"])
+def test_what_spreadsheets_write_is_read_and_added_to(
+    tmp_path: Path, encoding: str, end: str, delimiter: str, first: str
+) -> None:
+    lines = [HEADER.strip(), '0,"a, b; c",train,3,10', ",,,,", "", "0,x,heldout,5,10", " "]
+    text = end.join(line.replace(",", delimiter) for line in lines)
+    text = text.replace(f"a{delimiter} b", "a, b")
+    path = tmp_path / "m.csv"
+    start = first.format(end=end, delimiter=delimiter)
+    path.write_bytes((start + text).encode(encoding))
+    cells = [cell(0, "a, b; c", 3), cell(0, "x", 5, "heldout")]
+    assert list(SuccessMatrix.read(path).cells()) == cells
+    append_stage(path, [cell(1, "x", 6, "heldout")])
+    assert list(SuccessMatrix.read(path).cells()) == [*cells, cell(1, "x", 6, "heldout")]
+
+
+@pytest.mark.parametrize("split", ["heldout", "held_out", "held-out", "Held out", "HELDOUT"])
+def test_held_out_tasks_may_be_spelled_as_others_do(tmp_path: Path, split: str) -> None:
+    path = write(tmp_path / "m.csv", HEADER + f"0,a,Train,3,10\n0,x,{split},5,10\n")
+    assert SuccessMatrix.read(path).heldout_tasks == ("x",)
+    row = {"stage": 0, "task": "x", "split": split, "successes": 5, "episodes": 10}
+    rows = [row | {"task": "a", "split": "train"}, row]
+    write(tmp_path / "m.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert SuccessMatrix.read(tmp_path / "m.jsonl").heldout_tasks == ("x",)
+
+
 def test_append_creates_the_file_and_keeps_what_others_wrote_in_it(tmp_path: Path) -> None:
     path = tmp_path / "matrix.csv"
     append_stage(path, [cell(0, "a", 3), cell(0, "x", 1, "heldout")])
@@ -134,7 +163,9 @@ def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> Non
     [
         ("", r"m\.csv: no rows; expected the columns stage, task, split"),
         (HEADER, r"m\.csv: no rows"),
-        ("stage;task\n0;a\n", r"m\.csv:1: no column 'stage'; found stage;task, expected"),
+        ("\nstage;task\n0;a\n", r"m\.csv:2: no column 'split'; found stage, task, expected"),
+        ("stage|task\n0|a\n", r"m\.csv:1: no column 'stage'; found stage\|task, expected"),
+        (HEADER.replace(",", ";") + "\n0;a;train;3,5;10\n", r"csv:3: successes is '3,5'; it must"),
         ("stage,task,split,successes\n0,a,train,3\n", r"m\.csv:1: no column 'episodes'"),
         (HEADER + "0,a,train,3,10\n0,b,train,3\n", r"m\.csv:3: 4 values, expected 5"),
         (HEADER + "0,a,train,3,10,7\n", r"m\.csv:2: 6 values, expected 5"),
@@ -147,6 +178,7 @@ def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> Non
         (HEADER + "-1,a,train,0,1\n", r"m\.csv:2: stage is -1; stages count from 0"),
         (HEADER + "0,a,train,0.7,1\n", r"m\.csv:2: successes is '0.7'; it must be a whole number"),
         (HEADER + "0,a,train,,1\n", r"m\.csv:2: successes is ''; it must be a whole number"),
+        (HEADER + "0,a,held/out,0,1\n", r"m\.csv:2: unknown split 'held/out'; it is 'train'"),
         (HEADER + "0,a,test,0,1\n", r"m\.csv:2: unknown split 'test'; it is 'train'"),
         (HEADER + "0, ,train,0,1\n", r"m\.csv:2: task is ''; expected a name"),
         (HEADER + "0,a\0b,train,0,1\n", r"m\.csv:2: task is 'a\\x00b'; expected a name"),
@@ -210,6 +242,6 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
         SuccessMatrix.read(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match="is a folder; expected a long-format success matrix"):
         SuccessMatrix.read(tmp_path)
-    (tmp_path / "m.csv").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "m.csv").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(ConfigError, match=r"m\.csv: not a text file"):
         SuccessMatrix.read(tmp_path / "m.csv")

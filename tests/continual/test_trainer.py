@@ -1,21 +1,30 @@
 import csv
 import dataclasses
 import json
+import shutil
+import warnings
+from contextlib import contextmanager
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vla_crl.checksums import write_sums
 from vla_crl.continual import stage as stage_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
+from vla_crl.episode_files import EVALUATION_COLUMNS
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.models.adapters import adapter_disabled
 from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.policy import VLAPolicy
 from vla_crl.run_directory import RunDirectory
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig
 
@@ -38,7 +47,7 @@ def test_every_stage_spends_its_budget_and_only_that(finished):
 
 
 def test_every_training_episode_is_a_line(finished):
-    with finished.episodes_file.open() as file:
+    with finished.training_episodes.path.open() as file:
         lines = [*csv.DictReader(file)]
     last = {row["stage"]: row["episodes"] for row in finished.read_metrics()}
     for stage, task in enumerate(TASKS, start=1):
@@ -48,6 +57,28 @@ def test_every_training_episode_is_a_line(finished):
         assert len({line["episode"] for line in own}) == len(own)
         assert {line["success"] for line in own} <= {"0", "1"}
         assert all(1 <= int(line["num_steps"]) <= 60 for line in own)
+
+
+def test_every_evaluated_episode_is_a_line_and_the_matrix_counts_them(finished, config):
+    suite = find_suite(config.suite)
+    for episodes, matrix in (
+        (finished.episodes, finished.matrix_file),
+        (finished.sampled_episodes, finished.sampled_matrix_file),
+    ):
+        with episodes.path.open() as file:
+            lines = [*csv.DictReader(file)]
+        assert tuple(lines[0]) == EVALUATION_COLUMNS
+        assert len(lines) == 3 * 3 * 2
+        for cell in SuccessMatrix.read(matrix).cells():
+            own = [
+                line
+                for line in lines
+                if (line["stage"], line["task"]) == (str(cell.stage), cell.task)
+            ]
+            assert [int(line["state_id"]) for line in own] == [*suite.test_ids[:2]]
+            assert sum(int(line["success"]) for line in own) == cell.successes
+            assert all(1 <= int(line["num_steps"]) <= suite.horizon for line in own)
+            assert {line["seed"] for line in own} == {str(config.seed)}
 
 
 def test_the_ratio_is_one_before_the_first_update(finished):
@@ -83,6 +114,32 @@ class MergingMethod(ContinualMethod):
         dict(policy.named_parameters())["action_expert.norm.weight"].data += 1.0
 
 
+class AddingMethod(ContinualMethod):
+    """Adds adapters to those that the recipe asks for."""
+
+    hook = "before_task"
+
+    def add(self, policy):
+        settings = peft.LoraConfig(r=2, target_modules=["action_in"], init_lora_weights=True)
+        with warnings.catch_warnings(action="ignore"):  # peft asks whether that is wanted
+            peft.inject_adapter_in_model(settings, policy, "own")
+        for name, parameter in policy.named_parameters():
+            parameter.requires_grad_(".lora_" in name or name.startswith("value_head."))
+
+    def before_task(self, policy, task):
+        self.add(policy)
+
+
+class LateAddingMethod(AddingMethod):
+    """Adds them when the stage is over."""
+
+    def before_task(self, policy, task):
+        pass
+
+    def after_task(self, policy, task, collect):
+        self.add(policy)
+
+
 class CountingMethod(ContinualMethod):
     """Keeps something that is no tensor."""
 
@@ -97,6 +154,11 @@ class CountingMethod(ContinualMethod):
             UnfreezingMethod, ConfigError,
             "UnfreezingMethod': before_task: 'action_expert.norm.weight' is trainable, but check",
         ),
+        (
+            AddingMethod, ConfigError,
+            "AddingMethod': before_task: adapters were changed: '.*' is .*; a checkpoint could not",
+        ),
+        (LateAddingMethod, ConfigError, "LateAddingMethod': after_task: adapters were changed: "),
         (CountingMethod, ConfigError, r"state_dict\(\)\['count'\] is a int, expected a tensor"),
         (MergingMethod, CheckpointError, "stage_1: weights outside of adapters and value head hav"),
     ],
@@ -294,3 +356,63 @@ def test_a_checkpoint_of_a_run_is_a_policy(finished, config):
     load_adapter(again, finished.checkpoint(2))
     states = policy.state_dict(), again.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
+
+
+class ChoosingMethod(ContinualMethod):
+    """Lets the base policy act in all tasks but one."""
+
+    @contextmanager
+    def evaluating(self, policy, task):
+        assert isinstance(policy, VLAPolicy)
+        if task == TASKS[0]:
+            yield
+        else:
+            with adapter_disabled(policy):
+                yield
+
+
+def test_what_a_method_chooses_for_every_task_is_no_policy(config, run_all, tmp_path):
+    method = f"{__name__}:ChoosingMethod"
+    choosing = dataclasses.replace(config, method=method, tasks=TASKS[:1])
+    run = run_all(choosing, tmp_path / "choosing")
+    message = (
+        f"stage_1: the method '{method}' chooses for every task what acts .evaluating., which no "
+        "checkpoint holds, so it would not act as it was measured. Its success is in the run's mat"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_policy(run.checkpoint(1))
+    further = dataclasses.replace(config, policy=str(run.checkpoint(1)))
+    with pytest.raises(CheckpointError, match=message):
+        Trainer(further, RunDirectory(tmp_path / "further"))
+    run_all(choosing, run.path, resume=True)
+
+
+def test_a_checkpoint_explores_as_its_run_did(config, run_all, tmp_path):
+    exploration = ExplorationConfig(noise_level=0.3, stochastic_step="random")
+    wilder = dataclasses.replace(config, tasks=TASKS[:1], exploration=exploration)
+    run = run_all(wilder, tmp_path / "wilder")
+    flow = load_policy(run.checkpoint(1)).config.flow
+    assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
+
+
+def copy_without_base(run, path):
+    """Copy a run whose second checkpoint no longer finds its base policy."""
+    other = RunDirectory(shutil.copytree(run.path, path))
+    file = other.checkpoint(2) / "adapter.json"
+    places = {"base": "/gone/base", "base_from_here": "../gone"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | places))
+    write_sums(file.parent, file.name)
+    return other.checkpoint(2)
+
+
+def test_a_run_begins_with_a_checkpoint_whose_base_the_recipe_finds(
+    finished, config, run_all, tmp_path
+):
+    lost = copy_without_base(finished, tmp_path / "other")
+    further = dataclasses.replace(config, policy=str(lost), tasks=TASKS[:1])
+    with pytest.raises(CheckpointError, match="'/gone/base' is not there. Put it back .*or name"):
+        Trainer(further, RunDirectory(tmp_path / "further"))
+    moved = shutil.copytree(config.policy, tmp_path / "moved")
+    run = run_all(dataclasses.replace(further, base=str(moved)), tmp_path / "further")
+    shutil.rmtree(lost)  # checkpoints need the whole policy alone
+    assert load_policy(run.checkpoint(1)).lora == config.lora

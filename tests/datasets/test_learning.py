@@ -15,7 +15,7 @@ from vla_crl.datasets.config import DatasetConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy
 from vla_crl.pretraining import PretrainConfig, pretrain
-from vla_crl.rollout.evaluate import TaskResult
+from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.backends import find_suite
 
 MEMORY = SupervisedConfig(num_updates=80, batch_size=8, num_warmup_updates=10, learning_rate=3e-3)
@@ -44,7 +44,8 @@ mlp_width = 64
 @pytest.fixture(autouse=True)
 def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluating needs tasks that are baked, which takes a minute."""
-    rows = [TaskResult("libero_spatial.pick", "train", 0, 1)]
+    played = PlayedEpisode(0, success=False, num_steps=9)
+    rows = [TaskResult("libero_spatial.pick", "train", (played,))]
     monkeypatch.setattr(pretraining, "evaluate", lambda *arguments, **settings: rows)
 
 

@@ -4,15 +4,18 @@ import torch
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.adapters import (
     adapter_disabled,
+    adapter_layout,
     adapter_state_dict,
     adapters_merged,
     add_lora,
+    check_checkpoint_holds,
     check_loss_paths,
     load_adapter_state_dict,
     train_only,
     trainable_parameters,
 )
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.merged_lora import MergedLinear
 
 SITES = ["action_expert", "backbone", "both"]
 
@@ -116,7 +119,7 @@ def test_adapter_state_of_another_site_is_refused(make_policy):
     source, target = make_policy(), make_policy()
     add_lora(source, LoRAConfig(site="backbone"))
     add_lora(target, LoRAConfig(site="action_expert"))
-    with pytest.raises(SpecError, match="tensors do not match the policy's, first '.*lora_A"):
+    with pytest.raises(SpecError, match="adapters: 'action_expert.*lora_A.*' is missing"):
         load_adapter_state_dict(target, adapter_state_dict(source))
 
 
@@ -124,8 +127,27 @@ def test_adapter_state_of_another_rank_is_refused(make_policy):
     source, target = make_policy(), make_policy()
     add_lora(source, LoRAConfig(rank=2))
     add_lora(target, LoRAConfig(rank=4))
-    with pytest.raises(SpecError, match="has shape .* add_lora with the same rank first"):
+    with pytest.raises(SpecError, match=r"has shape \(2, 28\), expected \(4, 28\)"):
         load_adapter_state_dict(target, adapter_state_dict(source))
+
+
+def test_adapters_that_act_otherwise_than_they_are_loaded_are_told(policy):
+    add_lora(policy, LoRAConfig(rank=2, alpha=2))
+    layout = adapter_layout(policy)
+    check_checkpoint_holds(policy, layout, "here")
+    randomize_adapters(policy)
+    check_checkpoint_holds(policy, layout, "here")
+    message = r"here: adapters were changed: '.*' is \(\['default'\], \{'default': 3.0\}\), exp"
+    layer = next(module for module in policy.modules() if isinstance(module, MergedLinear))
+    layer.scaling["default"] = 3.0
+    with pytest.raises(ConfigError, match=message):
+        check_checkpoint_holds(policy, layout, "here")
+    layer.scaling["default"] = 1.0
+    layer.enable_adapters(False)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(ConfigError, match=r"is \('switched off', .*; a checkpoint could not"):
+        check_checkpoint_holds(policy, layout, "here")
 
 
 def test_second_set_of_adapters_is_refused(policy):

@@ -6,21 +6,19 @@ import pytest
 import torch
 
 from vla_crl.catalog import policy_path
+from vla_crl.checksums import write_sums
 from vla_crl.contracts import ARM
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.models import checkpoint
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,
     POLICY_FILE,
-    base_fingerprint,
     build_policy,
     load_adapter,
     load_policy,
     read_card,
     save_adapter,
     save_policy,
-    weights_fingerprint,
 )
 from vla_crl.models.lora import LoRAConfig
 
@@ -35,9 +33,11 @@ def randomize_adapters(policy) -> None:
             torch.nn.init.normal_(parameter)
 
 
-def edit_record(directory, **changes) -> None:
-    path = directory / POLICY_FILE
+def edit_record(directory, file=POLICY_FILE, **changes) -> None:
+    """Change what a checkpoint says of itself, as if it had been written so."""
+    path = directory / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_sums(directory, file)
 
 
 def test_saved_policy_loads_with_the_same_config_and_actions(make_policy, observation, tmp_path):
@@ -80,21 +80,6 @@ def test_adapters_know_what_kind_of_pictures_they_were_trained_on(make_policy, t
     assert base.config.pictures == "turned"
 
 
-def test_a_fingerprint_of_the_weights_changes_with_any_of_them(make_policy):
-    policy, same = make_policy(), make_policy()
-    assert weights_fingerprint(policy) == weights_fingerprint(same)
-    add_lora(policy, LoRAConfig(rank=2))
-    prints = [weights_fingerprint(same), weights_fingerprint(policy)]
-    randomize_adapters(policy)
-    prints.append(weights_fingerprint(policy))
-    with torch.no_grad():
-        next(policy.value_head.parameters()).add_(1.0)
-        prints.append(weights_fingerprint(policy))
-        next(policy.backbone.parameters()).add_(1.0)
-        prints.append(weights_fingerprint(policy))
-    assert len(set(prints)) == 5
-
-
 def test_whoever_may_read_new_files_may_read_weights(policy, tmp_path):
     save_policy(policy, tmp_path)
     (tmp_path / "new").touch()
@@ -105,7 +90,8 @@ def test_saving_leaves_no_other_files_and_keeps_neighbours(policy, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for _ in range(2):
         save_policy(policy, tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [MODEL_FILE, "notes.txt", POLICY_FILE]
+    names = ["SHA256SUMS", MODEL_FILE, "notes.txt", POLICY_FILE]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_preset_builds_a_policy_with_random_weights():
@@ -134,7 +120,10 @@ def test_a_base_policy_that_is_gone_is_told_with_the_checkpoint(policy, tmp_path
     base = str(tmp_path / "base")
     save_adapter(policy, tmp_path / "stage_1", base)
     shutil.rmtree(base)
-    message = "stage_1: its base policy cannot be loaded. .*base: no such policy"
+    message = (
+        f"stage_1: its base policy cannot be loaded: '{base}' is not there. Put it back .*or name "
+        "its place with --base"
+    )
     with pytest.raises(CheckpointError, match=message):
         load_policy(tmp_path / "stage_1")
 
@@ -182,7 +171,9 @@ def test_weights_of_another_size_are_refused(make_policy, tmp_path):
     save_policy(make_policy(), tmp_path / "a")
     save_policy(make_policy(value_width=9), tmp_path / "b")
     (tmp_path / "b" / MODEL_FILE).replace(tmp_path / "a" / MODEL_FILE)
-    with pytest.raises(CheckpointError, match="does not fit policy.json beside it"):
+    write_sums(tmp_path / "a", MODEL_FILE)
+    message = "model.safetensors: 'value_head.* has shape .* of another policy.json than the"
+    with pytest.raises(CheckpointError, match=message):
         load_policy(tmp_path / "a")
 
 
@@ -196,8 +187,7 @@ def test_other_format_is_refused(policy, tmp_path):
 def test_adapters_of_another_format_are_refused(policy, tmp_path):
     add_lora(policy, LoRAConfig(rank=2))
     save_adapter(policy, tmp_path, "tiny")
-    path = tmp_path / "adapter.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    edit_record(tmp_path, "adapter.json", format=1)
     with pytest.raises(CheckpointError, match="adapter.json: format 1, expected 2"):
         load_policy(tmp_path)
 
@@ -221,7 +211,8 @@ def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     add_lora(policy, LoRAConfig(site="backbone"))
     add_lora(other, LoRAConfig(site="action_expert"))
     save_adapter(policy, tmp_path, "tiny")
-    with pytest.raises(CheckpointError, match="does not fit the policy.*site='action_expert'"):
+    message = "cannot be loaded into the policy: the policy has .*site='action_expert'"
+    with pytest.raises(CheckpointError, match=message):
         load_adapter(other, tmp_path)
 
 
@@ -246,7 +237,8 @@ def test_adapters_of_other_weights_are_refused(policy, make_policy, tmp_path):
     with torch.no_grad():
         next(parameter for parameter in policy.parameters()).add_(1.0)
     save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
-    with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
+    message = "stage_1: its base .*: '.*/base' has other weights than those that it was trained on"
+    with pytest.raises(CheckpointError, match=message):
         load_policy(tmp_path / "stage_1")
 
 
@@ -260,33 +252,21 @@ def test_weights_outside_of_the_adapters_must_not_change(policy, tmp_path):
         loaded.action_expert.norm.weight.add_(1.0)
     with pytest.raises(CheckpointError, match="weights outside of adapters and value head have ch"):
         save_adapter(loaded, tmp_path / "stage_2", str(tmp_path / "base"))
-    with pytest.raises(CheckpointError, match="were trained on other weights than those that"):
+    message = "stage_1: its adapters were trained on other weights than the policy's; load '.*/base"
+    with pytest.raises(CheckpointError, match=message):
         load_adapter(loaded, tmp_path / "stage_1")
 
 
-def test_the_fingerprint_is_taken_once_and_of_the_file(policy, tmp_path, monkeypatch):
-    save_policy(policy, tmp_path / "base")
-    loaded = load_policy(tmp_path / "base")
-    monkeypatch.setattr(checkpoint, "_sha256", lambda tensors: pytest.fail("hashed again"))
-    before = base_fingerprint(loaded)
-    add_lora(loaded, LoRAConfig(rank=2, site="both"))
-    randomize_adapters(loaded)
-    with torch.no_grad():
-        loaded.value_head.output.weight.add_(1.0)
-    assert base_fingerprint(loaded) == before
-    monkeypatch.undo()
-    assert base_fingerprint(policy) == before  # of a policy that was built
-
-
-@pytest.mark.parametrize("base", [3, "itself"])
-def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base):
+@pytest.mark.parametrize(
+    ("base", "message"), [(3, "'3' is not there"), ("itself", "'.*stage_1' is itself")]
+)
+def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base, message):
+    folder = tmp_path / "stage_1"
     add_lora(policy, LoRAConfig(rank=2))
-    save_adapter(policy, tmp_path, "tiny")
-    record = json.loads((tmp_path / "adapter.json").read_text())
-    record["base"] = str(tmp_path) if base == "itself" else base
-    (tmp_path / "adapter.json").write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="base is .*, expected a preset or the folder of ano"):
-        load_policy(tmp_path)
+    save_adapter(policy, folder, "tiny")
+    edit_record(folder, "adapter.json", base=str(folder) if base == "itself" else base)
+    with pytest.raises(CheckpointError, match=f"its base policy cannot be loaded: {message}"):
+        load_policy(folder)
 
 
 def test_a_folder_without_a_checkpoint_says_what_to_name(tmp_path):

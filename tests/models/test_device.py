@@ -17,11 +17,9 @@ from vla_crl.models.adapters import (
 )
 from vla_crl.models.backbone import Backbone
 from vla_crl.models.checkpoint import (
-    base_fingerprint,
     build_policy,
     load_adapter,
     load_policy,
-    load_tensors,
     save_adapter,
     save_policy,
 )
@@ -29,7 +27,9 @@ from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.token_heads import LOSS_TERMS
+from vla_crl.models.weights import base_fingerprint
 from vla_crl.rows import Rows
+from vla_crl.state_dicts import load_tensors
 from vla_crl.testing import check_policy
 from vla_crl.testing.strict_device import StrictTensor, strict_device
 

@@ -15,7 +15,6 @@ from vla_crl.models.adapters import (
     trainable_parameters,
 )
 from vla_crl.models.checkpoint import (
-    base_fingerprint,
     build_policy,
     load_adapter,
     load_policy,
@@ -24,6 +23,7 @@ from vla_crl.models.checkpoint import (
 )
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.weights import base_fingerprint
 from vla_crl.testing import check_policy
 
 TOLERANCE = 0.05

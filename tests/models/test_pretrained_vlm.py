@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+from vla_crl.checksums import write_sums
 from vla_crl.config import load_toml
 from vla_crl.contracts import ARM, Observation
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -272,6 +273,9 @@ def test_damaged_files_of_the_source_are_told_in_one_line(save_vlm, file, edit, 
 def test_damaged_files_of_a_checkpoint_are_named(save_vlm, tmp_path):
     save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
     (tmp_path / "checkpoint/vlm/tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="checkpoint is damaged: vlm/tokenizer.json has the"):
+        load_policy(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="checkpoint/vlm cannot be read; copy the whole"):
         load_policy(tmp_path / "checkpoint")
 
@@ -280,6 +284,7 @@ def test_files_of_a_checkpoint_that_read_but_do_not_fit_are_named(save_vlm, tmp_
     save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
     file = tmp_path / "checkpoint/vlm/config.json"
     file.write_text(file.read_text().replace('"vocab_size": 300', '"vocab_size": 200'))
+    write_sums(tmp_path / "checkpoint", "vlm/config.json")
     with pytest.raises(CheckpointError, match="checkpoint/vlm': its tokenizer has 2.. tokens"):
         load_policy(tmp_path / "checkpoint")
 
@@ -361,6 +366,9 @@ def test_a_model_that_cannot_be_a_backbone_is_refused(save_vlm, family, settings
 def test_a_checkpoint_without_the_models_files_is_incomplete(save_vlm, tmp_path):
     save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
     shutil.rmtree(tmp_path / "checkpoint/vlm")
+    with pytest.raises(CheckpointError, match=r"damaged: vlm/.*json cannot be read: No such file"):
+        load_policy(tmp_path / "checkpoint")
+    (tmp_path / "checkpoint/SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="vlm is missing; copy the whole checkpoint"):
         load_policy(tmp_path / "checkpoint")
 

@@ -1,17 +1,26 @@
 """Figures have what it takes to read them."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
+from vla_crl.report.drawing import smooth
 from vla_crl.report.plots import (
     DIAGNOSTICS,
     draw_diagnostics,
     draw_learning_curves,
     draw_retention,
     write_plots,
+)
+from vla_crl.report.plots_of_many import (
+    draw_learning_curve,
+    draw_mean_retention,
+    draw_success_map,
 )
 from vla_crl.report.run_record import RunRecord
 
@@ -77,3 +86,79 @@ def test_a_single_stage_is_labelled_once() -> None:
 
     assert labels(1) == ["10"]
     assert labels(2) == ["10", "20"]
+
+
+@pytest.mark.parametrize("task", ["costs_$5_or_$6", "$\\frac{$", "a_{b^c_[/red]"])
+def test_the_name_of_a_task_is_no_formula(
+    make_run: Callable[..., Path], tmp_path: Path, task: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    for file in (run / "matrix.csv", run / "metrics.jsonl"):
+        written = json.dumps(task)[1:-1] if file.suffix == ".jsonl" else task
+        file.write_text(file.read_text().replace("red_cube_in_basket", written))
+    paths = write_plots(RunRecord.read(run))
+    assert all(path.stat().st_size > 1000 for path in paths.values())
+
+
+def make_large_matrix(num_train: int, num_heldout: int) -> SuccessMatrix:
+    """Succeed in what was trained, and in 1 of 4 states of all else."""
+    episodes = np.full((num_train + 1, num_train + num_heldout), 4)
+    successes = np.ones_like(episodes)
+    successes[:, :num_train] += 3 * np.tri(num_train + 1, num_train, -1, dtype=int)
+    train, heldout = (
+        tuple(f"{split}_{number}" for number in range(num))
+        for split, num in (("train", num_train), ("heldout", num_heldout))
+    )
+    return SuccessMatrix(train, heldout, successes, episodes)
+
+
+def test_of_many_tasks_the_means_of_trained_and_untrained_ones_are_drawn() -> None:
+    matrix = make_large_matrix(20, 12)
+    (axes,) = draw_mean_retention(matrix).axes
+    curves = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.lines}
+    assert np.isnan(curves["trained so far"][0])
+    assert (curves["trained so far"][1:] == 100).all()
+    assert (curves["to be trained"][:-1] == 25).all()
+    assert np.isnan(curves["to be trained"][-1])
+    assert (curves["held out"] == 25).all()
+
+
+def test_a_map_of_success_has_every_cell_and_marks_what_was_trained() -> None:
+    matrix = make_large_matrix(20, 30)
+    axes = draw_success_map(matrix).axes[0]
+    (image,) = axes.images
+    np.testing.assert_array_equal(image.get_array(), 100 * matrix.rates)
+    dots = np.asarray(axes.lines[0].get_xydata())
+    np.testing.assert_array_equal(dots, [[stage, stage] for stage in range(1, 21)])
+
+
+def test_the_curve_of_many_stages_has_a_gap_between_them(run_path: Path) -> None:
+    record = RunRecord.read(run_path)
+    (axes,) = draw_learning_curve(record).axes
+    raw, smoothed = (np.asarray(line.get_ydata()) for line in axes.lines)
+    for line in (raw, smoothed):
+        assert np.flatnonzero(np.isnan(line)).tolist() == [32, 65, 98]  # 32 iterations a stage
+    assert np.nanmax(np.abs(raw)) > 50  # percent
+    assert np.nanstd(np.diff(smoothed)) < np.nanstd(np.diff(raw))
+
+
+def test_smoothing_is_a_mean_of_what_is_known_nearby() -> None:
+    values = np.array([1.0, np.nan, 3.0, 8.0, 4.0])
+    np.testing.assert_allclose(smooth(values), [1.0, np.nan, 5.5, 5.0, 6.0])
+
+
+def test_of_400_tasks_there_are_figures_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    matrix = make_large_matrix(200, 200)
+    rows = [
+        {"stage": stage, "task": "a", "episodes": 8 * n, "success": 0.5, "kl": 0.1}
+        for stage in range(1, 201)
+        for n in range(1, 6)
+    ]
+    record = replace(RunRecord.read(tmp_path), matrix=matrix, iterations=rows)
+    assert list(write_plots(record)) == [
+        "success_map",
+        "mean_retention",
+        "learning_curve",
+        "diagnostics",
+    ]

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
+from vla_crl.cli import main
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError
+from vla_crl.progress import PlainConsole
+from vla_crl.report.page import write_report
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import (
     print_results,
@@ -50,7 +52,7 @@ def test_results_fit_the_terminal_of_a_run_that_is_not_complete(
 ) -> None:
     matrix = RunRecord.read(make_run(tmp_path / "going", num_stages=2)).matrix
     assert matrix is not None
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(matrix, console)
     lines = [re.sub(r"\s+", " ", line) for line in capture.get().splitlines()]
@@ -65,7 +67,7 @@ def test_stages_that_do_not_fit_the_terminal_stand_in_further_tables() -> None:
         for stage in range(21)
         for task in names
     ]
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(SuccessMatrix.from_cells(cells, rounds=2), console)
     text = re.sub(r" +", " ", capture.get())
@@ -76,7 +78,7 @@ def test_stages_that_do_not_fit_the_terminal_stand_in_further_tables() -> None:
 def test_results_show_metrics_with_intervals(run_path: Path) -> None:
     matrix = RunRecord.read(run_path).matrix
     assert matrix is not None
-    console = Console(width=80)
+    console = PlainConsole(width=80)
     with console.capture() as capture:
         print_results(matrix, console)
     assert "87.7 % │ 83.2 to 90.6 %" in capture.get()  # (82 + 88 + 93) / 3
@@ -220,3 +222,39 @@ def test_facts_tell_the_suites_conditions_and_the_packages(tmp_path: Path) -> No
         "simulation": "physics exact, wait_steps 10",
         "packages": "mujoco 3.8.1",
     }
+
+
+@pytest.fixture(scope="module")
+def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 316 tasks in a row, every task tested after every stage: 100,172 cells."""
+    path = tmp_path_factory.mktemp("large")
+    (path / "config.json").write_text("{}")
+    lines = [
+        f"{stage},task_{task},train,{(stage + task) % 51},50"
+        for stage in range(317)
+        for task in range(316)
+    ]
+    text = "\n".join(["stage,task,split,successes,episodes", *lines]) + "\n"
+    (path / "matrix.csv").write_text(text)
+    return path
+
+
+def test_of_a_matrix_of_100000_cells_the_first_and_last_stage_are_told(
+    large_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["metrics", str(large_run / "matrix.csv")]) == 0
+    out = capsys.readouterr().out
+    assert "100,172 cells, of which the first and the last stage follow" in out
+    assert len(out.splitlines()) < 400
+    assert "Final success (AVG)" in out
+
+
+def test_a_report_of_100000_cells_says_where_they_are(
+    large_run: Path,
+) -> None:
+    html = write_report(large_run).read_text(encoding="utf-8")
+    assert "100,172 cells, too many to be read here: matrix.csv has them." in html
+    assert len(html) < 2_000_000
+    text = write_markdown_summary(large_run, large_run / "summary.md").read_text()
+    assert "100,172 cells, too many to be read here" in text
+    assert "The matrices have 100,172 cells" in runs_markdown(summarize_runs([large_run]))

@@ -108,3 +108,20 @@ def test_videos_of_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"nope")
     with pytest.raises(ConfigError, match=r"broken\.mp4: not a video"):
         read_notes(tmp_path / "broken.mp4")
+
+
+@pytest.mark.parametrize("name", ["tcp:/x.mp4", "seed:1/v.mp4", "concat:a|b.mp4"])
+def test_a_path_is_a_path_though_it_looks_like_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with GridVideo(name, ["a"], title="here") as video:
+        video.write(gray(1))
+    assert Path(name).stat().st_size > 0
+    assert read_notes(name).title == "here"
+
+
+def test_a_caption_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
+    with GridVideo(tmp_path / "v.mp4", ["a\nb\u2028c", "[/red] $x$"]) as video:
+        video.write(gray(2))
+    assert read_notes(tmp_path / "v.mp4").captions == ("a b c: running", "[/red] $x$: running")

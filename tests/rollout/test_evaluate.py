@@ -7,7 +7,8 @@ from vla_crl.config import load_toml
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import TrainConfig
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError
-from vla_crl.models.checkpoint import load_policy, read_card, weights_fingerprint
+from vla_crl.models.checkpoint import load_policy, read_card
+from vla_crl.models.weights import weights_fingerprint
 from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.backends import find_suite

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.checkpoint import weights_fingerprint
+from vla_crl.models.weights import weights_fingerprint
 from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.fingerprint import differences, fingerprint
 from vla_crl.sim.backends import find_suite, simulate

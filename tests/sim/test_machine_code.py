@@ -62,3 +62,29 @@ def test_the_version_is_that_of_the_files_that_are_compiled(
 
 def test_a_pattern_without_files_has_a_version_of_its_own() -> None:
     assert source_version("native/kernel/senses.py") != source_version("native/kernel/nothing.py")
+
+
+def test_damaged_machine_code_is_compiled_again(tmp_path: Path) -> None:
+    said(tmp_path)
+    for suffix in ("nbi", "nbc"):
+        (file,) = tmp_path.rglob(f"*.{suffix}")
+        file.write_bytes(file.read_bytes()[:-20])
+        assert "is damaged" in said(tmp_path)
+        assert said(tmp_path) == ""
+
+
+def test_where_machine_code_cannot_be_kept_beside_the_source_it_is_in_the_cache(
+    tmp_path: Path,
+) -> None:
+    package = Path(machine_code.__file__).parent.parent
+    shutil.copytree(
+        package, tmp_path / "vla_crl", ignore=shutil.ignore_patterns("__pycache__", "libero")
+    )
+    for folder in [*(tmp_path / "vla_crl" / "sim").rglob("kernel")]:
+        (folder / "__pycache__").touch()  # no folder can be made there, not even by root
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith("NUMBA")}
+    settings = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    # From this folder `import vla_crl` finds the copy.
+    command, environment = [sys.executable, "-c", PROGRAM], inherited | settings
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    assert [*tmp_path.glob("cache/vla_crl/machine_code/*/*.nbi")]

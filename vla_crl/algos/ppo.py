@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
 from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.state_dicts import require_like
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -322,20 +323,23 @@ class PPO:
 
         Raises:
             CheckpointError: The state does not belong to the parameters trained here.
+            SpecError: A tensor of it is of another shape or type, or not finite.
         """
         parameters = self._parameters
+        scalar = torch.zeros(())
+        own = {
+            f"{kind}/{name}": scalar if kind == "step" else parameter
+            for name, parameter in parameters.items()
+            for kind in ADAM_STATE
+        }
         moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for key, tensor in state.items():
             kind, _, name = key.partition("/")
             if key == "iteration":
                 continue
-            if name not in parameters or kind not in ADAM_STATE:
+            if key not in own:
                 raise CheckpointError(f"PPO state: '{key}' belongs to no parameter trained here")
-            expected = () if kind == "step" else tuple(parameters[name].shape)
-            if tuple(tensor.shape) != expected:
-                raise CheckpointError(
-                    f"PPO state: '{key}' has shape {tuple(tensor.shape)}, expected {expected}"
-                )
+            require_like({key: tensor}, {key: own[key]}, "PPO state")
             moments[name][kind] = tensor.clone()
         complete = {"iteration"} | {f"{kind}/{name}" for name in moments for kind in ADAM_STATE}
         if missing := complete - set(state):

@@ -88,8 +88,9 @@ def alone(name: str, value: float, unit: str) -> BenchRecord:
 
 def print_table(records: Sequence[BenchRecord]) -> None:
     """Print the records as a table, with the machine below."""
-    from rich.console import Console
     from rich.table import Table
+
+    from vla_crl.progress import PlainConsole
 
     table = Table(caption=records[0].hardware if records else None, show_lines=True)
     table.add_column("benchmark", overflow="fold")  # a name is there to be copied, never cut
@@ -108,4 +109,4 @@ def print_table(records: Sequence[BenchRecord]) -> None:
             "" if record.ratio is None else f"{record.ratio:.2f}",
             "" if record.goal is None else f"{sign} {record.goal:g}{met}",
         )
-    Console().print(table)
+    PlainConsole().print(table)

@@ -1,10 +1,8 @@
 """The state of a training on disk, in two generations: of one that is damaged the older one helps.
 
-A generation is a folder `000012` with `state.json`, `state.safetensors` and `SHA256SUMS`, which
-`sha256sum --check` reads too.
+A generation is a folder `000012` with `state.json`, `state.safetensors` and `SHA256SUMS`.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,14 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
+from vla_crl.checksums import find_damage, write_sums
 from vla_crl.config import save_json
 from vla_crl.errors import CheckpointError
-from vla_crl.files import new_folder, write_atomically
-from vla_crl.models.checkpoint import load_tensors, save_tensors
+from vla_crl.files import new_folder
 from vla_crl.progress import console
+from vla_crl.state_dicts import load_tensors, save_tensors
 
 FORMAT = 1
-RECORD_FILE, TENSORS_FILE, SUMS_FILE = "state.json", "state.safetensors", "SHA256SUMS"
+RECORD_FILE, TENSORS_FILE = "state.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class Generations:
         with new_folder(self.folder / f"{number:06d}") as folder:
             save_tensors(tensors, folder / TENSORS_FILE)
             save_json({"format": FORMAT, **record}, folder / RECORD_FILE)
-            sums = [f"{_sha256(folder / name)}  {name}\n" for name in (RECORD_FILE, TENSORS_FILE)]
-            write_atomically(folder / SUMS_FILE, "".join(sums))
+            write_sums(folder, RECORD_FILE, TENSORS_FILE)
         for path in present:
             if path != self._good:
                 shutil.rmtree(path)
@@ -73,7 +71,7 @@ class Generations:
             CheckpointError: It was written by another version.
         """
         for folder in reversed(self._present()):
-            if damage := _damage(folder):
+            if damage := find_damage(folder, RECORD_FILE, TENSORS_FILE):
                 console.print(f"{folder} is damaged ({damage}); it is not used", soft_wrap=True)
                 continue
             record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
@@ -93,23 +91,3 @@ class Generations:
     def _present(self) -> list[Path]:
         """Return the folders of generations, oldest first."""
         return sorted(path for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
-
-
-def _damage(folder: Path) -> str | None:
-    """Say what is wrong with a generation, None if nothing is."""
-    try:
-        lines = (folder / SUMS_FILE).read_bytes().decode("ascii", "replace").splitlines()
-        expected = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
-        for name in (RECORD_FILE, TENSORS_FILE):
-            if name not in expected:
-                return f"{SUMS_FILE} does not name {name}"
-            if (sha256 := _sha256(folder / name)) != expected[name]:
-                return f"{name} has the SHA-256 {sha256[:8]}..., expected {expected[name][:8]}..."
-    except OSError as error:
-        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,6 +75,7 @@ class ContinualMethod:
         """Prepare a stage: choose which adapters to train, divide the replay memory.
 
         Only adapters and the value head may be trained: the checkpoints of a run hold nothing else.
+        Adapters stay those that there are: a checkpoint with others could not be loaded.
         """
 
     def sample_weights(self, batch: Batch) -> Tensor:
@@ -109,8 +110,17 @@ class ContinualMethod:
         """
 
     def evaluating(self, policy: ActorCritic, task: str) -> AbstractContextManager[None]:
-        """Return a context in which the policy is as it should be tested on `task`."""
+        """Return a context in which the policy is as it should be tested on `task`.
+
+        The checkpoints of a method with a context of its own are for resuming alone: loaded as a
+        policy they would not act as they were measured, and are refused.
+        """
         return nullcontext()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it chooses for every task what acts, by an `evaluating` of its own."""
+        return getattr(self.evaluating, "__func__", None) is not ContinualMethod.evaluating
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what has to survive a restart, flat and by name."""

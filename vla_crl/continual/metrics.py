@@ -14,6 +14,7 @@ References:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import update_wrapper
 
 import numpy as np
 
@@ -22,74 +23,97 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.contracts import Split
 from vla_crl.errors import SpecError
 
+Entries = tuple[np.ndarray, ...]
+"""Entries of a matrix whose mean is taken; if there are two arrays, the second is taken off."""
 
-def avg(train: np.ndarray) -> float | None:
-    """Return mean_j R[T, j]: final success on the training tasks (AVG of arXiv:2603.11653).
 
-    Args:
-        train: [S + 1, T] success rates on the training tasks, rows = stages 0..S, NaN = not
-            evaluated.
+class MeanOf:
+    """A metric: the mean of some entries, or of how much they exceed others.
 
-    Returns:
-        A fraction, or None where an entry it needs was not evaluated; so do all functions here.
+    So it is linear in the rates, and its weights can be told from where the entries stand.
     """
-    return _mean(_stages(train)[-1])
+
+    def __init__(self, entries: Callable[[np.ndarray], Entries]) -> None:
+        """Wrap the function that picks the entries out of a matrix."""
+        self._entries = entries
+        update_wrapper(self, entries)
+
+    def __call__(self, rates: np.ndarray) -> float | None:
+        """Return the value as a fraction, or None where an entry it needs was not evaluated.
+
+        Args:
+            rates: [S + 1, T or H] success rates, rows = stages 0..S, NaN = not evaluated.
+        """
+        first, *others = self._entries(rates)
+        values = first - others[0] if others else first
+        return float(values.mean()) if values.size and not np.isnan(values).any() else None
+
+    def weights(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return w [S + 1, T or H] with metric(R) = sum_ij w[i, j] R[i, j]."""
+        weights = np.zeros(shape)
+        numbers = np.arange(weights.size).reshape(shape)
+        for entries, sign in zip(self._entries(numbers), (1.0, -1.0), strict=False):
+            weights.flat[entries] += sign / len(entries)
+        return weights
 
 
-def delta_avg(train: np.ndarray) -> float | None:
-    """Return mean_j (R[T, j] - R[0, j]): gain over the base policy (dAVG of arXiv:2603.11653)."""
-    return _mean(_stages(train)[-1] - train[0])
+@MeanOf
+def avg(train: np.ndarray) -> Entries:
+    """Take mean_j R[T, j]: final success on the training tasks (AVG of arXiv:2603.11653)."""
+    return (_stages(train)[-1],)
 
 
-def nbt_final(train: np.ndarray) -> float | None:
-    """Return 1/(T-1) sum_{j<T} (R[j, j] - R[T, j]): forgetting, lower is better.
+@MeanOf
+def delta_avg(train: np.ndarray) -> Entries:
+    """Take mean_j (R[T, j] - R[0, j]): gain over the base policy (dAVG of arXiv:2603.11653)."""
+    return _stages(train)[-1], train[0]
+
+
+@MeanOf
+def nbt_final(train: np.ndarray) -> Entries:
+    """Take 1/(T-1) sum_{j<T} (R[j, j] - R[T, j]): forgetting, lower is better.
 
     Negative backward transfer at the end of the stream (NBT of arXiv:2603.11653, appendix B; minus
     GEM's BWT). None for a single task.
     """
-    return _mean((_own(train) - train[-1])[:-1])
+    return _own(train)[:-1], train[-1][:-1]
 
 
-def fwt_gem(train: np.ndarray) -> float | None:
-    """Return 1/(T-1) sum_{j>1} (R[j-1, j] - R[0, j]): gain on a task before it is trained.
+@MeanOf
+def fwt_gem(train: np.ndarray) -> Entries:
+    """Take 1/(T-1) sum_{j>1} (R[j-1, j] - R[0, j]): gain on a task before it is trained.
 
     Forward transfer in GEM's form (FWT of arXiv:2603.11653). None for a single task.
     """
-    before_own = np.diagonal(_stages(train))
-    return _mean((before_own - train[0])[1:])
+    return np.diagonal(_stages(train))[1:], train[0][1:]
 
 
-def zs(heldout: np.ndarray) -> float | None:
-    """Return mean_h R[T, h]: final success on tasks never trained (ZS of arXiv:2603.11653).
-
-    Args:
-        heldout: [S + 1, H] success rates on the held-out tasks.
-    """
-    return _mean(heldout[-1])
+@MeanOf
+def zs(heldout: np.ndarray) -> Entries:
+    """Take mean_h R[T, h]: final success on tasks never trained (ZS of arXiv:2603.11653)."""
+    return (heldout[-1],)
 
 
-def delta_zs(heldout: np.ndarray) -> float | None:
-    """Return mean_h (R[T, h] - R[0, h]): what training did to the others (dZS, arXiv:2603.11653).
-
-    Args:
-        heldout: [S + 1, H] success rates on the held-out tasks.
-    """
-    return _mean(heldout[-1] - heldout[0])
+@MeanOf
+def delta_zs(heldout: np.ndarray) -> Entries:
+    """Take mean_h (R[T, h] - R[0, h]): what training did to the others (dZS, arXiv:2603.11653)."""
+    return heldout[-1], heldout[0]
 
 
-def learning_accuracy(train: np.ndarray) -> float | None:
-    """Return mean_j R[j, j]: success on each training task right after its own stage.
+@MeanOf
+def learning_accuracy(train: np.ndarray) -> Entries:
+    """Take mean_j R[j, j]: success on each training task right after its own stage.
 
     Not one of the six: read it beside `nbt_final`, which is also small where nothing was learnt.
     """
-    return _mean(_own(train))
+    return (_own(train),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric and how to speak of it."""
 
-    function: Callable[[np.ndarray], float | None]
+    function: MeanOf
     split: Split
     title: str
     symbol: str
@@ -173,28 +197,18 @@ def compute_metrics(
 
 
 def estimate(
-    function: Callable[[np.ndarray], float | None],
-    split: Split,
-    matrix: SuccessMatrix,
-    confidence: float = CONFIDENCE,
+    function: MeanOf, split: Split, matrix: SuccessMatrix, confidence: float = CONFIDENCE
 ) -> Estimate | None:
-    """Apply a metric that is linear in the rates and derive its interval (`linear_interval`).
-
-    Linear means metric(R) = sum_ij w[i, j] R[i, j], hence w[i, j] is the metric of the matrix that
-    is 1 in cell (i, j) and 0 elsewhere.
-    """
+    """Apply a metric to the tasks of a split and derive its interval (`linear_interval`)."""
     num_train = matrix.num_train_tasks
     columns = slice(0, num_train) if split == "train" else slice(num_train, None)
     rates = matrix.rates[:, columns]
     if function(rates) is None:
         return None
-    weights = np.zeros(rates.shape)
-    for cell in np.ndindex(rates.shape):
-        unit = np.zeros(rates.shape)
-        unit[cell] = 1.0
-        weights[cell] = function(unit)
+    weights = function.weights(rates.shape)
+    counted = weights != 0.0
     successes, episodes = matrix.successes[:, columns], matrix.episodes[:, columns]
-    return linear_interval(weights.ravel(), successes.ravel(), episodes.ravel(), confidence)
+    return linear_interval(weights[counted], successes[counted], episodes[counted], confidence)
 
 
 def _own(train: np.ndarray) -> np.ndarray:
@@ -211,7 +225,3 @@ def _stages(train: np.ndarray) -> np.ndarray:
             "every further round"
         )
     return train
-
-
-def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if values.size and not np.isnan(values).any() else None

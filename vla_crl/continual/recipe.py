@@ -54,6 +54,9 @@ class TrainConfig:
     """Suite of the catalogue, also with a controller: NAME@joint_position."""
     policy: str
     """Preset or checkpoint directory of the base policy."""
+    base: str | None = None
+    """Where the policy lies whose adapters `policy` is, if `policy` is a checkpoint of another run
+    and that one has been moved since."""
     episodes_per_task: int
     """Training episodes of a stage; its last iteration runs to its end, so a few more."""
     method: str = "sequential"

@@ -14,8 +14,9 @@ from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import (
+    adapter_layout,
     adapter_state_dict,
-    check_only_adapters_train,
+    check_checkpoint_holds,
     load_adapter_state_dict,
 )
 from vla_crl.models.policy import VLAPolicy
@@ -60,15 +61,16 @@ class Stage:
             wall_s: Seconds of the run until now.
 
         Raises:
-            ConfigError: The method trains what checkpoints do not hold.
+            ConfigError: The method trains or adds what checkpoints do not hold.
         """
         self.number, self.task = number, task
         self.episodes, self.wall_s, self.is_closed = 0, wall_s, False
         self._config, self._policy, self._method = config, policy, method
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
+        self._layout = adapter_layout(policy)
         method.before_task(policy, task)
-        check_only_adapters_train(policy, f"method '{config.method}': before_task")
+        self._check_method("before_task")
         self._collector = Collector(
             policy,
             sims,
@@ -121,7 +123,8 @@ class Stage:
         """Let the method close the stage.
 
         Raises:
-            ConfigError: Nothing but the value head was trained.
+            ConfigError: Nothing but the value head was trained, or the method leaves what
+                checkpoints do not hold.
         """
         warmup = self._config.ppo.value_warmup_iterations
         if self.iteration <= warmup:
@@ -131,6 +134,7 @@ class Stage:
                 f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
             )
         self._method.after_task(self._policy, self.task, self._collect_fresh)
+        self._check_method("after_task")
         self.is_closed = True
 
     def state(self) -> State:
@@ -177,6 +181,10 @@ class Stage:
             self._generator.set_state(tensors["minibatches/generator"])
             self._collector.load_state_dict(part_of(tensors, "collector"))
         torch.set_rng_state(tensors["global/generator"])
+
+    def _check_method(self, hook: str) -> None:
+        where = f"method '{self._config.method}': {hook}"
+        check_checkpoint_holds(self._policy, self._layout, where)
 
     def _collect_fresh(self) -> Rollout:
         ppo, rollout = self._config.ppo, self._collector.rollout

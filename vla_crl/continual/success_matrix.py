@@ -12,10 +12,12 @@ Conventions:
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
 - Files are CSV with a header, or JSON lines (`.jsonl`, `.ndjson`, `.json`). Columns other than the
   five named here are ignored on reading and stay untouched when a stage is appended.
+- CSV is read as spreadsheets write it (`vla_crl.csv_text`), and "held_out" is "heldout" too.
 """
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +28,7 @@ from typing import Any, get_args
 import numpy as np
 
 from vla_crl.contracts import Split
+from vla_crl.csv_text import CsvText, read_text
 from vla_crl.errors import ConfigError
 from vla_crl.files import write_atomically
 
@@ -33,6 +36,8 @@ COLUMNS = ("stage", "task", "split", "successes", "episodes")
 MAX_COUNT = 10**12
 """No file counts further; keeps sums and arrays within 64 bits."""
 MAX_STAGES = 10_000
+SPLIT_SPELLING = str.maketrans("", "", "_- ")
+"""What files may have between the parts of "heldout"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +169,14 @@ class SuccessMatrix:
         path = Path(path)
         if path.exists():
             raise ConfigError(f"{path}: exists already; append_stage adds to it")
-        write_atomically(path, _format(self.cells(), path, COLUMNS, with_header=True))
+        write_atomically(path, _format(self.cells(), path, COLUMNS, ",", with_header=True))
 
 
 def append_stage(path: str | Path, cells: Iterable[Cell], *, rounds: int = 1) -> SuccessMatrix:
     """Add the cells of an evaluated stage to a file, which is created if missing.
 
-    The file is replaced in one step, so a reader or a crash never meets half a stage.
+    The file is replaced in one step, so a reader or a crash never meets half a stage. It keeps its
+    delimiter, and is in UTF-8 afterwards.
 
     Returns:
         The matrix that the file now holds.
@@ -182,10 +188,11 @@ def append_stage(path: str | Path, cells: Iterable[Cell], *, rounds: int = 1) ->
     text = _read_text(path) if path.exists() else ""
     if text and not text.endswith("\n"):
         text += "\n"
-    columns = COLUMNS
+    columns, delimiter = COLUMNS, ","
     if text and not _is_json(path):
-        columns = [name.strip() for name in next(csv.reader(io.StringIO(text)))]
-    text += _format(cells, path, columns, with_header=not text)
+        table = CsvText(text, path)
+        columns, delimiter = table.columns, table.delimiter
+    text += _format(cells, path, columns, delimiter, with_header=not text)
     matrix = _parse(text, path, rounds)
     write_atomically(path, text)
     return matrix
@@ -263,10 +270,12 @@ def _parse_cell(record: Mapping[str, Any]) -> Cell:
         raise ConfigError(f"no '{missing[0]}'; expected the columns {', '.join(COLUMNS)}")
     if not isinstance(record["task"], str | int):
         raise ConfigError(f"task is {record['task']!r}; expected its name")
+    split = str(record["split"]).strip()
+    known = split.lower().translate(SPLIT_SPELLING)
     return Cell(
         stage=_parse_count(record, "stage"),
         task=str(record["task"]).strip(),
-        split=str(record["split"]).strip(),  # pyright: ignore[reportArgumentType] (Cell checks)
+        split=known if known in get_args(Split) else split,  # pyright: ignore[reportArgumentType] (Cell checks)
         successes=_parse_count(record, "successes"),
         episodes=_parse_count(record, "episodes"),
     )
@@ -285,25 +294,20 @@ def _parse_count(record: Mapping[str, Any], column: str) -> int:
 
 
 def _csv_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-    try:
-        columns = [name.strip() for name in next(reader, [])]
+    table = CsvText(text, path)
+    columns, lines = table.columns, table.lines()
+    for number, _ in itertools.islice(lines, 1):
         wrong = [column for column in COLUMNS if columns.count(column) != 1]
-        if columns and wrong:
+        if wrong:
             found = ", ".join(columns)
             raise ConfigError(
-                f"{path}:1: {columns.count(wrong[0]) or 'no'} column '{wrong[0]}'; "
+                f"{path}:{number}: {columns.count(wrong[0]) or 'no'} column '{wrong[0]}'; "
                 f"found {found[:200]}, expected {', '.join(COLUMNS)}"
             )
-        for values in reader:
-            if values and len(values) != len(columns):
-                raise ConfigError(
-                    f"{path}:{reader.line_num}: {len(values)} values, expected {len(columns)}"
-                )
-            if values:
-                yield reader.line_num, dict(zip(columns, values, strict=True))
-    except csv.Error as error:
-        raise ConfigError(f"{path}:{reader.line_num}: not CSV ({error})") from error
+    for number, values in lines:
+        if len(values) != len(columns):
+            raise ConfigError(f"{path}:{number}: {len(values)} values, expected {len(columns)}")
+        yield number, dict(zip(columns, values, strict=True))
 
 
 def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -323,12 +327,21 @@ def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
         yield number, record
 
 
-def _format(cells: Iterable[Cell], path: Path, columns: Iterable[str], *, with_header: bool) -> str:
+def _format(
+    cells: Iterable[Cell],
+    path: Path,
+    columns: Iterable[str],
+    delimiter: str,
+    *,
+    with_header: bool,
+) -> str:
     rows = [asdict(cell) for cell in cells]
     if _is_json(path):
         return "".join(json.dumps(row) + "\n" for row in rows)
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
+    writer = csv.DictWriter(
+        buffer, list(columns), restval="", lineterminator="\n", delimiter=delimiter
+    )
     if with_header:
         writer.writeheader()
     writer.writerows(rows)
@@ -346,7 +359,4 @@ def _read_text(path: Path) -> str:
             f"{path}: {found}; expected a long-format success matrix (.csv or .jsonl) "
             f"with the columns {', '.join(COLUMNS)}"
         )
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file in UTF-8") from error
+    return read_text(path)

@@ -11,33 +11,31 @@ from typing import Any
 
 import torch
 
+from vla_crl.checksums import require_undamaged, write_sums
 from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits, compare_pictures
+from vla_crl.episode_files import EpisodeFile
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
-from vla_crl.models.checkpoint import (
-    load_adapter,
-    load_policy,
-    load_tensors,
-    require_base,
-    save_adapter,
-    save_tensors,
-)
+from vla_crl.models.checkpoint import load_adapter, load_policy, require_base, save_adapter
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.weights import weights_fingerprint
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.rollout.outcomes import Outcomes
+from vla_crl.rollout.results import TaskResult, episode_rows
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
 from vla_crl.sim.simulation import Filmed, Resumable, require
-from vla_crl.state_dicts import join_states, part_of
+from vla_crl.state_dicts import join_states, load_tensors, part_of, save_tensors
 from vla_crl.termination import holding_sigterm
 
 METHOD_FILE = "method.safetensors"
@@ -77,15 +75,13 @@ class Trainer:
         if config.video_episodes:
             with closing(simulate(self.suite, 1, tasks=[])) as sim:
                 require(sim, Filmed, f"filmed, as video_episodes = {config.video_episodes} asks")
-        self.policy = load_policy(
-            config.policy, device=config.compute.device, dtype=config.compute.dtype
-        )
+        self.policy = self.load_base()
+        self.weights = weights_fingerprint(self.policy)  # of the run's beginning
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
-        self.policy.set_exploration(
-            config.exploration.noise_level, config.exploration.stochastic_step
-        )
+        explored = config.exploration
+        self.policy.set_exploration(explored.noise_level, explored.stochastic_step)
         if self.policy.lora is None:
             add_lora(self.policy, config.lora)
         elif self.policy.lora != config.lora:
@@ -105,6 +101,11 @@ class Trainer:
         plan.check_memory(config.compute.device)
         console.print(str(plan), soft_wrap=True)
         self._make_worlds()
+
+    def load_base(self) -> VLAPolicy:
+        """Return the policy with which the run begins, as it is on disk."""
+        config, on = self.config, self.config.compute
+        return load_policy(config.policy, base=config.base, device=on.device, dtype=on.dtype)
 
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
@@ -128,6 +129,11 @@ class Trainer:
         if every := config.checkpoint_every:
             stored = f"stored in a stage (checkpoint_every = {every}; 0 stores stages only)"
             require(self._training_sims[0], Resumable, stored)
+
+    @property
+    def _base(self) -> str:
+        """What adapters are saved as adapters of; those that `policy` may bring are in them."""
+        return self.config.base or self.config.policy
 
     def close(self) -> None:
         """Let go of the worlds."""
@@ -184,7 +190,7 @@ class Trainer:
         if not stage.is_closed:
             self._spend_budget(stage)
             stage.close()
-            require_base(self.policy, self.run.checkpoint(number), self.config.policy)
+            require_base(self.policy, self.run.checkpoint(number), self._base)
             self._store(stage)
         self._wall_s = stage.wall_s
 
@@ -196,7 +202,8 @@ class Trainer:
             progress.advance(stage.episodes)
             while not stage.is_spent:
                 statistics, row = stage.iterate()
-                self.run.append_episodes(self._episode_rows(stage, statistics.outcomes))
+                ended = self._episode_rows(stage, statistics.outcomes)
+                self.run.training_episodes.append(ended)
                 self.run.append_metrics(row)
                 progress.print(_iteration_line(row))
                 for line in save_divergences([*statistics.divergences], self.run.divergences):
@@ -210,7 +217,7 @@ class Trainer:
                     break
 
     def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
-        """Return the lines of episodes.csv on what has ended in an iteration."""
+        """Return the lines of training_episodes.csv on what has ended in an iteration."""
         columns = (ended.episode, ended.task, ended.state_id, ended.group, ended.num_steps)
         for row, success in zip(torch.stack(columns, 1).tolist(), ended.success, strict=True):
             episode, task, *rest = row
@@ -220,8 +227,7 @@ class Trainer:
     def _store(self, stage: Stage) -> None:
         """Store the state of a stage, and before it what the run directory says about it."""
         if self.config.checkpoint_every:
-            for file in (self.run.metrics_file, self.run.episodes_file):
-                sync(file)
+            sync(self.run.metrics_file)
             state = stage.state()
             self._generations.save(state.record, state.tensors)
 
@@ -242,50 +248,55 @@ class Trainer:
     def _finish_stage(self, stage: int) -> None:
         """Evaluate all tasks, checkpoint, and mark the stage as done by its matrix row."""
         started, settings, sampled = perf_counter(), self.config.evaluation, []
-        cells = self._evaluate(stage, settings.num_episodes, deterministic=True)
+        results = self._evaluate(stage, settings.num_episodes, deterministic=True)
         if settings.num_sampled_episodes:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder, self.config.policy)
+        routing = self.config.method if self.method.chooses else None
+        save_adapter(self.policy, folder, self._base, routing=routing)
         state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
+        write_sums(folder, METHOD_FILE)
         sync(folder.parent)  # before the row that says that the folder is there
         if sampled:
-            append_stage(self.run.sampled_matrix_file, sampled, rounds=self.stream.rounds)
-        append_stage(self.run.matrix_file, cells, rounds=self.stream.rounds)
+            self._append(stage, sampled, self.run.sampled_episodes, self.run.sampled_matrix_file)
+        cells = self._append(stage, results, self.run.episodes, self.run.matrix_file)
         console.print(_stage_line(stage, cells), soft_wrap=True)
 
-    def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[Cell]:
-        cells, seed = [], stage_seed(self.config.seed, stage)
+    def _append(
+        self, stage: int, results: Sequence[TaskResult], episodes: EpisodeFile, matrix: Path
+    ) -> list[Cell]:
+        """Add a stage to the episodes and then, which says that it is done, to the matrix."""
+        episodes.append(episode_rows(results, stage=stage, seed=self.config.seed))
+        split = self.stream.split
+        cells = [
+            Cell(stage=stage, task=r.task, split=split(r.task), successes=r.successes,
+                 episodes=r.episodes)
+            for r in results
+        ]  # fmt: skip
+        append_stage(matrix, cells, rounds=self.stream.rounds)
+        return cells
+
+    def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[TaskResult]:
+        results, seed = [], stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
             with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
-                results = evaluate(
+                results += evaluate(
                     agent,
                     self._evaluation_sims,
                     tasks,
                     num_episodes=num_episodes,
                     divergences=self.run.divergences,
                 )
-            cells += [
-                Cell(
-                    stage=stage,
-                    task=result.task,
-                    split=self.stream.split(result.task),
-                    successes=result.successes,
-                    episodes=result.episodes,
-                )
-                for result in results
-            ]
-        return cells
+        return results
 
     def _evaluation_groups(self) -> list[tuple[str, ...]]:
         """Return the tasks that may share a batch: all, unless the method treats them apart."""
-        if type(self.method).evaluating is ContinualMethod.evaluating:
-            return [self.stream.tasks]
-        return [(task,) for task in self.stream.tasks]
+        tasks = self.stream.tasks
+        return [(task,) for task in tasks] if self.method.chooses else [tasks]
 
     def _restore(self) -> tuple[int, State | None]:
         """Load the last stage that is done, and drop what was written after it was or is stored.
@@ -296,6 +307,8 @@ class Trainer:
         run, rounds = self.run, self.stream.rounds
         last_done = self._last_done()
         state = self._state_after(last_done)
+        for file in (run.episodes, run.sampled_episodes):
+            file.keep_until(last_done)
         if last_done < 0:
             run.sampled_matrix_file.unlink(missing_ok=True)
         elif run.sampled_matrix_file.exists():
@@ -312,6 +325,7 @@ class Trainer:
         folder = run.checkpoint(last_done)
         load_adapter(self.policy, folder)
         stored = load_tensors(folder / METHOD_FILE)
+        require_undamaged(folder, METHOD_FILE)
         if "wall_s" not in stored:
             raise CheckpointError(f"{folder / METHOD_FILE}: 'wall_s' is missing; copy it again")
         self._wall_s = float(stored["wall_s"])

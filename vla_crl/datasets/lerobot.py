@@ -18,6 +18,7 @@ import numpy as np
 from vla_crl.datasets.config import DatasetConfig, Gripper, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
+from vla_crl.files import media_url
 
 INFO = Path("meta") / "info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -206,7 +207,7 @@ def _frames(file: Path, begin_s: float, fps: float, length: int) -> Iterator[np.
 
     found, half_s = 0, 0.5 / fps
     try:
-        with av.open(str(file)) as container:
+        with av.open(media_url(file)) as container:
             stream = container.streams.video[0]
             assert stream.time_base is not None
             container.seek(int(max(begin_s - half_s, 0.0) / stream.time_base), stream=stream)
@@ -289,6 +290,6 @@ def _damaged(file: Path, kind: str, error: Exception) -> ConfigError:
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
         raise _damaged(file, "file of JSON lines", error) from error

@@ -1,17 +1,18 @@
 """LoRA adapters on the action expert and the backbone, and which parameters are trained."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.errors import ConfigError
 from vla_crl.models.context import Insulation
 from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.state_dicts import require_like
 
 Group = Literal["backbone", "heads", "action_expert", "value"]
 
@@ -105,15 +106,33 @@ def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in policy.state_dict().items() if _is_saved(name)}
 
 
-def check_only_adapters_train(policy: VLAPolicy, where: str) -> None:
-    """Fail before training if what is trained would not be in the checkpoints of a run.
+def adapter_layout(policy: VLAPolicy) -> dict[str, Any]:
+    """Return all that adapters are but for their numbers, by name.
+
+    Of tensors it is the shape, of layers which of their adapters act, and how strongly.
+    """
+    from peft.tuners.lora.layer import LoraLayer
+
+    layout: dict[str, Any] = {
+        name: tuple(tensor.shape) for name, tensor in adapter_state_dict(policy).items()
+    }
+    for name, layer in policy.named_modules():
+        if isinstance(layer, LoraLayer):
+            acting = not layer.disable_adapters and not layer.merged and layer.active_adapters
+            layout[name] = acting or "switched off", dict(layer.scaling)
+    return layout
+
+
+def check_checkpoint_holds(policy: VLAPolicy, layout: Mapping[str, Any], where: str) -> None:
+    """Fail if what is trained or acts would not be what is loaded from the checkpoints of a run.
 
     Args:
         policy: With `requires_grad` set as it will be trained.
-        where: Who set it, for the error message.
+        layout: `adapter_layout` as `add_lora` made it.
+        where: Who changed the policy, for the error message.
 
     Raises:
-        ConfigError: Something besides adapters and value head is trainable.
+        ConfigError: Something besides adapters and value head is trainable, or adapters are others.
     """
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad and not _is_saved(name):
@@ -121,27 +140,27 @@ def check_only_adapters_train(policy: VLAPolicy, where: str) -> None:
                 f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters and value "
                 "head only; leave the rest frozen"
             )
+    own = adapter_layout(policy)
+    changed = [name for name in {**own, **layout} if own.get(name) != layout.get(name)]
+    if changed:
+        came, expected = (of.get(changed[0], "not there") for of in (own, layout))
+        raise ConfigError(
+            f"{where}: adapters were changed: '{changed[0]}' is {came}, expected {expected} "
+            f"({len(changed)} differ); a checkpoint could not be loaded as it acts here. Use those "
+            "that there are, of a higher lora.rank if need be"
+        )
 
 
-def load_adapter_state_dict(policy: VLAPolicy, tensors: dict[str, Tensor]) -> None:
+def load_adapter_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> None:
     """Write what `adapter_state_dict` returned into a policy with the same adapters.
 
     Raises:
-        SpecError: Names or shapes differ.
+        SpecError: They are others (add_lora with the same rank, alpha and site first), of another
+            type, or not finite.
     """
     own = adapter_state_dict(policy)
-    if own.keys() != tensors.keys():
-        differing = sorted(own.keys() ^ tensors.keys())
-        raise SpecError(
-            f"adapter: {len(differing)} tensors do not match the policy's, first '{differing[0]}'; "
-            "add_lora with the same rank, alpha and site first"
-        )
+    require_like(tensors, own, "adapters")
     for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape:
-            raise SpecError(
-                f"adapter: '{name}' has shape {tuple(tensor.shape)}, the policy's has "
-                f"{tuple(own[name].shape)}; add_lora with the same rank first"
-            )
         own[name].copy_(tensor)
 
 

@@ -4,31 +4,34 @@ A policy is a directory with `policy.json` (format, config with vocabulary, adap
 `model.safetensors`; where its backbone began as a pretrained model also `vlm/`, with that model's
 config, tokenizer and image processor, so that loading asks no network. An adapter is a directory
 with `adapter.json`, which names its base policy, and `adapter.safetensors`. A run keeps adapters.
+Checksums of all these files lie beside them, in `SHA256SUMS`.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vla_crl.catalog import list_policies, policy_path
+from vla_crl.catalog import OWN_FOLDERS, list_policies, policy_path
+from vla_crl.checksums import SUMS_FILE, require_undamaged, write_sums
 from vla_crl.compute import Dtype
 from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.files import replacing
 from vla_crl.models.adapters import (
     adapter_state_dict,
     add_lora,
     load_adapter_state_dict,
 )
-from vla_crl.models.lora import BaseWeights, LoRAConfig
+from vla_crl.models.heads.flow import FlowConfig
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.weights import base_fingerprint, remember_base
+from vla_crl.state_dicts import load_tensors, require_like, save_tensors
 
 FORMAT = 2
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
@@ -54,6 +57,7 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
             "the policy in float32 to save it whole, or save its adapters"
         )
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / SUMS_FILE).unlink(missing_ok=True)  # they are of what is replaced now
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
     if policy.backbone.vlm.is_pretrained:
         policy.backbone.vlm.save_files(directory / VLM_FOLDER)
@@ -64,6 +68,9 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
         "card": dict(card or {}),
     }
     save_json(record, directory / POLICY_FILE)
+    vlm_files = (file for file in (directory / VLM_FOLDER).rglob("*") if file.is_file())
+    names = (str(file.relative_to(directory)) for file in vlm_files)
+    write_sums(directory, POLICY_FILE, MODEL_FILE, *names)
 
 
 def build_policy(
@@ -108,7 +115,11 @@ def build_policy(
 
 @torch.inference_mode(False)  # or its weights could never be trained
 def load_policy(
-    path_or_preset: str | Path, *, device: str = "cpu", dtype: Dtype = "float32"
+    path_or_preset: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
 ) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
@@ -117,12 +128,14 @@ def load_policy(
 
     Args:
         path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
+        base: Where the base policy of a run's checkpoint lies now, if it has been moved.
         device: Where the weights go; nothing else is tried.
         dtype: In which the backbone computes, and its weights are held: in bfloat16 they act and
             serve adapters, but cannot be trained themselves nor saved.
 
     Raises:
-        CheckpointError: A file is missing, truncated or does not fit.
+        CheckpointError: A file is missing, damaged or does not fit, or the checkpoint would not act
+            as it was measured.
         ConfigError: There is no such preset, it is some other file, or torch cannot use the
             device.
     """
@@ -142,24 +155,31 @@ def load_policy(
                 f"vla-crl pretrain RECIPE --policy {path_or_preset} --output {path}"
             )
     if (path / ADAPTER_FILE).is_file():
-        base = _read_record(path / ADAPTER_FILE, "base")["base"]
-        if not isinstance(base, str) or Path(base).resolve() == path.resolve():
+        record = _read_record(path / ADAPTER_FILE, "base", "base_sha256")
+        if routing := record.get("routing"):
             raise CheckpointError(
-                f"{path / ADAPTER_FILE}: base is {base!r}, expected a preset or the folder of "
-                "another checkpoint; copy the checkpoint again"
+                f"{path}: the method '{routing}' chooses for every task what acts (evaluating), "
+                "which no checkpoint holds, so it would not act as it was measured. Its success is "
+                "in the run's matrix.csv; choose a checkpoint of a method that does not choose"
             )
-        try:
-            policy = load_policy(base, device=device, dtype=dtype)
-        except (CheckpointError, ConfigError) as error:
-            raise CheckpointError(f"{path}: its base policy cannot be loaded. {error}") from error
+        policy = _load_base(path, record, base, device=device, dtype=dtype)
         load_adapter(policy, path)
         return policy
+    if base is not None:
+        raise ConfigError(f"policy '{path_or_preset}' has no base policy; leave out '{base}'")
+    return _load_whole(path, device, dtype)
+
+
+def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
+    """Load what `save_policy` wrote."""
     if not (path / POLICY_FILE).is_file():
         raise CheckpointError(
             f"{path}: no checkpoint, it has neither {POLICY_FILE} nor {ADAPTER_FILE}; of a run "
             "name a stage, RUN/checkpoints/stage_1"
         )
     record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
+    tensors = load_tensors(path / MODEL_FILE)
+    require_undamaged(path, POLICY_FILE, MODEL_FILE, f"{VLM_FOLDER}/")
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
         policy = VLAPolicy(config, vlm_files=files, dtype=dtype, holds_dtype=True)
@@ -167,17 +187,59 @@ def load_policy(
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:
         raise CheckpointError(f"{error} (written by another version of the policy?)") from error
-    tensors = load_tensors(path / MODEL_FILE)
     try:
-        policy.load_state_dict(tensors)
-    except RuntimeError as error:
+        # On disk all is float32, whatever the backbone is held in here.
+        own = {name: tensor.to("meta") for name, tensor in policy.state_dict().items()}
+        own = {name: t.float() if t.is_floating_point() else t for name, t in own.items()}
+        require_like(tensors, own, str(path / MODEL_FILE))
+    except SpecError as error:
         raise CheckpointError(
-            f"{path / MODEL_FILE} does not fit {POLICY_FILE} beside it; copy both from the same "
-            f"checkpoint. {error}"
+            f"{error}; it is damaged, or of another {POLICY_FILE} than the one beside it: copy "
+            "both from the same checkpoint"
         ) from error
+    policy.load_state_dict(tensors)
     policy = policy.to(device).eval()
-    policy.base = BaseWeights(_sha256(tensors), _bit_sums(policy))
+    remember_base(policy, tensors)
     return policy
+
+
+def _load_base(
+    path: Path, record: dict[str, Any], named: str | Path | None, *, device: str, dtype: Dtype
+) -> VLAPolicy:
+    """Load the policy on which adapters were trained, from the first place where it is.
+
+    Args:
+        path: Of the adapters.
+        record: What they say of themselves.
+        named: Where it lies as the user says; None: where it was when they were saved, seen from
+            them and absolutely.
+        device: As of `load_policy`.
+        dtype: Likewise.
+    """
+    tried: list[str] = []
+    places = [named or record["base"]]
+    if not named and "base_from_here" in record:
+        places.insert(0, os.path.normpath(path.resolve() / str(record["base_from_here"])))
+    for place in dict.fromkeys(map(str, places)):
+        if place not in list_policies() and not Path(place).exists():
+            tried.append(f"'{place}' is not there")
+            continue
+        if Path(place).resolve() == path.resolve():
+            tried.append(f"'{place}' is itself")
+            continue
+        try:
+            policy = load_policy(place, device=device, dtype=dtype)
+        except (CheckpointError, ConfigError) as error:
+            tried.append(str(error))
+            continue
+        if base_fingerprint(policy) == record["base_sha256"]:
+            return policy
+        tried.append(f"'{place}' has other weights than those that it was trained on")
+    raise CheckpointError(
+        f"{path}: its base policy cannot be loaded: {'; '.join(tried)}. Put it back (a preset of "
+        f"your own: list its folder in {OWN_FOLDERS}), or name its place with --base (in Python "
+        "load_policy(..., base=PLACE))"
+    )
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -189,13 +251,16 @@ def read_card(directory: Path) -> dict[str, Any]:
     return _read_record(directory / POLICY_FILE, "card")["card"]
 
 
-def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
+def save_adapter(
+    policy: VLAPolicy, directory: Path, base: str, *, routing: str | None = None
+) -> None:
     """Write only the adapters and the value head.
 
     Args:
         policy: Has adapters.
         directory: Made if missing.
         base: Preset or checkpoint directory of the policy without them.
+        routing: Name of the method that chooses what acts in which task, if one does.
 
     Raises:
         CheckpointError: The policy has no adapters, or other weights have changed since.
@@ -204,43 +269,58 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
     sha256 = require_base(policy, directory, base)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / SUMS_FILE).unlink(missing_ok=True)  # they are of what is replaced now
     save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
-    if base not in list_policies() and Path(base).exists():
-        base = str(Path(base).resolve())
     record = {
         "format": FORMAT,
         "lora": to_mapping(policy.lora),
         "base": base,
         "base_sha256": sha256,
         "pictures": policy.config.pictures,
+        "flow": to_mapping(policy.config.flow),
+        "routing": routing,
     }
+    if base not in list_policies() and Path(base).exists():
+        place = Path(base).resolve()
+        record["base"] = str(place)
+        record["base_from_here"] = os.path.relpath(place, directory.resolve())
     save_json(record, directory / ADAPTER_FILE)
+    write_sums(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
 
 
 def load_adapter(policy: VLAPolicy, directory: Path) -> None:
     """Load adapters into the policy they were trained on, adding them if it has none.
 
     Raises:
-        CheckpointError: A file is missing, truncated or does not fit the policy.
+        CheckpointError: A file is missing, damaged or does not fit the policy.
     """
     record = _read_record(directory / ADAPTER_FILE, "lora", "base", "base_sha256")
+    tensors = load_tensors(directory / ADAPTER_MODEL_FILE)
+    require_undamaged(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
     if record["base_sha256"] != base_fingerprint(policy):
         raise CheckpointError(
-            f"{directory}: its adapters were trained on other weights than those that "
-            f"'{record['base']}' has now; restore them"
+            f"{directory}: its adapters were trained on other weights than the policy's; load "
+            f"'{record['base']}' as it was"
         )
-    tensors = load_tensors(directory / ADAPTER_MODEL_FILE)
     try:
         config = from_mapping(LoRAConfig, record["lora"], str(directory / ADAPTER_FILE))
+        flow = from_mapping(
+            FlowConfig,
+            record.get("flow", to_mapping(policy.config.flow)),
+            str(directory / ADAPTER_FILE),
+        )
         if policy.lora is None:
             add_lora(policy, config)
         elif policy.lora != config:
             raise SpecError(f"the policy has {policy.lora}, the file holds {config}")
         load_adapter_state_dict(policy, tensors)
-        pictures = record.get("pictures", policy.config.pictures)
-        policy.config = replace(policy.config, pictures=pictures)
     except (ConfigError, SpecError) as error:
-        raise CheckpointError(f"{directory} does not fit the policy: {error}") from error
+        raise CheckpointError(
+            f"{directory} cannot be loaded into the policy: {error}; copy it again, or take "
+            "another checkpoint"
+        ) from error
+    pictures = record.get("pictures", policy.config.pictures)
+    policy.config = replace(policy.config, pictures=pictures, flow=flow)
 
 
 def require_base(policy: VLAPolicy, directory: Path, base: str) -> str:
@@ -266,102 +346,12 @@ def require_base(policy: VLAPolicy, directory: Path, base: str) -> str:
     return sha256
 
 
-def base_fingerprint(policy: VLAPolicy) -> str | None:
-    """Return a SHA-256 of the weights that adapters leave alone, the value head left out.
-
-    It is that of the files the policy was loaded from, taken once: a backbone has gigabytes. A
-    policy that was built has that of its weights when first asked for.
-
-    Returns:
-        None where one of these weights has been changed since.
-    """
-    if policy.base is None:
-        policy.base = BaseWeights(_sha256(policy.state_dict()), _bit_sums(policy))
-    return policy.base.sha256 if policy.base.sums == _bit_sums(policy) else None
-
-
-def weights_fingerprint(policy: VLAPolicy) -> str:
-    """Return the beginning of a SHA-256 of all weights: of the base, the adapters, the value head.
-
-    Where weights of the base have changed since they were loaded, those of today count.
-    """
-    digest = hashlib.sha256((base_fingerprint(policy) or _sha256(policy.state_dict())).encode())
-    _add_to(digest, adapter_state_dict(policy).items())
-    return digest.hexdigest()[:16]
-
-
-def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in tensors.items():
-        if ".lora_" not in name and not name.startswith("value_head."):
-            yield name.replace(".base_layer.", "."), tensor
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    _add_to(digest, _base_tensors(tensors))
-    return digest.hexdigest()
-
-
-def _add_to(digest: "hashlib._Hash", tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().flatten().numpy().data)
-
-
-def _bit_sums(policy: VLAPolicy) -> dict[str, int]:
-    """Return a number for each base weight that changes with it.
-
-    It takes a tenth of the time of a SHA-256 and stays on the device. Torch's version counters
-    would cost nothing, but do not see what is written through `.data`.
-    """
-    names, sums = [], []
-    for name, tensor in _base_tensors(policy.state_dict()):
-        numbers = tensor.flatten().view(torch.uint8)
-        words = len(numbers) // 8 * 8
-        names.append(name)
-        sums.append(numbers[:words].view(torch.int64).sum() + numbers[words:].sum())
-    return dict(zip(names, torch.stack(sums).tolist(), strict=True))
-
-
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter: torch built without it
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"device '{device}': torch cannot use it here. {reason}") from error
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, in one step; they may share memory."""
-    from safetensors.torch import save_file
-
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(copies, temporary)  # for its owner alone
-        temporary.chmod(mode)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote.
-
-    Raises:
-        CheckpointError: The file is missing, truncated or something else.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error})") from error
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is truncated or not a safetensors file ({error}); copy it again"
-        ) from error
 
 
 def _read_record(path: Path, *keys: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def write_contact_sheet(suite: TaskSuite, path: Path) -> None:
         panel.set_axis_off()
     for panel, task, title, image in zip(panels, suite.tasks, titles, seen.images, strict=False):
         panel.imshow(image[0])
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title, fontsize=9, parse_math=False)
         panel.text(
             6, 14, "held out" if task.split == "heldout" else task.split, fontsize=8, va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 2, "alpha": 0.85},

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +15,10 @@ from vla_crl.errors import ConfigError
 from vla_crl.progress import console
 from vla_crl.report.video import GridVideo
 from vla_crl.rollout.agents import Agent
+from vla_crl.rollout.episodes import evaluated
+from vla_crl.rollout.evaluate import evaluate
+from vla_crl.rollout.lanes import close_lanes, simulate_lanes
+from vla_crl.rollout.replay import RecordingAgent, ReplayingAgent
 from vla_crl.sim.backends import simulate
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.simulation import Filmed, MujocoScenes, Simulation, require
@@ -22,6 +27,8 @@ from vla_crl.sim.task_suite import TaskSuite
 Renderer = Literal["own", "mujoco"]
 PIXELS = 256
 """Height and width of a filmed tile; the policy sees its own smaller images."""
+NUM_ENVS = 128
+"""Robots at a time that look for failures, as many as `vla-crl evaluate` has: the same fail."""
 
 
 def record_rollouts(
@@ -29,7 +36,7 @@ def record_rollouts(
     suite: TaskSuite,
     tasks: Sequence[str] | None = None,
     *,
-    num_episodes: int,
+    episodes: int | Sequence[int],
     output: Path,
     compute: ComputeConfig,
     title: str = "",
@@ -43,7 +50,8 @@ def record_rollouts(
         agent: Who acts.
         suite: Where.
         tasks: Task names; all tasks of the suite by default.
-        num_episodes: Episodes a task, on the first test states.
+        episodes: How many a task, on the first test states; or on which initial states, of test or
+            of training.
         output: The mp4 file.
         compute: With how many threads.
         title: Line above the tiles.
@@ -54,11 +62,69 @@ def record_rollouts(
         Whether each tile's episode succeeded.
 
     Raises:
-        ConfigError: An unknown task, or more episodes than test states.
+        ConfigError: An unknown task or initial state, or more episodes than test states.
     """
-    tiles = _choose_tiles(suite, tasks, num_episodes)
+    tiles = _choose_tiles(suite, tasks, episodes)
     with closing(_simulate_tiles(agent, suite, tiles, compute)) as sim:
         return _record(agent, sim, tiles, output, title, renderer)
+
+
+def record_failures(
+    agent: Agent,
+    suite: TaskSuite,
+    tasks: Sequence[str] | None = None,
+    *,
+    num_episodes: int,
+    output: Path,
+    compute: ComputeConfig,
+    renderer: Renderer = "own",
+) -> list[bool]:
+    """Play the episodes of an evaluation, and write an mp4 of those that failed.
+
+    What is filmed is what was played: its actions are repeated. The agent asked once more, in a
+    batch of another size, would round differently, and some of the failures would succeed.
+
+    Args:
+        agent: Who acts.
+        suite: Where.
+        tasks: Task names; all tasks of the suite by default.
+        num_episodes: Greatest number of failures a task.
+        output: The mp4 file; there is none where nothing fails.
+        compute: With how many threads.
+        renderer: See `record_rollouts`.
+
+    Returns:
+        Whether each tile's episode succeeded, which none did; as many as were filmed.
+
+    Raises:
+        ConfigError: An unknown task.
+    """
+    recording, on_cpu = RecordingAgent(agent), replace(compute, sim_device="cpu")
+    indices, ids = evaluated(suite, tasks, suite.trials, "test")
+    num_envs = min(NUM_ENVS, len(indices) * len(ids))
+    sims = simulate_lanes(
+        suite, num_envs, image_size=agent.image_size, compute=on_cpu, tasks=indices
+    )
+    try:
+        results = evaluate(recording, sims, tasks, num_episodes=len(ids))
+    finally:
+        close_lanes(sims)
+    failed = [
+        (index, episode.state_id)
+        for index, result in zip(indices, results, strict=True)
+        for episode in [e for e in result.played if not e.success][:num_episodes]
+    ]
+    num_failed = sum(result.episodes - result.successes for result in results)
+    console.print(
+        f"{num_failed} of {len(indices) * len(ids)} episodes failed, filmed are {len(failed)}",
+        soft_wrap=True,
+    )
+    if not failed:
+        return []
+    tiles = _Tiles(*np.array(failed).T)
+    again = ReplayingAgent(recording.chunks, agent.image_size)
+    with closing(_simulate_tiles(again, suite, tiles, compute)) as sim:
+        return _record(again, sim, tiles, output, "Failures", renderer)
 
 
 def film_run(
@@ -100,14 +166,26 @@ class _Tiles(NamedTuple):
     state_ids: np.ndarray
 
 
-def _choose_tiles(suite: TaskSuite, tasks: Sequence[str] | None, num_episodes: int) -> _Tiles:
-    if not 1 <= num_episodes <= len(suite.test_ids):
-        raise ConfigError(
-            f"rollout: {num_episodes} episodes a task, expected 1 to {len(suite.test_ids)}"
-        )
+def _choose_tiles(
+    suite: TaskSuite, tasks: Sequence[str] | None, episodes: int | Sequence[int]
+) -> _Tiles:
+    test, train = suite.test_ids, suite.train_ids
+    if isinstance(episodes, int):
+        if not 1 <= episodes <= len(test):
+            raise ConfigError(f"rollout: {episodes} episodes a task, expected 1 to {len(test)}")
+        episodes = test[:episodes]
+    for state_id in episodes:
+        if state_id not in test and state_id not in train:
+            raise ConfigError(
+                f"rollout: suite '{suite.name}' has no initial state {state_id}, expected "
+                f"{_span(test)} (test) or {_span(train)} (training)"
+            )
     indices = [suite.task_index(name) for name in tasks or [task.name for task in suite.tasks]]
-    ids = np.tile(suite.test_ids[:num_episodes], len(indices))
-    return _Tiles(np.repeat(indices, num_episodes), ids)
+    return _Tiles(np.repeat(indices, len(episodes)), np.tile(episodes, len(indices)))
+
+
+def _span(ids: range) -> str:
+    return f"{ids[0]} to {ids[-1]}" if ids else "none"
 
 
 def _simulate_tiles(

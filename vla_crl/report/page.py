@@ -9,9 +9,10 @@ from pathlib import Path
 from vla_crl.continual.metrics import METRICS, compute_metrics, estimate, learning_accuracy
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.files import write_atomically
+from vla_crl.report.pairing import HOW, Comparison, PairedTable, stage_tables
 from vla_crl.report.plots import write_plots
 from vla_crl.report.run_record import RunRecord
-from vla_crl.report.tables import Row, matrix_header, matrix_rows, metric_rows, run_facts
+from vla_crl.report.tables import Row, matrix_table, metric_rows, run_facts, too_large
 from vla_crl.report.video import read_notes
 from vla_crl.report.wording import (
     MISSING,
@@ -30,19 +31,40 @@ FIGURES = {
         "that the stage trained: read down from a frame to see what is kept, read the cells above "
         "it to see what arrived before training. Hatched: not evaluated.",
     ),
+    "success_map": (
+        "Success on every task after every stage",
+        "Each row is the same policy at one moment, tested without exploration noise on fixed test "
+        "states; each column is a task. Orange dots mark the task that the stage trained: below "
+        "them is what is kept, above them what arrived before training. Grey: not evaluated.",
+    ),
     "retention": (
         "What is learnt and what is kept",
         "One panel a task, the others in grey. The shaded stage trains the task; a falling line "
         "after it is forgetting, a rising one before it is transfer. Bands are Wilson's 95 % "
         "intervals.",
     ),
+    "mean_retention": (
+        "What is learnt and what is kept",
+        "Mean success of the tasks trained so far, of those whose stage is still to come, and of "
+        "held-out tasks; in grey every task by itself. A falling first line is forgetting, a "
+        "rising second one transfer.",
+    ),
     "learning_curves": (
         "Learning within each stage",
         "Success of the training episodes, which act with exploration noise, and the noise-free "
         "tests on unseen states before and after the stage (diamonds, 95 % intervals).",
     ),
+    "learning_curve": (
+        "Learning within the stages",
+        "Success of the training episodes, which act with exploration noise; stages one after "
+        "another.",
+    ),
     "success_matrix_sampled": (
         "The same matrix, acting with exploration noise",
+        "Success of the sampling policy, as it acts during training.",
+    ),
+    "success_map_sampled": (
+        "The same, acting with exploration noise",
         "Success of the sampling policy, as it acts during training.",
     ),
     "diagnostics": (
@@ -52,35 +74,45 @@ FIGURES = {
     ),
 }
 
+FIRST_FIGURES = (
+    *("success_matrix", "success_map", "retention", "mean_retention"),
+    *("learning_curves", "learning_curve"),
+)
+"""Those above the numbers, as far as a run has them."""
 
-def write_report(run_path: str | Path) -> Path:
+
+def write_report(run_path: str | Path, comparison: Comparison | None = None) -> Path:
     """Write the plots and report.html of a run from nothing but its directory.
 
     A run that is still going on gives the page of what is there so far.
+
+    Args:
+        run_path: The run directory.
+        comparison: With another run, to be shown too.
 
     Returns:
         The path of the page.
 
     Raises:
-        ConfigError: Not a run directory, or a damaged file in it.
+        ConfigError: Not a run directory, a damaged file in it, or a link.
     """
     record = RunRecord.read(run_path)
+    record.run.refuse_links()
     plots = write_plots(record)
-    write_atomically(record.run.report_file, _page(record, plots))
+    write_atomically(record.run.report_file, _page(record, plots, comparison))
     return record.run.report_file
 
 
-def _page(record: RunRecord, plots: dict[str, Path]) -> str:
+def _page(record: RunRecord, plots: dict[str, Path], comparison: Comparison | None) -> str:
     matrix = record.matrix
     figures = {name: _figure(name, path) for name, path in plots.items()}
-    videos = _videos(record.videos)
     body = [
         _header(record),
         _cards(matrix) if matrix else "",
-        figures.pop("success_matrix", ""),
-        figures.pop("retention", ""),
-        figures.pop("learning_curves", ""),
-        videos,
+        *(figures.pop(name, "") for name in FIRST_FIGURES),
+        _videos(record.videos),
+        _compared(comparison) if comparison else "",
+        _paired(record),
         _metrics(record),
         *figures.values(),
         _facts(record),
@@ -193,7 +225,13 @@ def _metrics(record: RunRecord) -> str:
         sampled = [f"{value} ({span})" for *_, value, span in metric_rows(record.sampled_matrix)]
         header = (*header[:4], "with exploration noise", header[4])
         rows = [(*row[:4], extra, row[4]) for row, extra in zip(rows, sampled, strict=True)]
-    cells = _table(matrix_header(matrix), matrix_rows(matrix), first_number=1)
+    cells = matrix_table(matrix)
+    every_cell = (
+        f'<details><summary>Every cell with its interval</summary><div class="scroll">'
+        f"{_table(*cells, first_number=1)}</div></details>"
+        if cells
+        else f'<p class="how">{too_large(matrix, record.run.matrix_file)}</p>'
+    )
     return (
         '<section id="metrics">\n<h2>Metrics by definition</h2>\n<p class="how">R[i,j] is the '
         "success on task j after stage i; stage 0 is before training, T the last stage, training "
@@ -201,9 +239,36 @@ def _metrics(record: RunRecord) -> str:
         "points. The intervals come from the numbers of test episodes (Wilson's, combined after "
         "Zou et al. 2009) and describe this one run: how much another seed would differ, "
         f'only more runs can tell.</p>\n<div class="scroll">{_table(header, rows, first_number=2)}'
-        '</div>\n<details><summary>Every cell with its interval</summary><div class="scroll">'
-        f"{cells}</div></details>\n</section>"
+        f"</div>\n{every_cell}\n</section>"
     )
+
+
+def _compared(comparison: Comparison) -> str:
+    first, second = comparison.names
+    unlike = "; ".join(comparison.unlike)
+    return (
+        f'<section id="comparison">\n<h2>{escape(first)} beside {escape(second)}</h2>\n'
+        f"<p>{escape(comparison.sentence)}</p>\n"
+        + (f'<p class="notice">Not made alike: {escape(unlike)}.</p>\n' if unlike else "")
+        + f"{_paired_table(comparison.table)}<details><summary>Settings that differ</summary>"
+        f"{_table(('setting', first, second), comparison.settings, first_number=3)}</details>\n"
+        "</section>"
+    )
+
+
+def _paired(record: RunRecord) -> str:
+    tables = stage_tables(record)
+    if not tables:
+        return ""
+    body = "\n".join(f"<h3>{escape(table.title)}</h3>{_paired_table(table)}" for table in tables)
+    return (
+        '<section id="paired">\n<h2>State by state</h2>\n'
+        f'<p class="how">{escape(HOW)}</p>\n{body}\n</section>'
+    )
+
+
+def _paired_table(table: PairedTable) -> str:
+    return f'<div class="scroll tall">{_table(table.header, table.rows, first_number=1)}</div>\n'
 
 
 def _facts(record: RunRecord) -> str:

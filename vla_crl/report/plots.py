@@ -1,8 +1,4 @@
-"""The figures of a run: success matrix, retention, learning curves, diagnostics of the update.
-
-Colours are those of Okabe & Ito, told apart with any colour vision; no figure relies on colour
-alone.
-"""
+"""The figures of a run: success matrix, retention, learning curves, diagnostics of the update."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -12,44 +8,36 @@ from typing import Any, TypeVar
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vla_crl.continual.statistics import wilson_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.files import replacing
+from vla_crl.report.drawing import (
+    BLUE,
+    DPI,
+    FAINT,
+    INK,
+    ORANGE,
+    PURPLE,
+    STYLE,
+    SUCCESS_COLORS,
+    WIDTH,
+    smooth,
+    values_of,
+)
+from vla_crl.report.plots_of_many import (
+    draw_all_stages,
+    draw_learning_curve,
+    draw_mean_retention,
+    draw_success_map,
+)
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import task_label
 
-BLUE, ORANGE, PURPLE = "#0072B2", "#D55E00", "#A8588B"
-INK, MUTED, FAINT = "#1B2733", "#5C6B7A", "#D5DCE3"
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": MUTED,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#ECF0F3",
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
-SUCCESS_COLORS = LinearSegmentedColormap.from_list(
-    "success", ["#F7F4EA", "#CFE3D8", "#8CC3CB", "#4393BC", "#1D5E96", "#0B2F5B"]
-)
-WIDTH, DPI = 9.2, 180
-"""Inches and dots an inch: all curves share the width, so their text has one size on the page."""
+MAX_PANELS, MAX_NUMBERS, MAX_COLUMNS = 30, 1000, 40
+"""Panels of a figure, cells with numbers and columns of them; of more `plots_of_many` draws."""
 T = TypeVar("T")
 
 
@@ -60,15 +48,20 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
         Figure name to png file, in the order in which to show them.
     """
     draw: dict[str, Callable[[], Figure]] = {}
-    if record.matrix is not None:
-        matrix = record.matrix
-        draw["success_matrix"] = lambda: draw_success_matrix(matrix)
-        draw["retention"] = lambda: draw_retention(matrix)
-    if record.sampled_matrix is not None:
-        sampled = record.sampled_matrix
-        draw["success_matrix_sampled"] = lambda: draw_success_matrix(sampled)
+    matrix, sampled = record.matrix, record.sampled_matrix
+    if matrix is not None:
+        draw |= _matrix_figure("success_matrix", matrix)
+        if len(matrix.tasks) <= MAX_PANELS:
+            draw["retention"] = lambda: draw_retention(matrix)
+        else:
+            draw["mean_retention"] = lambda: draw_mean_retention(matrix)
+    if sampled is not None:
+        draw |= _matrix_figure("success_matrix_sampled", sampled)
     if record.iterations:
-        draw["learning_curves"] = lambda: draw_learning_curves(record)
+        if len(record.stages) <= MAX_PANELS:
+            draw["learning_curves"] = lambda: draw_learning_curves(record)
+        else:
+            draw["learning_curve"] = lambda: draw_learning_curve(record)
         draw["diagnostics"] = lambda: draw_diagnostics(record)
     record.run.plots.mkdir(exist_ok=True)
     paths = {}
@@ -77,6 +70,13 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
         with mpl.rc_context(STYLE), replacing(paths[name]) as file:
             function().savefig(file, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     return paths
+
+
+def _matrix_figure(name: str, matrix: SuccessMatrix) -> dict[str, Callable[[], Figure]]:
+    """Choose between cells with numbers and, where these are too many, colours alone."""
+    if matrix.rates.size <= MAX_NUMBERS and len(matrix.tasks) <= MAX_COLUMNS:
+        return {name: lambda: draw_success_matrix(matrix)}
+    return {name.replace("matrix", "map"): lambda: draw_success_map(matrix)}
 
 
 def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
@@ -192,11 +192,11 @@ def draw_learning_curves(record: RunRecord) -> Figure:
         axes.set_visible(False)
     for axes, (stage, rows) in zip(grid.flat, record.stages.items(), strict=False):
         episodes = np.array([row["episodes"] for row in rows], dtype=float)
-        success = 100 * _column(rows, "success")
+        success = 100 * values_of(rows, "success")
         axes.plot(
             episodes, success, color=BLUE, lw=0.8, alpha=0.35, label="training, latest episodes"
         )
-        axes.plot(episodes, _smooth(success), color=BLUE, label="training, smoothed")
+        axes.plot(episodes, smooth(success), color=BLUE, label="training, smoothed")
         _mark_test_results(axes, record.matrix, stage, rows[-1]["task"], float(episodes[-1]))
         axes.set(ylim=(0, 104), xlabel="training episodes", yticks=[0, 25, 50, 75, 100])
         title = f"stage {stage}\n{_wrap(task_label(rows[-1]['task']), 22)}"
@@ -255,12 +255,7 @@ def draw_diagnostics(record: RunRecord) -> Figure:
         axes.set_xlabel("training episodes, stages shaded in turn")
     for axes, key in zip(panels, keys, strict=False):
         axes.set_visible(True)
-        start = 0.0
-        for stage, rows in record.stages.items():
-            episodes = start + np.array([row["episodes"] for row in rows], dtype=float)
-            axes.plot(episodes, _column(rows, key), color=BLUE, lw=1.3)
-            axes.axvspan(start, episodes[-1], color=INK, alpha=0.035 * (stage % 2), lw=0)
-            start = float(episodes[-1])
+        draw_all_stages(axes, record, key)
         axes.set_title(DIAGNOSTICS[key], color=INK)
         if key != "return":
             axes.set_ylim(bottom=0)
@@ -270,20 +265,6 @@ def draw_diagnostics(record: RunRecord) -> Figure:
 def _panel_rows(panels: Sequence[T]) -> list[Sequence[T]]:
     """Split panels into rows of at most five."""
     return [panels[start : start + 5] for start in range(0, len(panels), 5)]
-
-
-def _column(rows: list[dict[str, Any]], key: str) -> np.ndarray:
-    """Return one number a row, NaN where a row has none."""
-    values = [row.get(key) for row in rows]
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Return a running mean over about a tenth of the curve, NaN left out."""
-    half = max(1, len(values) // 20)
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    pairs = zip(values, windows, strict=True)
-    return np.array([np.nan if np.isnan(value) else np.nanmean(near) for value, near in pairs])
 
 
 def _wrap(label: str, width: int = 16) -> str:

@@ -1,11 +1,16 @@
 """What a run directory holds, read for a report: complete or still growing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.rollout.fingerprint import PACKAGES
 from vla_crl.run_directory import RunDirectory
+
+WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
+"""Settings in which runs of one experiment may differ, besides the seed."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,37 @@ class RunRecord:
     def wall_s(self) -> float | None:
         """Seconds of training, None before the first iteration ended."""
         return max((row["wall_s"] for row in self.iterations if row.get("wall_s")), default=None)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What the run's numbers depend on, beside its settings."""
+        packages = self.versions.get("packages", {})
+        return {
+            **self.versions.get("conditions", {}),
+            **{name: packages[name] for name in PACKAGES if name in packages},
+            "vla_crl": self.versions.get("vla_crl"),
+            "commit": (self.versions.get("git") or {}).get("commit"),
+            "hardware": self.versions.get("cpu_model"),
+        }
+
+    def differing_settings(self, other: "RunRecord") -> dict[str, tuple[Any, Any]]:
+        """Return the settings of the two runs that differ, but for seed and `WITHOUT_EFFECT`."""
+        own, others = _flat(self.config), _flat(other.config)
+        return {
+            key: (own.get(key), others.get(key))
+            for key in sorted(own.keys() | others.keys())
+            if own.get(key) != others.get(key) and key not in ("seed", *WITHOUT_EFFECT)
+        }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _read_matrix(path: Path, rounds: int) -> SuccessMatrix | None:

@@ -1,13 +1,12 @@
 """Results as tables: for the terminal, for Markdown files, and over several seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from vla_crl.continual.metrics import METRICS, compute_metrics
@@ -15,6 +14,7 @@ from vla_crl.continual.statistics import SeedSummary, summarize_seeds, wilson_in
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.errors import ConfigError
 from vla_crl.files import write_atomically
+from vla_crl.report.pairing import HOW, Comparison, stage_tables
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import (
     MISSING,
@@ -32,6 +32,8 @@ from vla_crl.rollout.fingerprint import PACKAGES, differences
 Row = tuple[str, ...]
 TASK_WIDTH, STAGE_WIDTH = 36, 6
 """Characters that task and split take in a terminal's table, and each stage."""
+MAX_CELLS = 2000
+"""Of a success matrix that is written out cell by cell."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +70,37 @@ def metric_rows(matrix: SuccessMatrix) -> list[Row]:
     return rows
 
 
-def matrix_rows(matrix: SuccessMatrix) -> list[Row]:
-    """Return one row a stage: its label, then "82 % (73 to 88)" for every task.
+def matrix_table(matrix: SuccessMatrix) -> tuple[Row, list[Row]] | None:
+    """Return column titles, and one row a stage: its label, then "82 % (73 to 88)" for every task.
 
     In parentheses Wilson's 95 % interval in percent.
+
+    Returns:
+        None where there would be more than `MAX_CELLS`.
     """
+    if matrix.rates.size > MAX_CELLS:
+        return None
     texts = {}
     for cell in matrix.cells():
         low, high = wilson_interval(cell.successes, cell.episodes)
         rate = percent(cell.successes / cell.episodes)
         texts[cell.stage, cell.task] = f"{rate} ({100 * low:.0f} to {100 * high:.0f})"
-    return [
+    rows = [
         (
             stage_label(stage, matrix.train_tasks),
             *(texts.get((stage, task), MISSING) for task in matrix.tasks),
         )
         for stage in range(matrix.num_stages + 1)
     ]
+    return _matrix_header(matrix), rows
 
 
-def matrix_header(matrix: SuccessMatrix) -> Row:
-    """Return the column titles that belong to `matrix_rows`."""
+def too_large(matrix: SuccessMatrix, file: Path) -> str:
+    """Say where the cells are that are not written out."""
+    return f"{matrix.rates.size:,} cells, too many to be read here: {file.name} has them."
+
+
+def _matrix_header(matrix: SuccessMatrix) -> Row:
     trained = [f"{number}. {task_label(task)}" for number, task in enumerate(matrix.train_tasks, 1)]
     return ("", *trained, *(f"held out: {task_label(task)}" for task in matrix.heldout_tasks))
 
@@ -96,12 +108,19 @@ def matrix_header(matrix: SuccessMatrix) -> Row:
 def print_results(matrix: SuccessMatrix, console: Console) -> None:
     """Print the success matrix, tasks as rows and stages as columns, and the metrics.
 
-    Stages that do not fit beside each other stand in further tables.
+    Stages that do not fit beside each other stand in further tables. Of a matrix that nobody would
+    read so, the first and the last stage are printed.
     """
     num_stages = len(matrix.rates)
     num_columns = max((console.width - TASK_WIDTH) // STAGE_WIDTH, 1)
-    for first in range(0, num_stages, num_columns):
-        stages = range(first, min(first + num_columns, num_stages))
+    shown = [
+        range(first, min(first + num_columns, num_stages))
+        for first in range(0, num_stages, num_columns)
+    ]
+    if matrix.rates.size > MAX_CELLS:
+        shown = [[0, num_stages - 1]]
+        console.print(f"{matrix.rates.size:,} cells, of which the first and the last stage follow")
+    for stages in shown:
         rows = [
             (
                 task_label(task),
@@ -127,7 +146,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     if record.wall_s is not None:
         facts.append(("training time", f"{duration(record.wall_s)} (wall clock)"))
     if record.matrix is not None:
-        counts = sorted({cell.episodes for cell in record.matrix.cells()})
+        counts = np.unique(record.matrix.episodes[record.matrix.episodes > 0])
         span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         facts.append(("test episodes", f"{span} for each task and stage"))
     if "cpu_model" in versions:
@@ -167,17 +186,40 @@ def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
         _markdown(("name", "metric", "value", "95 % interval"), metric_rows(matrix)),
         "## Success on the test states",
         "Deterministic policy, in percent, with Wilson's 95 % interval.",
-        _markdown(matrix_header(matrix), matrix_rows(matrix)),
+        _matrix_markdown(matrix, record.run.matrix_file),
     ]
+    if paired := stage_tables(record):
+        paragraphs += ["## State by state", HOW]
+    for table in paired:
+        paragraphs += [f"### {table.title}", _markdown(table.header, table.rows)]
     if record.sampled_matrix is not None:
         sampled = record.sampled_matrix
         paragraphs += [
             "## The same with the sampling policy",
             _markdown(("name", "metric", "value", "95 % interval"), metric_rows(sampled)),
-            _markdown(matrix_header(sampled), matrix_rows(sampled)),
+            _matrix_markdown(sampled, record.run.sampled_matrix_file),
         ]
     write_atomically(Path(path), "\n\n".join(paragraphs) + "\n")
     return Path(path)
+
+
+def _matrix_markdown(matrix: SuccessMatrix, file: Path) -> str:
+    table = matrix_table(matrix)
+    return _markdown(*table) if table else too_large(matrix, file)
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Write two runs beside each other as Markdown."""
+    paragraphs = [
+        f"# {' beside '.join(comparison.names)}",
+        comparison.sentence,
+        HOW,
+        _markdown(comparison.table.header, comparison.table.rows),
+        _markdown(("setting", *comparison.names), comparison.settings),
+    ]
+    if comparison.unlike:
+        paragraphs.insert(2, f"**The runs were not made alike.** {'; '.join(comparison.unlike)}.")
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
@@ -211,54 +253,24 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
     summaries = {name: _summarize(runs) for name, runs in values.items()}
     facts = tuple(dict(run_facts(record)) for record in records)
     names = tuple(record.name for record in records)
-    unlike = [
-        line for record in records[1:] for line in differences(_made(records[0]), _made(record))
-    ]
+    unlike = [line for record in records[1:] for line in differences(records[0].made, record.made)]
     return RunsSummary(
         names, values, summaries, facts, tuple(matrices), tuple(dict.fromkeys(unlike))
     )
 
 
-def _made(record: RunRecord) -> dict[str, Any]:
-    """Return what a run's numbers depend on, beside its settings."""
-    versions = record.versions
-    packages = versions.get("packages", {})
-    return {
-        **versions.get("conditions", {}),
-        **{name: packages[name] for name in PACKAGES if name in packages},
-        "vla_crl": versions.get("vla_crl"),
-        "commit": (versions.get("git") or {}).get("commit"),
-        "hardware": versions.get("cpu_model"),
-    }
-
-
-WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
-"""Settings in which runs of one experiment may differ, besides the seed."""
-
-
 def _check_comparable(records: Sequence[RunRecord]) -> None:
     """Refuse to average runs that differ in more than their seed."""
-    first, *others = [_flat(record.config) for record in records]
-    for record, settings in zip(records[1:], others, strict=True):
-        keys = {key for key in first | settings if first.get(key) != settings.get(key)}
-        if wrong := sorted(keys - {"seed", *WITHOUT_EFFECT}):
+    first = records[0]
+    for record in records[1:]:
+        if wrong := first.differing_settings(record):
             raise ConfigError(
-                f"{record.run.path}: differs from {records[0].run.path} in {', '.join(wrong)}; "
+                f"{record.run.path}: differs from {first.run.path} in {', '.join(wrong)}; "
                 "only runs that differ in their seed can be averaged"
             )
     seeds = [record.config.get("seed") for record in records]
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"runs of the seeds {seeds}: one is there twice; name each seed once")
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def runs_markdown(summary: RunsSummary) -> str:
@@ -293,6 +305,8 @@ def _mean_matrix(summary: RunsSummary) -> str:
     first = summary.matrices[0]
     if any(matrix.tasks != first.tasks for matrix in summary.matrices):
         return "The runs differ in the order of tasks, so their matrices have no common mean."
+    if first.rates.size > MAX_CELLS:
+        return f"The matrices have {first.rates.size:,} cells, so their mean is not written out."
     rates = 100 * np.stack([matrix.rates for matrix in summary.matrices])
     rows = [
         (
@@ -307,7 +321,7 @@ def _mean_matrix(summary: RunsSummary) -> str:
         for stage in range(first.num_stages + 1)
     ]
     note = "Success in percent on the test states, mean (least to greatest) over the runs:"
-    return f"{note}\n\n{_markdown(matrix_header(first), rows)}"
+    return f"{note}\n\n{_markdown(_matrix_header(first), rows)}"
 
 
 def _summarize(values: Sequence[float | None]) -> SeedSummary | None:
@@ -333,5 +347,5 @@ def _terminal_table(title: str, header: Row, rows: Sequence[Row]) -> Table:
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(*map(escape, row))  # a task's name may hold [brackets]
+        table.add_row(*row)
     return table

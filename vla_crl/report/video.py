@@ -12,7 +12,7 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.files import put_in_place, temporary_path
+from vla_crl.files import media_url, put_in_place, temporary_path
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 39, 51), (92, 107, 122)
 OUTCOMES: dict[bool | None, tuple[str, tuple[int, int, int]]] = {
@@ -44,12 +44,13 @@ def read_notes(path: str | Path) -> VideoNotes:
     """Read title and captions from the metadata of an mp4."""
     path = Path(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(media_url(path)) as container:
             metadata = container.metadata
     except FFmpegError as error:
         raise ConfigError(f"{path}: not a video ({error.strerror}); remove it") from error
     title = metadata.get("title") or path.stem.replace("_", " ")
-    return VideoNotes(title, tuple(metadata.get("comment", "").splitlines()))
+    comment = metadata.get("comment", "")
+    return VideoNotes(title, tuple(comment.split("\n") if comment else ()))
 
 
 class GridVideo:
@@ -93,7 +94,8 @@ class GridVideo:
             )
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._captions, self._title, self._fps = tuple(captions), title, fps
+        self._captions = tuple(" ".join(caption.split()) for caption in captions)
+        self._title, self._fps = title, fps
         self._num_columns, self._tile_height = num_columns, tile_height
         self._outcomes: list[bool | None] = [None] * len(captions)
         self._num_frames = 0
@@ -241,7 +243,7 @@ class _Encoder:
         self._path, self._partial = path, temporary_path(path)
         # faststart puts the index in front: playback begins before the whole file is there.
         self._container = av.open(
-            str(self._partial), "w", format="mp4", options={"movflags": "+faststart"}
+            media_url(self._partial), "w", format="mp4", options={"movflags": "+faststart"}
         )
         self._stream = self._container.add_stream("libx264", rate=fps, options={"crf": "20"})
         self._stream.width, self._stream.height = size

@@ -40,6 +40,11 @@ def metric_interval(name: str, low: float | None, high: float | None) -> str:
     return f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f} %"
 
 
+def p_value(p: float) -> str:
+    """Write a probability with three decimals: 0.0421 as "0.042"."""
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
 def duration(seconds: float) -> str:
     """Write 4380 as "1 h 13 min"."""
     if seconds < 60:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.checkpoint import weights_fingerprint
 from vla_crl.models.policy import ActionChunk, VLAPolicy
+from vla_crl.models.weights import weights_fingerprint
 from vla_crl.rollout.lanes import lane_generator
 from vla_crl.sim.backends import expert_of
 from vla_crl.sim.simulation import Simulation

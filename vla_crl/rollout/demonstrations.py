@@ -10,6 +10,7 @@ import numpy as np
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
+from vla_crl.files import replacing
 from vla_crl.progress import track
 from vla_crl.rollout.lanes import close_lanes, run_lanes, simulate_lanes
 from vla_crl.sim.backends import expert_of
@@ -85,7 +86,7 @@ class Demonstrations:
             raise ConfigError(f"{path} exists; give another --output or remove it")
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        with path.open("xb") as file:  # given a name, numpy would append .npz to it
+        with replacing(path) as temporary, temporary.open("wb") as file:  # a name would get .npz
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     @staticmethod

@@ -1,30 +1,20 @@
 """Success of a policy, or of the scripted expert, on the fixed test states of a suite."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from vla_crl.contracts import Split
 from vla_crl.errors import ForeignError, StoppedEvaluationError
 from vla_crl.progress import track
 from vla_crl.rollout.agents import Agent
 from vla_crl.rollout.episodes import evaluated
 from vla_crl.rollout.lanes import check_lanes, lane_sizes, run_lanes
+from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
 from vla_crl.sim.simulation import Simulation
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """How often one task succeeded."""
-
-    task: str
-    split: Split
-    successes: int
-    episodes: int
 
 
 def evaluate(
@@ -65,6 +55,7 @@ def evaluate(
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids, len(indices))
     success, has_ended = np.zeros((2, len(queue_tasks)), dtype=bool)
+    num_steps = np.zeros(len(queue_tasks), dtype=np.int64)
     # As many slots as a simulation made for these episodes alone would have.
     num_envs = min(sum(sim.num_slots for sim in sims), len(queue_tasks))
     sizes = lane_sizes(num_envs, len(sims))
@@ -79,6 +70,7 @@ def evaluate(
         while len(running):
             result = sim.step_chunk(act(running), running)
             success[episode[running]] = result.success
+            num_steps[episode[running]] += result.num_steps
             is_over = result.terminated | result.truncated
             has_ended[episode[running[is_over]]] = True
             refill = running[is_over][: len(queue)]
@@ -93,14 +85,17 @@ def evaluate(
             yield
 
     def results() -> list[TaskResult]:
-        counts = (
-            array.reshape(len(indices), num_episodes).sum(axis=1).tolist()
-            for array in (success, has_ended)
-        )
-        return [
-            TaskResult(suite.tasks[index].name, suite.tasks[index].split, successes, episodes)
-            for index, successes, episodes in zip(indices, *counts, strict=True)
-        ]
+        columns = (queue_ids.tolist(), success.tolist(), num_steps.tolist())
+        played = [PlayedEpisode(*episode) for episode in zip(*columns, strict=True)]
+        ended = has_ended.tolist()
+        found = []
+        for number, index in enumerate(indices):
+            own = slice(number * num_episodes, (number + 1) * num_episodes)
+            task = suite.tasks[index]
+            found.append(
+                TaskResult(task.name, task.split, tuple(compress(played[own], ended[own])))
+            )
+        return found
 
     with track("evaluation", len(queue_tasks)) as progress:
         try:

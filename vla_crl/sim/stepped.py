@@ -5,7 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
-from vla_crl.sim.mujoco_c import as_double_pointer, as_int_pointer, mj_update_sleep
+from vla_crl.sim.mujoco_c import (
+    as_double_pointer,
+    as_int_pointer,
+    as_long_pointer,
+    mj_update_sleep,
+)
 from vla_crl.sim.outcomes import MAX_SPEED
 from vla_crl.sim.packed_state import FALLS_ASLEEP_NEXT
 
@@ -37,6 +42,12 @@ def view(address, shape):
 def view_integers(address, shape):
     """Return an array of 32-bit integers that lies at an address."""
     return carray(as_int_pointer(address), shape)  # pyright: ignore[reportCallIssue]
+
+
+@njit(nogil=True)
+def view_longs(address, shape):
+    """Return an array of 64-bit integers that lies at an address."""
+    return carray(as_long_pointer(address), shape)  # pyright: ignore[reportCallIssue]
 
 
 @njit(nogil=True)

@@ -323,10 +323,17 @@ def test_a_slot_forgets_the_scene_it_was_in(new_sim: Callable[..., VectorSim]):
 
 def test_robots_with_other_arms_share_a_batch(folder: Path, collect: Collect):
     """The second robot has no seventh joint; its hand is mounted as a wrist at zero needs it."""
-    arm = folder / "robots" / "arm7.xml"
-    turned = 'quat=".9238795 0 0 -.3826834"'
-    assert turned in arm.read_text(encoding="utf-8")
-    arm.write_text(arm.read_text(encoding="utf-8").replace(turned, ""), encoding="utf-8")
+    arm = (folder / "robots" / "arm7.xml").read_text(encoding="utf-8")
+    for lost in (
+        'quat=".9238795 0 0 -.3826834"',
+        '<joint class="arm" name="joint7" range="-2.8973 2.8973"/>',
+        '<position name="joint7" joint="joint7" kp="1000" dampratio="1" forcerange="-50 50"/>',
+    ):
+        assert lost in arm
+        arm = arm.replace(lost, "")
+    (folder / "robots" / "arm6.xml").write_text(arm, encoding="utf-8")
+    scene = folder / "tabletop_goal" / "scene.xml"
+    scene.write_text(scene.read_text(encoding="utf-8").replace("arm7.xml", "arm6.xml"))
     file = folder / "tabletop_goal" / "suite.toml"
     text = file.read_text(encoding="utf-8")
     text = text.replace(', "joint7"]', "]").replace(", 0.785398163]", "]")

@@ -596,3 +596,13 @@ def test_a_divergence_under_variation_is_replayed(
     assert replay(loaded, other)
     assert str(other.divergences[0]) == str(divergence)
     assert other.divergences[0].cause == divergence.cause
+
+
+def test_friction_that_is_no_geoms_is_not_varied_in_silence(
+    load_changed: Callable[..., Suite], new_sim: NewSim
+):
+    pair = '<contact><pair name="feet" geom1="red_cube_geom" geom2="table"/></contact>'
+    suite = load_changed("</mujoco>", f"{pair}</mujoco>", "scene.xml")
+    new_sim(1, suite=suite)
+    with pytest.raises(ConfigError, match="friction_gain is of geoms, but the contact pair 'feet'"):
+        new_sim(1, suite=suite, variation=VariationConfig(friction_gain=(0.5, 1.0)))

@@ -615,3 +615,20 @@ def test_some_slots_may_be_stepped_while_others_are_observed(new_sim: NewSim):
                 assert np.array_equal(observed.state, expected.state)
     for name, values in sims[0].get_states().items():
         assert np.array_equal(values, sims[1].get_states()[name]), name
+
+
+def test_a_camera_that_follows_a_centre_of_mass_sees_that_of_its_own_slot(
+    load_changed: Callable[..., Suite], new_sim: NewSim
+):
+    body = '<body name="red_cube"><freejoint/>'
+    camera = '<camera name="follower" mode="trackcom" pos="0 0 .3"/>'
+    suite = load_changed(body, body + camera, "scene.xml")
+    sim = new_sim(2, suite=suite, image_size=8)
+    sim.reset([0, 1], tasks=[0, 0], state_ids=[0, 1])
+    model = sim.scene_model(0)
+    for slot in range(2):
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, sim._physics(slot), STATE_SPEC)
+        mujoco.mj_forward(model, data)
+        seen = sim._slots.poses.camera_pos[slot, model.camera("follower").id]
+        assert np.allclose(seen, data.camera("follower").xpos, atol=1e-12)

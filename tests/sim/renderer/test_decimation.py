@@ -145,9 +145,9 @@ def test_broken_cache_file_is_written_anew(content, caplog):
 
 
 def test_cache_that_cannot_be_written_is_reported_once_per_mesh(tmp_path, monkeypatch, caplog):
-    blocked = tmp_path / "file"
-    blocked.touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    (tmp_path / "vla_crl").mkdir()
+    (tmp_path / "vla_crl" / "meshes").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert len(levels_of_detail(surface(sphere_point, RINGS, SECTORS))) == NUM_LEVELS
     assert "cannot be cached" in caplog.text
     assert "set XDG_CACHE_HOME" in caplog.text

@@ -70,6 +70,11 @@ class Episodes:
                     f"variation of '{task.name}': absent_distractors needs a geom of type plane; "
                     "on it stand those that are away"
                 )
+            if varied and varied.friction_gain != (1.0, 1.0) and model.npair:
+                raise ConfigError(
+                    f"variation of '{task.name}': friction_gain is of geoms, but the contact pair "
+                    f"'{model.pair(0).name}' (id 0) has a friction of its own; leave out either"
+                )
             known = [model.material(material).name for material in range(model.nmat)]
             for name in varied.materials if varied else ():
                 if name not in known:

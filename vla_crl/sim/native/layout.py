@@ -18,7 +18,7 @@ from vla_crl.sim.native.kernel.controller import (
 )
 from vla_crl.sim.native.kernel.kinematics import forward, inverse
 from vla_crl.sim.native.kernel.predicates import support
-from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.native.scene import Scene, is_free
 from vla_crl.sim.stepped import SOURCES
 from vla_crl.sim.threads import made_once
 
@@ -112,7 +112,7 @@ class LayoutArrays(NamedTuple):
 def layout_arrays(scene: Scene) -> LayoutArrays:
     """Convert the scene's layout for compiled code."""
     layout, model = scene.config.layout, scene.model
-    free = [t for t in scene.things if model.body(t.body).dofnum[0] == 6]
+    free = [t for t in scene.things if is_free(model, scene.bodies[t.name])]
     fixtures = [t for t in scene.things if model.body(t.body).mocapid[0] >= 0]
     return LayoutArrays(
         np.array([thing.low_m or layout.free_low_m for thing in free]).reshape(-1, 2),

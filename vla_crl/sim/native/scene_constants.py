@@ -1,7 +1,5 @@
 """What a suite's scenes and its slots look like to the kernel."""
 
-from collections.abc import Sequence
-
 import mujoco
 import numpy as np
 
@@ -17,6 +15,7 @@ from vla_crl.sim.native.kernel.slots import (
     Varied,
     sizes_of,
 )
+from vla_crl.sim.native.servos import servos_of
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.packed_state import JUST_WOKEN, STATE_SPEC
 from vla_crl.sim.stepped import Progress
@@ -29,11 +28,6 @@ def constants_of(suite: Suite, index: int) -> SceneConstants:
     """Collect the constants of one of a suite's scenes; all simulations share them."""
     scene = suite.scenes[index]
     model, arm = scene.model, scene.config.arm
-    joint_actuator = {int(model.actuator_trnid[i, 0]): i for i in range(model.nu)}
-
-    def actuators(names: Sequence[str]) -> np.ndarray:
-        return np.array([joint_actuator[model.joint(name).id] for name in names])
-
     cameras = suite.camera_ids[index]
     return SceneConstants(
         controller=Controller(
@@ -44,8 +38,8 @@ def constants_of(suite: Suite, index: int) -> SceneConstants:
             np.array(arm.workspace_low_m),
             np.array(arm.workspace_high_m),
         ),
-        arm_actuators=actuators(arm.joints),
-        finger_actuators=actuators(arm.fingers),
+        arm_actuators=servos_of(model, arm.joints, str(scene.file)),
+        finger_actuators=servos_of(model, arm.fingers, str(scene.file)),
         grip_site=model.site(arm.grip_site).id,
         num_substeps=scene.num_substeps,
         horizon=scene.config.horizon,

@@ -20,7 +20,8 @@ from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.native.controllers import KINDS, embodiment_of
 from vla_crl.sim.native.goals import Goal, parse_goal
 from vla_crl.sim.native.kernel.predicates import Goals
-from vla_crl.sim.native.scene import Scene, compile_scene
+from vla_crl.sim.native.scene import Scene, is_free
+from vla_crl.sim.native.scene_compilation import compile_scene
 from vla_crl.sim.native.scene_config import SceneConfig, TaskConfig
 from vla_crl.sim.task_suite import SuiteTask, TaskSuite
 from vla_crl.sim.threads import made_once
@@ -306,7 +307,7 @@ def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:
             scenes[key] = _scene(file, key[1])
         scene = scenes[key]
         for thing in task.things or ():
-            if scene.model.body(scene.thing(thing).body).dofnum[0] != 6:
+            if not is_free(scene.model, scene.bodies[thing]):
                 raise ConfigError(
                     f"{where}: things: '{thing}' has no free joint and so is always there; name "
                     "objects only"

@@ -24,6 +24,7 @@ from vla_crl.sim.native.kernel.senses import add_image_noise, add_state_noise
 from vla_crl.sim.native.kernel.slots import Scratch, scratch_of
 from vla_crl.sim.native.kernel.stepping import evaluate_goals, refresh_slots, step_slots
 from vla_crl.sim.native.layout import initial_states
+from vla_crl.sim.native.memory import shortage
 from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.outcomes import DIVERGED, RUNNING
@@ -346,7 +347,7 @@ class VectorSim:
             constants, alone = constants_of(self.suite, scene), np.array([slot])
             step_slots(constants, copy.scratch, self._slots, alone, by_slot)
             qpos, qvel = np.split(physics[1 : 1 + copy.model.nq + copy.model.nv], [copy.model.nq])
-            cause = blame(copy.model, qpos, qvel, copy.data.qvel)
+            cause = shortage(copy.model, copy.data) or blame(copy.model, qpos, qvel, copy.data.qvel)
         return Divergence(
             suite=self.suite.name,
             task=self.suite.tasks[progress.task[slot]].name,

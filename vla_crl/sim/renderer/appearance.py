@@ -8,13 +8,9 @@ from numpy.typing import NDArray
 
 from vla_crl.errors import SpecError
 from vla_crl.sim.renderer.compilation import array_maker
-from vla_crl.sim.renderer.scene_arrays import (
-    GeomArrays,
-    LightArrays,
-    visual_geoms,
-    visual_scene,
-)
+from vla_crl.sim.renderer.scene_arrays import GeomArrays, LightArrays
 from vla_crl.sim.renderer.surfaces import SurfaceArrays
+from vla_crl.sim.renderer.view import visual_geoms, visual_scene
 
 AMBIENT_WITHOUT_LIGHTS = 0.3
 """MuJoCo's global ambient light, which it sets only where there is no light at all."""

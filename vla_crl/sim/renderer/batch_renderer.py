@@ -18,6 +18,7 @@ from vla_crl.sim.renderer.appearance import (
     model_appearance,
 )
 from vla_crl.sim.renderer.compilation import entry_point
+from vla_crl.sim.renderer.drawable import GEOM_GROUPS
 from vla_crl.sim.renderer.frame import new_workspace
 from vla_crl.sim.renderer.looks import DEFAULT_LOOK, LookName, reads_srgb
 from vla_crl.sim.renderer.poses import Poses, blocks_of, check_poses, check_view, images_for
@@ -51,8 +52,9 @@ class BatchRenderer:
     opacity 1 - (1 - alpha)^2); alpha is the model's in all worlds.
     Where a camera and meshes are fixed to the world, their picture is kept from call to call, and
     what moves is laid over it.
-    Planes are invisible from behind. Sites, tendons, skins, height fields, shadows, specular light,
-    fog and reflections are not drawn.
+    Planes are invisible from behind. Sites, shadows, specular light, fog and reflections are not
+    drawn. What else MuJoCo would show and this does not, such as tendons, skins, flexes and height
+    fields, is refused unless it is hidden by its group or alpha.
 
     Args:
         model: Not kept; later changes to it are not seen.
@@ -76,7 +78,7 @@ class BatchRenderer:
         height: int,
         width: int,
         *,
-        geom_groups: Sequence[int] = (0, 1, 2),
+        geom_groups: Sequence[int] = GEOM_GROUPS,
         level_of_detail: bool = True,
         look: LookName = DEFAULT_LOOK,
         num_threads: int = 1,

@@ -22,7 +22,7 @@ from vla_crl.sim.renderer.appearance import (
 )
 from vla_crl.sim.renderer.looks import DEFAULT_LOOK, LookName, reads_srgb
 from vla_crl.sim.renderer.poses import Poses, blocks_of, check_poses, check_view, images_for
-from vla_crl.sim.renderer.scene_arrays import fixed_camera, view_option
+from vla_crl.sim.renderer.view import fixed_camera, view_option
 
 FAR_AWAY_M = 1e6
 """Where a geom goes that has no finite pose: beyond every far plane."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from vla_crl.sim.renderer.compilation import inlined
-from vla_crl.sim.renderer.scene_arrays import Primitive
+from vla_crl.sim.renderer.drawable import Primitive
 
 PLANE = int(Primitive.PLANE)
 ELLIPSOID = int(Primitive.ELLIPSOID)

@@ -1,6 +1,5 @@
 """Everything about a model that no pose changes, as plain arrays for the compiled loops."""
 
-import enum
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,39 +7,18 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_crl.errors import SpecError, unknown_name
+from vla_crl.sim.renderer.drawable import PRIMITIVE_OF_GEOM_TYPE, Primitive, drawable_views
 from vla_crl.sim.renderer.looks import LookName
 from vla_crl.sim.renderer.meshes import MeshArrays, mesh_arrays
 from vla_crl.sim.renderer.shelf import Shelf
 from vla_crl.sim.renderer.surfaces import INFINITE_PLANE_SIZE, SurfaceArrays, surface_arrays
 from vla_crl.sim.renderer.textures import TextureArrays, sky_table, texture_arrays
+from vla_crl.sim.renderer.view import visual_geoms
 
 OPAQUE = 0.995
 """Alpha from which MuJoCo takes a geom for opaque."""
 
 SPOT_TABLE_SIZE = 1024
-
-
-class Primitive(enum.IntEnum):
-    """Kinds of surface the renderer knows; a sphere is an ellipsoid with equal radii."""
-
-    PLANE = 0
-    ELLIPSOID = 1
-    CAPSULE = 2
-    CYLINDER = 3
-    BOX = 4
-    MESH = 5
-
-
-_PRIMITIVE_OF_GEOM_TYPE = {
-    mujoco.mjtGeom.mjGEOM_PLANE: Primitive.PLANE,
-    mujoco.mjtGeom.mjGEOM_SPHERE: Primitive.ELLIPSOID,
-    mujoco.mjtGeom.mjGEOM_ELLIPSOID: Primitive.ELLIPSOID,
-    mujoco.mjtGeom.mjGEOM_CAPSULE: Primitive.CAPSULE,
-    mujoco.mjtGeom.mjGEOM_CYLINDER: Primitive.CYLINDER,
-    mujoco.mjtGeom.mjGEOM_BOX: Primitive.BOX,
-    mujoco.mjtGeom.mjGEOM_MESH: Primitive.MESH,
-}
 
 
 class GeomArrays(NamedTuple):
@@ -117,18 +95,9 @@ def build_scene(
 
     Raises:
         ConfigError: A camera name does not exist.
-        SpecError: A geom, light or camera is of a kind that cannot be drawn.
+        SpecError: The model shows what cannot be drawn.
     """
-    known = [model.camera(i).name for i in range(model.ncam)]
-    for name in cameras:
-        if name not in known:
-            raise unknown_name("BatchRenderer", "camera", name, known)
-    if not cameras:
-        raise SpecError("BatchRenderer: no camera was named; give at least one camera name.")
-    _check_lights(model)
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    views = [visual_scene(model, data, groups, model.camera(name).id) for name in cameras]
+    views = drawable_views("BatchRenderer", model, cameras, groups)
     drawn = _drawn_geoms(model, views[0])
     meshes = sorted({mesh for geom in drawn if (mesh := _mesh_id(model, geom)) >= 0})
     sizes = [_half_size(model, geom) for geom in drawn]
@@ -147,65 +116,12 @@ def build_scene(
     return scene, [texture_shelf, mesh_shelf]
 
 
-def visual_scene(
-    model: mujoco.MjModel, data: mujoco.MjData, groups: Sequence[int], camera_id: int | None = None
-) -> mujoco.MjvScene:
-    """Return what MuJoCo itself would draw.
-
-    Args:
-        model: Its poses are those in `data`.
-        data: After mj_forward.
-        groups: Geom groups that are drawn.
-        camera_id: Index into mjModel's cameras; None: a free camera.
-    """
-    option = view_option(groups)
-    camera = mujoco.MjvCamera() if camera_id is None else fixed_camera(camera_id)
-    scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 1000)
-    categories = mujoco.mjtCatBit.mjCAT_STATIC | mujoco.mjtCatBit.mjCAT_DYNAMIC
-    mujoco.mjv_updateScene(model, data, option, None, camera, categories, scene)
-    return scene
-
-
-def view_option(groups: Sequence[int]) -> mujoco.MjvOption:
-    """Return what shows some geom groups and no sites."""
-    option = mujoco.MjvOption()
-    option.geomgroup[:] = 0
-    option.geomgroup[list(groups)] = 1
-    option.sitegroup[:] = 0
-    return option
-
-
-def fixed_camera(camera_id: int) -> mujoco.MjvCamera:
-    """Return the view of one of mjModel's cameras."""
-    camera = mujoco.MjvCamera()
-    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-    camera.fixedcamid = camera_id
-    return camera
-
-
-def visual_geoms(scene: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
-    """Return the visible ones that stand for geoms of the model."""
-    return [
-        geom
-        for geom in scene.geoms[: scene.ngeom]
-        if geom.objtype == mujoco.mjtObj.mjOBJ_GEOM and geom.rgba[3] > 0
-    ]
-
-
 def _drawn_geoms(model: mujoco.MjModel, view: mujoco.MjvScene) -> list[mujoco.MjvGeom]:
     """Return the visual geoms: opaque ones that are fixed to the world, other opaque ones, others.
 
     Without meshes in the background there is nothing to be gained by sorting it out.
     """
     geoms = visual_geoms(view)
-    for geom in geoms:
-        if geom.type not in _PRIMITIVE_OF_GEOM_TYPE:
-            kind = mujoco.mjtGeom(geom.type).name.removeprefix("mjGEOM_").lower()
-            raise SpecError(
-                f"BatchRenderer: geom '{model.geom(geom.objid).name}' (id {geom.objid}) is of type "
-                f"{kind}; only plane, sphere, capsule, ellipsoid, cylinder, box and mesh are "
-                "drawn. Give it another shape or another geom group."
-            )
     mesh = mujoco.mjtGeom.mjGEOM_MESH
     has_background = any(geom.type == mesh and _is_background(model, geom) for geom in geoms)
     return sorted(
@@ -249,7 +165,7 @@ def _geom_arrays(
 ) -> GeomArrays:
     count = len(drawn)
     size = np.array([_half_size(model, geom) for geom in drawn]).reshape(count, 3)
-    primitive = np.array([_PRIMITIVE_OF_GEOM_TYPE[geom.type] for geom in drawn], np.int32)
+    primitive = np.array([PRIMITIVE_OF_GEOM_TYPE[geom.type] for geom in drawn], np.int32)
     # No tighter than the enclosing box; of a capsule that adds the caps.
     reach = np.linalg.norm(size, axis=1) + (primitive == Primitive.CAPSULE) * size[:, 0]
     index_of_mesh = {mesh: index for index, mesh in enumerate(meshes)}
@@ -290,24 +206,6 @@ def _light_arrays(view: mujoco.MjvScene) -> LightArrays:
     )
 
 
-def _check_lights(model: mujoco.MjModel) -> None:
-    drawn_types = (mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, mujoco.mjtLightType.mjLIGHT_SPOT)
-    for index in np.flatnonzero(model.light_active):
-        where = f"light '{model.light(index).name}' (id {index})"
-        is_fixed = model.light_mode[index] == mujoco.mjtCamLight.mjCAMLIGHT_FIXED
-        if model.light_bodyid[index] != 0 or not is_fixed:
-            raise SpecError(
-                f"BatchRenderer: {where} moves with a body; only lights fixed to the world are "
-                "drawn. Put it into worldbody with mode 'fixed', or set active='false'."
-            )
-        if model.light_type[index] not in drawn_types:
-            kind = mujoco.mjtLightType(model.light_type[index]).name.removeprefix("mjLIGHT_")
-            raise SpecError(
-                f"BatchRenderer: {where} is of type {kind.lower()}; only directional and spot "
-                "lights are drawn. Change its type, or set active='false'."
-            )
-
-
 def _camera_arrays(
     model: mujoco.MjModel,
     names: Sequence[str],
@@ -319,11 +217,6 @@ def _camera_arrays(
     depth_range = np.zeros((len(names), 2))
     for index, view in enumerate(views):
         frustum = view.camera[0]
-        if frustum.orthographic:
-            raise SpecError(
-                f"BatchRenderer: camera '{names[index]}' is orthographic; only perspective "
-                "cameras are drawn. Remove orthographic='true'."
-            )
         near = frustum.frustum_near
         bottom, top = frustum.frustum_bottom / near, frustum.frustum_top / near
         centre = frustum.frustum_center / near

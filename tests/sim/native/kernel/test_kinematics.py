@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import mujoco
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from vla_crl.sim.native.kernel.kinematics import (
 )
 from vla_crl.sim.native.layout import GRIP_DOWN
 from vla_crl.sim.native.scene import Scene
+from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.stepped import solve_positive_definite
 
 
@@ -25,8 +28,9 @@ def pose_of(chain: Chain, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return position, rotation, jacobian
 
 
-def test_forward_agrees_with_mujoco_in_pose_and_jacobian(scene: Scene, chain: Chain):
-    model, data = scene.model, mujoco.MjData(scene.model)
+def check_forward(scene: Scene) -> None:
+    """Compare pose and Jacobian of the grip with MuJoCo's in many postures."""
+    model, data, chain = scene.model, mujoco.MjData(scene.model), scene.chain
     names = scene.config.arm.joints
     qpos = [model.joint(name).qposadr[0] for name in names]
     dofs = [model.joint(name).dofadr[0] for name in names]
@@ -42,6 +46,19 @@ def test_forward_agrees_with_mujoco_in_pose_and_jacobian(scene: Scene, chain: Ch
         assert np.allclose(rotation.ravel(), data.site_xmat[site], atol=1e-12)
         assert np.allclose(jacobian[:3], linear[:, dofs], atol=1e-12)
         assert np.allclose(jacobian[3:], angular[:, dofs], atol=1e-12)
+
+
+def test_forward_agrees_with_mujoco_in_pose_and_jacobian(scene: Scene):
+    check_forward(scene)
+
+
+def test_a_joint_may_be_anywhere_in_its_body_and_have_a_reference(
+    load_changed: Callable[..., Suite],
+):
+    joint = '<joint class="arm" name="joint4" '
+    suite = load_changed(joint, joint + 'pos=".03 -.02 .01" ref="-.4" ', "../robots/arm7.xml")
+    assert suite.scenes[0].model.joint("joint4").qpos0[0] == -0.4
+    check_forward(suite.scenes[0])
 
 
 def test_inverse_reaches_the_whole_workspace(scene: Scene, chain: Chain):

@@ -19,8 +19,8 @@ class Chain(NamedTuple):
     """A serial arm from the world to its grip site.
 
     Attributes:
-        offsets_m: [J + 1, 3] position of joint j in the frame after joint j - 1 (last: the site).
-        rotations: [J + 1, 3, 3] orientation likewise.
+        offsets_m: [J + 1, 3] anchor of joint j in the frame after joint j - 1 (last: the site).
+        rotations: [J + 1, 3, 3] orientation likewise, where the joint is at 0.
         axes: [J, 3] joint axes in their own frames.
         rest_rad: [J] posture that the null space is drawn to.
         low_rad: [J] joint limits.
@@ -41,26 +41,24 @@ def chain_of(
     """Read an arm's chain from a compiled model.
 
     Args:
-        model: The arm's joints sit at their bodies' origins in it.
+        model: No other joints move the arm in it.
         joint_names: [J] from the base on.
         site_name: The grip site.
         rest_rad: [J] posture that the null space is drawn to.
     """
     joints = [model.joint(name).id for name in joint_names]
     site = model.site(site_name).id
-    frames = [
-        _relative_frame(model, int(model.jnt_bodyid[j]), stop)
-        for j, stop in zip(joints, [0, *model.jnt_bodyid[joints[:-1]]], strict=True)
-    ]
-    offset, rotation = _relative_frame(
-        model, int(model.site_bodyid[site]), model.jnt_bodyid[joints[-1]]
-    )
-    frames.append(
-        (offset + rotation @ model.site_pos[site], rotation @ _matrix(model.site_quat[site]))
-    )
+    sites = [(int(model.site_bodyid[site]), model.site_pos[site], _matrix(model.site_quat[site]))]
+    anchors = [(int(model.jnt_bodyid[j]), model.jnt_pos[j], _at_zero(model, j)) for j in joints]
+    offsets, rotations, before, start = [], [], 0, np.zeros(3)
+    for body, anchor, turned in (*anchors, *sites):
+        offset, rotation = _relative_frame(model, body, before)
+        offsets.append(offset + rotation @ anchor - start)
+        rotations.append(rotation @ turned)
+        before, start = body, anchor
     return Chain(
-        np.array([frame[0] for frame in frames]),
-        np.array([frame[1] for frame in frames]),
+        np.array(offsets),
+        np.array(rotations),
         model.jnt_axis[joints].copy(),
         np.array(rest_rad),
         model.jnt_range[joints, 0].copy(),
@@ -79,6 +77,14 @@ def _relative_frame(
         rotation = parent_rotation @ rotation
         body = int(model.body_parentid[body])
     return position, rotation
+
+
+def _at_zero(model: mujoco.MjModel, joint: int) -> np.ndarray:
+    """Return the rotation of a hinge at 0: its body is as in the file where it is at its ref."""
+    quat_wxyz = np.empty(4)
+    ref = model.qpos0[model.jnt_qposadr[joint]]
+    mujoco.mju_axisAngle2Quat(quat_wxyz, model.jnt_axis[joint], -ref)
+    return _matrix(quat_wxyz)
 
 
 def _matrix(quat_wxyz: np.ndarray) -> np.ndarray:

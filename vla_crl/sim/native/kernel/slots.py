@@ -1,5 +1,6 @@
 """Plain arrays that compiled code works on: a scene's constants, the slots, a thread's data."""
 
+import ctypes
 from copy import copy
 from typing import NamedTuple
 
@@ -131,6 +132,22 @@ class Slots(NamedTuple):
     varied: Varied
 
 
+class DataHead(ctypes.Structure):
+    """How an mjData begins."""
+
+    _fields_ = (
+        ("narena", ctypes.c_int64),
+        ("nbuffer", ctypes.c_int64),
+        ("nplugin", ctypes.c_int),
+        ("pstack", ctypes.c_size_t),
+        ("pbase", ctypes.c_size_t),
+        ("parena", ctypes.c_size_t),
+        ("maxuse_stack", ctypes.c_int64),
+        ("maxuse_threadstack", ctypes.c_int64 * 128),
+        ("maxuse_arena", ctypes.c_int64),
+    )
+
+
 class Addresses(NamedTuple):
     """Where arrays of one MjData lie in memory."""
 
@@ -147,6 +164,20 @@ class Addresses(NamedTuple):
     tree_asleep: np.uintp
 
 
+class Memory(NamedTuple):
+    """What one MjData tells about its memory for contacts.
+
+    Attributes:
+        size: Bytes.
+        most_used: Address of the most bytes that were in use.
+        warnings: Address of MuJoCo's statistics of warnings.
+    """
+
+    size: int
+    most_used: np.uintp
+    warnings: np.uintp
+
+
 class Scratch(NamedTuple):
     """One thread's MjModel and MjData of one scene.
 
@@ -154,12 +185,14 @@ class Scratch(NamedTuple):
         model: Address of the mjModel.
         data: Address of the mjData.
         arrays: Addresses of the mjData's arrays.
+        memory: Of the mjData.
         mechanics: Views into the mjModel.
     """
 
     model: np.uintp
     data: np.uintp
     arrays: Addresses
+    memory: Memory
     mechanics: Mechanics
 
 
@@ -171,6 +204,11 @@ def scratch_of(model: mujoco.MjModel) -> tuple[Scratch, mujoco.MjModel, mujoco.M
         np.uintp(model._address),
         np.uintp(data._address),
         Addresses(*(np.uintp(getattr(data, name).ctypes.data) for name in Addresses._fields)),
+        Memory(
+            model.narena,
+            np.uintp(data._address + DataHead.maxuse_arena.offset),
+            np.uintp(data.warning.lastinfo.ctypes.data),
+        ),
         mechanics_of(model),
     )
     return scratch, model, data

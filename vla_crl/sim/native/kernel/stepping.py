@@ -6,6 +6,7 @@ from numba import njit  # pyright: ignore[reportPrivateImportUsage]
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.mujoco_c import (
     mj_camera_light,
+    mj_com_pos,
     mj_get_state,
     mj_kinematics,
     mj_set_state,
@@ -15,6 +16,7 @@ from vla_crl.sim.mujoco_c import (
 from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_size
 from vla_crl.sim.native.kernel.kinematics import multiply
 from vla_crl.sim.native.kernel.mechanics import vary
+from vla_crl.sim.native.kernel.memory import has_room, watch_memory
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
 from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.packed_state import STATE_SPEC
@@ -33,6 +35,7 @@ def _enter(scene, scratch, slots, slot):
     still = _still(scene, scratch)
     still[:] = slots.dynamics.tree_asleep[slot, : still.size]
     mj_update_sleep(scratch.model, scratch.data)
+    watch_memory(scratch)
 
 
 @njit(nogil=True)
@@ -45,6 +48,7 @@ def _still(scene, scratch):
 def _publish(scene, scratch, slots, slot):
     """Refresh the poses of the current state and copy them into the slot's row."""
     mj_kinematics(scratch.model, scratch.data)
+    mj_com_pos(scratch.model, scratch.data)  # for cameras that follow a centre of mass
     mj_camera_light(scratch.model, scratch.data)
     size, arrays, poses = scene.sizes, scratch.arrays, slots.poses
     poses.qpos[slot, : size.nq] = view(arrays.qpos, (size.nq,))
@@ -71,7 +75,8 @@ def _publish(scene, scratch, slots, slot):
 def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
     """Advance one controller state and run the physics under it, joints moving linearly.
 
-    Return whether its velocities `qvel` stayed healthy; it stops where they do not.
+    Return whether its velocities `qvel` stayed healthy and its contacts found room; it stops where
+    they do not.
     """
     ctrl = view(scratch.arrays.ctrl, (scene.sizes.nu,))
     joints, before, finger_before = state[JOINTS], state[JOINTS].copy(), state[FINGER]
@@ -85,7 +90,7 @@ def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
             change = state[FINGER] - finger_before
             ctrl[scene.finger_actuators[j]] = finger_before + fraction * change
         mj_step(scratch.model, scratch.data)
-        if not is_healthy(qvel):  # at once, before what blew up has spread
+        if not (is_healthy(qvel) and has_room(scratch)):  # at once, before it has spread
             return False
     rouse(scratch, _still(scene, scratch))
     mj_kinematics(scratch.model, scratch.data)

@@ -1,0 +1,7 @@
+"""`python -m vla_crl`: the command line where no script was installed."""
+
+import sys
+
+from vla_crl.cli import main
+
+sys.exit(main())
