@@ -632,7 +632,7 @@ def test_an_output_below_a_file_is_an_error(
     ("flags", "called", "expected"),
     [
         (["--states", "7", "200"], "record_rollouts", {"episodes": [7, 200]}),
-        (["--only", "failures"], "record_failures", {"num_episodes": 4}),
+        (["--only", "failures"], "record_failures", {"num_episodes": 4, "num_envs": 128}),
         (["--only", "failures", "--episodes", "2"], "record_failures", {"num_episodes": 2}),
     ],
 )

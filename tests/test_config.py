@@ -6,6 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from vla_crl.config import (
+    differing_settings,
     from_mapping,
     load_toml,
     override,
@@ -232,3 +233,12 @@ def test_help_shows_the_string_under_each_field(capsys: pytest.CaptureFixture[st
 def test_json_never_holds_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         save_json({"x": float("nan")}, tmp_path / "a.json")
+
+
+def test_settings_that_differ_are_told_by_their_whole_key() -> None:
+    one = {"seed": 0, "ppo": {"epochs": 8, "clip": {"low": 0.2}}, "old": None}
+    other = {"seed": 1, "ppo": {"epochs": 8, "clip": {"low": 0.3}}, "new": 2}
+    expected = {"new": (None, 2), "ppo.clip.low": (0.2, 0.3), "seed": (0, 1)}
+    assert differing_settings(one, other) == expected
+    assert [*differing_settings(one, other)] == sorted(expected)
+    assert differing_settings(one, one) == {}

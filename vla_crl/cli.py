@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--num-envs",
         type=_positive,
-        default=128,
+        default=commands.NUM_EVALUATED_ENVS,
         help="robots at a time; another number rounds differently, and as contacts are chaotic, "
         "the success of a task moves by some points",
     )

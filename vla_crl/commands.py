@@ -25,6 +25,9 @@ Records = list[dict[str, Any]]
 
 EXPERT = "expert"
 """What --policy takes instead of a policy: the scripted expert."""
+NUM_EVALUATED_ENVS = 128
+"""Robots at a time in an evaluation unless told otherwise, and where failures are looked for: with
+as many, the same episodes fail."""
 FILMED_EPISODES = 4
 """Episodes a task that `rollout` films unless told otherwise."""
 RECIPE_CLASSES = {
@@ -237,7 +240,9 @@ def rollout(options: Options) -> None:
     settings = {"output": options.output, "compute": compute, "renderer": options.renderer}
     num = options.episodes or FILMED_EPISODES
     if options.only:
-        filmed = record_failures(agent, suite, options.tasks, num_episodes=num, **settings)
+        filmed = record_failures(
+            agent, suite, options.tasks, num_episodes=num, num_envs=NUM_EVALUATED_ENVS, **settings
+        )
     else:
         episodes = options.states or num
         filmed = record_rollouts(agent, suite, options.tasks, episodes=episodes, **settings)

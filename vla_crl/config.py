@@ -137,6 +137,32 @@ def override(config: T, arguments: Sequence[str], prog: str) -> T:
     )
 
 
+def differing_settings(
+    one: Mapping[str, Any], other: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Return the settings of two configs, as plain data, that differ; a missing one is None.
+
+    Returns:
+        Keys like `ppo.learning_rate`, sorted, to the values of both.
+    """
+    ours, theirs = _flat(one), _flat(other)
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key)
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(cast(Mapping[str, Any], value), f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
 def save_json(config: object, path: Path) -> None:
     """Write a dataclass or plain data as indented JSON."""
     data = to_mapping(config) if dataclasses.is_dataclass(config) else config

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
-from vla_crl.config import save_json, to_mapping
+from vla_crl.config import differing_settings, save_json, to_mapping
 from vla_crl.episode_files import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
 from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
@@ -236,12 +236,11 @@ class RunDirectory:
             ConfigError: It is not; a run is only resumed with the settings it was started with, and
                 the message tells the command that did.
         """
-        stored = _flatten(self.read_config())
         versions = self.read_versions() if self.versions_file.is_file() else {}
-        given = _flatten(json.loads(json.dumps(to_mapping(config))))
-        changed = sorted(k for k in stored.keys() | given.keys() if stored.get(k) != given.get(k))
+        given = json.loads(json.dumps(to_mapping(config)))
+        changed = differing_settings(self.read_config(), given)
         if began := versions.get("policy_weights"):  # older runs have the policy's name alone
-            changed = [key for key in changed if key not in PLACES]
+            changed = {key: values for key, values in changed.items() if key not in PLACES}
             if began != policy_weights:
                 raise ConfigError(
                     f"{self.versions_file}: the run began with a policy of the weights {began}, "
@@ -249,9 +248,10 @@ class RunDirectory:
                     "with another --run-dir"
                 )
         if changed:
-            key, begun = changed[0], shlex.join(versions.get("command", []))
+            key, (stored, now) = next(iter(changed.items()))
+            begun = shlex.join(versions.get("command", []))
             raise ConfigError(
-                f"{self.config_file}: {key} is {stored.get(key)!r} there but {given.get(key)!r} "
+                f"{self.config_file}: {key} is {stored!r} there but {now!r} "
                 f"now (keys that differ: {', '.join(changed)}). "
                 f"Resume it with the command that began it and --resume ({begun}), or start a new "
                 "run with another --run-dir."
@@ -374,16 +374,6 @@ def _parse_json(text: str, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ConfigError(f"{where}: got {text[:40]!r}, expected a JSON object")
     return record
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

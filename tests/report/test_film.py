@@ -127,7 +127,9 @@ def test_what_failed_in_an_evaluation_is_filmed_as_it_went(tmp_path, make_lanes,
     num_failed = [result.episodes - result.successes for result in results]
     assert 0 < num_failed[0] < 24
     output = tmp_path / "film.mp4"
-    outcomes = record_failures(policy, suite, TASKS, num_episodes=5, output=output, compute=COMPUTE)
+    outcomes = record_failures(
+        policy, suite, TASKS, num_episodes=5, num_envs=128, output=output, compute=COMPUTE
+    )
     assert outcomes == [False] * sum(min(num, 5) for num in num_failed)
     assert all(caption.endswith(": failure") for caption in read_notes(output).captions)
     said = f"{sum(num_failed)} of 48 episodes failed, filmed are {len(outcomes)}"
@@ -141,6 +143,7 @@ def test_where_nothing_fails_there_is_no_video(tmp_path, capsys):
         load_suite(SUITE),
         ["pink_egg_in_tray"],
         num_episodes=4,
+        num_envs=128,
         output=tmp_path / "film.mp4",
         compute=COMPUTE,
     )

@@ -27,8 +27,6 @@ from vla_crl.sim.task_suite import TaskSuite
 Renderer = Literal["own", "mujoco"]
 PIXELS = 256
 """Height and width of a filmed tile; the policy sees its own smaller images."""
-NUM_ENVS = 128
-"""Robots at a time that look for failures, as many as `vla-crl evaluate` has: the same fail."""
 
 
 def record_rollouts(
@@ -75,6 +73,7 @@ def record_failures(
     tasks: Sequence[str] | None = None,
     *,
     num_episodes: int,
+    num_envs: int,
     output: Path,
     compute: ComputeConfig,
     renderer: Renderer = "own",
@@ -89,6 +88,7 @@ def record_failures(
         suite: Where.
         tasks: Task names; all tasks of the suite by default.
         num_episodes: Greatest number of failures a task.
+        num_envs: Robots at a time; as many as in an evaluation, for the same to fail.
         output: The mp4 file; there is none where nothing fails.
         compute: With how many threads.
         renderer: See `record_rollouts`.
@@ -101,7 +101,7 @@ def record_failures(
     """
     recording, on_cpu = RecordingAgent(agent), replace(compute, sim_device="cpu")
     indices, ids = evaluated(suite, tasks, suite.trials, "test")
-    num_envs = min(NUM_ENVS, len(indices) * len(ids))
+    num_envs = min(num_envs, len(indices) * len(ids))
     sims = simulate_lanes(
         suite, num_envs, image_size=agent.image_size, compute=on_cpu, tasks=indices
     )

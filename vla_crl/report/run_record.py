@@ -1,10 +1,10 @@
 """What a run directory holds, read for a report: complete or still growing."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_crl.config import differing_settings
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.rollout.fingerprint import PACKAGES
 from vla_crl.run_directory import RunDirectory
@@ -93,22 +93,8 @@ class RunRecord:
 
     def differing_settings(self, other: "RunRecord") -> dict[str, tuple[Any, Any]]:
         """Return the settings of the two runs that differ, but for seed and `WITHOUT_EFFECT`."""
-        own, others = _flat(self.config), _flat(other.config)
-        return {
-            key: (own.get(key), others.get(key))
-            for key in sorted(own.keys() | others.keys())
-            if own.get(key) != others.get(key) and key not in ("seed", *WITHOUT_EFFECT)
-        }
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+        differing = differing_settings(self.config, other.config)
+        return {k: v for k, v in differing.items() if k not in ("seed", *WITHOUT_EFFECT)}
 
 
 def _read_matrix(path: Path, rounds: int) -> SuccessMatrix | None:
