@@ -330,7 +330,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
         ),
         ("bench sim --suite kitchen --device cpu", "bench sim: has no --device; warp has"),
         ("bench warp --suite kitchen", "bench warp: needs --device, e.g. --device cuda:0"),
-        ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number above 0"),
+        ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number, 1 to 999999999"),
         ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),
         ("rollout --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
         ("evaluate --policy tyni --suite kitchen", "Did you mean 'tiny'?"),
@@ -384,7 +384,7 @@ def test_a_number_of_episodes_is_above_zero(
         (("evaluate",), "the following arguments are required: --policy, --suite; see vla-crl ev"),
         (
             ("collect", "--suite", "s", "--episodes", "1", "--output", "o", "--seed", "-1"),
-            "'-1' is not a whole number, 0 or above",
+            "'-1' is not a whole number, 0 to 4294967295",
         ),
     ],
 )
@@ -883,7 +883,8 @@ def test_metrics_of_a_stream_of_two_rounds(
     assert code == 0
     assert {row["name"]: row["value"] for row in json.loads(out)}["avg"] == 0.8
     code, _, err = run(capsys, "metrics", str(file), "--rounds", "0")
-    assert (code, err) == (2, "vla-crl: error: --rounds is 0, expected at least 1\n")
+    assert code == 2
+    assert "argument --rounds: '0' is not a whole number, 1 to 999999999" in err
 
 
 @pytest.mark.parametrize(

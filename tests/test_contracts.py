@@ -70,10 +70,16 @@ def test_another_robot_has_other_shapes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["action", "state", "cameras"])
-@pytest.mark.parametrize("names", [(), ("x", "y", "x")])
-def test_channels_have_a_name_each(kind: str, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "Embodiment: {kind} has 0 entries, expected at least 1"),
+        (("x", "y", "x"), r"embodiment: {kind} is \[.*\], expected each name once"),
+    ],
+)
+def test_channels_have_a_name_each(kind: str, names: tuple[str, ...], message: str) -> None:
     channels: dict[str, Any] = dict.fromkeys(("action", "state", "cameras"), ("x",))
-    with pytest.raises(ConfigError, match=rf"embodiment: {kind} is \[.*\], expected at least one"):
+    with pytest.raises(ConfigError, match=message.format(kind=kind)):
         Embodiment(**channels | {kind: names})
 
 

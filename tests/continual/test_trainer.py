@@ -334,14 +334,14 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [
-        (TrainConfig, {"seed": -1}, "seed is -1, expected 0 to 4294967295"),
-        (TrainConfig, {"seed": 10**30}, "seed is 10+, expected 0 to 4294967295"),
-        (TrainConfig, {"tasks": ()}, "tasks is empty; name a task, or leave it out"),
-        (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
-        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1, expected at least 0"),
-        (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),
-        (EvaluationConfig, {"num_episodes": 0}, "evaluation.num_episodes is 0, expected at"),
-        (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes is -1, expected"),
+        (TrainConfig, {"seed": -1}, "seed = -1, expected at least 0 and at most 42949672"),
+        (TrainConfig, {"seed": 10**30}, "seed = 10+, expected a number of 64 bits"),
+        (TrainConfig, {"tasks": ()}, "tasks has 0 entries, expected at least 1"),
+        (TrainConfig, {"video_episodes": -1}, "video_episodes = -1, expected at least 0"),
+        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every = -1, expected at least 0"),
+        (EvaluationConfig, {"num_envs": 0}, "EvaluationConfig: num_envs = 0, expected at lea"),
+        (EvaluationConfig, {"num_episodes": 0}, "num_episodes = 0, expected at least 1"),
+        (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes = -1, expected"),
     ],
 )
 def test_settings_out_of_range_are_refused(config_class, changes, message):

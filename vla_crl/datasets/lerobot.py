@@ -6,7 +6,6 @@ hold many episodes, and `meta/episodes/*/*.parquet` says where each one begins. 
 bytes in the parquet files, or videos.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
@@ -19,6 +18,7 @@ from vla_crl.datasets.config import DatasetConfig, Gripper, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
 from vla_crl.files import media_url
+from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text, require_file
 
 INFO = Path("meta") / "info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
@@ -98,7 +98,7 @@ class _Folder:
         """Content of meta/info.json."""
         file = self.folder / INFO
         try:
-            info = json.loads(file.read_text(encoding="utf-8"))
+            info = read_object(file)
             version, _ = info["codebase_version"], (info["features"].items(), float(info["fps"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{file}: not LeRobot's: {type(error).__name__}: {error}") from error
@@ -206,6 +206,7 @@ def _frames(file: Path, begin_s: float, fps: float, length: int) -> Iterator[np.
     from av.error import FFmpegError
 
     found, half_s = 0, 0.5 / fps
+    require_file(file)
     try:
         with av.open(media_url(file)) as container:
             stream = container.streams.video[0]
@@ -271,6 +272,7 @@ def _opened(file: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(f"{file}: reading it needs the package pyarrow: {INSTALL}") from error
+    require_file(file)
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
@@ -289,7 +291,4 @@ def _damaged(file: Path, kind: str, error: Exception) -> ConfigError:
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise _damaged(file, "file of JSON lines", error) from error
+    return [row for _, row in parse_lines(read_text(file, MAX_TABLE_BYTES), file)]
