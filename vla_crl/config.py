@@ -238,7 +238,12 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return _convert_tuple(arguments, cast(Sequence[Any], value), where, key)
     if origin is dict and isinstance(value, Mapping):
         items = cast(Mapping[str, Any], value).items()
-        return {name: _convert(arguments[1], item, where, f"{key}.{name}") for name, item in items}
+        return {
+            _convert(arguments[0], name, where, f"a key of {key}"): _convert(
+                arguments[1], item, where, f"{key}.{name}"
+            )
+            for name, item in items
+        }
     # `type` and not `isinstance`: True is an int to Python, but never to a user.
     if origin is Literal:
         is_value = any(type(value) is type(choice) and value == choice for choice in arguments)

@@ -238,7 +238,7 @@ class RunDirectory:
             ConfigError: It is not; a run is only resumed with the settings it was started with, and
                 the message tells the command that did.
         """
-        versions = self.read_versions() if self.versions_file.is_file() else {}
+        versions = self.read_versions() if self.versions_file.exists() else {}
         given = json.loads(json.dumps(to_mapping(config)))
         changed = differing_settings(self.read_config(), given)
         if began := versions.get("policy_weights"):  # older runs have the policy's name alone
@@ -269,7 +269,7 @@ class RunDirectory:
         Raises:
             ConfigError: A finished line is not a JSON object with the keys that are needed.
         """
-        if not self.metrics_file.is_file():
+        if not self.metrics_file.exists():
             return []
         rows: list[dict[str, Any]] = []
         whole, _, _ = read_text(self.metrics_file, MAX_TABLE_BYTES).rpartition("\n")

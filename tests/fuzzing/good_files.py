@@ -1,6 +1,7 @@
 """Good files of every kind that is read, small enough to be copied for every input."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -130,5 +131,5 @@ def _write_run(run: Path) -> None:
     _write_csv(run / "episodes.csv", columns, played)
 
 
-def _write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Sequence[Sequence[object]]) -> None:
     path.write_text("".join(",".join(map(str, row)) + "\n" for row in (columns, *rows)))

@@ -31,7 +31,7 @@ from vla_crl.sim.divergence import Divergence
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 NUM_INPUTS = int(os.environ.get("FUZZ_INPUTS", "500"))
-MAX_BYTES, MAX_SECONDS, MAX_LINE = 2**30, 30, 3000
+MAX_BYTES, MAX_SECONDS, MAX_LINE = 2**30, 120, 3000
 TEXTS = (
     *("0", "1", "-1", "1e9", "999999999999999999999", "1" * 5000, "nan", "inf", "1e38", "1e-300"),
     *("", " ", "None", "True", "a", "a:b", "os:system", ".:a", "..", "/dev/zero", "[/red]", "$x$"),
@@ -51,7 +51,7 @@ evaluate --policy FOLDER/policies/small --suite fake --episodes 1 --tasks ?
 evaluate --policy FOLDER/policies/small --suite fake --episodes 1 --base ?
 evaluate --policy expert --suite fake --episodes 1 --num-sim-threads ?
 rollout --policy expert --suite fake --output new.mp4 --states ?
-train ? | pretrain ? | bench ? | doctor --device ? | verify libero --tasks ?
+train ? | pretrain ? | bench ? | doctor --device ? | verify ?
 """
 FLAGS = """
 seed suite policy base method rounds insulation episodes-per-task tasks lora.rank lora.alpha

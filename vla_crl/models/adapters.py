@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
             f"add_lora: the policy already has adapters ({policy.lora}); load the base anew"
         )
     names = _linear_layers(policy, config.site)
-    edges = sum(sum(policy.get_submodule(name).weight.shape) for name in names)  # [out, in]
+    layers = [cast(nn.Linear, policy.get_submodule(name)) for name in names]
+    edges = sum(layer.in_features + layer.out_features for layer in layers)
     taken, advice = TRAINED_BYTES * config.rank * edges, "choose a smaller lora.rank"
     require_memory(taken, f"adapters of rank {config.rank}", advice, policy.device.type)
     settings = peft.LoraConfig(
