@@ -10,7 +10,7 @@ from vla_crl.config import (
     Fraction,
     Names,
     Settings,
-    check_record,
+    as_record,
     differing_settings,
     from_mapping,
     load_toml,
@@ -299,10 +299,11 @@ def test_a_range_is_kept_in_a_flag() -> None:
 
 
 def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
-    check_record(Declared, {"rank": 1, "more": None}, "f")
+    given = {"rank": 1, "rate": "None", "more": None}
+    assert as_record(Declared, given, "f") == {"rank": 1, "rate": None, "more": None}
     with pytest.raises(ConfigError, match="^f: rank = 0, expected"):
-        check_record(Declared, {"rank": 0, "more": None}, "f")
+        as_record(Declared, {"rank": 0, "more": None}, "f")
     with pytest.raises(ConfigError, match="^f: key 'suite' of RunConfig is missing"):
-        check_record(RunConfig, {}, "f")
+        as_record(RunConfig, {}, "f")
     with pytest.raises(ConfigError, match="^f: got 3, expected settings of Declared"):
-        check_record(Declared, 3, "f")  # pyright: ignore[reportArgumentType]
+        as_record(Declared, 3, "f")  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 from annotated_types import Interval
 
-from vla_crl.config import Count, Settings, check_record, read_toml
+from vla_crl.config import Count, Settings, as_record, read_toml
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.reading import parse_json, read_text
 
@@ -95,9 +95,11 @@ def expert_success(name: str) -> dict[str, float]:
     rows = parse_json(read_text(path), str(path))
     if not isinstance(rows, list):
         raise ConfigError(f"{path}: expected what 'vla-crl evaluate --output' writes, a list")
-    for number, row in enumerate(cast(list[Any], rows)):
-        check_record(ResultRow, row, f"{path}: row {number}")
-    return {row["task"]: row["successes"] / row["episodes"] for row in cast(list[Any], rows)}
+    records = [
+        as_record(ResultRow, row, f"{path}: row {number}")
+        for number, row in enumerate(cast(list[Any], rows))
+    ]
+    return {record["task"]: record["successes"] / record["episodes"] for record in records}
 
 
 def policy_path(name: str) -> Path:

@@ -16,6 +16,7 @@ import itertools
 import json
 import operator
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,10 @@ ImageSize = Annotated[int, Interval(ge=1, le=4096)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Names = Annotated[tuple[str, ...], MinLen(1)]
 """At least one."""
+
+
+MAX_CAUSE = 1000
+"""Characters of what is told of a flag."""
 
 
 class Settings:
@@ -104,8 +109,8 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
         raise ConfigError(f"{where}: {error}") from error
 
 
-def check_record(record_class: type[Any], mapping: Mapping[str, Any], where: str) -> None:
-    """Check plain data of which a dataclass declares what it needs to hold; it may hold more.
+def as_record(record_class: type[Any], mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return plain data of which a dataclass declares what it needs to hold; it may hold more.
 
     Args:
         record_class: As of `from_mapping`.
@@ -115,7 +120,8 @@ def check_record(record_class: type[Any], mapping: Mapping[str, Any], where: str
     Raises:
         ConfigError: Missing key, wrong type or range.
     """
-    _values(_require_mapping(mapping, record_class, where), mapping, where)
+    values = _values(_require_mapping(mapping, record_class, where), mapping, where)
+    return {**mapping, **values}
 
 
 def _require_mapping(mapping: object, config_class: type[T], where: str) -> type[T]:
@@ -189,7 +195,8 @@ def _unboxed(text: str) -> str:
     told = " ".join(lines[1:]).split()  # the first line has the title
     cause = " ".join(itertools.takewhile(lambda word: word.strip("─"), told))
     nearest = re.search(r"Perhaps you meant: .*?(--\S+)", " ".join(told))
-    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause.rstrip(".")
+    cause = textwrap.shorten(cause.rstrip("."), MAX_CAUSE, placeholder="...")
+    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause
 
 
 def differing_settings(

@@ -102,4 +102,5 @@ def describe(error: BaseException) -> str:
             text = f"{os.fsdecode(error.filename)}: {text}"
     told = ". ".join([text, *getattr(error, "__notes__", [])])
     told = _ENDLESS.sub(lambda word: f"{word[0][:200]}...{word[0][-50:]}", told)
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in told)
+    told = told.strip("\n").replace("\n", " ")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
-from vla_crl.config import check_record, differing_settings, save_json, to_mapping
+from vla_crl.config import as_record, differing_settings, save_json, to_mapping
 from vla_crl.episode_files import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
 from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
@@ -274,10 +274,9 @@ class RunDirectory:
         rows: list[dict[str, Any]] = []
         whole, _, _ = read_text(self.metrics_file, MAX_TABLE_BYTES).rpartition("\n")
         for where, row in parse_lines(whole, self.metrics_file):
-            check_record(MetricsRow, row, where)
             if missing := [key for key in needed if key not in row]:
                 raise ConfigError(f"{where}: no '{missing[0]}'")
-            rows.append(row)
+            rows.append(as_record(MetricsRow, row, where))
         return rows
 
     def require_rows(self, stage: int, iteration: int, episodes: int) -> None:
@@ -361,9 +360,7 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 def _read_record(record_class: type[Any], path: Path) -> dict[str, Any]:
-    record = read_object(path)
-    check_record(record_class, record, str(path))
-    return record
+    return as_record(record_class, read_object(path), str(path))
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vla_crl.checksums import require_undamaged, write_sums
-from vla_crl.config import check_record
+from vla_crl.config import as_record
 from vla_crl.continual.cost import check_budget, estimate_cost
 from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.method import ContinualMethod, make_method
@@ -336,7 +336,8 @@ class Trainer:
         """Return the stored state of the stage after the last that is done, if there is one."""
         state = self._generations.load()
         if state is not None:
-            check_record(StageRecord, state.record, str(self.run.state))
+            record = as_record(StageRecord, state.record, str(self.run.state))
+            state = replace(state, record=record)
         if state is None or (number := state.record["stage"]) <= last_done:
             return None
         if number > last_done + 1:
