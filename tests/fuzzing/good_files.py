@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_crl.catalog import suite_path
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import save_adapter, save_policy
 from vla_crl.models.lora import LoRAConfig
@@ -95,6 +96,7 @@ def write_good_files(folder: Path, policy) -> None:
         recipe = text.replace("FOLDER", str(folder))
         (folder / f"experiments/{name}.toml").write_text(recipe)
     (folder / "policies/small.toml").write_text(PRESET)
+    (folder / "table.toml").write_bytes((suite_path("tabletop_goal") / "suite.toml").read_bytes())
     suite = find_suite("fake")
     _write_checkpoints(folder, policy(suite))
     _write_run(folder / "run")

@@ -28,6 +28,7 @@ from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import run_facts
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim.divergence import Divergence
+from vla_crl.sim.native.suite import read_suite
 
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 NUM_INPUTS = int(os.environ.get("FUZZ_INPUTS", "500"))
@@ -96,6 +97,7 @@ FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "run/episodes.csv": lambda path: read_run(path.parent),
     "demonstrations.npz": Demonstrations.load,
     "divergence.npz": Divergence.load,
+    "table.toml": read_suite,
 }
 """Files with what reads them, where a command would take long."""
 
