@@ -301,6 +301,8 @@ def test_a_range_is_kept_in_a_flag() -> None:
 def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
     given = {"rank": 1, "rate": "None", "more": None}
     assert as_record(Declared, given, "f") == {"rank": 1, "rate": None, "more": None}
+    nested = as_record(RunConfig, {"suite": "s", "optimizer": {"target_kl": 1}}, "f")["optimizer"]
+    assert nested == {"learning_rate": 1e-3, "num_epochs": 4, "target_kl": 1.0}
     with pytest.raises(ConfigError, match="^f: rank = 0, expected"):
         as_record(Declared, {"rank": 0, "more": None}, "f")
     with pytest.raises(ConfigError, match="^f: key 'suite' of RunConfig is missing"):

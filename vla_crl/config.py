@@ -121,7 +121,11 @@ def as_record(record_class: type[Any], mapping: Mapping[str, Any], where: str) -
         ConfigError: Missing key, wrong type or range.
     """
     values = _values(_require_mapping(mapping, record_class, where), mapping, where)
-    return {**mapping, **values}
+    return {**mapping, **{name: _plain(value) for name, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    return to_mapping(value) if dataclasses.is_dataclass(value) else value
 
 
 def _require_mapping(mapping: object, config_class: type[T], where: str) -> type[T]:

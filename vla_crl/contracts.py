@@ -95,7 +95,7 @@ def compare_pictures(policy: str, suite: str, where: str) -> None:
     """
     if policy and suite != policy:
         warnings.warn(
-            f"{where}: the policy was trained on other pictures ({policy}) than it is shown "
+            f"{where}: the policy was trained on other pictures ({policy!r}) than it is shown "
             f"({suite or 'of which the suite tells nothing'}); expect it to fail, or pretrain and "
             "train one on these",
             stacklevel=2,

@@ -191,6 +191,7 @@ def content(folder: Path) -> dict[Path, Any]:
     return dict.fromkeys(folder.rglob("*")) | small
 
 
+@pytest.mark.filterwarnings("default")  # they are told on stderr, before the line
 def test_any_input_gives_a_result_or_one_line(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,7 +210,7 @@ def test_any_input_gives_a_result_or_one_line(
         if any(after.get(path, b"") != old for path, old in before.items()):
             fault = "changes its input"
         if fault:
-            faults.append(f"input {number} of seed {SEED}, {what[:300]}: {fault}")
+            faults.append(f"input {number} of seed {SEED}, {what[:300]!r}: {fault}")
         shutil.rmtree(folder)
         shutil.rmtree(here)
     assert not faults, "\n".join([f"{len(faults)} faults", *faults])
