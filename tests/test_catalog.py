@@ -214,11 +214,12 @@ def test_load_attribute_says_what_is_wrong_with_the_string(target: str, message:
 
 
 def test_what_is_not_of_the_kind_that_is_looked_for_is_not_suggested() -> None:
-    def is_int(value: object) -> bool:
-        return isinstance(value, int)
+    def is_error(value: object) -> bool:
+        return isinstance(value, type) and issubclass(value, ValueError)
 
-    with pytest.raises(ConfigError, match="'MAX_SEAD'. Did you mean 'MAX_SEED'. Known: MAX_SEED.$"):
-        catalog.load_attribute("vla_crl.config:MAX_SEAD", "here", is_int)
+    message = "'ConfigEr'. Did you mean 'ConfigError'. Known: CheckpointError, ConfigError, SpecErr"
+    with pytest.raises(ConfigError, match=message):
+        catalog.load_attribute("vla_crl.errors:ConfigEr", "here", is_error)
 
 
 def test_a_missing_import_inside_the_module_is_not_the_strings_fault(

@@ -120,7 +120,7 @@ def test_the_first_difference_of_two_robots_is_named(changes: dict[str, Any], me
 
 def test_a_policy_that_is_shown_pictures_of_another_kind_is_warned_of() -> None:
     with pytest.warns(
-        UserWarning, match=r"here: the policy .* \(upright\) than it is shown \(turn"
+        UserWarning, match=r"here: the policy .* \('upright'\) than it is shown \(turn"
     ):
         compare_pictures("upright", "turned", "here")
     with pytest.warns(UserWarning, match="shown \\(of which the suite tells nothing"):

@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import functools
 import io
-import itertools
 import json
 import operator
 import re
@@ -125,6 +124,8 @@ def as_record(record_class: type[Any], mapping: Mapping[str, Any], where: str) -
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [*cast(tuple[Any, ...], value)]
     return to_mapping(value) if dataclasses.is_dataclass(value) else value
 
 
@@ -194,13 +195,12 @@ def override(config: T, arguments: Sequence[str], prog: str) -> T:
 
 
 def _unboxed(text: str) -> str:
-    """Return in one line what tyro tells in a box: its first part, and the nearest flag."""
-    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip("│╭╮╰╯ ") for line in text.splitlines()]
-    told = " ".join(lines[1:]).split()  # the first line has the title
-    cause = " ".join(itertools.takewhile(lambda word: word.strip("─"), told))
-    nearest = re.search(r"Perhaps you meant: .*?(--\S+)", " ".join(told))
-    cause = textwrap.shorten(cause.rstrip("."), MAX_CAUSE, placeholder="...")
-    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause
+    """Return in one line what tyro tells in a box: title, cause and hints, with lines between."""
+    flat = " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", " ", text).split())
+    parts = [part for part in re.split(r" ?[─-]{5,} ?", flat) if part]
+    cause = textwrap.shorten(parts[1] if len(parts) > 1 else flat, MAX_CAUSE, placeholder="...")
+    nearest = re.search(r"Perhaps you meant: .*?(--\S+)", flat)
+    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause.rstrip(".")
 
 
 def differing_settings(
