@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from vla_crl.checksums import write_sums
 from vla_crl.continual import stage as stage_module
+from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
@@ -174,7 +175,7 @@ def test_a_method_that_changes_what_checkpoints_do_not_hold_is_refused(
 def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(
     config, run_all, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Trainer, "_check_budget", lambda self: None)
+    monkeypatch.setattr(trainer_module, "check_budget", lambda *_: None)
     ppo = dataclasses.replace(config.ppo, value_warmup_iterations=50)
     short = dataclasses.replace(config, ppo=ppo, episodes_per_task=1)
     with pytest.raises(ConfigError, match="stage 1: its .* episodes were used up by .* iterations"):
@@ -241,7 +242,7 @@ def test_insulation_of_nothing_is_refused(config):
         ConfigError, match="insulation is 0.5, but with lora.site = 'action_expert' noth"
     ):
         dataclasses.replace(config, insulation=0.5)
-    with pytest.raises(ConfigError, match="insulation = 1.5, expected 'full', 'none' or a number"):
+    with pytest.raises(ConfigError, match="insulation = 1.5 .*float more than 0 and less"):
         dataclasses.replace(config, insulation=1.5)
 
 

@@ -7,13 +7,16 @@ bytes in the parquet files, or videos.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 
+from vla_crl.config import Count, Settings, as_record
 from vla_crl.datasets.config import DatasetConfig, Gripper, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
@@ -23,6 +26,27 @@ from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text
 INFO = Path("meta") / "info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _STATES, _ACTIONS = ("state", "observation.state"), ("actions", "action")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Info(Settings):
+    """What meta/info.json says, as far as it is used."""
+
+    codebase_version: str
+    features: dict[str, dict[str, Any]]
+    fps: Annotated[float, Interval(gt=0, le=10_000)]
+    chunks_size: Count = 1000
+    data_path: str = ""
+    video_path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Episode(Settings):
+    """What is said of an episode, as far as it is used."""
+
+    episode_index: Annotated[int, Interval(ge=0, le=10**9)]
+    length: Count
+    tasks: tuple[str, ...]
 
 
 class _Origin(NamedTuple):
@@ -97,11 +121,8 @@ class _Folder:
     def info(self) -> dict[str, Any]:
         """Content of meta/info.json."""
         file = self.folder / INFO
-        try:
-            info = read_object(file)
-            version, _ = info["codebase_version"], (info["features"].items(), float(info["fps"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{file}: not LeRobot's: {type(error).__name__}: {error}") from error
+        info = as_record(_Info, read_object(file), f"{file}: not LeRobot's")
+        version = info["codebase_version"]
         if version not in VERSIONS:
             raise ConfigError(
                 f"{file}: version '{version}', expected {', '.join(VERSIONS)}; convert it with "
@@ -125,10 +146,7 @@ class _Folder:
             rows = [row for file in files for row in _rows(file)]
         else:
             rows = _json_lines(meta / "episodes.jsonl")
-        for row in rows:
-            for key in ("episode_index", "length", "tasks"):
-                if row.get(key) is None:
-                    raise ConfigError(f"{meta}: episode {row} has no '{key}'")
+        rows = [as_record(_Episode, row, f"{meta}: episode {n}") for n, row in enumerate(rows)]
         return sorted(rows, key=lambda row: row["episode_index"])
 
     def task_of(self, row: Mapping[str, Any]) -> str:
