@@ -29,7 +29,7 @@ _STATES, _ACTIONS = ("state", "observation.state"), ("actions", "action")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Info(Settings):
+class Info(Settings):
     """What meta/info.json says, as far as it is used."""
 
     codebase_version: str
@@ -41,7 +41,7 @@ class _Info(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Episode(Settings):
+class Episode(Settings):
     """What is said of an episode, as far as it is used."""
 
     episode_index: Annotated[int, Interval(ge=0, le=10**9)]
@@ -121,7 +121,7 @@ class _Folder:
     def info(self) -> dict[str, Any]:
         """Content of meta/info.json."""
         file = self.folder / INFO
-        info = as_record(_Info, read_object(file), f"{file}: not LeRobot's")
+        info = as_record(Info, read_object(file), f"{file}: not LeRobot's")
         version = info["codebase_version"]
         if version not in VERSIONS:
             raise ConfigError(
@@ -146,7 +146,7 @@ class _Folder:
             rows = [row for file in files for row in _rows(file)]
         else:
             rows = _json_lines(meta / "episodes.jsonl")
-        rows = [as_record(_Episode, row, f"{meta}: episode {n}") for n, row in enumerate(rows)]
+        rows = [as_record(Episode, row, f"{meta}: episode {n}") for n, row in enumerate(rows)]
         return sorted(rows, key=lambda row: row["episode_index"])
 
     def task_of(self, row: Mapping[str, Any]) -> str:
