@@ -106,11 +106,23 @@ def test_a_suite_whose_name_cannot_be_written_elsewhere_is_refused(small_catalog
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xff\xfe", b"[3]", b'[{"task": "lift", "successes": 0, "episodes": 0}]']
+    ("content", "message"),
+    [
+        (b"\xff", "not a text file in UTF-8"),
+        (b"3", "expected what 'vla-crl evaluate --output' writes, a list"),
+        (b"[3]", "row 0: got 3, expected settings of ResultRow"),
+        (
+            b'[{"task": "lift", "successes": 0, "episodes": 0}]',
+            "row 0: episodes = 0, expected at",
+        ),
+        (b'[{"task": "lift", "successes": "0", "episodes": 1}]', "row 0: successes = '0' .str., e"),
+    ],
 )
-def test_an_experts_record_that_is_none_is_refused(small_catalog: Path, content: bytes) -> None:
+def test_an_experts_record_that_is_none_is_refused(
+    small_catalog: Path, content: bytes, message: str
+) -> None:
     (small_catalog / "envs/kitchen/expert.json").write_bytes(content)
-    with pytest.raises(ConfigError, match="expert.json: expected what 'vla-crl evaluate --output'"):
+    with pytest.raises(ConfigError, match=f"expert.json: {message}"):
         catalog.expert_success("kitchen")
 
 
@@ -191,12 +203,23 @@ def test_load_attribute_imports_what_the_string_names() -> None:
         ("vla_crl.errors", "^here: 'vla_crl.errors' is not of the form 'package.module:Attr'"),
         ("vla_crl.eror:X", "^here: 'vla_crl.eror:X': there is no module 'vla_crl.eror'"),
         ("no_such_package.a:X", "there is no module 'no_such_package'"),
+        (".errors:X", "^here: '.errors:X' is not of the form"),
+        ("a..b:X", "^here: 'a..b:X' is not of the form"),
         ("vla_crl.errors:ConfigErr", "unknown name in vla_crl.errors 'ConfigErr'. Did you mean 'C"),
     ],
 )
 def test_load_attribute_says_what_is_wrong_with_the_string(target: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         catalog.load_attribute(target, "here")
+
+
+def test_what_is_not_of_the_kind_that_is_looked_for_is_not_suggested() -> None:
+    def is_error(value: object) -> bool:
+        return isinstance(value, type) and issubclass(value, ValueError)
+
+    message = "'ConfigEr'. Did you mean 'ConfigError'. Known: CheckpointError, ConfigError, SpecErr"
+    with pytest.raises(ConfigError, match=message):
+        catalog.load_attribute("vla_crl.errors:ConfigEr", "here", is_error)
 
 
 def test_a_missing_import_inside_the_module_is_not_the_strings_fault(

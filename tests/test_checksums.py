@@ -40,13 +40,14 @@ def test_damage_is_told_of_the_files_that_are_asked_for(folder: Path) -> None:
     message = "vlm/c.json has the SHA-256 18ac3e73..., expected "
     assert (find_damage(folder, "vlm/") or "").startswith(message)
     (folder / "vlm/c.json").unlink()
-    assert find_damage(folder, "vlm/") == "vlm/c.json cannot be read: No such file or directory"
+    message = f"{folder}/vlm/c.json: cannot be read (No such file or directory)"
+    assert find_damage(folder, "vlm/") == message
 
 
 def test_a_file_without_a_sum_beside_others_is_told(folder: Path) -> None:
     assert find_damage(folder, "vlm/later.json") == "SHA256SUMS does not name vlm/later.json"
     (folder / "SHA256SUMS").write_bytes(b"\xff\x00")
-    assert find_damage(folder, "a.json") == "SHA256SUMS does not name a.json"
+    assert "SHA256SUMS: not a text file in UTF-8" in (find_damage(folder, "a.json") or "")
 
 
 def test_a_damaged_checkpoint_is_refused_and_what_helps_is_told(folder: Path) -> None:

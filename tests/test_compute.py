@@ -16,8 +16,8 @@ from vla_crl.errors import ConfigError
     [
         ({"device": "gpu"}, "device is 'gpu', expected 'cpu', 'cuda' or 'cuda:1' and the like"),
         ({"sim_device": "cuda"}, "sim_device is 'cuda', expected 'cpu' or 'cuda:0' and the like"),
-        ({"num_torch_threads": 0}, "num_torch_threads is 0, expected at least 1"),
-        ({"num_sim_threads": 0}, "num_sim_threads is 0, expected at least 1"),
+        ({"num_torch_threads": 0}, "num_torch_threads = 0, expected at least 1 and at most 1024"),
+        ({"num_sim_threads": 0}, "num_sim_threads = 0, expected at least 1 and at most 1024"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -1,11 +1,16 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Interval, MaxLen, MultipleOf
 
 from vla_crl.config import (
+    Fraction,
+    Names,
+    Settings,
+    as_record,
     differing_settings,
     from_mapping,
     load_toml,
@@ -212,15 +217,17 @@ def test_no_flags_leave_the_config_as_it_is() -> None:
         (["--method", "replya"], "replay"),
     ],
 )
-def test_a_wrong_flag_ends_with_code_2_and_the_nearest_flag(
+def test_a_wrong_flag_is_told_in_a_line_with_the_nearest_flag(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as exit_info:
+    with pytest.raises(ConfigError) as error:
         override(build(), flags, "prog")
-    assert exit_info.value.code == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.out == ""
+    told = str(error.value)
+    assert told.startswith("prog: ")
+    assert told.endswith(" (see prog --help)")
+    assert message in told
+    assert "\n" not in told
+    assert capsys.readouterr() == ("", "")
 
 
 def test_help_shows_the_string_under_each_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,3 +249,63 @@ def test_settings_that_differ_are_told_by_their_whole_key() -> None:
     assert differing_settings(one, other) == expected
     assert [*differing_settings(one, other)] == sorted(expected)
     assert differing_settings(one, one) == {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared(Settings):
+    rank: Annotated[int, Interval(ge=1, le=64)] = 8
+    rate: Annotated[float, Interval(gt=0, lt=1)] | None = None
+    width: Annotated[int, MultipleOf(2)] = 4
+    insulation: Literal["full"] | Fraction = "full"
+    names: Names = ("a",)
+    sizes: Annotated[tuple[Annotated[int, Interval(ge=0)], ...], MaxLen(2)] = ()
+    start: dict[str, Fraction] = field(default_factory=dict)
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 0}, "rank = 0, expected at least 1 and at most 64$"),
+        ({"rank": 65}, "rank = 65, expected at least 1 and at most 64$"),
+        ({"rank": "8"}, r"rank = '8' \(str\), expected int$"),
+        ({"rate": 1.0}, "rate = 1.0, expected more than 0 and less than 1$"),
+        ({"rate": float("nan")}, "rate = nan, expected a finite number$"),
+        ({"width": 5}, "width = 5, expected a multiple of 2$"),
+        (
+            {"insulation": 2.0},
+            r"insulation = 2.0 \(float\), expected 'full' \| float at least 0 and at",
+        ),
+        ({"names": ()}, "names has 0 entries, expected at least 1$"),
+        ({"names": ("a\0",)}, r"names\[0\] = 'a.x00', expected a text without NUL$"),
+        ({"sizes": (1, -1)}, r"sizes\[1\] = -1, expected at least 0$"),
+        ({"sizes": (1, 1, 1)}, "sizes has 3 entries, expected at most 2$"),
+        ({"start": {"a": 2.0}}, "start.a = 2.0, expected at least 0 and at most 1$"),
+        ({"rest": {"a": [float("inf")]}}, r"rest.a\[0\] = inf, expected a finite number$"),
+        ({"rest": {"a": 2**64}}, "rest.a = 18446744073709551616, expected a number of 64 bits$"),
+    ],
+)
+def test_a_range_is_kept_wherever_a_value_comes_from(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^f: {message}"):
+        from_mapping(Declared, changes, "f")
+    with pytest.raises(ConfigError, match=f"^Declared: {message}"):
+        Declared(**changes)
+
+
+def test_a_range_is_kept_in_a_flag() -> None:
+    assert override(Declared(), ["--rank", "64"], "prog").rank == 64
+    with pytest.raises(ConfigError, match="rank = 65, expected at least 1 and at most 64"):
+        override(Declared(), ["--rank", "65"], "prog")
+
+
+def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
+    given = {"rank": 1, "rate": "None", "more": None}
+    assert as_record(Declared, given, "f") == {"rank": 1, "rate": None, "more": None}
+    nested = as_record(RunConfig, {"suite": "s", "optimizer": {"target_kl": 1}}, "f")["optimizer"]
+    assert nested == {"learning_rate": 1e-3, "num_epochs": 4, "target_kl": 1.0}
+    with pytest.raises(ConfigError, match="^f: rank = 0, expected"):
+        as_record(Declared, {"rank": 0, "more": None}, "f")
+    with pytest.raises(ConfigError, match="^f: key 'suite' of RunConfig is missing"):
+        as_record(RunConfig, {}, "f")
+    with pytest.raises(ConfigError, match="^f: got 3, expected settings of Declared"):
+        as_record(Declared, 3, "f")  # pyright: ignore[reportArgumentType]

@@ -70,10 +70,16 @@ def test_another_robot_has_other_shapes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["action", "state", "cameras"])
-@pytest.mark.parametrize("names", [(), ("x", "y", "x")])
-def test_channels_have_a_name_each(kind: str, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "Embodiment: {kind} has 0 entries, expected at least 1"),
+        (("x", "y", "x"), r"embodiment: {kind} is \[.*\], expected each name once"),
+    ],
+)
+def test_channels_have_a_name_each(kind: str, names: tuple[str, ...], message: str) -> None:
     channels: dict[str, Any] = dict.fromkeys(("action", "state", "cameras"), ("x",))
-    with pytest.raises(ConfigError, match=rf"embodiment: {kind} is \[.*\], expected at least one"):
+    with pytest.raises(ConfigError, match=message.format(kind=kind)):
         Embodiment(**channels | {kind: names})
 
 
@@ -114,7 +120,7 @@ def test_the_first_difference_of_two_robots_is_named(changes: dict[str, Any], me
 
 def test_a_policy_that_is_shown_pictures_of_another_kind_is_warned_of() -> None:
     with pytest.warns(
-        UserWarning, match=r"here: the policy .* \(upright\) than it is shown \(turn"
+        UserWarning, match=r"here: the policy .* \('upright'\) than it is shown \(turn"
     ):
         compare_pictures("upright", "turned", "here")
     with pytest.warns(UserWarning, match="shown \\(of which the suite tells nothing"):

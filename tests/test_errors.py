@@ -75,4 +75,9 @@ def test_a_temporary_name_is_not_told_and_another_path_stays(tmp_path: Path) -> 
 
 
 def test_characters_that_command_the_terminal_are_told_by_their_numbers() -> None:
-    assert describe(ConfigError("a\x1b[31m\r\u2028b\nc")) == "a\\x1b[31m\\r\\u2028b\nc"
+    assert describe(ConfigError("a\x1b[31m\r\u2028b\nc")) == "a\\x1b[31m\\r\\u2028b c"
+
+
+def test_a_word_without_end_is_not_told_whole() -> None:
+    told = describe(ConfigError(f"unknown policy '{'a' * 5000}'. Known: tiny"))
+    assert told == f"unknown policy '{'a' * 199}...{'a' * 48}'. Known: tiny"

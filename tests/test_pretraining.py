@@ -239,7 +239,7 @@ def test_the_question_fraction_is_checked():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"target_success": 0.0}, r"target_success = 0\.0, expected in \(0, 1\]"),
+        ({"target_success": 0.0}, r"target_success = 0\.0, expected more than 0 and at most 1"),
         ({"check_every": 0}, "check_every = 0, expected at least 1"),
         ({"num_check_episodes": 0}, "num_check_episodes = 0, expected at least 1"),
     ],

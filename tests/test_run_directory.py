@@ -291,6 +291,12 @@ def test_a_broken_config_file_is_an_error(tmp_path: Path) -> None:
     [
         (b"null", "got 'null', expected a JSON object"),
         (b'{"stage": 1}', "no 'episodes'"),
+        (
+            b'{"stage": "1", "episodes": 1}',
+            r"metrics.jsonl:2: stage = '1' \(str\), expected int",
+        ),
+        (b'{"stage": 1, "episodes": 1, "kl": [1]}', r"metrics.jsonl:2: kl = \[1\] \(list\)"),
+        (b'{"stage": 1, "episodes": 1, "kl": NaN}', "metrics.jsonl:2: kl = nan, expected a finite"),
         (b"\xff", "metrics.jsonl: not a text file in UTF-8"),
     ],
 )
@@ -302,6 +308,25 @@ def test_a_damaged_line_of_metrics_is_named(tmp_path: Path, text: bytes, message
     run.config_file.write_bytes(b"[]")
     with pytest.raises(ConfigError, match=r"config.json: got '\[\]', expected a JSON object"):
         run.read_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config", {"rounds": 10**6}, "config.json: rounds = 1000000, expected at least 1 and at"),
+        (
+            "versions",
+            {"packages": [1]},
+            r"versions.json: packages = \[1\] \(list\), expected a tab",
+        ),
+        ("versions", {"git": {"commit": 1}}, "versions.json:git: key 'dirty' of GitState is missi"),
+    ],
+)
+def test_records_of_other_types_are_refused(tmp_path: Path, name, content, message: str) -> None:
+    run = create(tmp_path / "run")
+    getattr(run, f"{name}_file").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        getattr(run, f"read_{name}")()
 
 
 def test_a_missing_versions_file_is_an_error(tmp_path: Path) -> None:

@@ -6,20 +6,33 @@ environment variable VLA_CRL_PATH lists.
 """
 
 import importlib
-import json
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
-from vla_crl.config import read_toml
+from annotated_types import Interval
+
+from vla_crl.config import Count, Settings, as_record, read_toml
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.reading import parse_json, read_text
 
 Kind = Literal["envs", "policies", "experiments"]
 OWN_FOLDERS = "VLA_CRL_PATH"
 """Environment variable: folders with definitions of your own, separated as in PATH."""
 SUITE_NAME = re.compile(r"[\w-]+")
 """What Gymnasium, and collections that write suite.task, can make a part of a name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow(Settings):
+    """What 'vla-crl evaluate --output' tells of a task, as far as it is read again."""
+
+    task: str
+    successes: Annotated[int, Interval(ge=0, le=10**9)]
+    episodes: Count
 
 
 def catalog_dir(kind: Kind) -> Path:
@@ -79,13 +92,14 @@ def expert_success(name: str) -> dict[str, float]:
     path = suite_path(name) / f"expert{at}{controller}.json"
     if not path.exists():
         return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return {row["task"]: row["successes"] / row["episodes"] for row in rows}
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError(
-            f"{path}: expected what 'vla-crl evaluate --output' writes ({error!r})"
-        ) from error
+    rows = parse_json(read_text(path), str(path))
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path}: expected what 'vla-crl evaluate --output' writes, a list")
+    records = [
+        as_record(ResultRow, row, f"{path}: row {number}")
+        for number, row in enumerate(cast(list[Any], rows))
+    ]
+    return {record["task"]: record["successes"] / record["episodes"] for record in records}
 
 
 def policy_path(name: str) -> Path:
@@ -116,7 +130,7 @@ def description(path: Path) -> str:
         ConfigError: The file is not TOML.
     """
     content = read_toml(path)  # first: refuses what is no text
-    first_line, _, _ = path.read_text(encoding="utf-8").partition("\n")
+    first_line, _, _ = read_text(path).partition("\n")
     comment = first_line.removeprefix("#").strip() if first_line.startswith("#") else ""
     return str(content.get("description", comment))
 
@@ -165,18 +179,23 @@ def _find(noun: str, name: str, known: dict[str, Path]) -> Path:
     raise unknown_name("catalog", noun, name, sorted(known))
 
 
-def load_attribute(target: str, where: str) -> object:
+def load_attribute(
+    target: str, where: str, suits: Callable[[object], bool] = lambda _: True
+) -> object:
     """Import what a "package.module:Attr" string names.
 
     Args:
         target: Module and attribute; tables of methods and benchmarks hold such strings.
         where: File or flag in which it stood, for the error message.
+        suits: Tells of a value whether it is of the kind that is looked for; others are not
+            suggested.
 
     Raises:
         ConfigError: Not of that form, or the module or the attribute does not exist.
     """
     module_name, _, attribute = target.partition(":")
-    if not module_name or not attribute:
+    names = [*module_name.split("."), attribute]
+    if not all(name.isidentifier() for name in names):
         raise ConfigError(f"{where}: '{target}' is not of the form 'package.module:Attr'")
     try:
         module = importlib.import_module(module_name)
@@ -188,5 +207,6 @@ def load_attribute(target: str, where: str) -> object:
             ) from error
         raise
     if not hasattr(module, attribute):
-        raise unknown_name(where, f"name in {module_name}", attribute, vars(module))
+        known = [name for name, value in vars(module).items() if suits(value)]
+        raise unknown_name(where, f"name in {module_name}", attribute, known)
     return getattr(module, attribute)

@@ -7,8 +7,9 @@ import hashlib
 import logging
 from pathlib import Path
 
-from vla_crl.errors import CheckpointError
+from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files import write_atomically
+from vla_crl.reading import read_text, require_file
 
 logger = logging.getLogger(__name__)
 SUMS_FILE = "SHA256SUMS"
@@ -38,8 +39,8 @@ def find_damage(folder: Path, *names: str) -> str | None:
                 return f"{SUMS_FILE} does not name {name}"
             if (sha256 := _sha256(folder / name)) != expected[name]:
                 return f"{name} has the SHA-256 {sha256[:8]}..., expected {expected[name][:8]}..."
-    except OSError as error:
-        return f"{Path(error.filename).relative_to(folder)} cannot be read: {error.strerror}"
+    except ConfigError as error:
+        return str(error)
     return None
 
 
@@ -64,10 +65,11 @@ def require_undamaged(folder: Path, *names: str) -> None:
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 by the file's name, as far as lines are of that form."""
-    lines = (folder / SUMS_FILE).read_bytes().decode("utf-8", "replace").splitlines()
-    return {line[66:]: line[:64] for line in lines}
+    lines = read_text(folder / SUMS_FILE).split("\n")
+    return {line[66:]: line[:64] for line in lines if line}
 
 
 def _sha256(path: Path) -> str:
+    require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,9 +18,11 @@ from typing import Any, NoReturn, get_args
 from vla_crl import __version__, commands, measuring
 from vla_crl.commands import Options
 from vla_crl.compute import ComputeConfig, Dtype
+from vla_crl.config import MAX_SEED
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError, describe
 from vla_crl.printing import print_rows
+from vla_crl.reading import shown
 from vla_crl.standard_streams import open_closed_streams, stdout_to_stderr, writing_stdout
 from vla_crl.termination import EXIT_CODE, Terminated
 
@@ -172,7 +174,10 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     command.add_argument("file", type=Path, help=columns)
     command.add_argument(
-        "--rounds", type=int, default=1, help="how often the stream was run through (default: 1)"
+        "--rounds",
+        type=_positive,
+        default=1,
+        help="how often the stream was run through (default: 1)",
     )
     _add_json(command)
 
@@ -340,12 +345,12 @@ def _unknown_argument(options: Options, argument: str) -> ConfigError:
 
 
 def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number, 0 or above")
+    if not text.isdecimal() or len(text) > 10 or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number, 0 to {MAX_SEED}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    if not text.isdecimal() or len(text) > 9 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number, 1 to 999999999")
     return int(text)

@@ -18,6 +18,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.config import load_toml, override, read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files import keep
+from vla_crl.reading import read_text
 from vla_crl.termination import telling_how_to_go_on
 
 Options = argparse.Namespace
@@ -78,7 +79,7 @@ def show(options: Options) -> dict[str, Any] | None:
     if options.json:
         return read_toml(path)
     read_toml(path)  # a file that is no settings file is refused
-    print(path.read_text(encoding="utf-8"), end="")
+    print(read_text(path), end="")
     return None
 
 
@@ -257,8 +258,6 @@ def metrics(options: Options) -> Records | None:
     from vla_crl.progress import PlainConsole
     from vla_crl.report.tables import print_results
 
-    if options.rounds < 1:
-        raise ConfigError(f"--rounds is {options.rounds}, expected at least 1")
     matrix = SuccessMatrix.read(options.file, rounds=options.rounds)
     if not options.json:
         print_results(matrix, PlainConsole())

@@ -4,11 +4,15 @@ import ctypes
 import importlib.util
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
+
+from vla_crl.config import Settings
 from vla_crl.errors import ConfigError, install_extra
 
 Dtype = Literal["float32", "bfloat16"]
+NumThreads = Annotated[int, Interval(ge=1, le=1024)]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's malloc.h."""
 KEPT_BYTES = 2**30
@@ -16,7 +20,7 @@ KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComputeConfig:
+class ComputeConfig(Settings):
     """Devices, precision and threads; nothing else is tried where something is missing."""
 
     device: str = "cpu"
@@ -26,22 +30,20 @@ class ComputeConfig:
     dtype: Dtype = "float32"
     """Numbers in which the backbone computes, and its keys and values are stored. What is trained
     keeps its weights in float32, and so do action expert, log-probabilities and adapters."""
-    num_torch_threads: int = 2
+    num_torch_threads: NumThreads = 2
     """Threads of the policy's matrix products, on the CPU."""
-    num_sim_threads: int = 2
+    num_sim_threads: NumThreads = 2
     """Threads for physics and rendering on the CPU, shared by the lanes, at least one each."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check how devices are named."""
+        super().__post_init__()
         for name, pattern, expected in (
             ("device", r"cpu|cuda(:\d+)?", "'cpu', 'cuda' or 'cuda:1' and the like"),
             ("sim_device", r"cpu|cuda:\d+", "'cpu' or 'cuda:0' and the like"),
         ):
             if not re.fullmatch(pattern, getattr(self, name)):
                 raise ConfigError(f"{name} is '{getattr(self, name)}', expected {expected}")
-        for name in ("num_torch_threads", "num_sim_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     def prepare(self) -> None:
         """Check that the devices are there and give torch its threads; call it before the work.

@@ -1,39 +1,66 @@
 """Strict settings: TOML file -> frozen dataclass -> command-line flags.
 
 A file names only what differs from the defaults. An unknown key, a missing one or a value of the
-wrong type is an error that says where it stands; building a config never changes it.
+wrong type or out of range is an error that says where it stands; building a config never changes
+it. A range is declared where its field is, in the words of the package annotated-types:
+
+    rank: Annotated[int, Interval(ge=1, le=4096)] = 8
 """
 
+import contextlib
 import dataclasses
 import difflib
+import functools
+import io
 import json
-import tomllib
+import operator
+import re
+import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, MultipleOf
 
 from vla_crl.errors import ConfigError
 from vla_crl.files import write_atomically
+from vla_crl.reading import check_plain, parse_toml, read_text, shown
 
 T = TypeVar("T")
 MAX_SEED = 2**32 - 1
 """Greatest seed of a recipe; seeds of stages and episodes are made of it."""
+Seed = Annotated[int, Interval(ge=0, le=MAX_SEED)]
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+"""Of what there is at least one."""
+Size = Annotated[int, Interval(ge=1, le=2**16)]
+"""Of an edge, a layer, a batch."""
+ImageSize = Annotated[int, Interval(ge=1, le=4096)]
+"""Height and width in pixels."""
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Names = Annotated[tuple[str, ...], MinLen(1)]
+"""At least one."""
 
 
-def check_seed(seed: int, name: str = "seed") -> None:
-    """Refuse a seed that is negative or too large.
+MAX_CAUSE = 1000
+"""Characters of what is told of a flag."""
 
-    Args:
-        seed: The number.
-        name: How the error calls it.
 
-    Raises:
-        ConfigError: It is.
+class Settings:
+    """Base of settings: a frozen dataclass that is as its fields declare, whoever makes it.
+
+    What its fields demand of each other is checked by a `__post_init__` that calls this one first.
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"{name} is {seed}, expected 0 to {MAX_SEED}")
+
+    def __post_init__(self) -> None:
+        """Check types and ranges.
+
+        Raises:
+            ConfigError: Names the first field that is wrong.
+        """
+        for name, hint in _hints(type(self)).items():
+            _convert(hint, getattr(self, name), type(self).__name__, name)
 
 
 def load_toml(config_class: type[T], path: Path) -> T:
@@ -51,12 +78,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing or is not TOML.
     """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+    return parse_toml(read_text(path), str(path))
 
 
 def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -70,42 +92,68 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     Raises:
         ConfigError: Unknown or missing key, wrong type, or a range that the class rejects.
     """
-    if not isinstance(cast(Any, mapping), Mapping):
-        raise ConfigError(f"{where}: got {mapping!r}, expected settings of {config_class.__name__}")
-    fields = {field.name: field for field in dataclasses.fields(cast(Any, config_class))}
+    hints = _hints(_require_mapping(mapping, config_class, where))
     for key in mapping:
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
             hint = f"Did you mean '{close[0]}'? " if close else ""
-            known = ", ".join(fields) or "none"
             raise ConfigError(
-                f"{where}: unknown key '{key}' in {config_class.__name__}. {hint}Known: {known}."
+                f"{where}: unknown key {shown(key)} in {config_class.__name__}. {hint}"
+                f"Known: {', '.join(hints) or 'none'}."
             )
-    for name, field in fields.items():
-        if _is_required(field) and name not in mapping:
-            raise ConfigError(f"{where}: key '{name}' of {config_class.__name__} is missing")
-    hints = typing.get_type_hints(config_class)
-    values = {key: _convert(hints[key], value, where, key) for key, value in mapping.items()}
+    values = _values(config_class, mapping, where)
     try:
         return config_class(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def check_types(config: object, where: str) -> None:
-    """Refuse a dataclass whose values are not of the types that its fields say.
-
-    `from_mapping` does so on its own; Python does not.
+def as_record(record_class: type[Any], mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return plain data of which a dataclass declares what it needs to hold; it may hold more.
 
     Args:
-        config: The dataclass.
-        where: The beginning of the error message.
+        record_class: As of `from_mapping`.
+        mapping: Likewise.
+        where: Likewise.
 
     Raises:
-        ConfigError: Names the first field that is wrong.
+        ConfigError: Missing key, wrong type or range.
     """
-    for name, hint in typing.get_type_hints(type(config)).items():
-        _convert(hint, getattr(config, name), where, name)
+    values = _values(_require_mapping(mapping, record_class, where), mapping, where)
+    return {**mapping, **{name: _plain(value) for name, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [*cast(tuple[Any, ...], value)]
+    return to_mapping(value) if dataclasses.is_dataclass(value) else value
+
+
+def _require_mapping(mapping: object, config_class: type[T], where: str) -> type[T]:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"{where}: got {shown(mapping)}, expected settings of {config_class.__name__}"
+        )
+    return config_class
+
+
+def _values(config_class: type[Any], mapping: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of all fields that the mapping names."""
+    for field in dataclasses.fields(config_class):
+        if _is_required(field) and field.name not in mapping:
+            raise ConfigError(f"{where}: key '{field.name}' of {config_class.__name__} is missing")
+    return {
+        name: _convert(hint, mapping[name], where, name)
+        for name, hint in _hints(config_class).items()
+        if name in mapping
+    }
+
+
+@functools.cache
+def _hints(config_class: type[Any]) -> dict[str, Any]:
+    """Return what the fields of a dataclass declare, by name."""
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
 def to_mapping(config: object) -> dict[str, Any]:
@@ -116,25 +164,43 @@ def to_mapping(config: object) -> dict[str, Any]:
 def override(config: T, arguments: Sequence[str], prog: str) -> T:
     """Return `config` with command-line flags applied, e.g. `--ppo.learning-rate 1e-3`.
 
-    A wrong flag, type or range, or `--help`, ends the program as command lines do (exit code 2
-    or 0) and names the nearest flag.
+    `--help` prints all flags and ends the program.
 
     Args:
         config: The defaults.
         arguments: Flags; empty leaves the config as it is.
         prog: What the help text calls the program.
+
+    Raises:
+        ConfigError: A wrong flag, type or range; names the nearest flag.
     """
     if not arguments:
         return config
     import tyro
 
-    return tyro.cli(
-        type(config),
-        default=config,
-        args=arguments,
-        prog=prog,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                type(config),
+                default=config,
+                args=arguments,
+                prog=prog,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+    raise ConfigError(f"{prog}: {_unboxed(complaint.getvalue())} (see {prog} --help)")
+
+
+def _unboxed(text: str) -> str:
+    """Return in one line what tyro tells in a box: title, cause and hints, with lines between."""
+    flat = " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", " ", text).split())
+    parts = [part for part in re.split(r" ?[─-]{5,} ?", flat) if part]
+    cause = textwrap.shorten(parts[1] if len(parts) > 1 else flat, MAX_CAUSE, placeholder="...")
+    nearest = re.search(r"Perhaps you meant: .*?(--\S+)", flat)
+    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause.rstrip(".")
 
 
 def differing_settings(
@@ -172,6 +238,8 @@ def save_json(config: object, path: Path) -> None:
 def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     """Return `value` as the type `hint`, or raise an error that names the key."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _within(arguments[1:], _convert(arguments[0], value, where, key), where, key)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         section = f"{where}.{key}" if ":" in where else f"{where}:{key}"
         return from_mapping(cast(type[Any], hint), cast(Mapping[str, Any], value), section)
@@ -181,23 +249,63 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return _convert_tuple(arguments, cast(Sequence[Any], value), where, key)
     if origin is dict and isinstance(value, Mapping):
         items = cast(Mapping[str, Any], value).items()
-        return {name: _convert(arguments[1], item, where, f"{key}.{name}") for name, item in items}
-    if origin is Literal and type(value) is str and value not in arguments:
-        close = difflib.get_close_matches(value, map(str, arguments), n=1, cutoff=0.5)
-        suggestion = f" Did you mean '{close[0]}'?" if close else ""
-        raise ConfigError(f"{where}: {key} = '{value}', expected {_name(hint)}.{suggestion}")
-    if origin is Literal and any(type(value) is type(a) and value == a for a in arguments):
-        return value
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is Path and type(value) is str:
-        return Path(value)
+        return {
+            _convert(arguments[0], name, where, f"a key of {key}"): _convert(
+                arguments[1], item, where, f"{key}.{name}"
+            )
+            for name, item in items
+        }
     # `type` and not `isinstance`: True is an int to Python, but never to a user.
-    if hint is Any or (isinstance(hint, type) and type(value) is hint):
+    if origin is Literal:
+        is_value = any(type(value) is type(choice) and value == choice for choice in arguments)
+    else:
+        is_value = hint is Any or (hint, type(value)) in ((float, int), (Path, str))
+        is_value |= isinstance(hint, type) and type(value) is hint
+    if not is_value:
+        choices = [*map(str, arguments)] if origin is Literal and type(value) is str else []
+        close = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
+        came = shown(value) if choices else f"{shown(value)} ({type(value).__name__})"
+        suggestion = f". Did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"{where}: {key} = {came}, expected {_name(hint)}{suggestion}")
+    if hint in (Any, int, float, str, Path):
+        check_plain(str(value) if hint is Path else value, where, key)
+    return hint(value) if hint in (float, Path) else value
+
+
+_LIMITS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
+    Ge: ("ge", "at least", operator.ge),
+    Gt: ("gt", "more than", operator.gt),
+    Le: ("le", "at most", operator.le),
+    Lt: ("lt", "less than", operator.lt),
+    MinLen: ("min_length", "at least", operator.ge),
+    MaxLen: ("max_length", "at most", operator.le),
+    MultipleOf: ("multiple_of", "a multiple of", lambda value, bound: value % bound == 0),
+}
+"""By what declares it: attribute with the bound, words and comparison."""
+
+
+def _limits(metadata: Sequence[object]) -> Iterator[tuple[str, Callable[[Any], bool]]]:
+    """Yield in words, and as a test, what is declared beside a type."""
+    for limit in metadata:
+        if isinstance(limit, GroupedMetadata):
+            yield from _limits([*limit])
+        else:
+            attribute, words, compare = _LIMITS[type(limit)]
+            bound = getattr(limit, attribute)
+            yield f"{words} {bound}", functools.partial(_fits, compare, bound)
+
+
+def _fits(compare: Callable[[Any, Any], bool], bound: float, value: Any) -> bool:
+    return compare(value if isinstance(value, (int, float)) else len(value), bound)
+
+
+def _within(metadata: Sequence[object], value: Any, where: str, key: str) -> Any:
+    """Return `value` if it is within what is declared beside its type."""
+    limits = dict(_limits(metadata))
+    if all(fits(value) for fits in limits.values()):
         return value
-    raise ConfigError(
-        f"{where}: {key} = {value!r} ({type(value).__name__}), expected {_name(hint)}"
-    )
+    came = f"= {shown(value)}" if isinstance(value, (int, float)) else f"has {len(value)} entries"
+    raise ConfigError(f"{where}: {key} {came}, expected {' and '.join(limits)}")
 
 
 def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -> Any:
@@ -219,7 +327,7 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -
     if len(errors) == 1 and value is not None:
         raise errors[0]
     names = " | ".join(_name(member) for member in members)
-    raise ConfigError(f"{where}: {key} = {value!r} ({type(value).__name__}), expected {names}")
+    raise ConfigError(f"{where}: {key} = {shown(value)} ({type(value).__name__}), expected {names}")
 
 
 def _fit(config_class: Any, keys: Sequence[str]) -> tuple[int, int]:
@@ -244,6 +352,9 @@ def _convert_tuple(members: tuple[Any, ...], value: Sequence[Any], where: str, k
 
 
 def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        base, *metadata = typing.get_args(hint)
+        return " ".join([_name(base), " and ".join(words for words, _ in _limits(metadata))])
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
     if hint is types.NoneType:

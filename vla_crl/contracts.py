@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from vla_crl.config import Names, Settings
 from vla_crl.errors import ConfigError, SpecError
 
 Split = Literal["train", "heldout"]
@@ -15,7 +16,7 @@ Split = Literal["train", "heldout"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embodiment:
+class Embodiment(Settings):
     """The channels of a robot by name: a suite has one, a policy is built for one.
 
     Two embodiments whose names agree mean the same numbers, in the same order. A name of another
@@ -25,11 +26,11 @@ class Embodiment:
         Embodiment(action=("x", "y", "gripper"), state=("x", "y"), cameras=("top",))
     """
 
-    action: tuple[str, ...]
+    action: Names
     """The A numbers of an action, each in [-1, 1]."""
-    state: tuple[str, ...]
+    state: Names
     """The S numbers that the robot feels."""
-    cameras: tuple[str, ...]
+    cameras: Names
     """The C views, in this order."""
     binary: tuple[str, ...] = ("gripper",)
     """Names of action numbers of which only the sign counts, where the action has them."""
@@ -40,12 +41,11 @@ class Embodiment:
         Raises:
             ConfigError: A kind has no channel, or one twice.
         """
+        super().__post_init__()
         for kind in ("action", "state", "cameras"):
             names = getattr(self, kind)
-            if not names or len(set(names)) < len(names):
-                raise ConfigError(
-                    f"embodiment: {kind} is {list(names)}, expected at least one name, each once"
-                )
+            if len(set(names)) < len(names):
+                raise ConfigError(f"embodiment: {kind} is {list(names)}, expected each name once")
 
     @property
     def is_binary(self) -> np.ndarray:
@@ -95,7 +95,7 @@ def compare_pictures(policy: str, suite: str, where: str) -> None:
     """
     if policy and suite != policy:
         warnings.warn(
-            f"{where}: the policy was trained on other pictures ({policy}) than it is shown "
+            f"{where}: the policy was trained on other pictures ({policy!r}) than it is shown "
             f"({suite or 'of which the suite tells nothing'}); expect it to fail, or pretrain and "
             "train one on these",
             stacklevel=2,

@@ -1,6 +1,5 @@
 """CSV as people's programs write it: the dialects of spreadsheets, and what is no CSV."""
 
-import codecs
 import csv
 import io
 import re
@@ -12,32 +11,6 @@ from vla_crl.errors import ConfigError
 DELIMITERS = ",;\t"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 """What a spreadsheet may write first: which delimiter it used."""
-
-
-def read_text(path: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a byte order mark.
-
-    Raises:
-        ConfigError: It is neither; says what it looks like.
-    """
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    else:
-        encoding = "utf-8-sig"
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        cause = "it is a workbook"
-    elif b"\0" in content[:2]:
-        cause = "it looks like UTF-16 without a byte order mark"
-    else:
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError as error:
-            cause = f"byte {error.start + 1} is none of {encoding.removesuffix('-sig').upper()}"
-    raise ConfigError(
-        f"{path}: not a text file in UTF-8 ({cause}); save it as 'CSV UTF-8', as spreadsheets call "
-        "it"
-    )
 
 
 class CsvText:

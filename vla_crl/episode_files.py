@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vla_crl.errors import ConfigError
 from vla_crl.files import append, sync, write_atomically
+from vla_crl.reading import MAX_TABLE_BYTES, read_text
 
 EVALUATION_COLUMNS = ("stage", "task", "state_id", "success", "num_steps", "seed")
 """Of every evaluation: the stage after which it was, empty outside of a run; the task's name, the
@@ -61,7 +62,7 @@ class EpisodeFile:
         Raises:
             ConfigError: As `places`; the file stays as it was.
         """
-        if self.path.is_file():
+        if self.path.exists():
             kept = [line for line in self.lines() if self._place(line) <= last]
             write_atomically(self.path, _text([self.columns, *kept]))
 
@@ -71,21 +72,17 @@ class EpisodeFile:
         Raises:
             ConfigError: The file cannot be read, or is another one.
         """
-        if not self.path.is_file():
+        if not self.path.exists():
             return
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self.path}: cannot be read ({error})") from error
-        whole, _, _ = text.rpartition("\n")
-        reader = csv.reader(io.StringIO(whole, newline=""))
-        head = next(reader, list(self.columns))
+        whole, _, _ = read_text(self.path, MAX_TABLE_BYTES).rpartition("\n")
+        lines = _records(whole, self.path)
+        head = next(lines, list(self.columns))
         if head != list(self.columns):
             raise ConfigError(
                 f"{self.path}:1: got the columns {','.join(head)[:200]}, expected "
                 f"{','.join(self.columns)}{_renamed(head, self.path)}"
             )
-        yield from reader
+        yield from lines
 
     def _place(self, line: Sequence[str]) -> tuple[int, ...]:
         try:
@@ -98,6 +95,14 @@ class EpisodeFile:
                 f"{self.path}: the line {','.join(line)[:60]!r} does not begin with {begins}, or "
                 f"has not {len(self.columns)} columns; restore the file"
             ) from error
+
+
+def _records(text: str, path: Path) -> Iterator[list[str]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{reader.line_num}: not CSV ({error})") from error
 
 
 def _renamed(head: Sequence[str], path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,10 @@ def naming(place: Path | str, temporary: Path | None = None) -> Generator[None]:
         raise
 
 
+_ENDLESS = re.compile(r"\S{1000,}")
+"""A word longer than a path can be, which is not told whole."""
+
+
 def describe(error: BaseException) -> str:
     """Return what to tell of an error in one line, with the notes that were added to it.
 
@@ -96,4 +101,6 @@ def describe(error: BaseException) -> str:
         if error.filename is not None:
             text = f"{os.fsdecode(error.filename)}: {text}"
     told = ". ".join([text, *getattr(error, "__notes__", [])])
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in told)
+    told = _ENDLESS.sub(lambda word: f"{word[0][:200]}...{word[0][-50:]}", told)
+    told = told.strip("\n").replace("\n", " ")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in told)

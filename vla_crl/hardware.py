@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from vla_crl.errors import ConfigError
+
 GL_INSTALL = "apt-get install libegl1 libosmesa6 libgl1-mesa-dri libglvnd0"
 """What a machine without a display needs for MuJoCo's own renderer."""
 OPENCV_INSTALL = "apt-get install libgl1 libglib2.0-0"
@@ -42,3 +44,23 @@ def available_memory(device: str = "cpu") -> int:
         if line.startswith("MemAvailable:"):  # free, or held by caches that give way
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(num_bytes: float, what: str, advice: str = "", device: str = "cpu") -> None:
+    """Check before the work that there is room for its data.
+
+    Args:
+        num_bytes: They take.
+        what: They are.
+        advice: What to do where there is not.
+        device: Of whose memory.
+
+    Raises:
+        ConfigError: There is not.
+    """
+    available = available_memory(device)
+    if num_bytes > available:
+        raise ConfigError(
+            f"{what}: would take {num_bytes / 2**30:,.1f} GiB, but device '{device}' has "
+            f"{available / 2**30:,.1f} GiB left{advice and f'; {advice}'}"
+        )

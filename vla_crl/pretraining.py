@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import check_seed
+from vla_crl.config import Count, Seed, Settings
 from vla_crl.contracts import check_fits
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.reading import read_demonstrations
@@ -42,7 +43,7 @@ NUM_EVAL_ENVS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """A pretraining recipe."""
 
     suite: str
@@ -52,7 +53,7 @@ class PretrainConfig:
     does not name are the suite's."""
     supervised: SupervisedConfig
     """Optimisation."""
-    num_episodes: int = 2000
+    num_episodes: Count = 2000
     """Demonstrations of the scripted expert, spread evenly over the tasks."""
     perturbation: PerturbationConfig = field(default_factory=PerturbationConfig)
     """Noise on the expert's executed actions."""
@@ -60,32 +61,20 @@ class PretrainConfig:
     """Domain randomisation of the demonstrations, in tasks without a variation of their own."""
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     """Recorded demonstrations that are read instead of the expert's."""
-    question_fraction: float = 0.2
+    question_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.2
     """Part of the samples that ask "where is the red cube" instead of commanding an action."""
-    target_success: float | None = None
+    target_success: Annotated[float, Interval(gt=0, le=1)] | None = None
     """Stop as soon as the mean success on training states reaches this; None: do all updates."""
-    check_every: int = 100
+    check_every: Count = 100
     """Updates between two looks at that success."""
-    num_check_episodes: int = 10
+    num_check_episodes: Count = 10
     """Training states a task that such a look takes."""
-    num_eval_episodes: int = 100
+    num_eval_episodes: Count = 100
     """Test episodes a task for the checkpoint's card."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of demonstrations, weights and batches."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Devices, precision and threads. Demonstrations are always recorded on the CPU."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0.0 <= self.question_fraction < 1.0:
-            raise ConfigError(f"question_fraction = {self.question_fraction}, expected in [0, 1)")
-        if self.target_success is not None and not 0.0 < self.target_success <= 1.0:
-            raise ConfigError(f"target_success = {self.target_success}, expected in (0, 1]")
-        least_one = ("num_episodes", "num_eval_episodes", "check_every", "num_check_episodes")
-        for name in least_one:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
-        check_seed(self.seed)
 
 
 def pretrain(config: PretrainConfig, output: Path, *, recipe: str) -> dict[str, Any]:

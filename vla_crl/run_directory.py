@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from vla_crl import __version__
-from vla_crl.config import differing_settings, save_json, to_mapping
+from vla_crl.config import as_record, differing_settings, save_json, to_mapping
 from vla_crl.episode_files import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
 from vla_crl.files import append, intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
+from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text
+from vla_crl.run_records import ConfigRecord, MetricsRow, VersionsRecord
 
 logger = logging.getLogger(__name__)
 
@@ -219,11 +221,11 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """Return the resolved config as plain data."""
-        return _parse_json(_read_text(self.config_file), str(self.config_file))
+        return _read_record(ConfigRecord, self.config_file)
 
     def read_versions(self) -> dict[str, Any]:
         """Return what `describe_run` wrote when the run was created."""
-        return _parse_json(_read_text(self.versions_file), str(self.versions_file))
+        return _read_record(VersionsRecord, self.versions_file)
 
     def require_config(self, config: object, policy_weights: str = "") -> None:
         """Check that `config` is the one of this run.
@@ -236,7 +238,7 @@ class RunDirectory:
             ConfigError: It is not; a run is only resumed with the settings it was started with, and
                 the message tells the command that did.
         """
-        versions = self.read_versions() if self.versions_file.is_file() else {}
+        versions = self.read_versions() if self.versions_file.exists() else {}
         given = json.loads(json.dumps(to_mapping(config)))
         changed = differing_settings(self.read_config(), given)
         if began := versions.get("policy_weights"):  # older runs have the policy's name alone
@@ -267,14 +269,14 @@ class RunDirectory:
         Raises:
             ConfigError: A finished line is not a JSON object with the keys that are needed.
         """
-        if not self.metrics_file.is_file():
+        if not self.metrics_file.exists():
             return []
         rows: list[dict[str, Any]] = []
-        for number, line in enumerate(_read_text(self.metrics_file).split("\n")[:-1], start=1):
-            row = _parse_json(line, f"{self.metrics_file}:{number}")
+        whole, _, _ = read_text(self.metrics_file, MAX_TABLE_BYTES).rpartition("\n")
+        for where, row in parse_lines(whole, self.metrics_file):
             if missing := [key for key in needed if key not in row]:
-                raise ConfigError(f"{self.metrics_file}:{number}: no '{missing[0]}'")
-            rows.append(row)
+                raise ConfigError(f"{where}: no '{missing[0]}'")
+            rows.append(as_record(MetricsRow, row, where))
         return rows
 
     def require_rows(self, stage: int, iteration: int, episodes: int) -> None:
@@ -357,23 +359,8 @@ def _git(checkout: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file in UTF-8") from error
-
-
-def _parse_json(text: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f"{where}: got {text[:40]!r}, expected a JSON object")
-    return record
+def _read_record(record_class: type[Any], path: Path) -> dict[str, Any]:
+    return as_record(record_class, read_object(path), str(path))
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vla_crl.errors import CheckpointError, SpecError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing
+from vla_crl.reading import require_file
 
 
 def join_states(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -53,16 +54,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    require_part(path)
     try:
         return load_file(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file ({error}); copy it again"
         ) from error
+
+
+def require_part(path: Path) -> None:
+    """Check that a file of a checkpoint is there.
+
+    Raises:
+        CheckpointError: It is not, or something else is.
+    """
+    try:
+        require_file(path)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; copy the whole checkpoint directory") from error
 
 
 def require_like(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:

@@ -29,13 +29,17 @@ def test_a_stream_may_be_run_through_twice() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_tasks": ()}, "train_tasks is empty; name at least one"),
+        ({"train_tasks": ()}, "train_tasks has 0 entries, expected at least 1"),
         ({"train_tasks": ("a", "b", "a")}, "train_tasks: 'a' is listed 2 times"),
         ({"heldout_tasks": ("x", "x")}, "heldout_tasks: 'x' is listed 2 times"),
         ({"heldout_tasks": ("x", "b")}, "'b' is both a training and a held-out task"),
-        ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be at least 1"),
-        ({"rounds": 0}, "rounds is 0; it must be at least 1"),
-        ({"rounds": 10_001}, "rounds is 10001, which makes .* stages .*; expected at most 10000"),
+        ({"episodes_per_task": 0}, "episodes_per_task = 0, expected at least 1"),
+        ({"rounds": 0}, "rounds = 0, expected at least 1 and at most 10000"),
+        ({"rounds": 10_001}, "rounds = 10001, expected at least 1 and at most 10000"),
+        (
+            {"rounds": 10_000},
+            "rounds is 10000, which makes 30000 stages .*at most 10000",
+        ),
     ],
 )
 def test_a_stream_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:

@@ -181,7 +181,7 @@ def test_a_matrix_of_two_rounds_grows_and_keeps_its_shape(tmp_path: Path) -> Non
         (HEADER + "0,a,held/out,0,1\n", r"m\.csv:2: unknown split 'held/out'; it is 'train'"),
         (HEADER + "0,a,test,0,1\n", r"m\.csv:2: unknown split 'test'; it is 'train'"),
         (HEADER + "0, ,train,0,1\n", r"m\.csv:2: task is ''; expected a name"),
-        (HEADER + "0,a\0b,train,0,1\n", r"m\.csv:2: task is 'a\\x00b'; expected a name"),
+        (HEADER + "0,a\0b,train,0,1\n", r"m\.csv: not a text .*line 2 has the character NUL"),
         (HEADER + "0,a,train,0,1\n0,a,train,1,1\n", r"m\.csv:3: task 'a' was already evaluated"),
         (HEADER + "0,a,train,0,1\n1,a,heldout,1,1\n", r"m\.csv:3: task 'a' is 'heldout' here"),
         (HEADER + "0,a,heldout,0,1\n", r"m\.csv: no row has the split 'train'"),
@@ -198,13 +198,13 @@ def test_a_bad_csv_file_is_named_with_its_line(tmp_path: Path, text: str, messag
     [
         ("\n", r"m\.jsonl: no rows"),
         ("{nope\n", r"m\.jsonl:1: not JSON"),
-        ("[" * 100_000 + "\n", r"m\.jsonl:1: not JSON \(maximum recursion"),
-        ("9" * 5_000 + "\n", r"m\.jsonl:1: not JSON \(Exceeds the limit"),
+        ("[" * 100_000 + "\n", r"m\.jsonl:1: not JSON: maximum recursion"),
+        ("9" * 5_000 + "\n", r"m\.jsonl:1: not JSON: the number 9{20}"),
         (
             '{"stage": 0, "task": ["a"], "split": "train", "successes": 0, "episodes": 1}\n',
             r"m\.jsonl:1: task is \['a'\]; expected its name",
         ),
-        ("\n[1, 2]\n", r"m\.jsonl:2: got '\[1, 2\]', expected one JSON object a line"),
+        ("\n[1, 2]\n", r"m\.jsonl:2: got '\[1, 2\]', expected a JSON object"),
         ('{"stage": 0}\n', r"m\.jsonl:1: no 'task'; expected the columns"),
         (
             '{"stage": 0, "task": "a", "split": "train", "successes": 0.5, "episodes": 1}\n',
@@ -238,9 +238,9 @@ def test_more_rounds_than_any_stream_has_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.csv: no such file; expected a long-format"):
+    with pytest.raises(ConfigError, match=r"none\.csv: cannot be read .*; expected a long-format"):
         SuccessMatrix.read(tmp_path / "none.csv")
-    with pytest.raises(ConfigError, match="is a folder; expected a long-format success matrix"):
+    with pytest.raises(ConfigError, match="is a folder, expected a file; expected a long-for"):
         SuccessMatrix.read(tmp_path)
     (tmp_path / "m.csv").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(ConfigError, match=r"m\.csv: not a text file"):

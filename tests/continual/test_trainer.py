@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from vla_crl.checksums import write_sums
 from vla_crl.continual import stage as stage_module
+from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
@@ -174,7 +175,7 @@ def test_a_method_that_changes_what_checkpoints_do_not_hold_is_refused(
 def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(
     config, run_all, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Trainer, "_check_budget", lambda self: None)
+    monkeypatch.setattr(trainer_module, "check_budget", lambda *_: None)
     ppo = dataclasses.replace(config.ppo, value_warmup_iterations=50)
     short = dataclasses.replace(config, ppo=ppo, episodes_per_task=1)
     with pytest.raises(ConfigError, match="stage 1: its .* episodes were used up by .* iterations"):
@@ -241,7 +242,7 @@ def test_insulation_of_nothing_is_refused(config):
         ConfigError, match="insulation is 0.5, but with lora.site = 'action_expert' noth"
     ):
         dataclasses.replace(config, insulation=0.5)
-    with pytest.raises(ConfigError, match="insulation = 1.5, expected 'full', 'none' or a number"):
+    with pytest.raises(ConfigError, match="insulation = 1.5 .*float more than 0 and less"):
         dataclasses.replace(config, insulation=1.5)
 
 
@@ -334,14 +335,14 @@ def test_a_recipe_that_does_not_fit_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("config_class", "changes", "message"),
     [
-        (TrainConfig, {"seed": -1}, "seed is -1, expected 0 to 4294967295"),
-        (TrainConfig, {"seed": 10**30}, "seed is 10+, expected 0 to 4294967295"),
-        (TrainConfig, {"tasks": ()}, "tasks is empty; name a task, or leave it out"),
-        (TrainConfig, {"video_episodes": -1}, "video_episodes is -1, expected at least 0"),
-        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every is -1, expected at least 0"),
-        (EvaluationConfig, {"num_envs": 0}, "evaluation.num_envs is 0, expected at least 1"),
-        (EvaluationConfig, {"num_episodes": 0}, "evaluation.num_episodes is 0, expected at"),
-        (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes is -1, expected"),
+        (TrainConfig, {"seed": -1}, "seed = -1, expected at least 0 and at most 42949672"),
+        (TrainConfig, {"seed": 10**30}, "seed = 10+, expected a number of 64 bits"),
+        (TrainConfig, {"tasks": ()}, "tasks has 0 entries, expected at least 1"),
+        (TrainConfig, {"video_episodes": -1}, "video_episodes = -1, expected at least 0"),
+        (TrainConfig, {"checkpoint_every": -1}, "checkpoint_every = -1, expected at least 0"),
+        (EvaluationConfig, {"num_envs": 0}, "EvaluationConfig: num_envs = 0, expected at lea"),
+        (EvaluationConfig, {"num_episodes": 0}, "num_episodes = 0, expected at least 1"),
+        (EvaluationConfig, {"num_sampled_episodes": -1}, "num_sampled_episodes = -1, expected"),
     ],
 )
 def test_settings_out_of_range_are_refused(config_class, changes, message):

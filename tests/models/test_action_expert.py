@@ -143,12 +143,12 @@ def test_expert_depends_on_context_flow_time_and_position(policy):
 
 
 def test_odd_width_is_refused():
-    with pytest.raises(ConfigError, match="width must be even and >= 4, got 5"):
+    with pytest.raises(ConfigError, match="width = 5, expected at least 4 and .* a multiple of 2"):
         ActionExpertConfig(width=5)
 
 
 def test_no_action_tokens_are_refused():
-    with pytest.raises(ConfigError, match="num_action_tokens must be >= 1"):
+    with pytest.raises(ConfigError, match="num_action_tokens = 0, expected at least 1"):
         ActionExpertConfig(num_action_tokens=0)
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from vla_crl import hardware
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.adapters import (
     adapter_disabled,
@@ -189,9 +190,17 @@ def test_every_parameter_belongs_to_a_group(policy):
     assert sum(len(group) for group in groups.values()) == len(list(policy.parameters()))
 
 
-def test_rank_below_one_is_refused():
-    with pytest.raises(ConfigError, match="rank and alpha must be >= 1, got 0 and 16"):
-        LoRAConfig(rank=0)
+@pytest.mark.parametrize("rank", [0, 10**6])
+def test_a_rank_out_of_range_is_refused(rank):
+    with pytest.raises(ConfigError, match=f"rank = {rank}, expected at least 1 and at most 4096"):
+        LoRAConfig(rank=rank)
+
+
+def test_adapters_that_the_memory_cannot_hold_are_refused_before_they_are_made(policy, monkeypatch):
+    monkeypatch.setattr(hardware, "available_memory", lambda device="cpu": 2**20)
+    with pytest.raises(ConfigError, match="adapters of rank 4096: would .* a smaller lora.rank"):
+        add_lora(policy, LoRAConfig(rank=4096))
+    assert policy.lora is None
 
 
 @pytest.mark.parametrize("site", SITES)

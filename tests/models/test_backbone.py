@@ -99,6 +99,7 @@ def test_image_tokens_are_ordered_row_by_row_from_the_top_left(make_policy):
         ({"pixel_shuffle": 0}, "pixel_shuffle = 0, expected at least 1"),
         ({"num_kv_heads": 3}, "num_heads by num_kv_heads must divide evenly, got 4 by 3"),
         ({"num_layers": 0}, "num_layers = 0, expected at least 1"),
+        ({"num_layers": 10**9}, "num_layers = 1000000000, .* at most 1000"),
         ({"num_vision_layers": -1}, "num_vision_layers = -1, expected at least 0"),
     ],
 )

@@ -154,7 +154,7 @@ def test_unknown_preset_names_the_known_ones():
 def test_missing_weights_are_named(policy, tmp_path):
     save_policy(policy, tmp_path)
     (tmp_path / MODEL_FILE).unlink()
-    with pytest.raises(CheckpointError, match=f"{MODEL_FILE} is missing; copy the whole"):
+    with pytest.raises(CheckpointError, match=rf"{MODEL_FILE}: cannot be read .*; copy the whole"):
         load_policy(tmp_path)
 
 
@@ -163,7 +163,9 @@ def test_truncated_file_is_named(policy, tmp_path, name):
     save_policy(policy, tmp_path)
     path = tmp_path / name
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=f"{name} is truncated .* copy it again"):
+    with pytest.raises(
+        CheckpointError, match=rf"{name}(:| is) (not JSON|truncated).*; copy it again"
+    ):
         load_policy(tmp_path)
 
 
@@ -195,7 +197,7 @@ def test_adapters_of_another_format_are_refused(policy, tmp_path):
 def test_record_without_a_part_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     (tmp_path / POLICY_FILE).write_text('{"format": 2, "config": {}}')
-    with pytest.raises(CheckpointError, match=r"\['lora', 'card'\] missing; copy the whole"):
+    with pytest.raises(CheckpointError, match="json: key 'lora' of PolicyRecord is missing"):
         load_policy(tmp_path)
 
 
@@ -258,7 +260,7 @@ def test_weights_outside_of_the_adapters_must_not_change(policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("base", "message"), [(3, "'3' is not there"), ("itself", "'.*stage_1' is itself")]
+    ("base", "message"), [("3", "'3' is not there"), ("itself", "'.*stage_1' is itself")]
 )
 def test_adapters_need_another_checkpoint_as_their_base(policy, tmp_path, base, message):
     folder = tmp_path / "stage_1"
@@ -278,14 +280,14 @@ def test_weights_that_are_a_folder_are_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     (tmp_path / MODEL_FILE).unlink()
     (tmp_path / MODEL_FILE).mkdir()
-    with pytest.raises(CheckpointError, match="model.safetensors cannot be read"):
+    with pytest.raises(CheckpointError, match="model.safetensors: is a folder, expected a file"):
         load_policy(tmp_path)
 
 
 def test_settings_that_are_no_settings_are_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     edit_record(tmp_path, config=None)
-    with pytest.raises(CheckpointError, match="got None, expected settings of PolicyConfig"):
+    with pytest.raises(CheckpointError, match=r"config = None \(NoneType\), expected PolicyConfig"):
         load_policy(tmp_path)
 
 

@@ -1,10 +1,11 @@
+import json
 import shutil
 
 import pytest
 import torch
 
 from vla_crl.catalog import catalog_dir
-from vla_crl.checksums import find_damage
+from vla_crl.checksums import find_damage, write_sums
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import POLICY_FILE, load_policy, save_adapter, save_policy
@@ -61,6 +62,18 @@ def test_the_place_of_a_base_that_was_moved_can_be_named(moving, make_policy, tm
         load_policy(folder, base="tinny")
     with pytest.raises(ConfigError, match="policy 'tiny' has no base policy; leave out 'moved'"):
         load_policy("tiny", base="moved")
+
+
+def test_adapters_that_are_each_others_base_are_refused(moving):
+    first, second = moving / "run/stage_1", moving / "run/stage_2"
+    shutil.copytree(first, second)
+    for folder, other in ((first, second), (second, first)):
+        record = json.loads((folder / "adapter.json").read_text())
+        record |= {"base": str(other), "base_from_here": f"../{other.name}"}
+        (folder / "adapter.json").write_text(json.dumps(record))
+        write_sums(folder, "adapter.json")
+    with pytest.raises(CheckpointError, match="stage_1' is itself, by way of others"):
+        load_policy(first)
 
 
 def flip_bit(path) -> None:

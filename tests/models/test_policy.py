@@ -263,13 +263,20 @@ def test_word_numbers_outside_the_vocabulary_are_unknown_words(policy, observati
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"insulation": 1.5}, r"insulation = 1.5, expected 'full', 'none' or a number in \(0, 1\)"),
-        ({"insulation": "ful"}, "insulation = 'ful', expected 'full', 'none' or a number"),
+        (
+            {"insulation": 1.5},
+            r"insulation = 1.5 \(float\), expected 'full' or 'none' \| float mor",
+        ),
+        ({"insulation": "ful"}, r"insulation = 'ful' \(str\), expected 'full' or 'none' \| float"),
         ({"execution_horizon": 9}, "execution_horizon = 9 must be from 1 to action_horizon = 8"),
         ({"action_horizon": 7}, "action_horizon = 7 must be a multiple of"),
         ({"vocabulary": ()}, "vocabulary has 0 words; a backbone with random weights needs some"),
         ({"things": ("cup", "cup")}, r"things are \['cup', 'cup'\], expected each once"),
         ({"image_size": 60}, r"image_size = 60, expected a multiple of 16 .*, e\.g\. 48 or 64"),
+        (
+            {"image_size": 2048},
+            "image_size = 2048 has 65,536 patches of backbone.patch_size = 8, expected at most 16,",
+        ),
         ({"image_size": 8}, r"image_size = 8, expected a multiple of 16 .*, e\.g\. 16$"),
     ],
 )
@@ -289,8 +296,9 @@ def test_an_action_expert_that_cannot_share_the_backbones_heads_is_refused(make_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_steps": 0}, "num_steps and num_flow_draws must be >= 1, got 0 and 4"),
-        ({"noise_level": 0.0}, "noise_level is 0.0, expected a finite number > 0; the policy acts"),
+        ({"num_steps": 0}, "num_steps = 0, expected at least 1 and at most 1000"),
+        ({"num_steps": 10**9}, "num_steps = 1000000000, expected at least 1 and at most 1000"),
+        ({"noise_level": 0.0}, "noise_level = 0.0, expected more than 0 and at most 100"),
     ],
 )
 def test_flow_settings_out_of_range_are_refused(settings, message):
@@ -313,7 +321,7 @@ def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observat
 
 
 def test_exploration_without_noise_is_refused(policy):
-    with pytest.raises(ConfigError, match="noise_level is 0.0, expected a finite number"):
+    with pytest.raises(ConfigError, match="noise_level = 0.0, expected more than 0"):
         policy.set_exploration(noise_level=0.0)
 
 

@@ -366,7 +366,7 @@ def test_a_model_that_cannot_be_a_backbone_is_refused(save_vlm, family, settings
 def test_a_checkpoint_without_the_models_files_is_incomplete(save_vlm, tmp_path):
     save_policy(policy_from(save_vlm("smolvlm")), tmp_path / "checkpoint")
     shutil.rmtree(tmp_path / "checkpoint/vlm")
-    with pytest.raises(CheckpointError, match=r"damaged: vlm/.*json cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"damaged: .*/vlm/.*json: cannot be read .No such"):
         load_policy(tmp_path / "checkpoint")
     (tmp_path / "checkpoint/SHA256SUMS").unlink()
     with pytest.raises(CheckpointError, match="vlm is missing; copy the whole checkpoint"):

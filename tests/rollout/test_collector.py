@@ -177,8 +177,8 @@ def test_simulations_that_cannot_be_lanes_are_refused(untrained_policy):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_chunks": 0}, r"collector\.num_chunks is 0, expected at least 1"),
-        ({"max_stored_gib": -1.0}, r"collector\.max_stored_gib is -1\.0, expected >= 0"),
+        ({"num_chunks": 0}, "CollectorConfig: num_chunks = 0, expected at least 1"),
+        ({"max_stored_gib": -1.0}, r"max_stored_gib = -1\.0, expected at least 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):

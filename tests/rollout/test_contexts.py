@@ -3,7 +3,6 @@ import pytest
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.rollout import contexts
 from vla_crl.rollout.contexts import plan_contexts
 
 NUM_ROWS = 1024
@@ -44,14 +43,8 @@ def test_contexts_of_a_trained_backbone_are_computed_in_every_epoch(untrained_po
         plan_contexts(untrained_policy, NUM_ROWS, "stored", 8.0)
 
 
-def test_a_rollout_that_memory_cannot_hold_is_refused_before_the_work(policy, monkeypatch):
-    monkeypatch.setattr(contexts, "available_memory", lambda device: 100 * 2**20)
-    plan_contexts(policy, NUM_ROWS, "every_epoch", 8.0).check_memory("cpu")
-    message = (
-        "but device 'cpu' has 100 MiB left; choose fewer collector.num_envs or "
-        "collector.num_chunks, collector.contexts 'every_epoch'"
+def test_what_helps_where_there_is_no_room_depends_on_what_is_kept(policy):
+    assert plan_contexts(policy, NUM_ROWS, None, 8.0).advice == (
+        "choose fewer collector.num_envs or collector.num_chunks, collector.contexts 'every_epoch'"
     )
-    with pytest.raises(ConfigError, match=message):
-        plan_contexts(policy, NUM_ROWS, None, 8.0).check_memory("cpu")
-    with pytest.raises(ConfigError, match="num_chunks$"):
-        plan_contexts(policy, 100 * NUM_ROWS, "every_epoch", 8.0).check_memory("cpu")
+    assert plan_contexts(policy, NUM_ROWS, "every_epoch", 8.0).advice.endswith("num_chunks")

@@ -159,19 +159,25 @@ def test_a_fixed_range_is_its_value():
             {"camera_shift_m": ((0.0, 0.1, 0.0), (0.0, 0.0, 0.0))},
             "camera_shift_m = .*, expected low before high",
         ),
-        ({"friction_gain": (-0.5, 1.0)}, r"friction_gain = \(-0.5, 1.0\), expected at least 0"),
-        ({"image_noise": (-0.1, 0.1)}, "image_noise = .*, expected at least 0"),
-        ({"action_latency": (-1, 0)}, "action_latency = .*, expected at least 0"),
-        ({"action_latency": (0, MAX_LATENCY + 1)}, r"\(0, 9\), expected at most 8"),
-        ({"state_noise": (0.0, 0.2)}, r"state_noise = \(0.0, 0.2\), expected at most 0.1"),
-        ({"image_noise": (2.0, 2.0)}, r"image_noise = .*, expected at most 1.0"),
-        ({"base_shift_m": ((-5, 0, 0), (0, 0, 0))}, r"base_shift_m = .*, expected at most 1.0"),
-        ({"mass_gain": (0.0, 1.0)}, r"mass_gain = \(0.0, 1.0\), expected more than 0"),
-        ({"state_noise": (0.0, float("inf"))}, "state_noise = .*, expected finite numbers"),
-        ({"light_gain": (float("nan"), 1.0)}, "light_gain = .*, expected finite numbers"),
+        ({"friction_gain": (-0.5, 1.0)}, r"friction_gain\[0\] = -0.5, expected at least 0"),
+        ({"image_noise": (-0.1, 0.1)}, r"image_noise\[0\] = -0.1, expected at least 0"),
+        ({"action_latency": (-1, 0)}, r"action_latency\[0\] = -1, expected at least 0"),
+        (
+            {"action_latency": (0, MAX_LATENCY + 1)},
+            r"action_latency\[1\] = 9, expected at least 0 and at most 8",
+        ),
+        ({"state_noise": (0.0, 0.2)}, r"state_noise\[1\] = 0.2, .*at most 0.1"),
+        ({"image_noise": (2.0, 2.0)}, r"image_noise\[0\] = 2.0, .*at most 1"),
+        (
+            {"base_shift_m": ((-5, 0, 0), (0, 0, 0))},
+            r"base_shift_m\[0\]\[0\] = -5.0, expected at least -1",
+        ),
+        ({"mass_gain": (0.0, 1.0)}, r"mass_gain\[0\] = 0.0, expected more than 0"),
+        ({"state_noise": (0.0, float("inf"))}, r"state_noise\[1\] = inf, expected a finite number"),
+        ({"light_gain": (float("nan"), 1.0)}, r"light_gain\[0\] = nan, expected a finite number"),
         (
             {"light_turn_rad": ((0.0, 0.0, 0.0), (0.0, 0.0, float("inf")))},
-            "light_turn_rad = .*, expected finite numbers",
+            r"light_turn_rad\[1\]\[2\] = inf, expected a finite number",
         ),
         ({"absent_distractors": 2}, r"absent_distractors = 2 \(int\), expected a list of int"),
         ({"action_latency": (0.5, 2)}, r"action_latency\[0\] = 0.5 \(float\), expected int"),
@@ -181,12 +187,12 @@ def test_a_fixed_range_is_its_value():
         ({"paraphrase": "no"}, r"paraphrase = 'no' \(str\), expected bool"),
         ({"seed": 1.5}, r"seed = 1.5 \(float\), expected int"),
         ({"light_gain": [2.0, 1.0]}, "light_gain = .*, expected low before high"),
-        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
-        ({"seed": 2**32}, "seed is 4294967296, expected 0 to 4294967295"),
+        ({"seed": -1}, "seed = -1, expected at least 0 and at most 4294967295"),
+        ({"seed": 2**32}, "seed = 4294967296, expected at least 0 and at most 4294967295"),
     ],
 )
 def test_a_range_that_makes_no_sense_is_refused(setting: dict[str, Any], message: str):
-    with pytest.raises(ConfigError, match=f"variation: .*{message}"):
+    with pytest.raises(ConfigError, match=message):
         VariationConfig(**setting)
 
 

@@ -8,13 +8,16 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
 from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
+from vla_crl.config import Fraction, Settings, Size
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.state_dicts import require_like
 
@@ -22,54 +25,35 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(Settings):
     """Settings of `PPO`."""
 
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Interval(gt=0, le=1)] = 5e-4
     """Adam step size of the policy's trainable parameters."""
-    value_learning_rate: float = 1e-3
+    value_learning_rate: Annotated[float, Interval(gt=0, le=1)] = 1e-3
     """Adam step size of the value head."""
-    gamma: float = 0.99
+    gamma: Fraction = 0.99
     """Discount per chunk, not per control step."""
-    gae_lambda: float = 0.95
+    gae_lambda: Fraction = 0.95
     """GAE lambda per chunk."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, Interval(gt=0, le=1e6)] = 0.2
     """How far the probability ratio of one chunk may move from 1 before its gradient stops."""
-    value_clip_range: float | None = 0.2
+    value_clip_range: Annotated[float, Interval(gt=0, le=1e6)] | None = 0.2
     """How far a value may move from the stored one before its gradient stops; None is off."""
-    num_epochs: int = 8
+    num_epochs: Annotated[int, Interval(ge=1, le=1000)] = 8
     """Passes over the rollout in one update."""
-    minibatch_size: int = 256
+    minibatch_size: Size = 256
     """Chunks per optimizer step."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: Annotated[float, Interval(gt=0, le=1e12)] = 0.5
     """Gradient norm limit, for the policy and for the value head separately."""
-    target_kl: float | None = 0.1
+    target_kl: Annotated[float, Interval(gt=0, le=1e6)] | None = 0.1
     """A minibatch with a larger KL ends the update before its step; None is off."""
-    vf_coef: float = 0.5
+    vf_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.5
     """Weight of the value loss. Matters where policy and value share parameters."""
     normalize_advantage: bool = True
     """Bring the advantages of the whole rollout to mean 0 and standard deviation 1."""
-    value_warmup_iterations: int = 2
+    value_warmup_iterations: Annotated[int, Interval(ge=0, le=10**6)] = 2
     """First updates that train the value head alone."""
-
-    def __post_init__(self) -> None:
-        positive = (
-            ("learning_rate", "value_learning_rate", "clip_range", "max_grad_norm")
-            + (("value_clip_range",) if self.value_clip_range is not None else ())
-            + (("target_kl",) if self.target_kl is not None else ())
-        )
-        for name in positive:
-            self._check(name, 0 < getattr(self, name) < math.inf, "a finite number > 0")
-        for name in ("gamma", "gae_lambda"):
-            self._check(name, 0 <= getattr(self, name) <= 1, "a number in [0, 1]")
-        for name in ("num_epochs", "minibatch_size"):
-            self._check(name, getattr(self, name) >= 1, "an integer >= 1")
-        for name in ("vf_coef", "value_warmup_iterations"):
-            self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
-
-    def _check(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            raise ConfigError(f"PPOConfig.{name}: got {getattr(self, name)}, expected {expected}")
 
 
 def policy_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:

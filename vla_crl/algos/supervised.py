@@ -3,30 +3,32 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Interval, MinLen
 from torch import Tensor, nn
 
-from vla_crl.errors import ConfigError
+from vla_crl.config import Count, Fraction, Settings, Size
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedConfig:
+class SupervisedConfig(Settings):
     """Optimisation settings."""
 
-    num_updates: int
+    num_updates: Count
     """Optimiser steps."""
-    batch_size: int = 32
+    batch_size: Size = 32
     """Samples per step."""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Interval(gt=0, le=1)] = 1e-3
     """Peak of the schedule."""
-    num_warmup_updates: int = 200
+    num_warmup_updates: Annotated[int, Interval(ge=0, le=10**9)] = 200
     """Linear rise from zero."""
-    final_fraction: float = 0.05
+    final_fraction: Fraction = 0.05
     """The cosine ends at this fraction of the peak."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, Interval(gt=0, le=1e12)] = 1.0
     """Gradient clipping."""
-    loss_weights: dict[str, float] = field(
+    loss_weights: Annotated[dict[str, Annotated[float, Interval(gt=0, le=1e6)]], MinLen(1)] = field(
         default_factory=lambda: {
             "flow": 1.0,
             "action_tokens": 1.0,
@@ -38,23 +40,6 @@ class SupervisedConfig:
         }
     )
     """Weight of each loss; a loss that is not named is not computed."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.num_updates < 1 or self.batch_size < 1:
-            raise ConfigError(
-                f"num_updates = {self.num_updates} and batch_size = {self.batch_size}; "
-                "both must be >= 1"
-            )
-        for name in ("learning_rate", "max_grad_norm"):
-            if not 0.0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected a finite number > 0")
-        if self.num_warmup_updates < 0:
-            raise ConfigError(f"num_warmup_updates = {self.num_warmup_updates}, expected >= 0")
-        if not 0.0 <= self.final_fraction <= 1.0:
-            raise ConfigError(f"final_fraction = {self.final_fraction}, expected in [0, 1]")
-        if not self.loss_weights or min(self.loss_weights.values()) <= 0.0:
-            raise ConfigError("loss_weights must name at least one loss, each with a weight > 0")
 
 
 class SupervisedLearner:

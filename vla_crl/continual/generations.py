@@ -3,7 +3,6 @@
 A generation is a folder `000012` with `state.json`, `state.safetensors` and `SHA256SUMS`.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from vla_crl.config import save_json
 from vla_crl.errors import CheckpointError
 from vla_crl.files import new_folder
 from vla_crl.progress import console
+from vla_crl.reading import read_object
 from vla_crl.state_dicts import load_tensors, save_tensors
 
 FORMAT = 1
@@ -74,8 +74,8 @@ class Generations:
             if damage := find_damage(folder, RECORD_FILE, TENSORS_FILE):
                 console.print(f"{folder} is damaged ({damage}); it is not used", soft_wrap=True)
                 continue
-            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-            if record.pop("format") != FORMAT:
+            record = read_object(folder / RECORD_FILE)
+            if record.pop("format", None) != FORMAT:
                 raise CheckpointError(
                     f"{folder}: written by another version; resume with that one, or remove "
                     f"{self.folder}: the stage then begins again"

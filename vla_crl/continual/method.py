@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch, Rollout
 from vla_crl.catalog import load_attribute
-from vla_crl.config import from_mapping
+from vla_crl.config import Settings, from_mapping
 from vla_crl.errors import ConfigError, unknown_name
 
 Collect = Callable[[], Rollout]
@@ -19,7 +19,7 @@ next one is written over it; its minibatches are copies."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoSettings:
+class NoSettings(Settings):
     """Settings of a method that has none."""
 
 
@@ -148,7 +148,13 @@ def make_method(name: str, settings: Mapping[str, Any]) -> ContinualMethod:
     """
     if name not in METHODS and ":" not in name:
         raise unknown_name("method", "method", name, METHODS)
-    method_class = load_attribute(METHODS.get(name, name), "method")
-    if not (isinstance(method_class, type) and issubclass(method_class, ContinualMethod)):
+    method_class = load_attribute(METHODS.get(name, name), "method", _is_method)
+    if not _is_method(method_class):
         raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
+    method_class = cast(type[ContinualMethod], method_class)
     return method_class(from_mapping(method_class.config_class, settings, f"method '{name}'"))
+
+
+def _is_method(value: object) -> bool:
+    is_one = isinstance(value, type) and issubclass(value, ContinualMethod)
+    return is_one and value is not ContinualMethod

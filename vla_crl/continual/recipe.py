@@ -1,15 +1,17 @@
 """What a training recipe says: suite, policy, method, stream and budget."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Interval
 
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import check_seed
+from vla_crl.config import Count, Names, Seed, Settings, Size
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
-from vla_crl.models.context import Insulation, check_insulation
-from vla_crl.models.heads.flow import StochasticStep
+from vla_crl.models.context import Insulation
+from vla_crl.models.heads.flow import NoiseLevel, StochasticStep
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
@@ -17,37 +19,29 @@ from vla_crl.sim.variation import VariationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """How the success matrix is measured."""
 
-    num_episodes: int = 100
+    num_episodes: Count = 100
     """Test episodes a task and stage; always the same test states."""
-    num_sampled_episodes: int = 50
+    num_sampled_episodes: Annotated[int, Interval(ge=0, le=10**9)] = 50
     """The same for the sampling policy, as it acts in training; 0 leaves it out."""
-    num_envs: int = 128
+    num_envs: Size = 128
     """Environments stepped together."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name, least in (("num_episodes", 1), ("num_sampled_episodes", 0), ("num_envs", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"evaluation.{name} is {getattr(self, name)}, expected at least {least}"
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplorationConfig:
+class ExplorationConfig(Settings):
     """How training samples actions; what is omitted is the policy's own setting."""
 
-    noise_level: float | None = None
-    """Noise level of the stochastic flow step, > 0."""
+    noise_level: NoiseLevel | None = None
+    """Noise level of the stochastic flow step."""
     stochastic_step: StochasticStep | None = None
     """Which flow step is stochastic: always the last, or one drawn for every observation."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """A recipe: suite x policy x method x stream x budget."""
 
     suite: str
@@ -57,19 +51,19 @@ class TrainConfig:
     base: str | None = None
     """Where the policy lies whose adapters `policy` is, if `policy` is a checkpoint of another run
     and that one has been moved since."""
-    episodes_per_task: int
+    episodes_per_task: Count
     """Training episodes of a stage; its last iteration runs to its end, so a few more."""
     method: str = "sequential"
     """Continual-learning method: one that 'vla-crl list methods' names, or package.module:Class."""
     method_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the method."""
-    tasks: tuple[str, ...] | None = None
+    tasks: Names | None = None
     """Training tasks in order; the suite's training tasks if omitted."""
     heldout_tasks: tuple[str, ...] | None = None
     """Tasks only evaluated; the suite's held-out tasks if omitted."""
-    rounds: int = 1
+    rounds: Annotated[int, Interval(ge=1, le=10_000)] = 1
     """How often the training tasks are run through, in the same order."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds everything."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Devices, precision and threads."""
@@ -89,28 +83,22 @@ class TrainConfig:
     """Size of an iteration."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Success matrix."""
-    checkpoint_every: int = 5
+    checkpoint_every: Annotated[int, Interval(ge=0, le=10**9)] = 5
     """Iterations after which the state is stored, so that a killed run goes on from there, episodes
     that run included. 0 stores stages only, when they are done: for a backend that cannot store
     the state of its worlds."""
-    video_episodes: int = 2
+    video_episodes: Annotated[int, Interval(ge=0, le=1000)] = 2
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("checkpoint_every", "video_episodes"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 0")
-        check_seed(self.seed)
-        check_insulation(self.insulation)
+        """Check that the insulation fits the adapters."""
+        super().__post_init__()
         if self.insulation != "full" and self.lora.site == "action_expert":
             raise ConfigError(
                 f"insulation is {self.insulation!r}, but with lora.site = 'action_expert' "
                 "nothing of the backbone is trained; choose the site 'backbone' or 'both', or "
                 "insulation 'full'"
             )
-        if self.tasks == ():
-            raise ConfigError("tasks is empty; name a task, or leave it out for the suite's own")
 
     def stream(self, suite: TaskSuite) -> TaskStream:
         """Resolve the stream against the suite.

@@ -1,14 +1,17 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.ppo import PPO
 from vla_crl.algos.protocols import Rollout
+from vla_crl.config import Count, Settings, to_mapping
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
@@ -23,8 +26,23 @@ from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.contexts import ContextPlan, plan_contexts
 from vla_crl.rollout.episodes import shuffled_lanes
+from vla_crl.run_records import Number
 from vla_crl.sim.simulation import Simulation
 from vla_crl.state_dicts import join_states, part_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord(Settings):
+    """What of a stage's state is no tensor."""
+
+    stage: Count
+    task: str
+    iteration: Number
+    """The last that is done."""
+    episodes: Number
+    """Of training, so far."""
+    wall_s: Annotated[float, Interval(ge=0)]
+    is_closed: bool
 
 
 class Stage:
@@ -154,15 +172,15 @@ class Stage:
                 "minibatches": {"generator": self._generator.get_state()},
                 "collector": self._collector.state_dict(),
             }
-        record = {
-            "stage": self.number,
-            "task": self.task,
-            "iteration": self.iteration,
-            "episodes": self.episodes,
-            "wall_s": self.wall_s,
-            "is_closed": self.is_closed,
-        }
-        return State(record, join_states(parts))
+        record = StageRecord(
+            stage=self.number,
+            task=self.task,
+            iteration=self.iteration,
+            episodes=self.episodes,
+            wall_s=self.wall_s,
+            is_closed=self.is_closed,
+        )
+        return State(to_mapping(record), join_states(parts))
 
     def load_state(self, state: State) -> None:
         """Go on from where another process was in this stage.

@@ -2,32 +2,35 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Interval
+
+from vla_crl.config import Count, Names, Settings
 from vla_crl.continual.success_matrix import MAX_STAGES
 from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskStream:
+class TaskStream(Settings):
     """Training tasks in order, held-out tasks, and the budget of each stage.
 
     Stage `k` (1, 2, ..., T) trains `train_tasks[k - 1]`; stage 0 is the policy before training.
     Where the stream is run through again, stage `T + k` trains that task once more.
     """
 
-    train_tasks: tuple[str, ...]
+    train_tasks: Names
     """Tasks trained one after another, in this order."""
     heldout_tasks: tuple[str, ...] = ()
     """Tasks that are evaluated after every stage and never trained."""
-    episodes_per_task: int
+    episodes_per_task: Count
     """Budget of one stage: training episodes on its task."""
-    rounds: int = 1
+    rounds: Annotated[int, Interval(ge=1, le=MAX_STAGES)] = 1
     """How often the training tasks are run through, in the same order."""
 
     def __post_init__(self) -> None:
-        if not self.train_tasks:
-            raise ConfigError("train_tasks is empty; name at least one task to train")
+        super().__post_init__()
         for field in ("train_tasks", "heldout_tasks"):
             names = getattr(self, field)
             for name in dict.fromkeys(names):
@@ -42,9 +45,6 @@ class TaskStream:
                     f"stream: '{name}' is both a training and a held-out task; "
                     "remove it from one of train_tasks and heldout_tasks"
                 )
-        for field in ("episodes_per_task", "rounds"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
         if self.num_stages > MAX_STAGES:
             raise ConfigError(
                 f"rounds is {self.rounds}, which makes {self.num_stages} stages of "

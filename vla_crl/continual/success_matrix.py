@@ -28,9 +28,10 @@ from typing import Any, get_args
 import numpy as np
 
 from vla_crl.contracts import Split
-from vla_crl.csv_text import CsvText, read_text
+from vla_crl.csv_text import CsvText
 from vla_crl.errors import ConfigError
 from vla_crl.files import write_atomically
+from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_text, shown
 
 COLUMNS = ("stage", "task", "split", "successes", "episodes")
 MAX_COUNT = 10**12
@@ -251,10 +252,9 @@ def _column_order(cells: list[Cell]) -> tuple[str, ...]:
 
 
 def _parse(text: str, path: Path, rounds: int) -> SuccessMatrix:
-    records = _json_records(text, path) if _is_json(path) else _csv_records(text, path)
+    records = parse_lines(text, path) if _is_json(path) else _csv_records(text, path)
     placed_cells = []
-    for line, record in records:
-        place = f"{path}:{line}"
+    for place, record in records:
         try:
             placed_cells.append((place, _parse_cell(record)))
         except ConfigError as error:
@@ -269,7 +269,7 @@ def _parse_cell(record: Mapping[str, Any]) -> Cell:
     if missing:
         raise ConfigError(f"no '{missing[0]}'; expected the columns {', '.join(COLUMNS)}")
     if not isinstance(record["task"], str | int):
-        raise ConfigError(f"task is {record['task']!r}; expected its name")
+        raise ConfigError(f"task is {shown(record['task'])}; expected its name")
     split = str(record["split"]).strip()
     known = split.lower().translate(SPLIT_SPELLING)
     return Cell(
@@ -288,12 +288,13 @@ def _parse_count(record: Mapping[str, Any], column: str) -> int:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (number.is_integer() and abs(number) <= MAX_COUNT):
-        shown = repr(value)[:40]
-        raise ConfigError(f"{column} is {shown}; it must be a whole number up to {MAX_COUNT:.0e}")
+        raise ConfigError(
+            f"{column} is {shown(value)}; it must be a whole number up to {MAX_COUNT:.0e}"
+        )
     return int(number)
 
 
-def _csv_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_records(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     table = CsvText(text, path)
     columns, lines = table.columns, table.lines()
     for number, _ in itertools.islice(lines, 1):
@@ -307,24 +308,7 @@ def _csv_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, values in lines:
         if len(values) != len(columns):
             raise ConfigError(f"{path}:{number}: {len(values)} values, expected {len(columns)}")
-        yield number, dict(zip(columns, values, strict=True))
-
-
-def _json_records(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also: a number or a nesting too long
-            raise ConfigError(
-                f"{path}:{number}: not JSON ({error}); expected one object a line"
-            ) from error
-        if not isinstance(record, dict):
-            raise ConfigError(
-                f"{path}:{number}: got {line[:40]!r}, expected one JSON object a line"
-            )
-        yield number, record
+        yield f"{path}:{number}", dict(zip(columns, values, strict=True))
 
 
 def _format(
@@ -353,10 +337,10 @@ def _is_json(path: Path) -> bool:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
+    try:
+        return read_text(path, MAX_TABLE_BYTES)
+    except ConfigError as error:
         raise ConfigError(
-            f"{path}: {found}; expected a long-format success matrix (.csv or .jsonl) "
-            f"with the columns {', '.join(COLUMNS)}"
-        )
-    return read_text(path)
+            f"{error}; expected a long-format success matrix (.csv or .jsonl) with the columns "
+            f"{', '.join(COLUMNS)}"
+        ) from error

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from vla_crl.checksums import require_undamaged, write_sums
+from vla_crl.config import as_record
+from vla_crl.continual.cost import check_budget, estimate_cost
 from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
-from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
+from vla_crl.continual.stage import Stage, StageRecord, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits, compare_pictures
 from vla_crl.episode_files import EpisodeFile
@@ -93,13 +95,14 @@ class Trainer:
             self.policy.config, insulation=config.insulation, pictures=self.suite.pictures
         )
         check_loss_paths(self.policy, config.insulation)
-        self._check_budget()
+        check_budget(config, self.suite, self.policy)
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self._wall_s = 0.0
         self._generations = Generations(run.state)
         plan = contexts_of(config, self.policy)
-        plan.check_memory(config.compute.device)
-        console.print(str(plan), soft_wrap=True)
+        cost = estimate_cost(config, self.suite, self.stream, self.policy, plan)
+        cost.require_memory(config.compute.device)
+        console.print(cost.describe(config.compute.device), soft_wrap=True)
         self._make_worlds()
 
     def load_base(self) -> VLAPolicy:
@@ -138,19 +141,6 @@ class Trainer:
     def close(self) -> None:
         """Let go of the worlds."""
         close_lanes(self._training_sims + self._evaluation_sims)
-
-    def _check_budget(self) -> None:
-        """Refuse a budget that the warm-up of the value head would use up."""
-        config = self.config
-        chunks = -(-self.suite.horizon // self.policy.config.execution_horizon)
-        least = config.collector.num_envs * config.collector.num_chunks / chunks
-        if config.episodes_per_task <= least * config.ppo.value_warmup_iterations:
-            raise ConfigError(
-                f"episodes_per_task is {config.episodes_per_task}, but an iteration takes at least "
-                f"{least:.0f} episodes and the first {config.ppo.value_warmup_iterations} train "
-                "the value head alone, so the policy would not be trained; raise it, or lower "
-                "ppo.value_warmup_iterations, collector.num_envs or collector.num_chunks"
-            )
 
     def train(self, *, resume: bool) -> None:
         """Run all that is not done yet.
@@ -345,6 +335,9 @@ class Trainer:
     def _state_after(self, last_done: int) -> State | None:
         """Return the stored state of the stage after the last that is done, if there is one."""
         state = self._generations.load()
+        if state is not None:
+            record = as_record(StageRecord, state.record, str(self.run.state))
+            state = replace(state, record=record)
         if state is None or (number := state.record["stage"]) <= last_done:
             return None
         if number > last_done + 1:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vla_crl.config import Count, Settings
 from vla_crl.errors import ConfigError
 
 View = Literal["upright", "raw", "rotated"]
@@ -11,7 +12,7 @@ Seen = Literal["before", "after"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(Settings):
     """Recorded demonstrations. What is None is as the file says, or as its makers documented it.
 
     Where neither is so, it must be given: pictures upside down and a gripper that opens instead of
@@ -23,7 +24,7 @@ class DatasetConfig:
     `vla-crl collect` wrote (.npz). None: the scripted expert demonstrates."""
     tasks: tuple[str, ...] = ()
     """Names of the suite's tasks that are read; all by default."""
-    episodes_per_task: int | None = None
+    episodes_per_task: Count | None = None
     """So many of each task are read, the first ones; None: all."""
     view: View | None = None
     """How pictures are stored. "upright": as the camera sees; "raw": as robosuite gives them,
@@ -36,9 +37,8 @@ class DatasetConfig:
     own script records them; then they are paired with the action of the next step."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that nothing is said of demonstrations that are not read."""
-        if self.episodes_per_task is not None and self.episodes_per_task < 1:
-            raise ConfigError(f"episodes_per_task = {self.episodes_per_task}, expected at least 1")
+        """Check that nothing is said of demonstrations that are not read."""
+        super().__post_init__()
         if self.path is None or self.path.endswith(".npz"):
             for name in ("tasks", "episodes_per_task", "view", "gripper", "seen"):
                 if getattr(self, name):

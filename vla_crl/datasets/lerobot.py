@@ -6,23 +6,47 @@ hold many episodes, and `meta/episodes/*/*.parquet` says where each one begins. 
 bytes in the parquet files, or videos.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 
+from vla_crl.config import Count, Settings, as_record
 from vla_crl.datasets.config import DatasetConfig, Gripper, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
 from vla_crl.files import media_url
+from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text, require_file
 
 INFO = Path("meta") / "info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 _STATES, _ACTIONS = ("state", "observation.state"), ("actions", "action")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Settings):
+    """What meta/info.json says, as far as it is used."""
+
+    codebase_version: str
+    features: dict[str, dict[str, Any]]
+    fps: Annotated[float, Interval(gt=0, le=10_000)]
+    chunks_size: Count = 1000
+    data_path: str = ""
+    video_path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode(Settings):
+    """What is said of an episode, as far as it is used."""
+
+    episode_index: Annotated[int, Interval(ge=0, le=10**9)]
+    length: Count
+    tasks: tuple[str, ...]
 
 
 class _Origin(NamedTuple):
@@ -97,11 +121,8 @@ class _Folder:
     def info(self) -> dict[str, Any]:
         """Content of meta/info.json."""
         file = self.folder / INFO
-        try:
-            info = json.loads(file.read_text(encoding="utf-8"))
-            version, _ = info["codebase_version"], (info["features"].items(), float(info["fps"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{file}: not LeRobot's: {type(error).__name__}: {error}") from error
+        info = as_record(Info, read_object(file), f"{file}: not LeRobot's")
+        version = info["codebase_version"]
         if version not in VERSIONS:
             raise ConfigError(
                 f"{file}: version '{version}', expected {', '.join(VERSIONS)}; convert it with "
@@ -125,10 +146,7 @@ class _Folder:
             rows = [row for file in files for row in _rows(file)]
         else:
             rows = _json_lines(meta / "episodes.jsonl")
-        for row in rows:
-            for key in ("episode_index", "length", "tasks"):
-                if row.get(key) is None:
-                    raise ConfigError(f"{meta}: episode {row} has no '{key}'")
+        rows = [as_record(Episode, row, f"{meta}: episode {n}") for n, row in enumerate(rows)]
         return sorted(rows, key=lambda row: row["episode_index"])
 
     def task_of(self, row: Mapping[str, Any]) -> str:
@@ -206,6 +224,7 @@ def _frames(file: Path, begin_s: float, fps: float, length: int) -> Iterator[np.
     from av.error import FFmpegError
 
     found, half_s = 0, 0.5 / fps
+    require_file(file)
     try:
         with av.open(media_url(file)) as container:
             stream = container.streams.video[0]
@@ -271,6 +290,7 @@ def _opened(file: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise ConfigError(f"{file}: reading it needs the package pyarrow: {INSTALL}") from error
+    require_file(file)
     try:
         return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
@@ -289,7 +309,4 @@ def _damaged(file: Path, kind: str, error: Exception) -> ConfigError:
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise _damaged(file, "file of JSON lines", error) from error
+    return [row for _, row in parse_lines(read_text(file, MAX_TABLE_BYTES), file)]

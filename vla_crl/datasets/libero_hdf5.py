@@ -17,6 +17,7 @@ import numpy as np
 from vla_crl.datasets.config import DatasetConfig, Seen, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
+from vla_crl.reading import require_file
 
 SUFFIXES = (".hdf5", ".h5")
 _CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
@@ -110,6 +111,7 @@ def _opened(file: Path) -> Any:
         import h5py
     except ImportError as error:
         raise ConfigError(f"{file}: reading it needs the package h5py: {INSTALL}") from error
+    require_file(file)
     try:
         return h5py.File(file, "r")
     except OSError as error:

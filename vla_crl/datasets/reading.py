@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from vla_crl.datasets.stored import CAMERAS, StoredEpisode
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.files import cache_folder, new_folder, remove_leftovers
 from vla_crl.progress import console, track
+from vla_crl.reading import read_arrays
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim.libero.suite import LiberoSuite
 from vla_crl.sim.simulation import NO_THING
@@ -235,13 +235,12 @@ def _require_opening(label: np.ndarray, episodes: Sequence[tuple[StoredEpisode, 
 def _load(folder: Path, path: Path, suite: LiberoSuite) -> Demonstrations:
     try:
         images = np.load(folder / _IMAGES, mmap_mode="r", allow_pickle=False)
-        with (folder / _STEPS).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            steps = dict(archive)
+        steps = read_arrays(folder / _STEPS)
         num = len(steps["state"])
         if len(images) != num:
             raise ValueError(f"{len(images)} pictures of {num} steps")
         num_episodes = len(np.unique(steps["episode_end"]))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise ConfigError(
             f"{folder}: what was read of {path} is damaged ({error}); delete the folder, and it is "
             "read again"

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval, MultipleOf
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla_crl.config import Settings, Size
 from vla_crl.errors import ConfigError
 from vla_crl.models.backbone import BackboneSizes
 from vla_crl.models.context import Context
@@ -18,24 +20,17 @@ MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionExpertConfig:
+class ActionExpertConfig(Settings):
     """Sizes of the action expert; depth and key/value heads are the backbone's."""
 
-    width: int = 96
+    width: Annotated[int, Interval(ge=4, le=2**16), MultipleOf(2)] = 96
     """Width of the action expert."""
-    num_heads: int = 4
+    num_heads: Size = 4
     """Query heads, a multiple of the backbone's key/value heads."""
-    mlp_width: int = 256
+    mlp_width: Size = 256
     """Hidden width of the gated MLP."""
-    num_action_tokens: int = 2
+    num_action_tokens: Size = 2
     """Tokens that carry the chunk, each with an equal part of its actions."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        if self.width < 4 or self.width % 2:
-            raise ConfigError(f"action_expert: width must be even and >= 4, got {self.width}")
-        if min(self.num_heads, self.mlp_width, self.num_action_tokens) < 1:
-            raise ConfigError("action_expert: num_heads, mlp_width, num_action_tokens must be >= 1")
 
 
 class Memory(NamedTuple):

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from vla_crl.errors import ConfigError
+from vla_crl.hardware import require_memory
 from vla_crl.models.context import Insulation
 from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import VLAPolicy
@@ -25,6 +26,8 @@ _GROUP_OF_MODULE: dict[str, Group] = {
     "value_head": "value",
 }
 _ADAPTER_NAME = "default"
+TRAINED_BYTES = 16
+"""For each trained number itself, its gradient and two averages of Adam's, float32."""
 
 
 def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
@@ -36,7 +39,7 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
     layers are: Adam's small steps would be lost in bfloat16.
 
     Raises:
-        ConfigError: The policy has adapters already.
+        ConfigError: The policy has adapters already, or there is no room for these.
     """
     import peft
 
@@ -46,10 +49,15 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
         raise ConfigError(
             f"add_lora: the policy already has adapters ({policy.lora}); load the base anew"
         )
+    names = _linear_layers(policy, config.site)
+    layers = [cast(nn.Linear, policy.get_submodule(name)) for name in names]
+    edges = sum(layer.in_features + layer.out_features for layer in layers)
+    taken, advice = TRAINED_BYTES * config.rank * edges, "choose a smaller lora.rank"
+    require_memory(taken, f"adapters of rank {config.rank}", advice, policy.device.type)
     settings = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=_linear_layers(policy, config.site),
+        target_modules=names,
         init_lora_weights=True,
     )
     settings._register_custom_module({nn.Linear: MergedLinear})

@@ -7,7 +7,6 @@ with `adapter.json`, which names its base policy, and `adapter.safetensors`. A r
 Checksums of all these files lie beside them, in `SHA256SUMS`.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ import torch
 from vla_crl.catalog import OWN_FOLDERS, list_policies, policy_path
 from vla_crl.checksums import SUMS_FILE, require_undamaged, write_sums
 from vla_crl.compute import Dtype
-from vla_crl.config import from_mapping, load_toml, save_json, to_mapping
+from vla_crl.config import load_toml, save_json
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import (
@@ -27,13 +26,12 @@ from vla_crl.models.adapters import (
     add_lora,
     load_adapter_state_dict,
 )
-from vla_crl.models.heads.flow import FlowConfig
-from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.checkpoint_records import FORMAT, AdapterRecord, PolicyRecord, read_record
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.sizes import require_room
 from vla_crl.models.weights import base_fingerprint, remember_base
 from vla_crl.state_dicts import load_tensors, require_like, save_tensors
 
-FORMAT = 2
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
 VLM_FOLDER = "vlm"
 ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
@@ -61,12 +59,9 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
     if policy.backbone.vlm.is_pretrained:
         policy.backbone.vlm.save_files(directory / VLM_FOLDER)
-    record = {
-        "format": FORMAT,
-        "config": to_mapping(policy.config),
-        "lora": None if policy.lora is None else to_mapping(policy.lora),
-        "card": dict(card or {}),
-    }
+    record = PolicyRecord(
+        format=FORMAT, config=policy.config, lora=policy.lora, card=dict(card or {})
+    )
     save_json(record, directory / POLICY_FILE)
     vlm_files = (file for file in (directory / VLM_FOLDER).rglob("*") if file.is_file())
     names = (str(file.relative_to(directory)) for file in vlm_files)
@@ -108,6 +103,7 @@ def build_policy(
         pictures=config.pictures or pictures,
     )
     try:
+        require_room(config, str(preset))
         return VLAPolicy(config, dtype=dtype).to(device)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
@@ -140,6 +136,26 @@ def load_policy(
             device.
     """
     _check_device(device)
+    return _load(path_or_preset, base, device=device, dtype=dtype, above=())
+
+
+def _load(
+    path_or_preset: str | Path,
+    base: str | Path | None,
+    *,
+    device: str,
+    dtype: Dtype,
+    above: tuple[Path, ...],
+) -> VLAPolicy:
+    """Load what `load_policy` does.
+
+    Args:
+        path_or_preset: As there.
+        base: Likewise.
+        device: Likewise.
+        dtype: Likewise.
+        above: Adapters whose base it is.
+    """
     is_preset = str(path_or_preset) in list_policies()  # also where a folder of that name lies
     path = Path(path_or_preset)
     if not is_preset and path.is_file() and path.suffix != ".toml":
@@ -155,14 +171,15 @@ def load_policy(
                 f"vla-crl pretrain RECIPE --policy {path_or_preset} --output {path}"
             )
     if (path / ADAPTER_FILE).is_file():
-        record = _read_record(path / ADAPTER_FILE, "base", "base_sha256")
-        if routing := record.get("routing"):
+        record = read_record(AdapterRecord, path / ADAPTER_FILE)
+        if routing := record.routing:
             raise CheckpointError(
                 f"{path}: the method '{routing}' chooses for every task what acts (evaluating), "
                 "which no checkpoint holds, so it would not act as it was measured. Its success is "
                 "in the run's matrix.csv; choose a checkpoint of a method that does not choose"
             )
-        policy = _load_base(path, record, base, device=device, dtype=dtype)
+        above = (*above, path.resolve())
+        policy = _load_base(record, base, device=device, dtype=dtype, above=above)
         load_adapter(policy, path)
         return policy
     if base is not None:
@@ -177,14 +194,14 @@ def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
             f"{path}: no checkpoint, it has neither {POLICY_FILE} nor {ADAPTER_FILE}; of a run "
             "name a stage, RUN/checkpoints/stage_1"
         )
-    record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
+    record, files = read_record(PolicyRecord, path / POLICY_FILE), path / VLM_FOLDER
     tensors = load_tensors(path / MODEL_FILE)
     require_undamaged(path, POLICY_FILE, MODEL_FILE, f"{VLM_FOLDER}/")
     try:
-        config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        policy = VLAPolicy(config, vlm_files=files, dtype=dtype, holds_dtype=True)
-        if record["lora"] is not None:
-            add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
+        require_room(record.config, str(path / POLICY_FILE))
+        policy = VLAPolicy(record.config, vlm_files=files, dtype=dtype, holds_dtype=True)
+        if record.lora is not None:
+            add_lora(policy, record.lora)
     except ConfigError as error:
         raise CheckpointError(f"{error} (written by another version of the policy?)") from error
     try:
@@ -204,35 +221,40 @@ def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
 
 
 def _load_base(
-    path: Path, record: dict[str, Any], named: str | Path | None, *, device: str, dtype: Dtype
+    record: AdapterRecord,
+    named: str | Path | None,
+    *,
+    device: str,
+    dtype: Dtype,
+    above: tuple[Path, ...],
 ) -> VLAPolicy:
     """Load the policy on which adapters were trained, from the first place where it is.
 
     Args:
-        path: Of the adapters.
         record: What they say of themselves.
         named: Where it lies as the user says; None: where it was when they were saved, seen from
             them and absolutely.
         device: As of `load_policy`.
         dtype: Likewise.
+        above: Folders of the adapters, the last one, and of those whose base they are.
     """
     tried: list[str] = []
-    places = [named or record["base"]]
-    if not named and "base_from_here" in record:
-        places.insert(0, os.path.normpath(path.resolve() / str(record["base_from_here"])))
+    places, path = [named or record.base], above[-1]
+    if not named and record.base_from_here is not None:
+        places.insert(0, os.path.normpath(path / record.base_from_here))
     for place in dict.fromkeys(map(str, places)):
         if place not in list_policies() and not Path(place).exists():
             tried.append(f"'{place}' is not there")
             continue
-        if Path(place).resolve() == path.resolve():
-            tried.append(f"'{place}' is itself")
+        if Path(place).resolve() in above:
+            tried.append(f"'{place}' is itself" + ", by way of others" * (len(above) > 1))
             continue
         try:
-            policy = load_policy(place, device=device, dtype=dtype)
+            policy = _load(place, None, device=device, dtype=dtype, above=above)
         except (CheckpointError, ConfigError) as error:
             tried.append(str(error))
             continue
-        if base_fingerprint(policy) == record["base_sha256"]:
+        if base_fingerprint(policy) == record.base_sha256:
             return policy
         tried.append(f"'{place}' has other weights than those that it was trained on")
     raise CheckpointError(
@@ -248,7 +270,7 @@ def read_card(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing or broken.
     """
-    return _read_record(directory / POLICY_FILE, "card")["card"]
+    return read_record(PolicyRecord, directory / POLICY_FILE).card
 
 
 def save_adapter(
@@ -271,19 +293,19 @@ def save_adapter(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / SUMS_FILE).unlink(missing_ok=True)  # they are of what is replaced now
     save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
-    record = {
-        "format": FORMAT,
-        "lora": to_mapping(policy.lora),
-        "base": base,
-        "base_sha256": sha256,
-        "pictures": policy.config.pictures,
-        "flow": to_mapping(policy.config.flow),
-        "routing": routing,
-    }
+    record = AdapterRecord(
+        format=FORMAT,
+        lora=policy.lora,
+        base=base,
+        base_sha256=sha256,
+        pictures=policy.config.pictures,
+        flow=policy.config.flow,
+        routing=routing,
+    )
     if base not in list_policies() and Path(base).exists():
         place = Path(base).resolve()
-        record["base"] = str(place)
-        record["base_from_here"] = os.path.relpath(place, directory.resolve())
+        from_here = os.path.relpath(place, directory.resolve())
+        record = replace(record, base=str(place), base_from_here=from_here)
     save_json(record, directory / ADAPTER_FILE)
     write_sums(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
 
@@ -294,32 +316,27 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
     Raises:
         CheckpointError: A file is missing, damaged or does not fit the policy.
     """
-    record = _read_record(directory / ADAPTER_FILE, "lora", "base", "base_sha256")
+    record = read_record(AdapterRecord, directory / ADAPTER_FILE)
     tensors = load_tensors(directory / ADAPTER_MODEL_FILE)
     require_undamaged(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
-    if record["base_sha256"] != base_fingerprint(policy):
+    if record.base_sha256 != base_fingerprint(policy):
         raise CheckpointError(
             f"{directory}: its adapters were trained on other weights than the policy's; load "
-            f"'{record['base']}' as it was"
+            f"'{record.base}' as it was"
         )
     try:
-        config = from_mapping(LoRAConfig, record["lora"], str(directory / ADAPTER_FILE))
-        flow = from_mapping(
-            FlowConfig,
-            record.get("flow", to_mapping(policy.config.flow)),
-            str(directory / ADAPTER_FILE),
-        )
         if policy.lora is None:
-            add_lora(policy, config)
-        elif policy.lora != config:
-            raise SpecError(f"the policy has {policy.lora}, the file holds {config}")
+            add_lora(policy, record.lora)
+        elif policy.lora != record.lora:
+            raise SpecError(f"the policy has {policy.lora}, the file holds {record.lora}")
         load_adapter_state_dict(policy, tensors)
     except (ConfigError, SpecError) as error:
         raise CheckpointError(
             f"{directory} cannot be loaded into the policy: {error}; copy it again, or take "
             "another checkpoint"
         ) from error
-    pictures = record.get("pictures", policy.config.pictures)
+    pictures = policy.config.pictures if record.pictures is None else record.pictures
+    flow = record.flow or policy.config.flow
     policy.config = replace(policy.config, pictures=pictures, flow=flow)
 
 
@@ -352,23 +369,3 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:  # the latter: torch built without it
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"device '{device}': torch cannot use it here. {reason}") from error
-
-
-def _read_record(path: Path, *keys: str) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; copy the whole checkpoint directory") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not JSON ({error}); copy it again"
-        ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        came = record.get("format") if isinstance(record, dict) else type(record).__name__
-        raise CheckpointError(
-            f"{path}: format {came}, expected {FORMAT}; no other is read. Make the checkpoint "
-            "again (vla-crl pretrain or train), or use the version that wrote it"
-        )
-    if missing := [key for key in keys if key not in record]:
-        raise CheckpointError(f"{path}: {missing} missing; copy the whole checkpoint again")
-    return record

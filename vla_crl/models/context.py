@@ -1,27 +1,14 @@
 """What goes into the backbone for one batch of observations, and what it leaves behind."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.errors import ConfigError
 from vla_crl.rows import Rows
 
-Insulation = Literal["full", "none"] | float
-
-
-def check_insulation(insulation: Insulation) -> None:
-    """Refuse an insulation out of range.
-
-    Raises:
-        ConfigError: Neither "full" nor "none" nor a number in (0, 1).
-    """
-    is_number = isinstance(insulation, float) and 0.0 < insulation < 1.0
-    if not is_number and insulation not in ("full", "none"):
-        raise ConfigError(
-            f"insulation = {insulation!r}, expected 'full', 'none' or a number in (0, 1)"
-        )
+Insulation = Literal["full", "none"] | Annotated[float, Interval(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)

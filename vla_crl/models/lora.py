@@ -1,30 +1,25 @@
 """What low-rank adapters a policy has, and of what weights they are adapters."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vla_crl.errors import ConfigError
+from annotated_types import Interval
+
+from vla_crl.config import Settings
 
 Site = Literal["action_expert", "backbone", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoRAConfig:
+class LoRAConfig(Settings):
     """Low-rank adapters, arXiv 2106.09685: W + (alpha / rank) B A with B = 0 at the start."""
 
-    rank: int = 8
+    rank: Annotated[int, Interval(ge=1, le=4096)] = 8
     """Rank of every adapter."""
-    alpha: int = 16
+    alpha: Annotated[int, Interval(ge=1, le=2**16)] = 16
     """Scale; the update is multiplied by alpha / rank."""
     site: Site = "action_expert"
     """Whose linear layers get an adapter; of the backbone those that feed the action expert."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.rank < 1 or self.alpha < 1:
-            raise ConfigError(
-                f"LoRA: rank and alpha must be >= 1, got {self.rank} and {self.alpha}"
-            )
 
 
 @dataclass(frozen=True)

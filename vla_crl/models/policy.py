@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_crl.compute import Dtype
+from vla_crl.config import ImageSize, Settings, Size
 from vla_crl.contracts import Embodiment, Observation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
@@ -18,7 +19,6 @@ from vla_crl.models.context import (
     Context,
     Insulation,
     TokenizedObservation,
-    check_insulation,
 )
 from vla_crl.models.heads import flow
 from vla_crl.models.heads.flow import FlowConfig, FlowTrace, StochasticStep
@@ -39,17 +39,17 @@ from vla_crl.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
+class PolicyConfig(Settings):
     """Everything needed to build a policy with random weights."""
 
     embodiment: Embodiment | None = None
     """Channels of the robot. None in a preset: those of the suite that it is pretrained on."""
-    image_size: int = 64
+    image_size: ImageSize = 64
     """Height and width of an observed image in pixels; a pretrained backbone resizes it."""
     vocabulary: tuple[str, ...] = ()
     """Words the tokenizer knows, lower case; their order is fixed with the weights. A pretrained
     backbone brings a tokenizer of its own."""
-    max_words: int = 12
+    max_words: Size = 12
     """Longest instruction in words (of a pretrained tokenizer: in tokens); every instruction takes
     this many prefix tokens."""
     backbone: BackboneConfig | PretrainedBackboneConfig = field(default_factory=BackboneConfig)
@@ -60,33 +60,29 @@ class PolicyConfig:
     """Flow matching."""
     insulation: Insulation = "full"
     """Gradient from the action expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
-    action_horizon: int = 8
+    action_horizon: Size = 8
     """Actions predicted per chunk."""
-    execution_horizon: int = 4
+    execution_horizon: Size = 4
     """Leading actions that are executed and count in the log-probability."""
-    num_action_bins: int = 32
+    num_action_bins: Size = 32
     """Bins of [-1, 1] for a discrete action number."""
-    num_position_bins: int = 32
+    num_position_bins: Size = 32
     """Bins of the image edge in answers."""
     things: tuple[str, ...] = ()
     """Names of what the grounding heads find in a scene. None in a preset: those of the suite."""
     pictures: str = ""
     """What is peculiar to those it was trained on, see `TaskSuite.pictures`; the suite tells."""
-    value_width: int = 128
+    value_width: Size = 128
     """Hidden width of the value head."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        positive = ("image_size", "max_words", "num_action_bins", "num_position_bins")
-        for name in (*positive, "value_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
+        """Check what the parts demand of each other."""
+        super().__post_init__()
         if len(set(self.things)) < len(self.things):
             raise ConfigError(f"things are {list(self.things)}, expected each once")
         if isinstance(self.backbone, BackboneConfig):
             self.backbone.check_image_size(self.image_size)
-        check_insulation(self.insulation)
-        if not 1 <= self.execution_horizon <= self.action_horizon:
+        if self.execution_horizon > self.action_horizon:
             raise ConfigError(
                 f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "
                 f"{self.action_horizon}"

@@ -7,16 +7,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from vla_crl.config import Settings
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.tokenizer import SubwordTokenizer
-from vla_crl.models.vlm import ImageTransform, VisionLanguageModel
+from vla_crl.models.vlm import ImageTransform, NumLayers, VisionLanguageModel
 
 RESAMPLE = {1: "bicubic", 2: "bilinear", 3: "bicubic"}
 """PIL's number of a filter, as torch calls it. Lanczos (1) becomes bicubic, as in torchvision."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainedBackboneConfig:
+class PretrainedBackboneConfig(Settings):
     """A pretrained vision-language model; its sizes and its tokenizer are its own.
 
     It has to turn an image of a fixed size into a square grid of tokens, and its text model needs
@@ -28,13 +29,8 @@ class PretrainedBackboneConfig:
     name on the Hugging Face hub."""
     revision: str = "main"
     """Branch, tag or commit on the hub."""
-    num_layers: int | None = None
+    num_layers: NumLayers | None = None
     """Text layers used, from the first on; None: all. The action expert has as many."""
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        if self.num_layers is not None and self.num_layers < 1:
-            raise ConfigError(f"backbone: num_layers = {self.num_layers}, expected at least 1")
 
 
 def load_vlm(

@@ -2,64 +2,63 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 from torch.nn import functional
 
+from vla_crl.config import Settings, Size
 from vla_crl.errors import ConfigError
 from vla_crl.models.tokenizer import PADDING_ID, SubwordTokenizer, WordTokenizer
 
+MAX_PATCHES = 2**14
+"""Of an image; each looks at all others."""
+NumLayers = Annotated[int, Interval(ge=1, le=1000)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Settings):
     """A SmolVLM with random weights: sizes of vision tower, connector and text model."""
 
-    patch_size: int = 8
+    patch_size: Size = 8
     """Height and width of a patch in pixels."""
-    vision_width: int = 96
+    vision_width: Size = 96
     """Width of the vision tower."""
-    num_vision_layers: int = 1
+    num_vision_layers: Annotated[int, Interval(ge=0, le=1000)] = 1
     """Transformer layers of the vision tower; 0 leaves patches, positions and a norm."""
-    num_vision_heads: int = 3
+    num_vision_heads: Size = 3
     """Attention heads of the vision tower."""
-    vision_mlp_width: int = 192
+    vision_mlp_width: Size = 192
     """Hidden width of the vision tower's MLP."""
-    pixel_shuffle: int = 2
+    pixel_shuffle: Size = 2
     """Edge of the square of patches that becomes one token."""
-    width: int = 128
+    width: Size = 128
     """Width of the text model."""
-    num_layers: int = 3
+    num_layers: NumLayers = 3
     """Layers of the text model; the action expert has as many."""
-    num_heads: int = 4
+    num_heads: Size = 4
     """Query heads of the text model."""
-    num_kv_heads: int = 4
+    num_kv_heads: Size = 4
     """Key and value heads; fewer make the stored context smaller."""
-    mlp_width: int = 320
+    mlp_width: Size = 320
     """Hidden width of the text model's gated MLP."""
-    rope_theta: float = 10_000.0
+    rope_theta: Annotated[float, Interval(gt=0, le=1e12)] = 10_000.0
     """Base of the rotary position embedding."""
-    initializer_range: float = 0.06
+    initializer_range: Annotated[float, Interval(ge=0, le=100)] = 0.06
     """Standard deviation of the initial weights; 0.02 learns more slowly at this width."""
 
     def __post_init__(self) -> None:
         """Check what the parts demand of each other."""
+        super().__post_init__()
         for name, whole, part in (
             ("vision_width by num_vision_heads", self.vision_width, self.num_vision_heads),
             ("width by 2 * num_heads", self.width, 2 * self.num_heads),
             ("num_heads by num_kv_heads", self.num_heads, self.num_kv_heads),
         ):
-            if part < 1 or whole < 1 or whole % part:
+            if whole % part:
                 raise ConfigError(f"backbone: {name} must divide evenly, got {whole} by {part}")
-        for name, least in (
-            *(("num_layers", 1), ("num_vision_layers", 0)),
-            *(("patch_size", 1), ("pixel_shuffle", 1)),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    f"backbone: {name} = {getattr(self, name)}, expected at least {least}"
-                )
 
     def check_image_size(self, image_size: int) -> None:
         """Refuse pixels that do not become whole tokens.
@@ -68,6 +67,12 @@ class BackboneConfig:
             ConfigError: Height and width do not divide evenly.
         """
         edge = self.patch_size * self.pixel_shuffle
+        num_patches = (image_size // self.patch_size) ** 2
+        if num_patches > MAX_PATCHES:
+            raise ConfigError(
+                f"image_size = {image_size} has {num_patches:,} patches of backbone.patch_size = "
+                f"{self.patch_size}, expected at most {MAX_PATCHES:,}"
+            )
         if image_size % edge:
             least = image_size // edge * edge
             sizes = f"{least} or {least + edge}" if least else f"{edge}"

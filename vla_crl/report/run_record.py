@@ -49,7 +49,7 @@ class RunRecord:
         return cls(
             run=run,
             config=config,
-            versions=run.read_versions() if run.versions_file.is_file() else {},
+            versions=run.read_versions() if run.versions_file.exists() else {},
             iterations=run.read_metrics(),
             matrix=_read_matrix(run.matrix_file, rounds),
             sampled_matrix=_read_matrix(run.sampled_matrix_file, rounds),
@@ -98,4 +98,4 @@ class RunRecord:
 
 
 def _read_matrix(path: Path, rounds: int) -> SuccessMatrix | None:
-    return SuccessMatrix.read(path, rounds=rounds) if path.is_file() else None
+    return SuccessMatrix.read(path, rounds=rounds) if path.exists() else None

@@ -149,7 +149,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         counts = np.unique(record.matrix.episodes[record.matrix.episodes > 0])
         span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
         facts.append(("test episodes", f"{span} for each task and stage"))
-    if "cpu_model" in versions:
+    if {"cpu_model", "num_cores"} <= versions.keys():
         facts.append(("hardware", f"{versions['cpu_model']}, {versions['num_cores']} cores"))
     if versions.get("conditions"):
         told = (f"{key} {value}" for key, value in versions["conditions"].items())

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.files import media_url, put_in_place, temporary_path
+from vla_crl.reading import require_file
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 39, 51), (92, 107, 122)
 OUTCOMES: dict[bool | None, tuple[str, tuple[int, int, int]]] = {
@@ -43,6 +44,7 @@ class VideoNotes:
 def read_notes(path: str | Path) -> VideoNotes:
     """Read title and captions from the metadata of an mp4."""
     path = Path(path)
+    require_file(path)
     try:
         with av.open(media_url(path)) as container:
             metadata = container.metadata

@@ -3,10 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
+from vla_crl.config import Settings, Size
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import adapters_merged
 from vla_crl.models.policy import VLAPolicy
@@ -22,28 +25,20 @@ from vla_crl.state_dicts import join_states, part_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectorConfig:
+class CollectorConfig(Settings):
     """Size of one iteration."""
 
-    num_envs: int = 64
+    num_envs: Size = 64
     """Environments stepped together (N)."""
-    num_chunks: int = 12
+    num_chunks: Size = 12
     """Action chunks per environment and iteration (T)."""
     contexts: Contexts | None = None
     """What the update gets of the backbone: the contexts "stored" while collecting, or fresh ones
     in "every_epoch" from stored observations, which takes far less memory and more time. None: in
     every epoch where the backbone is trained, which is the only way then, or where stored contexts
     would take more than `max_stored_gib`; else stored."""
-    max_stored_gib: float = 8.0
+    max_stored_gib: Annotated[float, Interval(ge=0, le=1e6)] = 8.0
     """Memory that stored contexts may take unasked, GiB."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("num_envs", "num_chunks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"collector.{name} is {getattr(self, name)}, expected at least 1")
-        if not self.max_stored_gib >= 0.0:
-            raise ConfigError(f"collector.max_stored_gib is {self.max_stored_gib}, expected >= 0")
 
 
 @dataclass(frozen=True)

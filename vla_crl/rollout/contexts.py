@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.hardware import available_memory
 from vla_crl.models.adapters import trainable_parameters
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rows import Rows
@@ -47,19 +46,11 @@ class ContextPlan:
             f"{self.row_bytes / MIB:.3f} MiB are {self.num_bytes / MIB:.0f} MiB"
         )
 
-    def check_memory(self, device: str) -> None:
-        """Check before the work that there is room.
-
-        Raises:
-            ConfigError: There is not.
-        """
-        available = available_memory(device)
-        if self.num_bytes > available:
-            other = "" if self.contexts == "every_epoch" else ", collector.contexts 'every_epoch'"
-            raise ConfigError(
-                f"{self}, but device '{device}' has {available / MIB:.0f} MiB left; choose fewer "
-                f"collector.num_envs or collector.num_chunks{other}"
-            )
+    @property
+    def advice(self) -> str:
+        """What to do where there is no room for them."""
+        other = "" if self.contexts == "every_epoch" else ", collector.contexts 'every_epoch'"
+        return f"choose fewer collector.num_envs or collector.num_chunks{other}"
 
 
 def plan_contexts(

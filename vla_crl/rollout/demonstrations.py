@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Interval, MinLen
 
+from vla_crl.arrays import Array, check_arrays
 from vla_crl.compute import ComputeConfig
+from vla_crl.config import Fraction, Settings
 from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
 from vla_crl.files import replacing
+from vla_crl.hardware import require_memory
 from vla_crl.progress import track
+from vla_crl.reading import read_arrays
 from vla_crl.rollout.lanes import close_lanes, run_lanes, simulate_lanes
 from vla_crl.sim.backends import expert_of
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
@@ -20,25 +25,28 @@ from vla_crl.sim.simulation import Expert, Grounded, Simulation, require
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
 
+QUICKEST = 0.1
+"""Part of the horizon after which hardly an expert has succeeded yet."""
 ROTATIONS = POSE_ACTION[3:6]
+Sigma = Annotated[float, Interval(ge=0, le=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbationConfig:
+class PerturbationConfig(Settings):
     """Noise on executed actions; the labels stay the expert's (as in DART, arXiv 1703.09327)."""
 
-    sigmas: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)
+    sigmas: Annotated[tuple[Sigma, ...], MinLen(1)] = (0.0, 0.1, 0.2, 0.3)
     """Standard deviations of the action noise; one is drawn per episode."""
-    burst_probability: float = 0.1
+    burst_probability: Fraction = 0.1
     """Probability that a step gets the burst noise instead."""
-    burst_sigma: float = 0.8
+    burst_sigma: Sigma = 0.8
     """Standard deviation of a burst."""
-    rotation_scale: float = 0.3
+    rotation_scale: Sigma = 0.3
     """Factor on the noise of rotations of the end effector."""
-    joint_scale: float = 0.03
+    joint_scale: Sigma = 0.03
     """Factor on the noise of targets of joints: a part of a joint's range moves the end effector
     far more than the same part of its greatest step. With this the expert fails about as often."""
-    flip_probability: float = 0.01
+    flip_probability: Fraction = 0.01
     """Probability that a binary number, the gripper's command, is reversed in a step."""
 
 
@@ -61,17 +69,17 @@ class Demonstrations:
         episode_success: [E] bool.
     """
 
-    suite: str
-    images: np.ndarray
-    state: np.ndarray
-    label: np.ndarray
-    task: np.ndarray
-    named: np.ndarray
-    object_uv: np.ndarray
-    object_visible: np.ndarray
-    has_grounding: np.ndarray
-    episode_end: np.ndarray
-    episode_success: np.ndarray
+    suite: Annotated[str, Array("", np.str_)]
+    images: Annotated[np.ndarray, Array("S cameras H W 3", np.uint8)]
+    state: Annotated[np.ndarray, Array("S numbers", np.floating)]
+    label: Annotated[np.ndarray, Array("S A", np.floating)]
+    task: Annotated[np.ndarray, Array("S", np.integer)]
+    named: Annotated[np.ndarray, Array("S 2", np.integer)]
+    object_uv: Annotated[np.ndarray, Array("S cameras things 2", np.floating)]
+    object_visible: Annotated[np.ndarray, Array("S cameras things", np.bool_)]
+    has_grounding: Annotated[np.ndarray, Array("S", np.bool_)]
+    episode_end: Annotated[np.ndarray, Array("S", np.integer)]
+    episode_success: Annotated[np.ndarray, Array("E", np.bool_)]
 
     def __len__(self) -> int:
         return len(self.state)
@@ -96,13 +104,11 @@ class Demonstrations:
         Raises:
             ConfigError: The file is missing or has other content.
         """
-        names = [f.name for f in fields(Demonstrations)]
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in names}
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-            raise ConfigError(f"{path} is no demonstrations file: {error}") from error
-        return Demonstrations(suite=str(arrays.pop("suite")), **arrays)
+        arrays = read_arrays(path)
+        check_arrays(Demonstrations, arrays, f"{path}: no file of demonstrations")
+        suite = str(arrays.pop("suite"))
+        names = [field.name for field in fields(Demonstrations) if field.name in arrays]
+        return Demonstrations(suite=suite, **{name: arrays[name] for name in names})
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,11 @@ def collect_demonstrations(
     """
     if num_episodes < 1:
         raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
+    picture = 3 * len(suite.embodiment.cameras) * image_size**2
+    require_memory(
+        num_episodes * suite.horizon * QUICKEST * picture, f"pictures of {num_episodes} episodes",
+        "choose fewer episodes or smaller pictures",
+    )  # fmt: skip
     noise = perturbation or PerturbationConfig()
     sims = simulate_lanes(
         suite,

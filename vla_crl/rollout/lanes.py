@@ -10,6 +10,7 @@ import torch
 
 from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
+from vla_crl.hardware import require_memory
 from vla_crl.sim.backends import simulate
 from vla_crl.sim.calls import require_counts
 from vla_crl.sim.simulation import Simulation
@@ -46,6 +47,8 @@ def simulate_lanes(
             fit it.
     """
     require_counts("simulate_lanes", num_envs=num_envs)
+    pictures = 3 * len(suite.embodiment.cameras) * image_size**2 * num_envs
+    require_memory(pictures, f"pictures of {num_envs} worlds", "choose fewer or smaller ones")
     threads = max(1, compute.num_sim_threads // NUM_LANES)
     return [
         simulate(

@@ -2,22 +2,36 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Annotated
 
 import mujoco
 import numpy as np
+from annotated_types import Interval
 
+from vla_crl.arrays import Array, check_arrays
 from vla_crl.config import from_mapping
-from vla_crl.errors import ConfigError
 from vla_crl.files import replacing
+from vla_crl.reading import parse_object, read_arrays
 from vla_crl.sim.outcomes import MAX_SPEED
 from vla_crl.sim.variation import VariationConfig
 
 DIVERGENCES = Path("divergences")
 """Where commands that have no run directory keep what blew up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """What a file says of a divergence beside its arrays."""
+
+    suite: str
+    task: str
+    state_id: Annotated[int, Interval(ge=0)]
+    num_steps: Annotated[int, Interval(ge=0)]
+    cause: str
+    variation: VariationConfig | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Divergence:
     state_id: int
     num_steps: int
     cause: str
-    actions: np.ndarray
+    actions: Annotated[np.ndarray, Array("K A", np.floating)]
     state: dict[str, np.ndarray]
     variation: VariationConfig | None = None
 
@@ -61,7 +75,7 @@ class Divergence:
         endings = chain(("",), (f".{number}" for number in count(2)))
         paths = (folder / f"{name}{ending}.npz" for ending in endings)
         path = next(path for path in paths if not path.exists())
-        record = {name: getattr(self, name) for name in _WORDS}
+        record = {field.name: getattr(self, field.name) for field in fields(_Words)}
         record["variation"] = None if self.variation is None else asdict(self.variation)
         arrays = {_STATE + name: array for name, array in self.state.items()}
         text = np.array(json.dumps(record))
@@ -77,20 +91,14 @@ class Divergence:
         Raises:
             ConfigError: The file is missing or has other content.
         """
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = dict(archive)
-            record, actions = json.loads(arrays.pop("record").item()), arrays.pop("actions")
-            variation = record.pop("variation")
-            if variation is not None:
-                variation = from_mapping(VariationConfig, variation, f"{path}: variation")
-            state = {name.removeprefix(_STATE): array for name, array in arrays.items()}
-            return Divergence(**record, actions=actions, state=state, variation=variation)
-        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
-            raise ConfigError(f"{path} is no record of diverged physics: {error}") from error
+        where, arrays = f"{path}: no record of diverged physics", read_arrays(Path(path))
+        check_arrays(Divergence, arrays, where)
+        text, actions = str(arrays.pop("record", "")), arrays.pop("actions")
+        words = vars(from_mapping(_Words, parse_object(text, where), where))
+        state = {name.removeprefix(_STATE): array for name, array in arrays.items()}
+        return Divergence(**words, actions=actions, state=state)
 
 
-_WORDS = ("suite", "task", "state_id", "num_steps", "cause")
 _STATE = "state."
 """Before the names of the state's arrays in a file."""
 

@@ -3,11 +3,19 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Interval
 
 from vla_crl.contracts import Embodiment, Split
 from vla_crl.errors import ConfigError, unknown_name
 
+Horizon = Annotated[int, Interval(ge=1, le=100_000)]
+"""Control steps of an episode."""
+NumStates = Annotated[int, Interval(ge=1, le=100_000)]
+"""Initial states of a kind: they may be computed together, when one of them is first needed."""
+ControlRate = Annotated[float, Interval(ge=0.1, le=10_000)]
+"""Control steps per second."""
 MAX_INSTRUCTION_LENGTH = 200
 """Characters; the same for all suites, so that their observation spaces agree."""
 

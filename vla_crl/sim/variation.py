@@ -6,63 +6,71 @@ variation for all episodes; a perturbation stream is a list of tasks with narrow
 """
 
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from annotated_types import Interval
 
-from vla_crl.config import check_seed, check_types
+from vla_crl.config import Seed, Settings
 from vla_crl.errors import ConfigError
 
-Range = tuple[float, float]
-"""Least and greatest value; equal ones fix it."""
-Box = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""Two opposite corners, least coordinates first."""
-
-NO_CHANGE: Box = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 MAX_LATENCY = 8
 """Control steps."""
-GREATEST = {
-    "action_latency": MAX_LATENCY, "base_shift_m": 1.0, "image_noise": 1.0, "state_noise": 0.1,
-}  # fmt: skip
-"""Beyond them a robot sees or reaches nothing any more."""
+Latency = Annotated[int, Interval(ge=0, le=MAX_LATENCY)]
+Gain = Annotated[float, Interval(ge=0, le=1000)]
+Mass = Annotated[float, Interval(gt=0, le=1000)]
+Shift = Annotated[float, Interval(ge=-1, le=1)]
+"""Beyond it a robot reaches nothing any more."""
+Turn = Annotated[float, Interval(ge=-10, le=10)]
+ImageNoise = Annotated[float, Interval(ge=0, le=1)]
+StateNoise = Annotated[float, Interval(ge=0, le=0.1)]
+NumAbsent = Annotated[int, Interval(ge=0, le=10**6)]
+ShiftBox = tuple[tuple[Shift, Shift, Shift], tuple[Shift, Shift, Shift]]
+"""Two opposite corners, least coordinates first."""
+TurnBox = tuple[tuple[Turn, Turn, Turn], tuple[Turn, Turn, Turn]]
+
+NO_CHANGE = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class VariationConfig:
-    """Ranges from which an episode draws, evenly; by default nothing varies."""
+class VariationConfig(Settings):
+    """Ranges from which an episode draws, evenly; by default nothing varies.
 
-    camera_shift_m: Box = NO_CHANGE
+    Of two numbers or corners the first is the least; equal ones fix the value.
+    """
+
+    camera_shift_m: ShiftBox = NO_CHANGE
     """Displacement of the cameras that are fixed to the world: right, up, back."""
-    camera_turn_rad: Box = NO_CHANGE
+    camera_turn_rad: TurnBox = NO_CHANGE
     """Their rotation about the same three axes, as a rotation vector."""
-    light_gain: Range = (1.0, 1.0)
+    light_gain: tuple[Gain, Gain] = (1.0, 1.0)
     """Factor on the strength of all lights."""
-    light_turn_rad: Box = NO_CHANGE
+    light_turn_rad: TurnBox = NO_CHANGE
     """Rotation vector (world) of the directions of the lights."""
-    colour_shift: Box = NO_CHANGE
+    colour_shift: ShiftBox = NO_CHANGE
     """Added to the red, green and blue (0 to 1) of the robot and of what no instruction names, a
     draw for each of the two."""
     materials: tuple[str, ...] = ()
     """Materials of the scene; what no instruction names, but for the robot, gets the texture of one
     of them."""
-    base_shift_m: Box = NO_CHANGE
+    base_shift_m: ShiftBox = NO_CHANGE
     """Displacement of the robot's base (world)."""
-    mass_gain: Range = (1.0, 1.0)
+    mass_gain: tuple[Mass, Mass] = (1.0, 1.0)
     """Factor on the mass of every object, a draw for each."""
-    friction_gain: Range = (1.0, 1.0)
+    friction_gain: tuple[Gain, Gain] = (1.0, 1.0)
     """Factor on the friction of all surfaces."""
-    absent_distractors: tuple[int, int] = (0, 0)
+    absent_distractors: tuple[NumAbsent, NumAbsent] = (0, 0)
     """How many of the objects that the goal does not name are away, ends included; where fewer are
     there, all of them."""
-    action_latency: tuple[int, int] = (0, 0)
+    action_latency: tuple[Latency, Latency] = (0, 0)
     """Control steps by which actions take effect late, ends included."""
-    image_noise: Range = (0.0, 0.0)
+    image_noise: tuple[ImageNoise, ImageNoise] = (0.0, 0.0)
     """Standard deviation of the noise on each number of an image, as a part of white."""
-    state_noise: Range = (0.0, 0.0)
+    state_noise: tuple[StateNoise, StateNoise] = (0.0, 0.0)
     """Standard deviation of the noise on each number of the state (m, rad)."""
     paraphrase: bool = False
     """Whether the instruction is drawn from its paraphrases."""
-    seed: int = 0
+    seed: Seed = 0
     """Another seed draws other episodes."""
 
     @property
@@ -71,27 +79,14 @@ class VariationConfig:
         return self != VariationConfig(seed=self.seed)
 
     def __post_init__(self) -> None:
-        """Check types and ranges."""
-        check_types(self, "variation")
+        """Check the order of ranges."""
+        super().__post_init__()
         for entry in fields(self):
-            value, default = getattr(self, entry.name), entry.default
-            if not isinstance(default, tuple) or entry.name == "materials":
-                continue
-            low, high = np.asarray(value)
-            if not np.all(np.isfinite(value)):
-                raise ConfigError(f"variation: {entry.name} = {value}, expected finite numbers")
-            if np.any(low > high):
-                raise ConfigError(f"variation: {entry.name} = {value}, expected low before high")
-            if np.ndim(low) == 0 and low < 0:
-                raise ConfigError(f"variation: {entry.name} = {value}, expected at least 0")
-        if self.mass_gain[0] <= 0:
-            raise ConfigError(f"variation: mass_gain = {self.mass_gain}, expected more than 0")
-        for name, greatest in GREATEST.items():
-            if np.max(np.abs(getattr(self, name))) > greatest:
-                raise ConfigError(
-                    f"variation: {name} = {getattr(self, name)}, expected at most {greatest}"
-                )
-        check_seed(self.seed, "variation: seed")
+            value = getattr(self, entry.name)
+            if isinstance(entry.default, tuple) and entry.name != "materials":
+                low, high = np.asarray(value)
+                if np.any(low > high):
+                    raise ConfigError(f"{entry.name} = {value}, expected low before high")
 
 
 class Draw(NamedTuple):

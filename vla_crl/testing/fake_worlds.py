@@ -18,11 +18,11 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from vla_crl.config import from_mapping, read_toml
+from vla_crl.config import Settings, from_mapping, read_toml
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.backends import Backend
-from vla_crl.sim.task_suite import SuiteTask, TaskSuite
+from vla_crl.sim.task_suite import Horizon, NumStates, SuiteTask, TaskSuite
 
 Colour = Literal["red", "green", "blue", "yellow"]
 Extra = Literal["Grounded", "Filmed", "Resumable"]
@@ -38,7 +38,7 @@ WITHOUT_EXPERT = replace(BACKEND, expert=None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FakeConfig:
+class FakeConfig(Settings):
     """Content of a suite.toml with `backend = "vla_crl.testing.fake_worlds:BACKEND"`."""
 
     description: str = "A hand that slides over a table, to the square of one colour."
@@ -55,10 +55,10 @@ class FakeConfig:
     """Squares that training tasks reach."""
     heldout: tuple[Colour, ...] = ("blue",)
     """Squares that held-out tasks reach; they lie on the same table."""
-    horizon: int = 16
+    horizon: Horizon = 16
     """Control steps; the expert takes at most nine."""
-    num_train_states: int = 1000
-    num_test_states: int = 100
+    num_train_states: NumStates = 1000
+    num_test_states: NumStates = 100
     extras: tuple[Extra, ...] = get_args(Extra)
     """What the simulation can do besides the least, see `vla_crl.sim.simulation`."""
     blows_up: tuple[int, ...] = ()
@@ -66,6 +66,7 @@ class FakeConfig:
 
     def __post_init__(self) -> None:
         """Check that hand and squares can be told and told apart."""
+        super().__post_init__()
         if not self.train or len(set(self.colours)) < len(self.colours):
             raise ConfigError(
                 f"train is {self.train}, heldout {self.heldout}; expected colours, each once"
@@ -76,9 +77,6 @@ class FakeConfig:
                 f"embodiment: action {robot.action} and state {robot.state}, expected two numbers "
                 "of each for the hand's x and y, those of the action not binary"
             )
-        for name in ("horizon", "num_train_states", "num_test_states"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
         if self.backend not in _SUITES:
             raise unknown_name("fake worlds", "backend", self.backend, _SUITES)
 

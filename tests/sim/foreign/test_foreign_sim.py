@@ -123,8 +123,8 @@ def test_a_suite_file_names_the_class(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sim.frames("behind", 4).shape == (1, 4, 4, 3)
     sim.close()
     for wrong, message in (
-        (text.replace("control_hz = 10", "control_hz = 0"), "control_hz = 0.0, expected a number"),
-        (text.replace("horizon = 40", "horizon = 0"), "horizon of task 'left' = 0, expected at"),
+        (text.replace("control_hz = 10", "control_hz = 0"), "control_hz = 0.0, expected at least"),
+        (text.replace("horizon = 40", "horizon = 0"), r"tasks\[0\]: horizon = 0, expected at"),
         (text.replace("num_train_states = 4", "num_train_states = 0"), "num_train_states = 0, exp"),
         (text.replace("control_hz", "timeout_s = 0.0\ncontrol_hz"), "timeout_s = 0.0, expected"),
         (text.partition("[[tasks]]")[0] + "tasks = []", "tasks: expected at least one task"),

@@ -141,7 +141,7 @@ def test_wrong_settings_are_refused(new_episode: Any):
         ({"view": "mirrored"}, "OriginalLiberoEpisode: view = 'mirrored', expected 'upright' or"),
         ({"feeling": "joint"}, "feeling = 'joint', expected .* Did you mean 'joints'"),
         ({"num_wait_steps": -1}, "num_wait_steps = -1, expected at least 0"),
-        ({"wait_action": [0.0]}, "wait_action has 1 numbers, expected 7"),
+        ({"wait_action": [0.0]}, "wait_action has 1 entries, expected at least 7 and at most 7"),
     ):
         with pytest.raises(ConfigError, match=message):
             new_episode(**settings)

@@ -144,27 +144,27 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
         (
             'scene = "scene.xml"',
             'scene = "scen.xml"',
-            "suite.toml: scene: there is no file .*scen.xml",
+            "scen.xml: cannot be read .No such file",
         ),
-        ("control_hz = 10.0", "control_hz = 0.0", "control_hz = 0.0, expected more than 0"),
-        ("control_hz = 10.0", "control_hz = nan", "control_hz = nan, expected more than 0"),
-        ("horizon = 48", "horizon = 0", "horizon = 0, expected 1 to 100000"),
+        ("control_hz = 10.0", "control_hz = 0.0", "control_hz = 0.0, expected at least 0.1"),
+        ("control_hz = 10.0", "control_hz = nan", "control_hz = nan, expected a finite number"),
+        ("horizon = 48", "horizon = 0", "horizon = 0, expected at least 1"),
         (
             "num_train_states = 4000",
             "num_train_states = 0",
-            "train_states = 0, expected 1 to 100000",
+            "train_states = 0, expected at least 1",
         ),
         (
             "num_test_states = 200",
             "num_test_states = 200000",
-            "_test_states = 200000, expected 1 to",
+            "_test_states = 200000, .* at most 100000",
         ),
-        ('["agentview", "eye_in_hand"]', "[]", "cameras is empty, expected at least one name"),
+        ('["agentview", "eye_in_hand"]', "[]", "cameras has 0 entries, expected at least 1"),
         ('"eye_in_hand"', '"agentview"', r"the camera \['agentview'\] is given more than once"),
         ('name = "tray"', 'name = "basket"', r"the name \['basket'\] is given more than once"),
         ('body = "tray"', 'body = "basket"', r"the body \['basket'\] is given more than once"),
         ("max_step_m = 0.05", "max_step_m = -0.05", "max_step_m = -0.05, expected more than 0"),
-        ("max_step_rad = 0.5", "max_step_rad = nan", "max_step_rad = nan, expected more than 0"),
+        ("max_step_rad = 0.5", "max_step_rad = nan", "max_step_rad = nan, expected a finite"),
         ('"finger_joint1"', '"joint1"', "joints and fingers are .*, expected each name once"),
         (
             "_m = [-0.18, -0.20",
@@ -181,7 +181,7 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
             "grip_low_m = [5.0",
             "grip_low_m..grip_high_m from .*, expected low",
         ),
-        ("max_yaw_rad = 0.4", "max_yaw_rad = nan", "max_yaw_rad = nan, expected at least 0"),
+        ("max_yaw_rad = 0.4", "max_yaw_rad = nan", "max_yaw_rad = nan, expected a finite"),
         ("distance_m = 0.082", "distance_m = -1.0", "free_distance_m = -1.0, expected at least 0"),
         (
             'body = "tray"',
@@ -193,9 +193,14 @@ def test_an_unknown_thing_names_the_nearest_one(suite: Suite):
             'body = "tray"\njoint = "joint1"\nhandle = "tray"\non_at = 9.0\noff_at = 0.0',
             "thing 'tray': joint 'joint1' is no hinge or slide of body 'tray'",
         ),
-        ("horizon = 48", "horizon = 100001", "horizon = 100001, expected 1 to 100000"),
-        ("control_hz = 10.0", "control_hz = 1e12", "1e-12 s is no multiple of the scene's time"),
-        ("rest_joints_rad = [0.0", "rest_joints_rad = [nan", "rest_joints_rad = .*expected finite"),
+        ("horizon = 48", "horizon = 100001", "horizon = 100001, .* at most 100000"),
+        ("control_hz = 10.0", "control_hz = 1e12", "at least 0.1 and at most 10000"),
+        ("control_hz = 10.0", "control_hz = 1e-6", "control_hz = 1e-06, expected at least 0.1"),
+        (
+            "rest_joints_rad = [0.0",
+            "rest_joints_rad = [nan",
+            r"rest_joints_rad\[0\] = nan, expected a",
+        ),
         (
             '"joint1", "joint2"',
             '"joint2", "joint1"',
@@ -269,7 +274,7 @@ def test_joints_are_named(load_changed: Loader):
     text = (catalog_dir("envs") / "tabletop_object" / "suite.toml").read_text(encoding="utf-8")
     start = text.index(begin)
     line = text[start : text.index("\n", start)]
-    with pytest.raises(ConfigError, match="joints is empty, expected those of the arm"):
+    with pytest.raises(ConfigError, match="joints has 0 entries, expected at least 1"):
         load_changed(line, "joints = []")
     assert end in text
 

@@ -27,13 +27,13 @@ from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.renderer import BatchRenderer
-from vla_crl.sim.variation import Box, VariationConfig, draw
+from vla_crl.sim.variation import TurnBox, VariationConfig, draw
 
 NewSim = Callable[..., VectorSim]
 SHIFT, TURN = (0.03, -0.02, 0.01), (0.05, -0.1, 0.15)
 
 
-def up_to(limit: float) -> Box:
+def up_to(limit: float) -> TurnBox:
     """Return the box of numbers between -limit and limit."""
     return (-limit, -limit, -limit), (limit, limit, limit)
 

@@ -15,50 +15,40 @@ References: Flow-GRPO, arXiv 2505.05470, eq. 9 (the SDE step); pi_RL, arXiv 2510
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.errors import ConfigError
+from vla_crl.config import Settings
 from vla_crl.rows import Rows
 
 MAX_LOSS_WEIGHT = 3.0
 MIN_FLOW_TIME = 0.001
 
 StochasticStep = Literal["last", "random"]
+NoiseLevel = Annotated[float, Interval(gt=0, le=100)]
+"""Above 0: a policy acts without noise where it is told to act deterministically."""
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """Maps x [B, H, A] and flow time [B] to the predicted clean chunk [B, H, A]."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig:
+class FlowConfig(Settings):
     """Training and sampling of the flow."""
 
-    num_steps: int = 4
+    num_steps: Annotated[int, Interval(ge=1, le=1000)] = 4
     """Steps K from noise to action."""
     initial_noise: Literal["zero", "normal"] = "zero"
     """Start of sampling at flow time 1."""
-    noise_level: float = 0.6
+    noise_level: NoiseLevel = 0.6
     """Noise level of the one stochastic step when sampling."""
     stochastic_step: StochasticStep = "last"
     """Which step is stochastic; "random" draws one for every observation."""
-    num_flow_draws: int = 4
+    num_flow_draws: Annotated[int, Interval(ge=1, le=1000)] = 4
     """(noise, flow time) pairs per observation in the supervised loss."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if self.num_steps < 1 or self.num_flow_draws < 1:
-            raise ConfigError(
-                "flow: num_steps and num_flow_draws must be >= 1, got "
-                f"{self.num_steps} and {self.num_flow_draws}"
-            )
-        if not 0.0 < self.noise_level < math.inf:
-            raise ConfigError(
-                f"noise_level is {self.noise_level}, expected a finite number > 0; the policy acts "
-                "without noise where it is told to act deterministically"
-            )
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from vla_crl.config import from_mapping
+from vla_crl.config import Settings, from_mapping
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.foreign.foreign_episode import ForeignEpisode, ForeignTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymnasiumConfig:
+class GymnasiumConfig(Settings):
     """Keywords of `GymnasiumEpisode`."""
 
     id: str

@@ -2,30 +2,32 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from vla_crl.config import from_mapping, read_toml
+from annotated_types import Interval
+
+from vla_crl.config import Settings, from_mapping, read_toml
 from vla_crl.contracts import ARM, Embodiment, Split
 from vla_crl.errors import ConfigError
 from vla_crl.sim.foreign.foreign_episode import DEFAULT_TIMEOUT_S, EpisodeSpec
-from vla_crl.sim.task_suite import SuiteTask, TaskSuite
+from vla_crl.sim.task_suite import ControlRate, Horizon, NumStates, SuiteTask, TaskSuite
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignTaskConfig:
+class ForeignTaskConfig(Settings):
     """A task of the environment."""
 
     name: str
     instruction: str
     split: Split = "train"
-    horizon: int | None = None
+    horizon: Horizon | None = None
     """Control steps after which an unsuccessful episode is truncated; None: the suite's."""
     arguments: dict[str, Any] = field(default_factory=dict[str, Any])
     """What the class of episodes is told of the task when one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForeignConfig:
+class ForeignConfig(Settings):
     """Content of a suite.toml with `backend = "foreign"`."""
 
     description: str
@@ -40,28 +42,19 @@ class ForeignConfig:
     """The robot's channels; of action and state in the order of the environment's numbers."""
     film_camera: str | None = None
     """What people see in videos; None: the first camera of the embodiment."""
-    control_hz: float
+    control_hz: ControlRate
     """Control steps per second."""
-    horizon: int
+    horizon: Horizon
     """Control steps after which an unsuccessful episode is truncated."""
-    num_train_states: int
-    num_test_states: int
-    timeout_s: float = DEFAULT_TIMEOUT_S
+    num_train_states: NumStates
+    num_test_states: NumStates
+    timeout_s: Annotated[float, Interval(gt=0, le=1e6)] = DEFAULT_TIMEOUT_S
     """Longest time that one call of the environment may take."""
     tasks: tuple[ForeignTaskConfig, ...]
 
     def __post_init__(self) -> None:
-        """Check the ranges and that names are unique."""
-        horizons = {f"horizon of task '{task.name}'": task.horizon for task in self.tasks}
-        counts = {"horizon": self.horizon, **horizons}
-        for name in ("num_train_states", "num_test_states"):
-            counts[name] = getattr(self, name)
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ConfigError(f"{name} = {count}, expected at least 1")
-        for name in ("control_hz", "timeout_s"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected a number above 0")
+        """Check that names are unique."""
+        super().__post_init__()
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise ConfigError("tasks: expected at least one task, and each name once")

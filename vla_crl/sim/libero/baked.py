@@ -15,6 +15,7 @@ import numpy as np
 
 from vla_crl.errors import ConfigError
 from vla_crl.files import cache_folder
+from vla_crl.reading import read_arrays, read_object, read_text, require_file
 from vla_crl.sim.libero.kernel import goals as kernel_goals
 from vla_crl.sim.libero.kernel.arm import Arm, Reading
 from vla_crl.sim.libero.kernel.goals import NO_CONTACT, Goals
@@ -122,8 +123,8 @@ class BakedTask:
 
     def compile(self, name: str) -> mujoco.MjModel:
         """Compile a scene file of the folder, as it is written there."""
-        text = (self.folder / name).read_text(encoding="utf-8")
-        names = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))["assets"][name]
+        text = read_text(self.folder / name)
+        names = read_object(self.folder / MANIFEST)["assets"][name]
         return mujoco.MjModel.from_xml_string(text, {file: self._asset(file) for file in names})
 
     def _asset(self, name: str) -> bytes:
@@ -149,7 +150,7 @@ def load_task(benchmark: str, task: str) -> BakedTask:
     """
     folder = task_folder(benchmark, task)
     check_files(folder)
-    return BakedTask(folder, json.loads((folder / TASK).read_text(encoding="utf-8")))
+    return BakedTask(folder, read_object(folder / TASK))
 
 
 @made_once
@@ -178,7 +179,7 @@ def check_files(folder: Path) -> None:
         ConfigError: One is missing or has another content.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_object(folder / MANIFEST)
         for name, expected in manifest["files"].items():
             found = _checksum(folder / name)
             if found != expected:
@@ -186,7 +187,7 @@ def check_files(folder: Path) -> None:
                     f"{folder / name}: its checksum is {found[:12]}..., expected "
                     f"{expected[:12]}...; delete {folder}, and it is made again"
                 )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"{folder}: what was baked is damaged ({error}); delete the folder, and it is made "
             "again"
@@ -194,12 +195,12 @@ def check_files(folder: Path) -> None:
 
 
 def _checksum(path: Path) -> str:
+    require_file(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    with np.load(folder / STATES, allow_pickle=False) as file:
-        return dict(file)
+    return read_arrays(folder / STATES)
 
 
 def _arm(model: mujoco.MjModel, about: dict[str, Any]) -> Arm:

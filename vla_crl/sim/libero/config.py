@@ -1,10 +1,14 @@
 """What a suite.toml with `backend = "libero"` says, and in which ranges."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
+
+from vla_crl.config import Settings
 from vla_crl.contracts import Split
 from vla_crl.errors import ConfigError
+from vla_crl.sim.task_suite import NumStates
 
 NUM_TEST_STATES = 50
 """Official initial states of each task."""
@@ -14,7 +18,7 @@ AGENT_CAMERA, HAND_CAMERA = "agentview", "robot0_eye_in_hand"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiberoTaskConfig:
+class LiberoTaskConfig(Settings):
     """One of LIBERO's tasks."""
 
     name: str
@@ -24,7 +28,7 @@ class LiberoTaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiberoThingConfig:
+class LiberoThingConfig(Settings):
     """Something that instructions talk about."""
 
     name: str
@@ -34,16 +38,16 @@ class LiberoThingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiberoConfig:
+class LiberoConfig(Settings):
     """Content of a suite.toml with `backend = "libero"`: a benchmark, or a union of suites."""
 
     description: str
     backend: Literal["libero"]
     benchmark: str = ""
     """LIBERO's name of the benchmark that the tasks are of."""
-    horizon: int = 0
+    horizon: Annotated[int, Interval(ge=0, le=100_000)] = 0
     """Control steps after which an unsuccessful episode is truncated, without those of waiting."""
-    num_train_states: int = 500
+    num_train_states: NumStates = 500
     """Initial states of each task that are sampled from LIBERO's own placement regions."""
     things: tuple[LiberoThingConfig, ...] = ()
     tasks: tuple[LiberoTaskConfig, ...] = ()
@@ -51,16 +55,16 @@ class LiberoConfig:
     """Of a union: the suites whose tasks it has, in this order, with nothing else said."""
 
     def __post_init__(self) -> None:
-        """Check the ranges and that names are unique."""
+        """Check that it is one or the other, and that names are unique."""
+        super().__post_init__()
         if self.suites:
             if self.benchmark or self.tasks or self.things or self.horizon:
                 raise ConfigError("suites: a union has a description and suites, nothing else")
             return
         if not self.benchmark:
             raise ConfigError("benchmark is missing, expected LIBERO's name of it, or suites")
-        for name in ("horizon", "num_train_states"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 1")
+        if not self.horizon:
+            raise ConfigError("horizon = 0, expected at least 1")
         for kind in ("tasks", "things"):
             names = [entry.name for entry in getattr(self, kind)]
             if len(set(names)) < len(names) or (kind == "tasks" and not names):

@@ -1,11 +1,12 @@
 """Original LIBERO as episodes: its environments, its initial states, its observations."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
+from annotated_types import Interval, Len
 
-from vla_crl.config import from_mapping
+from vla_crl.config import Seed, Settings, from_mapping
 from vla_crl.errors import ConfigError
 from vla_crl.sim.foreign.foreign_episode import ForeignTask
 from vla_crl.sim.foreign.robosuite_episode import Feeling, RobosuiteEpisode
@@ -16,37 +17,29 @@ WAIT_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OriginalConfig:
+class OriginalConfig(Settings):
     """How an episode of original LIBERO begins and is looked at; the keywords of its class."""
 
     benchmark: str
     """Such as "libero_spatial"."""
-    num_train_states: int = 0
+    num_train_states: Annotated[int, Interval(ge=0, le=100_000)] = 0
     """Initial states below this number are LIBERO's own random ones, drawn with a seed made of the
     number; official state i has the number i more than this."""
-    env_seed: int = 0
+    env_seed: Seed = 0
     """What `env.seed` gets before official states."""
     reseeds: bool = False
     """Whether before every reset, with the number of the official state added. If not, official
     state i is begun by reset i after seeding once, as in programs that go through the states in
     order; resets that were not done yet are done."""
-    num_wait_steps: int = 0
+    num_wait_steps: Annotated[int, Interval(ge=0, le=100_000)] = 0
     """Steps after the reset that are no part of the episode."""
-    wait_action: tuple[float, ...] = WAIT_ACTION
+    wait_action: Annotated[tuple[float, ...], Len(7, 7)] = WAIT_ACTION
     """[7] in these steps."""
     view: Literal["upright", "raw", "rotated"] = "upright"
     """What policies see. "raw": LIBERO's observations, bottom row first; "rotated": those turned by
     180 degrees, as published policies see them, upright and mirrored."""
     feeling: Feeling = "pose"
     """What the robot feels, see `RobosuiteEpisode`."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("num_train_states", "num_wait_steps"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}, expected at least 0")
-        if len(self.wait_action) != len(WAIT_ACTION):
-            raise ConfigError(f"wait_action has {len(self.wait_action)} numbers, expected 7")
 
 
 _BEFORE_RESET: dict[object, list[tuple[Any, int]]] = {}

@@ -13,6 +13,8 @@ from vla_crl.sim.native.servos import servos_of
 from vla_crl.sim.renderer import GEOM_GROUPS, drawable_views
 
 ONE_DOF = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+MAX_SUBSTEPS = 10_000
+"""Of physics in a control step."""
 
 
 def check_scene(scene: Scene, scene_file: Path) -> None:
@@ -163,6 +165,12 @@ def _check_arm(scene: Scene, path: Path) -> None:
 
 def _check_period(scene: Scene, path: Path) -> None:
     period_s = 1.0 / scene.config.control_hz
+    if scene.num_substeps > MAX_SUBSTEPS:
+        raise ConfigError(
+            f"{path}: a control step of {period_s:g} s would take {scene.num_substeps:.3g} steps "
+            f"of the scene's timestep {scene.model.opt.timestep:g} s, expected at most "
+            f"{MAX_SUBSTEPS}; change control_hz or the timestep"
+        )
     rest = abs(scene.num_substeps * scene.model.opt.timestep - period_s)
     if not scene.num_substeps or rest > 1e-9:
         raise ConfigError(

@@ -7,6 +7,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
+from vla_crl.reading import require_file
 from vla_crl.sim.native.memory import wanted_bytes
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.scene_checks import check_scene
@@ -25,11 +26,11 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
         ConfigError: The things do not fit the scene.
     """
     path = file.parent / config.scene
-    if not path.is_file():
-        raise ConfigError(f"{file}: scene: there is no file {path}")
+    require_file(path)
     absent: list[ThingConfig] = []
     try:
         spec = mujoco.MjSpec.from_file(str(path))
+        _require_assets(spec, path.parent)
         free = {body.name for body in spec.bodies if _is_free(body)}
         absent = [t for t in config.things if t.body in free and t.name not in objects]
         for thing in absent:
@@ -48,6 +49,17 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
     scene = Scene(config, file, things, model)
     check_scene(scene, path)
     return scene
+
+
+def _require_assets(spec: mujoco.MjSpec, folder: Path) -> None:
+    """Refuse what lies in the place of an asset and is no file; of none there MuJoCo tells."""
+    assets = [(spec.meshdir, mesh) for mesh in spec.meshes]
+    assets += [(spec.texturedir, texture) for texture in spec.textures]
+    assets += [(spec.meshdir, field) for field in spec.hfields]
+    for directory, asset in assets:
+        place = folder / directory / asset.file
+        if asset.file and place.exists():
+            require_file(place)
 
 
 def _is_free(body: mujoco.MjsBody) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vla_crl.catalog import suite_path
-from vla_crl.config import from_mapping, read_toml
+from vla_crl.config import Settings, from_mapping, read_toml
 from vla_crl.contracts import Embodiment, Split
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.sim.native.controllers import KINDS, embodiment_of
@@ -29,7 +29,7 @@ from vla_crl.sim.variation import VariationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskReference:
+class TaskReference(Settings):
     """A task of another suite; what is omitted is as it is there."""
 
     task: str
@@ -43,7 +43,7 @@ class TaskReference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectionConfig:
+class CollectionConfig(Settings):
     """Content of a suite.toml that collects tasks of other suites."""
 
     description: str

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
 from vla_crl.files import cache_folder
+from vla_crl.reading import read_arrays
 
 NUM_LEVELS = 6
 REDUCTION = 3
@@ -285,18 +285,18 @@ def _content_hash(mesh: Level) -> str:
 
 def _read(file: Path) -> list[Level] | None:
     """Return the levels in a file, None if it does not exist or is broken."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return [
-                Level(
-                    *(arrays[f"{name}{level}"] for name in Level._fields[:-1]),
-                    deviation=float(arrays[f"deviation{level}"]),
-                )
-                for level in range(int(arrays["num_levels"]))
-            ]
-    except (FileNotFoundError, NotADirectoryError):
+    if not file.exists():
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    try:
+        arrays = read_arrays(file)
+        return [
+            Level(
+                *(arrays[f"{name}{level}"] for name in Level._fields[:-1]),
+                deviation=float(arrays[f"deviation{level}"]),
+            )
+            for level in range(int(arrays["num_levels"]))
+        ]
+    except (TypeError, ValueError, KeyError) as error:
         logger.warning("%s: broken cache file (%s); it is written anew.", file, error)
         return None
 
