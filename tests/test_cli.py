@@ -1083,6 +1083,30 @@ def test_a_training_that_is_ended_from_outside_says_how_to_go_on(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_seeds_that_are_ended_from_outside_are_all_gone_on_with(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train(self: Trainer, *, resume: bool) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    install("vla_crl.report.several", write_reports=Calls())
+    code, out, err = run(capsys, "train", "demo", "--seeds", "4", "2")
+    assert (code, out) == (143, "")
+    again = "vla-crl train demo --seeds 4 2 --resume"
+    assert err.splitlines() == [
+        "seed 4 of 4 2: runs/demo_seed4",
+        f"vla-crl: ended by SIGTERM; go on with: {again}",
+    ]
+    assert not (world / "runs/demo_seed2").exists()
+
+
 def test_the_console_script_is_installed() -> None:
     command = [str(Path(sys.executable).parent / "vla-crl"), "--version"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

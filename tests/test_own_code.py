@@ -6,7 +6,6 @@ import pytest
 
 import vla_crl
 from vla_crl import cli
-from vla_crl.commands import Options
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.own_code import in_a_line, is_own, place_of
 
@@ -38,12 +37,9 @@ def test_an_error_in_own_code_is_told_with_the_last_place_there(tmp_path: Path) 
 
 
 def test_a_fault_that_is_ours_is_not_told_in_a_line() -> None:
-    try:
-        Options(1)  # type: ignore[call-arg]
-    except TypeError as error:
-        bare = error.with_traceback(None)
-    assert place_of(bare) is None
-    assert in_a_line(bare) is None
+    error = TypeError("takes 1 argument")
+    assert place_of(error) is None
+    assert in_a_line(error) is None
 
 
 def test_an_error_that_says_where_it_is_keeps_its_words(tmp_path: Path) -> None:

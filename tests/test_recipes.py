@@ -1,5 +1,6 @@
 """Recipes that build on one another, and the flags of a method's own settings."""
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -311,6 +312,26 @@ def test_help_lists_the_settings_of_the_method(
     assert "--method-settings.strength FLOAT" in words
     assert "How strongly the weights are held, > 0. (default: 1.0)" in words
     assert "--ppo.learning-rate" in words
+
+
+@pytest.mark.parametrize("recipe", ["demo", "cw20", "pretrain_tiny", "pretrain_libero"])
+def test_every_setting_is_a_flag(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def flags(config: Any, section: str = "") -> list[str]:
+        found: list[str] = []
+        for setting in dataclasses.fields(config):
+            name, value = f"{section}{setting.name}", getattr(config, setting.name)
+            is_section = dataclasses.is_dataclass(value)
+            found += flags(value, f"{name}.") if is_section else [name.replace("_", "-")]
+        return found
+
+    command = "pretrain" if recipe.startswith("pretrain") else "train"
+    settings = flags(load_recipe(command, recipe))
+    with pytest.raises(SystemExit):
+        load_recipe(command, recipe, ["--help"])
+    listed = re.findall(r"--([\w.-]+)", capsys.readouterr().out)
+    missing = {name for name in settings if not any(flag.startswith(name) for flag in listed)}
+    assert missing == ({"method-settings"} if command == "train" else set())  # has none
+    assert len(settings) > 30
 
 
 def test_a_setting_without_a_default_is_asked_for(

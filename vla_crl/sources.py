@@ -178,7 +178,8 @@ def _suite_files(name: str) -> Iterator[tuple[str, Path]]:
     for entry in [folder, *entries]:
         for file in [entry, *entry.rglob("*")]:
             parts = file.relative_to(folder.parent.parent).parts
-            if file.is_file() and not any(part[0] in "._" for part in parts):
+            is_hidden = any(part[0] == "." or part == "__pycache__" for part in parts)
+            if file.is_file() and not is_hidden:
                 yield "/".join(parts), file
     tasks = read_toml(folder / "suite.toml").get("tasks", ())
     named = [str(task["task"]) for task in tasks if isinstance(task, dict) and "task" in task]

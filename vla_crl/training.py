@@ -114,17 +114,19 @@ def _train_seeds(config: Any, path: Path, options: Options) -> None:
     failed: dict[int, str] = {}
     again = _again(options)
     for seed, run in runs.items():
-        if options.resume and _is_complete(run, configs[seed]):
-            console.print(f"{run.path}: is complete, nothing is left to do", soft_wrap=True)
-            continue
-        console.print(f"seed {seed} of {_listed(runs)}: {run.path}", soft_wrap=True)
         try:
+            if options.resume and _is_complete(run, configs[seed]):
+                console.print(f"{run.path}: is complete, nothing is left to do", soft_wrap=True)
+                continue
+            console.print(f"seed {seed} of {_listed(runs)}: {run.path}", soft_wrap=True)
             resume = options.resume and run.path.exists()
             _train_once(configs[seed], run, sources, options, resume=resume)
+        except BrokenPipeError:
+            raise
         except Exception as error:
             if (line := in_a_line(error)) is None or not run.config_file.is_file():
                 raise  # a fault of ours, or one that all seeds would meet
-            again = _again(options, error)
+            again = _again(options, error) if place_of(error) else again
             failed[seed] = line
             console.print(f"{run.path}: failed: {line}", soft_wrap=True)
     if failed:
