@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,19 @@ def make_small_policy():
         return policy.eval()
 
     return make
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that VLA_CRL_PATH lists; what was imported there is forgotten afterwards."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv("VLA_CRL_PATH", str(folder))
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    yield folder
+    for name, module in [*sys.modules.items()]:
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ def test_a_folder_of_ones_own_that_does_not_exist_is_named(
     with pytest.raises(ConfigError, match="VLA_CRL_PATH: '.*/mine' is no folder; list folders"):
         catalog.list_suites()
     monkeypatch.setenv("VLA_CRL_PATH", str(small_catalog / "envs"))
-    with pytest.raises(ConfigError, match="envs' holds no envs/, policies/ or experiments/; name"):
+    message = "envs' holds no envs/, policies/ or experiments/, nor a module of Python; name"
+    with pytest.raises(ConfigError, match=message):
         catalog.list_suites()
 
 
@@ -213,22 +214,87 @@ def test_load_attribute_says_what_is_wrong_with_the_string(target: str, message:
         catalog.load_attribute(target, "here")
 
 
-def test_what_is_not_of_the_kind_that_is_looked_for_is_not_suggested() -> None:
-    def is_error(value: object) -> bool:
-        return isinstance(value, type) and issubclass(value, ValueError)
+def test_a_module_in_a_folder_of_ones_own_is_imported(own_folder: Path) -> None:
+    (own_folder / "my_things.py").write_text(
+        "from my_parts.inner import NUMBER\nTHING = NUMBER + 1\n"
+    )
+    (own_folder / "my_parts").mkdir()
+    (own_folder / "my_parts/__init__.py").touch()
+    (own_folder / "my_parts/inner.py").write_text("NUMBER = 2\n")
+    assert catalog.load_attribute("my_things:THING", "here") == 3
+    assert catalog.load_attribute("my_parts.inner:NUMBER", "here") == 2
+    assert catalog.own_modules(own_folder) == {
+        "my_things": own_folder / "my_things.py",
+        "my_parts": own_folder / "my_parts/__init__.py",
+    }
 
-    message = "'ConfigEr'. Did you mean 'ConfigError'. Known: CheckpointError, ConfigError, SpecErr"
-    with pytest.raises(ConfigError, match=message):
-        catalog.load_attribute("vla_crl.errors:ConfigEr", "here", is_error)
+
+def test_a_folder_of_ones_own_may_hold_modules_alone(own_folder: Path) -> None:
+    (own_folder / "my_things.py").touch()
+    assert catalog.own_folders() == [own_folder]
+    assert "tabletop_goal" in catalog.list_suites()
 
 
-def test_a_missing_import_inside_the_module_is_not_the_strings_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import os\nclass A(:\n", "broken.py:2: SyntaxError: invalid syntax"),
+        ("if True:\nx = 1\n", "broken.py:2: IndentationError: expected an indented block"),
+        ("\n\nx = undefined\n", "broken.py:3: NameError: name 'undefined' is not defined"),
+        ("import no_such_package\n", "broken.py:1: ModuleNotFoundError: No module named 'no_su"),
+        ("from os import no_name\n", "broken.py:1: ImportError: cannot import name 'no_name'"),
+        ("def f():\n    return {}['x']\nf()\n", "broken.py:2: KeyError: 'x'"),
+        ("raise ValueError('two\\nlines')\n", "broken.py:1: ValueError: two lines"),
+        ("assert 1 == 2\n", "broken.py:1: AssertionError"),
+        ("import sys\nsys.exit(3)\n", "broken.py:2: SystemExit: 3"),
+        ("open('/no/such/file')\n", "broken.py:1: FileNotFoundError: /no/such/file: No such file"),
+        ("x = '\0'\n", "null bytes"),
+    ],
+)
+def test_a_module_of_ones_own_that_fails_is_told_with_file_and_line(
+    own_folder: Path, text: str, told: str
 ) -> None:
-    (tmp_path / "needs_more.py").write_text("import no_such_package\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        catalog.load_attribute("needs_more:X", "here")
+    (own_folder / "broken.py").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        catalog.load_attribute("broken:X", "method")
+    assert str(error.value).startswith("method: 'broken:X' cannot be imported: ")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_broken_is_named_where_it_is_not_where_it_was_imported(own_folder: Path) -> None:
+    (own_folder / "outer.py").write_text("import inner\n")
+    (own_folder / "inner.py").write_text("x = (\n")
+    with pytest.raises(ConfigError, match=r"/inner.py:1: SyntaxError: '\(' was never closed"):
+        catalog.load_attribute("outer:X", "here")
+
+
+def test_a_module_whose_name_is_taken_is_told(own_folder: Path) -> None:
+    (own_folder / "statistics.py").write_text("X = 1\n")
+    message = "/statistics.py: the name 'statistics' is taken by /.*/statistics.py; rename it"
+    with pytest.raises(ConfigError, match=message):
+        catalog.load_attribute("statistics:X", "here")
+
+
+def test_a_misspelt_module_names_the_nearest_of_ones_own(own_folder: Path) -> None:
+    (own_folder / "my_things.py").write_text("THING = 1\nimport os\n")
+    message = (
+        "'my_thing:THING': there is no module 'my_thing'; one of your own must be installed, or "
+        "its folder be in VLA_CRL_PATH or PYTHONPATH. Did you mean 'my_things'?"
+    )
+    with pytest.raises(ConfigError, match=message):
+        catalog.load_attribute("my_thing:THING", "here")
+    with pytest.raises(ConfigError, match="'os.no.such:X': there is no module 'os.no'"):
+        catalog.load_attribute("os.no.such:X", "here")
+
+
+def test_only_what_fits_is_suggested(own_folder: Path) -> None:
+    (own_folder / "my_things.py").write_text("import os\nANSWER = 'x'\nANSWERS = 42\n")
+    with pytest.raises(ConfigError) as error:
+        catalog.load_attribute("my_things:ANSER", "here", fits=lambda v: isinstance(v, int))
+    assert str(error.value) == (
+        "here: unknown name in my_things 'ANSER'. Did you mean 'ANSWERS'? Known: ANSWERS."
+    )
 
 
 def test_every_definition_in_the_catalogue_is_toml() -> None:

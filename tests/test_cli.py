@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class Trainer:
     method = types.SimpleNamespace(chooses=False)
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
-        if config.suite == "unfit":
+        if config.policy == "unfit":
             raise ConfigError("the recipe does not fit")
         self.config, self.run = config, run
         self.resume: bool | None = None
@@ -245,7 +246,16 @@ def test_list_and_show_print_one_json_document(
         "tasks": [lift, push],
     }
     assert document("show", "policy", "tiny") == {"num_layers": 2}
-    assert document("show", "recipe", "demo") == {"suite": "kitchen"}
+    recipe = world / "experiments/demo.toml"
+    assert document("show", "recipe", "demo") == {
+        "settings": {"suite": "kitchen"},
+        "origins": {"suite": str(recipe)},
+    }
+    (world / "experiments/long.toml").write_text('extends = "demo"\nseed = 3\n')
+    _, out, _ = run(capsys, "show", "recipe", "long")
+    long = world / "experiments/long.toml"
+    expected = f'# {long}\n# {recipe}\nsuite = "kitchen"  # demo.toml\nseed = 3  # long.toml\n'
+    assert out == expected
 
 
 def test_a_file_that_is_no_recipe_is_not_shown(
@@ -289,11 +299,12 @@ def test_the_tasks_of_a_broken_suite_do_not_hide_those_of_others(
 
 
 def test_methods_are_listed_by_name(
-    world: Path, install: Install, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    install("vla_crl.continual.method", METHODS={"sequential": "a.b:C", "ewc": "a.b:D"})
     _, out, _ = run(capsys, "list", "methods", "--json")
-    assert [row["name"] for row in json.loads(out)] == ["ewc", "sequential"]
+    (row,) = json.loads(out)
+    assert (row["name"], row["file"].endswith("methods/sequential.py")) == ("sequential", True)
+    assert row["description"].startswith("Train on one task after another")
 
 
 def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -811,7 +822,7 @@ def test_a_recipe_that_does_not_fit_leaves_no_run(
     install("vla_crl.continual.trainer", Trainer=Trainer)
     install("vla_crl.report.film", film_run=Calls())
     install("vla_crl.report.page", write_report=Calls())
-    code, _, err = run(capsys, "train", "demo", "--suite", "unfit")
+    code, _, err = run(capsys, "train", "demo", "--policy", "unfit")
     assert (code, err) == (2, "vla-crl: error: the recipe does not fit\n")
     assert not (world / "runs").exists()
 
@@ -1009,7 +1020,9 @@ def test_too_little_memory_is_told_in_a_line(
     install("vla_crl.rollout.evaluate", evaluate=Calls(MemoryError("Unable to allocate 4 TiB")))
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 2
-    assert "vla-crl: error: Unable to allocate 4 TiB" in err
+    assert re.search(
+        r"vla-crl: error: .*test_cli.py:\d+: MemoryError: Unable to allocate 4 TiB\n", err
+    )
 
 
 def test_training_that_meets_no_number_is_told_in_a_line(
@@ -1017,7 +1030,8 @@ def test_training_that_meets_no_number_is_told_in_a_line(
 ) -> None:
     install("vla_crl.rollout.evaluate", evaluate=Calls(FloatingPointError("penalty is nan")))
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
-    assert (code, err.endswith("vla-crl: error: penalty is nan\n")) == (2, True)
+    assert code == 2
+    assert re.search(r"error: .*test_cli.py:\d+: FloatingPointError: penalty is nan\n", err)
 
 
 def test_a_checkpoint_error_is_a_users_error(
@@ -1070,6 +1084,30 @@ def test_a_training_that_is_ended_from_outside_says_how_to_go_on(
     finally:
         signal.signal(signal.SIGINT, ctrl_c)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_seeds_that_are_ended_from_outside_are_all_gone_on_with(
+    world: Path,
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train(self: Trainer, *, resume: bool) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train", train)
+    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
+    install("vla_crl.continual.trainer", Trainer=Trainer)
+    install("vla_crl.report.page", write_report=Calls())
+    install("vla_crl.report.several", write_reports=Calls())
+    code, out, err = run(capsys, "train", "demo", "--seeds", "4", "2")
+    assert (code, out) == (143, "")
+    again = "vla-crl train demo --seeds 4 2 --resume"
+    assert err.splitlines() == [
+        "seed 4 of 4 2: runs/demo_seed4",
+        f"vla-crl: ended by SIGTERM; go on with: {again}",
+    ]
+    assert not (world / "runs/demo_seed2").exists()
 
 
 def test_the_console_script_is_installed() -> None:

@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from vla_crl import __version__, commands, measuring
+from vla_crl import __version__, commands, measuring, training
 from vla_crl.commands import Options
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.config import MAX_SEED
 from vla_crl.doctor import use_headless_gl
-from vla_crl.errors import USER_ERRORS, ConfigError, describe
+from vla_crl.errors import ConfigError
+from vla_crl.own_code import in_a_line
 from vla_crl.printing import print_rows
 from vla_crl.reading import shown
+from vla_crl.recipes import RECIPE_CLASSES, load_recipe
 from vla_crl.standard_streams import open_closed_streams, stdout_to_stderr, writing_stdout
 from vla_crl.termination import EXIT_CODE, Terminated
 
@@ -44,9 +46,9 @@ class _RecipeHelp(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Options, values: Any, option_string: Any = None):
         parser.print_help()
-        if namespace.recipe:
-            commands.load_recipe(namespace.command, namespace.recipe, ["--help"])
-        parser.exit()
+        if not namespace.recipe:
+            parser.exit()
+        namespace.help = True  # of the settings, which depend on the flags that follow
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,9 +65,11 @@ def build_parser() -> argparse.ArgumentParser:
             help=function.__doc__,
             description=function.__doc__,
             allow_abbrev=False,
-            add_help=name not in commands.RECIPE_CLASSES,
+            add_help=name not in RECIPE_CLASSES,
         )
-        command.set_defaults(function=function, json=False, parser=command, command=name)
+        command.set_defaults(
+            function=function, json=False, help=False, parser=command, command=name
+        )
         return command
 
     command = add("list", commands.list_definitions)
@@ -98,10 +102,25 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipe(command)
     command.add_argument("--output", type=Path, help="a new folder (default: runs/<recipe>)")
 
-    command = add("train", commands.train)
+    command = add("train", training.train)
     _add_recipe(command)
-    command.add_argument("--run-dir", type=Path, help="a new folder (default: runs/<recipe>)")
+    command.add_argument(
+        "--run-dir", type=Path, metavar="DIR", help="a new folder (default: runs/<recipe>)"
+    )
+    command.add_argument(
+        "--seeds",
+        nargs="+",
+        type=_not_negative,
+        metavar="N",
+        help="a run of each, one after another: DIR_seed0, DIR_seed1, ...; and what they say "
+        "together: DIR_seeds.md",
+    )
     command.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    command.add_argument(
+        "--changed-sources",
+        action="store_true",
+        help="with --resume: the files of your own method or suite may have changed since",
+    )
 
     command = add("evaluate", commands.evaluate)
     _add_policy_and_suite(command, default_episodes="as the suite or its protocol says")
@@ -307,8 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, unknown = build_parser().parse_known_args(arguments)
         options.overrides, options.command_line = unknown, ["vla-crl", *arguments]
-        if unknown and options.command not in commands.RECIPE_CLASSES:
+        if unknown and options.command not in RECIPE_CLASSES:
             raise _unknown_argument(options, unknown[0])
+        if options.help:
+            load_recipe(options.command, options.recipe, [*unknown, "--help"])
         with stdout_to_stderr() if options.json else contextlib.nullcontext():
             result = options.function(options)
         with writing_stdout():
@@ -324,8 +345,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CODE
     except BrokenPipeError:
         return 141
-    except (*USER_ERRORS, MemoryError, OSError) as error:
-        print(f"vla-crl: error: {describe(error)}", file=sys.stderr)
+    except Exception as error:
+        if (line := in_a_line(error)) is None:
+            raise
+        print(f"vla-crl: error: {line}", file=sys.stderr)
         return 2
     return int(_found_a_fault(options.command, result))
 

@@ -9,17 +9,17 @@ import dataclasses
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from vla_crl import catalog
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import load_toml, override, read_toml
+from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files import keep
 from vla_crl.reading import read_text
-from vla_crl.termination import telling_how_to_go_on
+from vla_crl.recipes import load_recipe, read_recipe
 
 Options = argparse.Namespace
 Records = list[dict[str, Any]]
@@ -31,10 +31,6 @@ NUM_EVALUATED_ENVS = 128
 as many, the same episodes fail."""
 FILMED_EPISODES = 4
 """Episodes a task that `rollout` films unless told otherwise."""
-RECIPE_CLASSES = {
-    "pretrain": "vla_crl.pretraining:PretrainConfig",
-    "train": "vla_crl.continual.recipe:TrainConfig",
-}
 
 
 def list_definitions(options: Options) -> Records:
@@ -52,9 +48,9 @@ def list_definitions(options: Options) -> Records:
         case "recipes":
             names, path = catalog.list_recipes(), catalog.recipe_path
         case "methods":
-            from vla_crl.continual.method import METHODS
+            from vla_crl.continual.method import list_methods
 
-            return [{"name": name, "class": METHODS[name]} for name in sorted(METHODS)]
+            return list_methods()
         case _:
             return _describe_suite(options.suite)["tasks"] if options.suite else _all_tasks()
     return [{"name": name, "description": _describe(name, path)} for name in names]
@@ -72,13 +68,21 @@ def show(options: Options) -> dict[str, Any] | None:
         return _describe_suite(options.name)
     if options.output:
         raise ConfigError(f"show {options.what}: --output is for suites only")
-    find = {"policy": catalog.policy_path, "recipe": catalog.recipe_path}[options.what]
-    path = find(options.name)
+    if options.what == "recipe":
+        recipe = read_recipe(options.name)
+        origins = {".".join(key): str(file) for key, file in recipe.origins.items()}
+        if options.json:
+            return {"settings": recipe.settings, "origins": origins}
+        is_whole = len(recipe.files) == 1
+        text = read_text(recipe.files[0]) if is_whole else recipe.as_toml()
+        print(text, end="")
+        return None
+    path = catalog.policy_path(options.name)
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder, expected the name or the file of a {options.what}")
+        raise ConfigError(f"{path}: is a folder, expected the name or the file of a policy")
+    content = read_toml(path)  # a file that is no settings file is refused
     if options.json:
-        return read_toml(path)
-    read_toml(path)  # a file that is no settings file is refused
+        return content
     print(read_text(path), end="")
     return None
 
@@ -108,59 +112,6 @@ def pretrain(options: Options) -> None:
     from vla_crl.pretraining import pretrain as pretrain_policy
 
     pretrain_policy(config, output, recipe=shlex.join([options.recipe, *options.overrides]))
-
-
-def train(options: Options) -> None:
-    """Train a policy on one task after another, as a recipe says, and write the report."""
-    path = options.run_dir or Path("runs") / Path(options.recipe).stem
-    config = load_recipe("train", options.recipe, options.overrides)
-    from vla_crl.continual.success_matrix import SuccessMatrix
-    from vla_crl.continual.trainer import Trainer
-    from vla_crl.progress import console
-    from vla_crl.report.film import film_run
-    from vla_crl.report.page import write_report
-    from vla_crl.report.tables import print_results
-    from vla_crl.rollout.agents import PolicyAgent
-    from vla_crl.run_directory import RunDirectory
-
-    trainer = Trainer(config, RunDirectory(path))  # first: a useless recipe leaves no folder
-    resume = options.resume
-    if resume and path.is_dir() and RunDirectory(path).holds_nothing():
-        print(f"{path}: nothing there to go on with, so the run begins", file=sys.stderr)
-        resume = False  # a process was killed that had just begun
-    if resume:
-        RunDirectory.open(path).require_config(config, trainer.weights)
-    else:
-        RunDirectory.create(
-            path,
-            config,
-            seed=config.seed,
-            command=options.command_line,
-            conditions=trainer.suite.conditions,
-            policy_weights=trainer.weights,
-        )
-    again = shlex.join([*(a for a in options.command_line if a != "--resume"), "--resume"])
-    with trainer.run.locked(), telling_how_to_go_on(f"go on with: {again}"):
-        trainer.train(resume=resume)
-        trainer.close()
-        if config.video_episodes:
-            agents = {"before training": PolicyAgent(trainer.load_base(), deterministic=True)}
-            if trainer.method.chooses:
-                line = f"no film after training: '{config.method}' chooses for each task what acts"
-                console.print(line, soft_wrap=True)
-            else:
-                agents["after training"] = PolicyAgent(trainer.policy, deterministic=True)
-            film_run(
-                agents,
-                trainer.suite,
-                trainer.stream.train_tasks,
-                num_episodes=config.video_episodes,
-                folder=trainer.run.videos,
-                compute=config.compute,
-            )
-        matrix = SuccessMatrix.read(trainer.run.matrix_file, rounds=config.rounds)
-        print_results(matrix, console)
-        print(write_report(path))
 
 
 def evaluate(options: Options) -> Records:
@@ -355,31 +306,3 @@ def require_new(path: Path, flag: str, *, suffix: str = "") -> None:
         raise ConfigError(
             f"{flag} {path}: cannot write to {path.parent} ({error.strerror})"
         ) from error
-
-
-def load_recipe(command: str, recipe: str, overrides: Sequence[str]) -> Any:
-    """Return the settings of a recipe with the flags applied."""
-    path = catalog.recipe_path(recipe)
-    try:
-        config = _read_recipe(command, path)
-    except ConfigError as error:
-        for other in RECIPE_CLASSES:
-            if other != command and _is_recipe(other, path):
-                raise ConfigError(
-                    f"{path}: is a recipe of 'vla-crl {other}', not of 'vla-crl {command}'"
-                ) from error
-        raise
-    return override(config, overrides, f"vla-crl {command} {recipe}")
-
-
-def _read_recipe(command: str, path: Path) -> Any:
-    config_class = cast(type[Any], catalog.load_attribute(RECIPE_CLASSES[command], "vla-crl"))
-    return load_toml(config_class, path)
-
-
-def _is_recipe(command: str, path: Path) -> bool:
-    try:
-        _read_recipe(command, path)
-    except ConfigError:
-        return False
-    return True

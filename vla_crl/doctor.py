@@ -18,6 +18,7 @@ from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, install_extra
 from vla_crl.files import cache_folder, is_cache_temporary
 from vla_crl.hardware import GL_INSTALL, cpu_model, num_cores
+from vla_crl.recipes import read_recipe
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -244,7 +245,7 @@ def check_catalogue() -> Iterator[Check]:
         }
         for kind, paths in files.items():
             for path in paths:
-                read_toml(path)
+                read_recipe(str(path)) if kind == "recipes" else read_toml(path)
             yield Check(name=kind, status="ok", found=f"{len(paths)} in the catalogue")
     except ConfigError as error:
         advice = "repair the file, or install vla-crl again"

@@ -38,7 +38,14 @@ class StoppedEvaluationError(ForeignError):
         self.results = results
 
 
-USER_ERRORS = (ConfigError, SpecError, CheckpointError, ForeignError, FloatingPointError)
+class UnfinishedError(RuntimeError):
+    """Some of several runs failed; the others are complete."""
+
+
+USER_ERRORS = (
+    *(ConfigError, SpecError, CheckpointError, ForeignError, UnfinishedError),
+    FloatingPointError,
+)
 """What the command line reports without a traceback, with exit code 2; the last one where training
 meets a number that is not finite."""
 

@@ -41,6 +41,7 @@ class RunDirectory:
     def create(
         cls, path: Path, config: object, *, seed: int, command: Sequence[str],
         conditions: Mapping[str, Any] | None = None, policy_weights: str = "",
+        sources: Sequence[Mapping[str, Any]] = (),
     ) -> "RunDirectory":  # fmt: skip
         """Make a new run directory with its config.json and versions.json.
 
@@ -52,17 +53,13 @@ class RunDirectory:
             command: The command line that started it.
             conditions: Of the suite, see `TaskSuite.conditions`.
             policy_weights: Fingerprint of the policy with which it begins.
+            sources: What of the user's own it is made with, see `vla_crl.sources`.
 
         Raises:
             ConfigError: Something is there already.
         """
         run = cls(path)
-        if path.exists() and not (path.is_dir() and run.holds_nothing()):
-            resume = "Continue it with --resume or choose" * run.config_file.is_file()
-            raise ConfigError(
-                f"{path}: exists and is not empty; nothing was overwritten. "
-                f"{resume or 'Choose'} another --run-dir."
-            )
+        run.require_new()
         try:  # before anything is written
             json.dumps(to_mapping(config), allow_nan=False)
         except ValueError as error:
@@ -78,6 +75,7 @@ class RunDirectory:
         described = describe_run(seed, command) | {
             "conditions": dict(conditions or {}),
             "policy_weights": policy_weights,
+            "sources": list(sources),
         }
         save_json(described, run.versions_file)
         save_json(config, run.config_file)  # last: with it the run is there
@@ -136,6 +134,19 @@ class RunDirectory:
                     f"{path}: is a link to {os.readlink(path)}, and a run is written to its own "
                     "folder only; replace the link by what it points to"
                 )
+
+    def require_new(self) -> None:
+        """Check that a run can begin here.
+
+        Raises:
+            ConfigError: Something is there already.
+        """
+        if self.path.exists() and not (self.path.is_dir() and self.holds_nothing()):
+            resume = "Continue it with --resume or choose" * self.config_file.is_file()
+            raise ConfigError(
+                f"{self.path}: exists and is not empty; nothing was overwritten. "
+                f"{resume or 'Choose'} another --run-dir."
+            )
 
     def holds_nothing(self) -> bool:
         """Tell whether there are no files but those of a creation that was not finished."""

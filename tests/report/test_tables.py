@@ -258,3 +258,18 @@ def test_a_report_of_100000_cells_says_where_they_are(
     text = write_markdown_summary(large_run, large_run / "summary.md").read_text()
     assert "100,172 cells, too many to be read here" in text
     assert "The matrices have 100,172 cells" in runs_markdown(summarize_runs([large_run]))
+
+
+def test_runs_made_with_other_sources_are_not_alike(make_run: MakeRun, tmp_path: Path) -> None:
+    paths = [make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)]
+    for path, fingerprint in zip(paths, ("0a1b", "2c3d"), strict=True):
+        versions = json.loads((path / "versions.json").read_text())
+        versions["sources"] = [{"folder": "sources", "fingerprint": fingerprint, "files": {}}]
+        if fingerprint == "2c3d":
+            changed = {"folder": "sources_2", "fingerprint": "4e5f", "files": {}, "since_stage": 2}
+            versions["sources"].append(changed)
+        (path / "versions.json").write_text(json.dumps(versions))
+    summary = summarize_runs(paths)
+    assert summary.unlike == ("own sources: ['0a1b'] and ['2c3d', '4e5f']",)
+    assert summary.facts[0]["own sources"] == "0a1b"
+    assert summary.facts[1]["own sources"] == "2c3d, 4e5f from stage 2"

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_crl.catalog import catalog_dir, policy_path, recipe_path
-from vla_crl.config import load_toml
+from vla_crl.catalog import catalog_dir, policy_path
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.continual.trainer import TrainConfig
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError
 from vla_crl.models.checkpoint import load_policy, read_card
 from vla_crl.models.weights import weights_fingerprint
+from vla_crl.recipes import load_recipe
 from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sim.backends import find_suite
@@ -124,7 +123,7 @@ def test_the_shipped_policy_of_libero_does_what_its_card_says(make_lanes):
 )
 def test_committed_results_begin_with_the_shipped_policy(recipe):
     """Contacts are chaotic and float sums depend on threads, so cells move by some points."""
-    config = load_toml(TrainConfig, recipe_path(recipe))
+    config = load_recipe("train", recipe)
     card = read_card(policy_path(config.policy).with_suffix(""))["success_on_test_ids"]
     stated = {name.rpartition(".")[2]: rate for name, rate in card.items()}
     matrices = [*(catalog_dir("experiments") / "results" / recipe).glob("matrix_seed*.csv")]
@@ -142,7 +141,7 @@ def test_the_policy_of_a_result_loads_with_the_shipped_one(recipe):
     folder = catalog_dir("experiments") / "results" / recipe / "policy"
     trained, base = (
         load_policy(folder),
-        load_policy(load_toml(TrainConfig, recipe_path(recipe)).policy),
+        load_policy(load_recipe("train", recipe).policy),
     )
     assert trained.config.pictures == base.config.pictures
     assert weights_fingerprint(trained) != weights_fingerprint(base)

@@ -1,8 +1,11 @@
 """What a continual-learning method can do, and where: hooks of the update and of the stages."""
 
+import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch, Rollout
 from vla_crl.catalog import load_attribute
 from vla_crl.config import Settings, from_mapping
+from vla_crl.continual.own_methods import OwnMethod, own_methods
 from vla_crl.errors import ConfigError, unknown_name
 
 Collect = Callable[[], Rollout]
@@ -54,12 +58,13 @@ class ContinualMethod:
     where adapters of the backbone are trained: there each minibatch has fresh ones with the graph,
     so detach what is kept.
 
-        class Anchor(ContinualMethod):                # my_methods.py, in PYTHONPATH
-            config_class = AnchorConfig               # frozen dataclass: strength: float = 1.0
-            ...
+        class Anchor(ContinualMethod):                # my_methods.py, in a folder that the variable
+            config_class = AnchorConfig               # VLA_CRL_PATH (or PYTHONPATH) lists;
+            ...                                       # frozen dataclass: strength: float = 1.0
 
-        vla-crl train demo --method my_methods:Anchor                 # or method = in a recipe,
-                                                      # its settings under [method_settings]
+        vla-crl train demo --method my_methods:Anchor --method-settings.strength 3
+                                                      # or method = in a recipe, and its settings
+                                                      # under [method_settings]
 
     A method changes the policy's parameters (`vla_crl.algos.ppo.policy_parameters`), never the
     value head: protecting the critic hurts (Continual World, arXiv 2105.10919). Subclasses with
@@ -136,25 +141,64 @@ METHODS = {
 """Known methods by name, as "module:Attribute", imported on use."""
 
 
+def find_method(name: str) -> type[ContinualMethod]:
+    """Return a method by its name in `METHODS`, or any other by "package.module:Attribute".
+
+    Raises:
+        ConfigError: There is no such method, or its module fails.
+    """
+    if name not in METHODS and ":" not in name:
+        raise unknown_name("method", "method", name, [*METHODS, *_own_methods()[0]])
+    found = load_attribute(METHODS.get(name, name), "method", fits=_is_method)
+    if not _is_method(found):
+        raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
+    method_class = cast(type[ContinualMethod], found)
+    if not dataclasses.is_dataclass(method_class.config_class):
+        raise ConfigError(
+            f"method '{name}': config_class is {method_class.config_class!r}, expected a dataclass"
+        )
+    return method_class
+
+
+def _is_method(value: object) -> bool:
+    return (
+        isinstance(value, type)
+        and issubclass(value, ContinualMethod)
+        and value is not ContinualMethod
+    )
+
+
 def make_method(name: str, settings: Mapping[str, Any]) -> ContinualMethod:
-    """Build a method by its name in `METHODS`, or any other by "package.module:Attribute".
+    """Build a method.
 
     Args:
-        name: Which one.
+        name: As of `find_method`.
         settings: Fields of the method's `config_class`.
 
     Raises:
         ConfigError: No such method, or settings that it does not have.
     """
-    if name not in METHODS and ":" not in name:
-        raise unknown_name("method", "method", name, METHODS)
-    method_class = load_attribute(METHODS.get(name, name), "method", _is_method)
-    if not _is_method(method_class):
-        raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
-    method_class = cast(type[ContinualMethod], method_class)
+    method_class = find_method(name)
     return method_class(from_mapping(method_class.config_class, settings, f"method '{name}'"))
 
 
-def _is_method(value: object) -> bool:
-    is_one = isinstance(value, type) and issubclass(value, ContinualMethod)
-    return is_one and value is not ContinualMethod
+def list_methods() -> list[dict[str, str]]:
+    """Return name, description and file of all methods: the package's, then the user's own."""
+    rows: list[dict[str, str]] = []
+    for name in sorted(METHODS):
+        method_class = find_method(name)
+        description = (method_class.__doc__ or "").partition("\n")[0]
+        module = sys.modules[method_class.__module__]
+        rows.append({"name": name, "description": description, "file": str(module.__file__)})
+    own, broken = _own_methods()
+    told = {name: (method.description, method.file) for name, method in own.items()}
+    told |= {file.stem: (f"cannot be read: {why}", file) for file, why in broken.items()}
+    return rows + [
+        {"name": name, "description": description, "file": str(file)}
+        for name, (description, file) in told.items()
+    ]
+
+
+def _own_methods() -> tuple[dict[str, OwnMethod], dict[Path, str]]:
+    ours = {target.partition(":")[2] for target in METHODS.values()}
+    return own_methods(ours | {ContinualMethod.__name__})

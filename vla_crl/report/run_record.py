@@ -8,6 +8,7 @@ from vla_crl.config import differing_settings
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.rollout.fingerprint import PACKAGES
 from vla_crl.run_directory import RunDirectory
+from vla_crl.sources import SourceRecord, source_records
 
 WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
 """Settings in which runs of one experiment may differ, besides the seed."""
@@ -89,7 +90,13 @@ class RunRecord:
             "vla_crl": self.versions.get("vla_crl"),
             "commit": (self.versions.get("git") or {}).get("commit"),
             "hardware": self.versions.get("cpu_model"),
+            "own sources": [record.fingerprint for record in self.sources],
         }
+
+    @property
+    def sources(self) -> tuple[SourceRecord, ...]:
+        """What of the user's own the run was made with, and what replaced it on the way."""
+        return source_records(self.versions, str(self.run.versions_file))
 
     def differing_settings(self, other: "RunRecord") -> dict[str, tuple[Any, Any]]:
         """Return the settings of the two runs that differ, but for seed and `WITHOUT_EFFECT`."""

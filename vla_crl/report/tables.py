@@ -160,6 +160,9 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
         facts.append(("command", " ".join(versions["command"])))
     if "vla_crl" in versions:
         facts.append(("code", f"vla-crl {versions['vla_crl']}{_commit(versions.get('git'))}"))
+    if record.sources:
+        told = (f"{kept.fingerprint} from stage {kept.since_stage}" for kept in record.sources[1:])
+        facts.append(("own sources", ", ".join([record.sources[0].fingerprint, *told])))
     if "python" in versions:
         facts.append(("system", f"Python {versions['python']}, {versions.get('platform', '')}"))
     packages = versions.get("packages", {})

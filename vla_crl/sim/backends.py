@@ -155,7 +155,7 @@ def _find_backend(name: str, where: str) -> Backend:
         return BACKENDS[name]
     if ":" not in name:
         raise unknown_name(where, "backend", name, BACKENDS)
-    backend = load_attribute(name, where, lambda value: isinstance(value, Backend))
+    backend = load_attribute(name, where, fits=lambda value: isinstance(value, Backend))
     if not isinstance(backend, Backend):
         raise ConfigError(
             f"{where}: backend '{name}' is a {type(backend).__name__}, expected an instance of "

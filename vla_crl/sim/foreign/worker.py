@@ -26,6 +26,10 @@ from vla_crl.sim.foreign.exchange import CALLS, Lines, SharedArrays, Sizes
 from vla_crl.sim.foreign.foreign_episode import ForeignEpisode, ForeignTask
 
 
+def _is_episode(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, ForeignEpisode)
+
+
 class Slot:
     """A slot's environment, with the global random numbers that it draws."""
 
@@ -60,13 +64,13 @@ class Worker:
             ConfigError: There is no such class.
         """
         self._where = f"suite '{suite['name']}'"
-        made = load_attribute(suite["episode"], self._where)
-        if not (isinstance(made, type) and issubclass(made, ForeignEpisode)):
+        made = load_attribute(suite["episode"], self._where, fits=_is_episode)
+        if not _is_episode(made):
             raise ConfigError(
                 f"{self._where}: episode '{suite['episode']}' is no ForeignEpisode of "
                 "vla_crl.sim.foreign.foreign_episode; derive it from that class"
             )
-        self._make, self._arguments = made, suite["arguments"]
+        self._make, self._arguments = cast(type[ForeignEpisode], made), suite["arguments"]
         self._cameras, self._image_size = tuple(suite["cameras"]), suite["image_size"]
         self._tasks = [ForeignTask(**task) for task in suite["tasks"]]
         self._slots: dict[int, Slot] = {}

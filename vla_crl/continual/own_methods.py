@@ -1,0 +1,87 @@
+"""Which methods lie in the folders of VLA_CRL_PATH, found without running anything there."""
+
+import ast
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_crl.catalog import own_folders, own_modules
+from vla_crl.own_code import in_a_line
+
+
+@dataclass(frozen=True)
+class OwnMethod:
+    """A class of the user's.
+
+    Attributes:
+        description: The first line of its docstring.
+        file: Where it stands.
+        bases: Names of the classes that it derives from, as they were called where they came from.
+    """
+
+    description: str
+    file: Path
+    bases: frozenset[str]
+
+
+def own_methods(bases: Collection[str]) -> tuple[dict[str, OwnMethod], dict[Path, str]]:
+    """Find the user's classes that derive from some of ours, directly or through one another.
+
+    Args:
+        bases: Names of ours.
+
+    Returns:
+        The classes by the name that `--method` takes, "module:Class"; and files that are not
+        Python, with what is wrong with them.
+
+    Raises:
+        ConfigError: VLA_CRL_PATH lists what holds no definitions.
+    """
+    classes: dict[str, OwnMethod] = {}
+    broken: dict[Path, str] = {}
+    for module, file in _modules():
+        try:
+            tree = ast.parse(file.read_bytes(), str(file))
+        except (SyntaxError, ValueError, RecursionError, OSError) as error:
+            broken[file] = in_a_line(error) or f"{file}: {error}"
+        else:
+            classes |= _classes_in(tree, module, file)
+    known, found = set(bases), dict[str, OwnMethod]()
+    while new := {n: c for n, c in classes.items() if n not in found and known & c.bases}:
+        found |= new
+        known |= {name.partition(":")[2] for name in new}
+    public = {name: found[name] for name in sorted(found) if ":_" not in name}
+    return public, broken
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    """Yield name and file of every module in own folders and in packages there."""
+    for folder in own_folders():
+        for name, file in own_modules(folder).items():
+            yield name, file
+            for inner in sorted(file.parent.rglob("*.py")) if file.stem == "__init__" else ():
+                parts = inner.relative_to(folder).with_suffix("").parts
+                if inner.is_file() and parts[-1] != "__init__":
+                    yield ".".join(parts), inner
+
+
+def _classes_in(tree: ast.Module, module: str, file: Path) -> dict[str, OwnMethod]:
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    renamed = {name.asname: name.name for node in imports for name in node.names if name.asname}
+    classes: dict[str, OwnMethod] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            names = [_last_name(base) for base in node.bases]
+            description = (ast.get_docstring(node) or "").partition("\n")[0]
+            bases = frozenset(renamed.get(name, name) for name in names if name)
+            classes[f"{module}:{node.name}"] = OwnMethod(description, file, bases)
+    return classes
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """Return `Base` of the expressions `Base`, `module.Base` and `Base[...]`."""
+    if isinstance(node, ast.Subscript):
+        node = node.value
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else None

@@ -1,0 +1,253 @@
+"""Recipes: files that may build on one another, and the flags that override them."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from vla_crl import catalog
+from vla_crl.config import from_mapping, override, read_toml, to_mapping
+from vla_crl.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+RECIPE_CLASSES = {
+    "pretrain": "vla_crl.pretraining:PretrainConfig",
+    "train": "vla_crl.continual.recipe:TrainConfig",
+}
+"""What a recipe says, for each command that takes one."""
+EXTENDS = "extends"
+"""Key of a recipe: the name of another one, or its path from the folder of this one."""
+
+Key = tuple[str, ...]
+"""A setting and the sections it stands in."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe with those that it builds on.
+
+    Attributes:
+        files: Its file, then that of the recipe which it extends, and so on.
+        settings: What they say together: settings of the first that has them, sections merged.
+        origins: The file of each setting.
+    """
+
+    files: tuple[Path, ...]
+    settings: dict[str, Any]
+    origins: dict[Key, Path]
+
+    @property
+    def where(self) -> str:
+        """What errors call it."""
+        return _chain(self.files)
+
+    def as_toml(self) -> str:
+        """Write the settings as a recipe that builds on nothing, each with the file it is from."""
+        lines = [f"# {path}" for path in self.files]
+        for key, value in _leaves(self.settings):
+            name = ".".join(map(_toml_key, key))
+            lines.append(f"{name} = {_toml(value)}  # {self.origins[key].name}")
+        return "\n".join(lines) + "\n"
+
+
+def read_recipe(name: str) -> Recipe:
+    """Read a recipe and all that it builds on.
+
+    Args:
+        name: Of the catalogue, or a path.
+
+    Raises:
+        ConfigError: There is none, it is no TOML, or what it extends is missing or extends it.
+    """
+    files = [catalog.recipe_path(name)]
+    contents = [read_toml(files[0])]
+    while EXTENDS in contents[-1]:
+        files.append(_extended(contents[-1].pop(EXTENDS), files))
+        contents.append(read_toml(files[-1]))
+    settings: dict[str, Any] = {}
+    for content in reversed(contents):
+        if content.get("method", settings.get("method")) != settings.get("method"):
+            settings.pop("method_settings", None)  # of the other method
+        settings = _merged(settings, content)
+    said = [dict(_leaves(content)) for content in contents]
+    origins = {
+        key: next(file for file, keys in zip(files, said, strict=True) if key in keys)
+        for key, _ in _leaves(settings)
+    }
+    return Recipe(tuple(files), settings, origins)
+
+
+def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
+    """Return the settings of a recipe with flags applied.
+
+    Args:
+        command: One of `RECIPE_CLASSES`.
+        name: Of the catalogue, or a path.
+        overrides: Flags, as on the command line.
+
+    Returns:
+        An instance of the command's class; of a method the settings are complete.
+
+    Raises:
+        ConfigError: The recipe or a flag is not as it should be.
+    """
+    recipe, prog = read_recipe(name), f"vla-crl {command} {name}"
+    try:
+        config = _read(command, recipe)
+    except ConfigError as error:
+        for other in RECIPE_CLASSES:
+            if other != command and _is_recipe(other, recipe):
+                raise ConfigError(
+                    f"{recipe.files[0]}: is a recipe of 'vla-crl {other}', not of 'vla-crl "
+                    f"{command}'"
+                ) from error
+        raise
+    if not hasattr(config, "method_settings"):
+        return override(config, overrides, prog)
+    return _override_with_method(config, overrides, prog, recipe.where)
+
+
+def _extended(name: object, files: Sequence[Path]) -> Path:
+    """Return the file that the last of some files extends."""
+    chain, folder = _chain(files), files[-1].parent
+    if not isinstance(name, str):
+        raise ConfigError(f"{chain}: {EXTENDS} = {name!r}, expected the name of a recipe")
+    is_path = "/" in name or name.endswith(".toml")
+    try:
+        path = catalog.recipe_path(str(folder / name) if is_path else name)
+    except ConfigError as error:
+        beside = f"{name}.toml"
+        hint = f" Beside it lies {beside}: name it so." if (folder / beside).is_file() else ""
+        raise ConfigError(f"{chain}: {EXTENDS} = '{name}': {error}{hint}") from error
+    if path.resolve() in [file.resolve() for file in files]:
+        raise ConfigError(f"{chain} -> {path}: a recipe cannot build on itself")
+    return path
+
+
+def _chain(files: Sequence[Path]) -> str:
+    return " -> ".join(map(str, files))
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both, sections merged; of other settings `own` wins."""
+    sections = {
+        key: _merged(base[key], value)
+        for key, value in own.items()
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+    }
+    return {**base, **own, **sections}
+
+
+def _leaves(settings: Mapping[str, Any], section: Key = ()) -> Iterator[tuple[Key, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(cast(dict[str, Any], value), (*section, key))
+        else:
+            yield (*section, key), value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_toml_key(k)} = {_toml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, (str, bool)):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+
+
+def _read(command: str, recipe: Recipe) -> Any:
+    config_class = cast(type[Any], catalog.load_attribute(RECIPE_CLASSES[command], "vla-crl"))
+    return from_mapping(config_class, recipe.settings, recipe.where)
+
+
+def _is_recipe(command: str, recipe: Recipe) -> bool:
+    try:
+        _read(command, recipe)
+    except ConfigError:
+        return False
+    return True
+
+
+def _override_with_method(config: Any, overrides: Sequence[str], prog: str, where: str) -> Any:
+    """Apply flags, also those of the method's settings: which there are the method says."""
+    from vla_crl.continual.method import find_method
+
+    method, settings = _flag("--method", overrides) or config.method, config.method_settings
+    if settings and method != config.method:
+        logger.warning(
+            "%s: [method_settings] are those of '%s' and are left out for '%s'",
+            where, config.method, method,
+        )  # fmt: skip
+        settings = {}
+    settings_class = find_method(method).config_class
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    where = f"{where}:method_settings"
+    if overrides:
+        flags_class = dataclasses.make_dataclass(
+            type(config).__name__,
+            [("method_settings", settings_class)],
+            bases=(type(config),),
+            frozen=True,
+            kw_only=True,
+        )
+        flags_class.__doc__ = type(config).__doc__
+        unfinished = _without_required(settings_class)
+        fields["method_settings"] = from_mapping(unfinished, settings, where)
+        chosen = override(flags_class(**fields), overrides, prog)
+        fields = {name: getattr(chosen, name) for name in fields}
+        settings = _plain(chosen.method_settings, method)
+        where = f"{prog}: method_settings"
+    complete = from_mapping(settings_class, settings, where)
+    return type(config)(**fields | {"method_settings": _plain(complete, method)})
+
+
+def _flag(name: str, arguments: Sequence[str]) -> str | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(name, nargs="?", dest="value")
+    return parser.parse_known_args(arguments)[0].value
+
+
+def _without_required(settings_class: type[Any]) -> type[Any]:
+    """Return the class with all settings optional and unchecked: tyro asks for missing ones."""
+    import tyro
+
+    types = typing.get_type_hints(settings_class)
+    required = [
+        (field.name, types[field.name], tyro.MISSING)
+        for field in dataclasses.fields(settings_class)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    return dataclasses.make_dataclass(
+        settings_class.__name__,
+        required,
+        bases=(settings_class,),
+        namespace={"__post_init__": lambda self: None},
+        frozen=settings_class.__dataclass_params__.frozen,
+        kw_only=True,
+    )
+
+
+def _plain(settings: Any, method: str) -> dict[str, Any]:
+    """Return the settings of a method as config.json keeps them."""
+
+    def to_text(value: object) -> str:
+        if isinstance(value, Path):
+            return str(value)
+        raise ConfigError(
+            f"method '{method}': a setting is of the type {type(value).__name__}, which a file "
+            "cannot hold; use numbers, text, paths, and lists and tables of these"
+        )
+
+    return json.loads(json.dumps(to_mapping(settings), default=to_text))
