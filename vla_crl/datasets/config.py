@@ -1,6 +1,7 @@
-"""Which recorded demonstrations are read, and what their maker meant by pictures and numbers."""
+"""Which recorded demonstrations are read, and what makers of LIBERO's files meant."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from vla_crl.errors import ConfigError
@@ -8,6 +9,7 @@ from vla_crl.errors import ConfigError
 View = Literal["upright", "raw", "rotated"]
 Gripper = Literal["closes", "opens"]
 Seen = Literal["before", "after"]
+OWN_SUFFIX = ".npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +20,9 @@ class DatasetConfig:
     closing would only be found out by a policy that never succeeds.
     """
 
-    path: str | None = None
-    """An HDF5 file of LIBERO or a folder of them, a LeRobot folder of LIBERO, or what
-    `vla-crl collect` wrote (.npz). None: the scripted expert demonstrates."""
     tasks: tuple[str, ...] = ()
-    """Names of the suite's tasks that are read; all by default."""
+    """Names of the suite's tasks whose demonstrations are read, by their instruction in files of
+    your own; () reads those of all tasks, and of your own files all."""
     episodes_per_task: int | None = None
     """So many of each task are read, the first ones; None: all."""
     view: View | None = None
@@ -36,13 +36,11 @@ class DatasetConfig:
     own script records them; then they are paired with the action of the next step."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that nothing is said of demonstrations that are not read."""
+        """Check the ranges."""
         if self.episodes_per_task is not None and self.episodes_per_task < 1:
             raise ConfigError(f"episodes_per_task = {self.episodes_per_task}, expected at least 1")
-        if self.path is None or self.path.endswith(".npz"):
-            for name in ("tasks", "episodes_per_task", "view", "gripper", "seen"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        f"{name} = {getattr(self, name)!r} is for files of LIBERO and LeRobot, but "
-                        f"path is {self.path!r}"
-                    )
+
+
+def is_own_file(path: str) -> bool:
+    """Tell whether a path is that of a file of one's own, of any suite, and not one of LIBERO."""
+    return Path(path).suffix == OWN_SUFFIX

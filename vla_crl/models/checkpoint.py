@@ -120,6 +120,7 @@ def load_policy(
     base: str | Path | None = None,
     device: str = "cpu",
     dtype: Dtype = "float32",
+    is_trained: bool = False,
 ) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
@@ -132,6 +133,8 @@ def load_policy(
         device: Where the weights go; nothing else is tried.
         dtype: In which the backbone computes, and its weights are held: in bfloat16 they act and
             serve adapters, but cannot be trained themselves nor saved.
+        is_trained: Whether the weights are to be trained themselves: they are float32 then, and
+            adapters are refused.
 
     Raises:
         CheckpointError: A file is missing, damaged or does not fit, or the checkpoint would not act
@@ -156,6 +159,11 @@ def load_policy(
             )
     if (path / ADAPTER_FILE).is_file():
         record = _read_record(path / ADAPTER_FILE, "base", "base_sha256")
+        if is_trained:
+            raise CheckpointError(
+                f"{path}: holds adapters of the policy '{record['base']}', but all weights are to "
+                "be trained; name that policy, or one into which adapters have been folded"
+            )
         if routing := record.get("routing"):
             raise CheckpointError(
                 f"{path}: the method '{routing}' chooses for every task what acts (evaluating), "
@@ -167,10 +175,10 @@ def load_policy(
         return policy
     if base is not None:
         raise ConfigError(f"policy '{path_or_preset}' has no base policy; leave out '{base}'")
-    return _load_whole(path, device, dtype)
+    return _load_whole(path, device, dtype, is_trained=is_trained)
 
 
-def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
+def _load_whole(path: Path, device: str, dtype: Dtype, *, is_trained: bool) -> VLAPolicy:
     """Load what `save_policy` wrote."""
     if not (path / POLICY_FILE).is_file():
         raise CheckpointError(
@@ -178,11 +186,15 @@ def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
             "name a stage, RUN/checkpoints/stage_1"
         )
     record, files = _read_record(path / POLICY_FILE, "config", "lora", "card"), path / VLM_FOLDER
+    if is_trained and record["lora"] is not None:
+        raise CheckpointError(
+            f"{path}: the policy has adapters, but all weights are to be trained; take one without"
+        )
     tensors = load_tensors(path / MODEL_FILE)
     require_undamaged(path, POLICY_FILE, MODEL_FILE, f"{VLM_FOLDER}/")
     try:
         config = from_mapping(PolicyConfig, record["config"], str(path / POLICY_FILE))
-        policy = VLAPolicy(config, vlm_files=files, dtype=dtype, holds_dtype=True)
+        policy = VLAPolicy(config, vlm_files=files, dtype=dtype, holds_dtype=not is_trained)
         if record["lora"] is not None:
             add_lora(policy, from_mapping(LoRAConfig, record["lora"], str(path / POLICY_FILE)))
     except ConfigError as error:

@@ -1,16 +1,13 @@
 """Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from pathlib import Path
-from zipfile import BadZipFile
+from dataclasses import dataclass
 
 import numpy as np
 
 from vla_crl.compute import ComputeConfig
 from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
-from vla_crl.files import replacing
 from vla_crl.progress import track
 from vla_crl.rollout.lanes import close_lanes, run_lanes, simulate_lanes
 from vla_crl.sim.backends import expert_of
@@ -47,21 +44,24 @@ class Demonstrations:
     """S recorded steps of E episodes, in episode order.
 
     Attributes:
-        suite: Name of the suite.
+        instructions: What episodes were told to do, by number.
+        things: Names of what instructions talk about, by number.
         images: [S, cameras, H, W, 3] uint8.
         state: [S, numbers of the state] float32.
-        label: [S, numbers of an action] float32, the expert's clean action in the visited state.
-        task: [S] task index.
-        named: [S, 2] indices of the things that the instruction names and that matter now: what
+        label: [S, numbers of an action] float32, what to do in the visited state: of the scripted
+            expert its clean action, whatever was executed.
+        task: [S] number of the step's instruction.
+        named: [S, 2] numbers of the things that the instruction names and that matter now: what
             is to be moved, and where to, or -1.
         object_uv: [S, cameras, things, 2] float32, see `Grounding`.
         object_visible: [S, cameras, things] bool.
         has_grounding: [S] bool, False where nobody knows what is where: nothing is visible then.
         episode_end: [S] index one past the last step of the step's episode.
-        episode_success: [E] bool.
+        episode_success: [E] bool, True where nobody has said otherwise.
     """
 
-    suite: str
+    instructions: tuple[str, ...]
+    things: tuple[str, ...]
     images: np.ndarray
     state: np.ndarray
     label: np.ndarray
@@ -76,33 +76,10 @@ class Demonstrations:
     def __len__(self) -> int:
         return len(self.state)
 
-    def save(self, path: Path) -> None:
-        """Write a compressed npz file without pickled objects.
-
-        Raises:
-            ConfigError: The file exists.
-        """
-        if path.exists():
-            raise ConfigError(f"{path} exists; give another --output or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        with replacing(path) as temporary, temporary.open("wb") as file:  # a name would get .npz
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    @staticmethod
-    def load(path: Path) -> "Demonstrations":
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: The file is missing or has other content.
-        """
-        names = [f.name for f in fields(Demonstrations)]
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in names}
-        except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-            raise ConfigError(f"{path} is no demonstrations file: {error}") from error
-        return Demonstrations(suite=str(arrays.pop("suite")), **arrays)
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes there are, E."""
+        return len(self.episode_success)
 
 
 @dataclass(frozen=True)
@@ -203,7 +180,7 @@ def collect_demonstrations(
             run_lanes(play, range(len(sims)))
     finally:
         close_lanes(sims)
-    return _concatenate(suite.name, recorder)
+    return _concatenate(suite, recorder)
 
 
 def _record_step(
@@ -256,7 +233,7 @@ def _scale(name: str, noise: PerturbationConfig) -> float:
     return noise.joint_scale if name.startswith(JOINT_TARGET) else 1.0
 
 
-def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
+def _concatenate(suite: TaskSuite, recorder: _Recorder) -> Demonstrations:
     lengths = np.array([len(steps) for steps in recorder.steps])
     arrays = {}
     for name, example in list(recorder.steps[0][0].items()):
@@ -265,7 +242,8 @@ def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
         for row, step in enumerate(every_step):
             arrays[name][row] = step.pop(name)  # what is copied is let go: pictures fill the memory
     return Demonstrations(
-        suite=suite_name,
+        instructions=tuple(task.instruction for task in suite.tasks),
+        things=suite.things,
         **arrays,
         has_grounding=np.ones(lengths.sum(), dtype=bool),
         episode_end=np.repeat(np.cumsum(lengths), lengths),
