@@ -14,6 +14,7 @@ import torch
 from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
 from vla_crl.catalog import policy_path
+from vla_crl.cli import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.npz import save_demonstrations
@@ -114,6 +115,33 @@ def test_data_teaches_a_new_word_to_a_policy_that_goes_on(
     assert success[1] >= success[0] + 0.2
     assert before["initial_weights"] == after["initial_weights"]
     assert after["initial_weights"] == weights_fingerprint(load_policy(worlds / "untaught"))
+
+
+def test_a_task_is_collected_learnt_and_evaluated_from_the_command_line(
+    worlds: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(worlds)
+    recipes = worlds / "catalogue" / "experiments"
+    recipes.mkdir()
+    (recipes / "more.toml").write_text(
+        'suite = "new"\npolicy = "base"\nnum_eval_episodes = 2\n[compute]\nnum_torch_threads = 1\n'
+        "[supervised]\nnum_updates = 2\nbatch_size = 8\n"
+    )
+    collect = "collect --suite new --episodes 4 --image-size 48 --output fresh.npz"
+    learn = "pretrain more --data fresh.npz mine.npz --data-weights 3 1 --output learnt"
+    evaluate = "evaluate --policy learnt --suite new --episodes 2 --json"
+    for command in (collect, learn, evaluate):
+        assert main(command.split()) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["task"] for row in rows] == ["reach_red", "reach_yellow"]
+    card = read_card(worlds / "learnt")
+    assert card["demonstrations"] == {"fresh.npz": 4, "mine.npz": 30}
+    assert card["data_weights"] == [3.0, 1.0]
+    assert card["new_words"] == ["yellow"]
+    assert main(["pretrain", "more", "--data", "nowhere.npz", "--output", "other"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("vla-crl: error: data: nowhere.npz: no such file or folder; expected a ")
+    assert not (worlds / "other").exists()
 
 
 def test_new_words_are_in_the_checkpoint_its_card_and_its_page(run: Pretrain, worlds, capsys):

@@ -13,7 +13,6 @@ import torch
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.catalog import list_policies, policy_path
 from vla_crl.contracts import check_fits
-from vla_crl.datasets.batches import BatchSampler, questions
 from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.files import keep, write_atomically
@@ -24,6 +23,7 @@ from vla_crl.models.token_heads import GROUNDING_TERMS, LOSS_TERMS
 from vla_crl.models.vocabulary import make_readable
 from vla_crl.models.weights import weights_fingerprint
 from vla_crl.policy_card import card_markdown
+from vla_crl.pretraining_batches import BatchSampler, questions
 from vla_crl.pretraining_recipe import EXPERT, PretrainConfig
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from vla_crl.models.checkpoint import load_policy, save_policy
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.tokenizer import WordTokenizer
 from vla_crl.models.vocabulary import make_readable
+from vla_crl.testing.strict_device import strict_device
 
 KNOWN = ("pick up the red cube", "where is the cube")
 
@@ -117,3 +120,16 @@ def test_what_is_loaded_to_be_trained_has_float32_weights(policy: VLAPolicy, tmp
     assert all(p.requires_grad for p in loaded.parameters())
     make_readable(loaded, ["fetch"])
     save_policy(loaded, tmp_path / "again")
+
+
+def test_words_are_learnt_where_the_policy_is(policy: VLAPolicy):
+    words = copy.deepcopy(policy)
+    torch.manual_seed(3)
+    make_readable(words, ["fetch the mug"])
+    with strict_device() as device:
+        policy.to(device)
+        torch.manual_seed(3)
+        make_readable(policy, ["fetch the mug"])
+        assert {parameter.device.type for parameter in policy.parameters()} == {device}
+        there = embeddings(policy).cpu()
+    assert torch.equal(there, embeddings(words))

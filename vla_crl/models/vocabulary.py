@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.models.tokenizer import NUM_SPECIAL, WordTokenizer
+from vla_crl.models.tokenizer import NUM_SPECIAL, PADDING_ID, WordTokenizer
 
 
 def make_readable(policy: VLAPolicy, sentences: Sequence[str]) -> tuple[str, ...]:
@@ -42,12 +43,15 @@ def _add_words(policy: VLAPolicy, words: tuple[str, ...]) -> None:
     config, backbone = policy.config, policy.backbone
     config = replace(config, vocabulary=(*config.vocabulary, *words))
     tokenizer = WordTokenizer(config.vocabulary, config.max_words)
-    known = backbone.model.get_input_embeddings().weight.clone()
+    known = backbone.model.get_input_embeddings().weight
     trained = known[NUM_SPECIAL:]
     drawn = torch.randn(len(words), known.shape[1]).to(known.device)
-    backbone.model.resize_token_embeddings(tokenizer.num_words, mean_resizing=False)
-    weight = backbone.model.get_input_embeddings().weight
-    weight[len(known) :] = trained.mean(dim=0) + trained.std(dim=0) * drawn
+    new = trained.mean(dim=0) + trained.std(dim=0, correction=0) * drawn
+    embedding = nn.Embedding.from_pretrained(
+        torch.cat([known, new]), freeze=False, padding_idx=PADDING_ID
+    )
+    backbone.model.set_input_embeddings(embedding)
+    backbone.model.config.get_text_config().vocab_size = tokenizer.num_words
     backbone.vlm = replace(backbone.vlm, tokenizer=tokenizer)
     policy.config, policy.tokenizer = config, tokenizer
     policy.base = None  # its fingerprint was that of other weights

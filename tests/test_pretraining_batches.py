@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vla_crl.contracts import ARM
-from vla_crl.datasets.batches import BatchSampler, questions
 from vla_crl.models.checkpoint import build_policy
+from vla_crl.pretraining_batches import BatchSampler, questions
 from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.simulation import NO_THING
@@ -118,7 +118,9 @@ def marked(demonstrations, number: float):
     return dataclasses.replace(demonstrations, state=np.full_like(demonstrations.state, number))
 
 
-@pytest.mark.parametrize(("weights", "share"), [((), 0.5), ((3.0, 1.0), 0.75), ((1, 99), 0.01)])
+@pytest.mark.parametrize(
+    ("weights", "share"), [((), 0.5), ((3.0, 1.0), 0.75), ((1e306, 9.9e307), 0.01)]
+)
 def test_origins_are_drawn_from_as_their_weights_or_else_their_steps_say(
     demonstrations, untrained_policy, weights, share
 ):

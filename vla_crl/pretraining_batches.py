@@ -44,6 +44,7 @@ class BatchSampler:
         """
         self._origins = [_Origin(policy, origin, question_fraction) for origin in origins]
         weight = np.array(weights or [len(origin) for origin in origins], np.float64)
+        weight /= weight.max()  # the sum of large ones might be infinite
         self.shares = weight / weight.sum()
         self._batch_size = batch_size
         self._rng = np.random.default_rng(seed)
