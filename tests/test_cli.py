@@ -719,21 +719,22 @@ def test_who_moved_a_base_policy_says_where_it_is(
 def test_collect_saves_the_demonstrations(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save = Calls()
-    collect = Calls(types.SimpleNamespace(save=save))
+    save, collect = Calls(), Calls("demonstrations")
     install("vla_crl.rollout.demonstrations", collect_demonstrations=collect)
+    install("vla_crl.datasets.npz", save_demonstrations=save)
     flags = ("--suite", "kitchen", "--episodes", "3", "--output", "demos.npz", "--seed", "5")
     code, _, _ = run(capsys, "collect", *flags, "--image-size", "32")
     settings = {"seed": 5, "image_size": 32, "num_threads": 2}
     assert (code, collect) == (0, [((KITCHEN, 3), settings)])
-    assert save == [((Path("demos.npz"),), {})]
+    assert save == [(("demonstrations", KITCHEN, Path("demos.npz")), {})]
 
 
 def test_pretrain_applies_flags_to_the_recipe(
     world: Path, install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = Calls()
-    install("vla_crl.pretraining", PretrainConfig=TrainConfig, pretrain=calls)
+    install("vla_crl.pretraining_recipe", PretrainConfig=TrainConfig)
+    install("vla_crl.pretraining", pretrain=calls)
     code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
     config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
     assert (code, calls) == (

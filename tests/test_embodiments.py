@@ -11,10 +11,11 @@ from gymnasium.utils.env_checker import check_env
 
 from vla_crl.cli import main
 from vla_crl.compute import ComputeConfig
+from vla_crl.datasets.config import DatasetConfig
+from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
 from vla_crl.rollout import contexts
-from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim import gymnasium_envs
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
@@ -117,10 +118,13 @@ def test_the_expert_solves_every_task(suite: str, tmp_path: Path):
     assert [result["successes"] for result in results] == [4, 4, 4]
 
 
-def test_demonstrations_have_the_robots_channels(suite: str, tmp_path: Path):
+def test_demonstrations_have_the_robots_channels(
+    suite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file, robot = tmp_path / "demonstrations.npz", find_suite(suite).embodiment
     assert not run("collect", "--suite", suite, "--episodes", 6, "--output", file)
-    data = Demonstrations.load(file)
+    data = read_demonstrations(file, DatasetConfig(), find_suite(suite), pixels=64)
     assert data.images.shape[1:] == (len(robot.cameras), 64, 64, 3)
     assert data.state.shape[1:] == (len(robot.state),)
     assert data.label.shape[1:] == (len(robot.action),)

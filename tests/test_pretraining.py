@@ -1,8 +1,7 @@
 import copy
 import dataclasses
-import types
+import re
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,15 +9,17 @@ import torch
 
 from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
-from vla_crl.catalog import policy_path
+from vla_crl.catalog import catalog_dir, policy_path
 from vla_crl.contracts import ARM
-from vla_crl.errors import ConfigError, SpecError
+from vla_crl.datasets.config import DatasetConfig
+from vla_crl.datasets.reading import read_demonstrations
+from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import build_policy, load_policy, read_card
-from vla_crl.pretraining import BatchSampler, PretrainConfig, pretrain, train_supervised
+from vla_crl.pretraining import pretrain, train_supervised
+from vla_crl.pretraining_recipe import PretrainConfig
 from vla_crl.rollout.demonstrations import collect_demonstrations
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.native.suite import load_suite
-from vla_crl.sim.simulation import NO_THING
 from vla_crl.testing.strict_device import strict_device
 
 SUITE = "tabletop_30"
@@ -51,11 +52,6 @@ def demonstrations():
     return collect_demonstrations(load_suite(SUITE), 10, seed=1)
 
 
-@pytest.fixture
-def sampler(demonstrations, untrained_policy):
-    return BatchSampler(untrained_policy, demonstrations, load_suite(SUITE), CONFIG)
-
-
 def test_pretraining_leaves_a_checkpoint_whose_card_tells_how_it_was_made(tmp_path):
     card = pretrain(CONFIG, tmp_path / "checkpoint", recipe="mine")
     assert read_card(tmp_path / "checkpoint") == card
@@ -74,55 +70,6 @@ def test_an_existing_checkpoint_is_not_overwritten(tmp_path):
         pretrain(CONFIG, tmp_path, recipe="mine")
 
 
-def test_questions_have_no_action_loss_and_commands_do(sampler):
-    batch = sampler.draw()
-    where = sampler._token_ids[sampler._num_commands, 0]  # first word of "where is the red cube"
-    assert torch.equal(batch.has_action, batch.observation.token_ids[:, 0] != where)
-    assert batch.has_action.any()
-    assert not batch.has_action.all()
-
-
-def test_chunks_are_the_next_clean_labels_and_stop_at_the_end_of_the_episode(
-    sampler, demonstrations
-):
-    batch = sampler.draw()
-    for row in range(len(batch.observation.state)):
-        step = np.flatnonzero(
-            (demonstrations.state == batch.observation.state[row].numpy()).all(axis=1)
-        )[0]
-        left = demonstrations.episode_end[step] - step
-        assert batch.action_mask[row].sum() == min(8, left)
-        expected = demonstrations.label[step : step + min(8, left)]
-        assert np.array_equal(batch.action_chunk[row].numpy()[: len(expected)], expected)
-
-
-def test_the_target_of_a_question_is_the_thing_it_names(sampler):
-    batch = sampler.draw()
-    for row in torch.arange(len(batch.observation.state))[~batch.has_action]:
-        words = batch.observation.token_ids[row]
-        asked = (sampler._token_ids == words).all(dim=1).nonzero().item() - sampler._num_commands
-        assert torch.equal(batch.named_uv[row, 0], batch.object_uv[row, :, asked])
-        assert torch.equal(batch.named_visible[row, 0], batch.object_visible[row, :, asked])
-        assert not batch.named_visible[row, 1].any()
-
-
-def test_labels_are_looked_up_by_the_names_of_the_policys_things(demonstrations):
-    suite = load_suite(SUITE)
-    policy = build_policy("tiny", embodiment=ARM, things=["tray", "teapot", "red cube"])
-    batch = BatchSampler(policy, demonstrations, suite, CONFIG).draw()
-    steps = [
-        np.flatnonzero((demonstrations.state == state.numpy()).all(axis=1))[0]
-        for state in batch.observation.state
-    ]
-    for column, thing in ((0, "tray"), (2, "red cube")):
-        place = suite.things.index(thing)
-        uv, visible = demonstrations.object_uv[steps], demonstrations.object_visible[steps]
-        assert np.array_equal(batch.object_uv[:, :, column].numpy(), uv[:, :, place])
-        assert np.array_equal(batch.object_visible[:, :, column].numpy(), visible[:, :, place])
-        assert batch.object_visible[:, :, column].any()
-    assert not batch.object_visible[:, :, 1].any()  # the suite has no teapot
-
-
 def test_things_that_the_policy_does_not_know_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretraining, "collect_demonstrations", interrupt)
     write_preset(tmp_path / "mine.toml", "max_words = 16", f"max_words = 16\nthings = {KNOWN}")
@@ -130,19 +77,6 @@ def test_things_that_the_policy_does_not_know_are_told(tmp_path, monkeypatch, ca
     with pytest.raises(KeyboardInterrupt):
         pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
     assert "without grounding labels remain cupboard, door" in capsys.readouterr().err
-
-
-def test_only_rows_with_grounding_are_asked_where_something_is(demonstrations, untrained_policy):
-    half = dataclasses.replace(
-        demonstrations, has_grounding=np.arange(len(demonstrations)) % 2 == 0
-    )
-    config = dataclasses.replace(
-        CONFIG, question_fraction=0.9, supervised=SupervisedConfig(num_updates=1, batch_size=64)
-    )
-    batch = BatchSampler(untrained_policy, half, load_suite(SUITE), config).draw()
-    assert (batch.has_grounding | batch.has_action).all()
-    assert not batch.has_grounding.all()
-    assert not batch.has_action.all()
 
 
 @pytest.mark.parametrize(
@@ -167,34 +101,15 @@ def test_what_would_fail_after_the_training_is_refused_before_it(
         pretrain(dataclasses.replace(CONFIG, **setting), tmp_path / "checkpoint", recipe="mine")
 
 
-def test_a_sentence_too_long_for_the_policy_is_refused_before_the_demonstrations(
-    tmp_path, monkeypatch
+def test_a_sentence_too_long_for_the_policy_gets_its_room_and_is_told(
+    tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.delattr(pretraining, "collect_demonstrations")
+    monkeypatch.setattr(pretraining, "collect_demonstrations", interrupt)
     write_preset(tmp_path / "terse.toml", "max_words = 16", "max_words = 4")
-    wrong = dataclasses.replace(CONFIG, policy=str(tmp_path / "terse.toml"))
-    with pytest.raises(SpecError, match="expected 1 to 4; shorten it or raise max_words"):
-        pretrain(wrong, tmp_path / "checkpoint", recipe="mine")
-
-
-def test_demonstrations_of_no_thing_are_drawn_without_questions(demonstrations, untrained_policy):
-    num = len(demonstrations)
-    bare = dataclasses.replace(
-        demonstrations,
-        named=np.full((num, 2), NO_THING),
-        object_uv=demonstrations.object_uv[:, :, :0],
-        object_visible=demonstrations.object_visible[:, :, :0],
-        has_grounding=np.zeros(num, dtype=bool),
-    )
-    suite = types.SimpleNamespace(tasks=load_suite(SUITE).tasks, things=())
-    batch = BatchSampler(untrained_policy, bare, cast(Any, suite), CONFIG).draw()
-    assert batch.has_action.all()
-    assert not batch.has_grounding.any()
-    assert not batch.named_visible.any()
-    assert not batch.object_visible.any()
-    losses = untrained_policy.losses(batch)
-    assert {losses[name].item() for name in ("presence", "pointer", "answer_tokens")} == {0.0}
-    assert losses["flow"] > 0.0
+    terse = dataclasses.replace(CONFIG, policy=str(tmp_path / "terse.toml"))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(terse, tmp_path / "checkpoint", recipe="mine")
+    assert "longest sentence of the policy has 14 words now instead" in capsys.readouterr().err
 
 
 def test_another_robot_is_refused_before_the_demonstrations(tmp_path, monkeypatch):
@@ -271,7 +186,7 @@ def test_pretraining_stops_at_the_first_look_that_finds_the_target(
     )
     policy = copy.deepcopy(untrained_policy)
     sims = make_lanes(load_suite(SUITE), 1)
-    assert train_supervised(policy, demonstrations, sims, config) == 4
+    assert train_supervised(policy, [demonstrations], sims, config) == 4
     assert looks == [{"num_episodes": 7, "states": "train"}] * 2
     assert not policy.training
 
@@ -284,6 +199,29 @@ def test_training_leaves_nothing_on_the_cpu_where_the_policy_is_elsewhere(
         policy = build_policy("tiny", embodiment=ARM, things=suite.things, device=device)
         policy.norm_stats.set(demonstrations.state, demonstrations.label)
         before = policy.backbone.image_position.detach().clone()
-        assert train_supervised(policy, demonstrations, make_lanes(suite, 1), CONFIG) == 2
+        assert train_supervised(policy, [demonstrations], make_lanes(suite, 1), CONFIG) == 2
         assert not torch.equal(policy.backbone.image_position, before)
         assert {parameter.device.type for parameter in policy.parameters()} == {device}
+
+
+def test_the_example_in_the_documents_records_what_is_read(tmp_path, monkeypatch):
+    text = (catalog_dir("policies") / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Your own demonstrations")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], flags=re.DOTALL)
+    assert "range(20)" in code
+    rng, shown = np.random.default_rng(0), []
+
+    def read_gamepad(obs):
+        shown.append(obs)
+        return np.append(rng.uniform(-1, 1, 6), rng.choice([-1.0, 1.0]))
+
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("range(20)", "range(2)"), {"read_gamepad": read_gamepad})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    suite = load_suite("tabletop_goal")
+    found = read_demonstrations(tmp_path / "mine.npz", DatasetConfig(), suite, pixels=64)
+    assert found.num_episodes == 2
+    assert len(found) == len(shown) == 2 * suite.horizon
+    assert found.instructions == ("yank out the compartment",)
+    assert np.array_equal(found.images, [obs["images"] for obs in shown])
+    assert np.array_equal(found.state, [obs["state"] for obs in shown])

@@ -91,17 +91,19 @@ def collect(options: Options) -> None:
     """Record demonstrations of the scripted experts of a suite."""
     catalog.suite_path(options.suite)
     require_new(options.output, "--output", suffix=".npz")
+    from vla_crl.datasets.npz import save_demonstrations
     from vla_crl.rollout.demonstrations import collect_demonstrations
     from vla_crl.sim.backends import find_suite
 
+    suite = find_suite(options.suite)
     demonstrations = collect_demonstrations(
-        find_suite(options.suite),
+        suite,
         options.episodes,
         seed=options.seed,
         image_size=options.image_size,
         num_threads=options.num_sim_threads,
     )
-    keep(options.output, demonstrations.save)
+    keep(options.output, lambda path: save_demonstrations(demonstrations, suite, path))
 
 
 def pretrain(options: Options) -> None:

@@ -21,7 +21,8 @@ from vla_crl.doctor import Check
 from vla_crl.errors import USER_ERRORS, SpecError
 from vla_crl.models.checkpoint import load_policy, save_adapter
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.pretraining import PretrainConfig, pretrain
+from vla_crl.pretraining import pretrain
+from vla_crl.pretraining_recipe import PretrainConfig
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.rollout.evaluate import evaluate

@@ -18,7 +18,7 @@ from vla_crl.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 RECIPE_CLASSES = {
-    "pretrain": "vla_crl.pretraining:PretrainConfig",
+    "pretrain": "vla_crl.pretraining_recipe:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
 }
 """What a recipe says, for each command that takes one."""

@@ -14,7 +14,8 @@ from vla_crl.config import override
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy
-from vla_crl.pretraining import PretrainConfig, pretrain
+from vla_crl.pretraining import pretrain
+from vla_crl.pretraining_recipe import PretrainConfig
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.backends import find_suite
 
@@ -66,7 +67,8 @@ def recipe(preset: str, path: Path, supervised: SupervisedConfig, **settings: An
         supervised=supervised,
         num_eval_episodes=1,
         compute=ComputeConfig(num_torch_threads=1),
-        dataset=DatasetConfig(path=str(path), **settings),
+        data=(str(path),),
+        dataset=DatasetConfig(**settings),
     )
 
 
@@ -87,10 +89,10 @@ def test_a_policy_learns_from_recorded_demonstrations(
     ]
     assert losses[-1] < 0.5 * losses[0]
     assert "presence" not in told.split("left out are the losses")[1].split("update")[1]
-    assert card["dataset"] == path.name
-    assert card["demonstrations"] == (2 if kind == "hdf5" else 3)
+    num = 2 if kind == "hdf5" else 3
+    assert card["demonstrations"] == {str(path): num}
     page = (tmp_path / "checkpoint" / "README.md").read_text()
-    assert f"{card['demonstrations']} demonstrations of `{path.name}` (together" in page
+    assert f"{num} demonstrations of `{path.name}` (together" in page
     state_mean = load_policy(tmp_path / "checkpoint").norm_stats.state_mean
     assert not torch.equal(state_mean, torch.zeros(8))
 
@@ -110,11 +112,12 @@ def test_losses_that_need_no_grounding_are_not_spoken_of(preset, write_hdf5, tmp
 
 def test_every_setting_is_a_flag(preset):
     config = recipe(preset, Path("here"), MEMORY)
-    flags = "--dataset.path there --dataset.view raw --dataset.gripper opens --dataset.seen after"
-    more = "--dataset.episodes-per-task 3 --dataset.tasks one two"
+    flags = "--dataset.view raw --dataset.gripper opens --dataset.seen after --data there mine.npz"
+    more = "--dataset.episodes-per-task 3 --dataset.tasks one two --data-weights 2 1"
     changed = override(config, f"{flags} {more}".split(), "mine")
-    expected = DatasetConfig(
-        path="there", view="raw", gripper="opens", seen="after", episodes_per_task=3,
-        tasks=("one", "two"),
-    )  # fmt: skip
-    assert changed == dataclasses.replace(config, dataset=expected)
+    dataset = DatasetConfig(
+        view="raw", gripper="opens", seen="after", episodes_per_task=3, tasks=("one", "two")
+    )
+    assert changed == dataclasses.replace(
+        config, data=("there", "mine.npz"), data_weights=(2.0, 1.0), dataset=dataset
+    )

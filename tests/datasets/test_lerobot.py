@@ -22,8 +22,8 @@ UNCLEAR = ("observation.images.image", "observation.images.wrist_image")
 
 
 def read(path: Path, suite: str = "libero_spatial", **settings: Any) -> Demonstrations:
-    config = DatasetConfig(path=str(path), **settings)
-    return read_demonstrations(config, find_suite(suite), pixels=PIXELS)
+    config = DatasetConfig(**settings)
+    return read_demonstrations(path, config, find_suite(suite), pixels=PIXELS)
 
 
 def change(file: Path, **entries: Any) -> None:
@@ -83,7 +83,9 @@ def test_a_part_is_read_when_it_is_asked_for(write_lerobot, capsys):
     folder = write_lerobot()
     assert len(read(folder, episodes_per_task=1)) == 9
     second = "pick_up_the_black_bowl_next_to_the_ramekin_and_place_it_on_the_plate"
-    assert read(folder, tasks=(second,)).task.tolist() == [1] * 5
+    few = read(folder, tasks=(second,))
+    assert few.task.tolist() == [0] * 5
+    assert few.instructions == (second.replace("_", " "),)
     assert "left out are 2 demonstrations of 1 tasks" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="unknown task of suite 'libero_object' 'pick up the bla"):
         read(folder, suite="libero_object")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_crl.catalog import suite_path
+from vla_crl.datasets.npz import save_demonstrations
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import save_adapter, save_policy
 from vla_crl.models.lora import LoRAConfig
@@ -100,7 +101,8 @@ def write_good_files(folder: Path, policy) -> None:
     suite = find_suite("fake")
     _write_checkpoints(folder, policy(suite))
     _write_run(folder / "run")
-    collect_demonstrations(suite, 4, image_size=32).save(folder / "demonstrations.npz")
+    demonstrations = collect_demonstrations(suite, 4, image_size=32)
+    save_demonstrations(demonstrations, suite, folder / "demonstrations.npz")
     state = {"qpos": np.zeros(3)}
     diverged = Divergence("fake", "reach_red", 1, 2, "a joint", np.zeros((2, 3)), state)
     diverged.save(folder).rename(folder / "divergence.npz")

@@ -21,12 +21,13 @@ import pytest
 from tests.fuzzing.changes import change, change_arrays, change_tensors
 from tests.fuzzing.good_files import write_good_files
 from vla_crl import cli
+from vla_crl.datasets.npz import npz_episodes
 from vla_crl.errors import USER_ERRORS, describe
 from vla_crl.models.checkpoint import build_policy, load_policy
 from vla_crl.report.pairing import stage_tables
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.tables import run_facts
-from vla_crl.rollout.demonstrations import Demonstrations
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.native.suite import read_suite
 
@@ -86,6 +87,12 @@ def read_run(run: Path) -> None:
         assert table.rows
 
 
+def read_own_demonstrations(path: Path) -> None:
+    """Read a file of demonstrations as pretraining does, but for the cache of pictures."""
+    for episode in npz_episodes(path, find_suite("fake"), 32):
+        episode.read()
+
+
 FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "policies/small.toml": lambda path: build_policy(str(path)),
     "policies/small/policy.json": lambda path: load_policy(path.parent),
@@ -95,7 +102,7 @@ FUNCTIONS: dict[str, Callable[[Path], object]] = {
     "run/versions.json": lambda path: read_run(path.parent),
     "run/metrics.jsonl": lambda path: read_run(path.parent),
     "run/episodes.csv": lambda path: read_run(path.parent),
-    "demonstrations.npz": Demonstrations.load,
+    "demonstrations.npz": read_own_demonstrations,
     "divergence.npz": Divergence.load,
     "table.toml": read_suite,
 }

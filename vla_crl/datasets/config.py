@@ -1,14 +1,15 @@
-"""Which recorded demonstrations are read, and what their maker meant by pictures and numbers."""
+"""Which recorded demonstrations are read, and what makers of LIBERO's files meant."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from vla_crl.config import Count, Settings
-from vla_crl.errors import ConfigError
 
 View = Literal["upright", "raw", "rotated"]
 Gripper = Literal["closes", "opens"]
 Seen = Literal["before", "after"]
+OWN_SUFFIX = ".npz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +20,9 @@ class DatasetConfig(Settings):
     closing would only be found out by a policy that never succeeds.
     """
 
-    path: str | None = None
-    """An HDF5 file of LIBERO or a folder of them, a LeRobot folder of LIBERO, or what
-    `vla-crl collect` wrote (.npz). None: the scripted expert demonstrates."""
     tasks: tuple[str, ...] = ()
-    """Names of the suite's tasks that are read; all by default."""
+    """Names of the suite's tasks whose demonstrations are read, by their instruction in files of
+    your own; () reads those of all tasks, and of your own files all."""
     episodes_per_task: Count | None = None
     """So many of each task are read, the first ones; None: all."""
     view: View | None = None
@@ -36,13 +35,7 @@ class DatasetConfig(Settings):
     """Whether a step's pictures and state are from before its action, or from after it, as LIBERO's
     own script records them; then they are paired with the action of the next step."""
 
-    def __post_init__(self) -> None:
-        """Check that nothing is said of demonstrations that are not read."""
-        super().__post_init__()
-        if self.path is None or self.path.endswith(".npz"):
-            for name in ("tasks", "episodes_per_task", "view", "gripper", "seen"):
-                if getattr(self, name):
-                    raise ConfigError(
-                        f"{name} = {getattr(self, name)!r} is for files of LIBERO and LeRobot, but "
-                        f"path is {self.path!r}"
-                    )
+
+def is_own_file(path: str) -> bool:
+    """Tell whether a path is that of a file of one's own, of any suite, and not one of LIBERO."""
+    return Path(path).suffix == OWN_SUFFIX

@@ -1,4 +1,4 @@
-"""One stored episode, and its steps as a suite of LIBERO has them."""
+"""One stored episode, and its steps as a suite has them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -6,13 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vla_crl.contracts import ARM
 from vla_crl.datasets.config import Gripper, Seen, View
 from vla_crl.errors import ConfigError, install_extra
 from vla_crl.sim.libero.drawing import resized
 
 INSTALL = install_extra("datasets")
-CAMERAS = len(ARM.cameras)
 _STEPS_OF_VIEW = {"upright": (1, 1), "raw": (-1, 1), "rotated": (1, -1)}
 """In which directions rows and columns run, beside what the camera sees."""
 _BEYOND = 1e-6
@@ -27,18 +25,55 @@ class Conventions(NamedTuple):
     seen: Seen
 
 
+class StoredLabels(NamedTuple):
+    """Where things are in T steps, or room for it; see `Demonstrations`.
+
+    Attributes:
+        named: [T, 2].
+        object_uv: [T, C, O, 2].
+        object_visible: [T, C, O].
+    """
+
+    named: np.ndarray
+    object_uv: np.ndarray
+    object_visible: np.ndarray
+
+
 class StoredSteps(NamedTuple):
     """The T steps of an episode as they are stored.
 
     Attributes:
-        state: [T, 8].
-        actions: [T, 7].
-        pictures: Of each camera of the arm the T pictures, [h, w, 3] uint8.
+        state: [T, n].
+        actions: [T, A].
+        pictures: Of each camera the T pictures, [h, w, 3] uint8.
+        labels: Where things are, if somebody knows.
     """
 
     state: np.ndarray
     actions: np.ndarray
     pictures: tuple[Iterable[np.ndarray], ...]
+    labels: StoredLabels | None = None
+
+
+class StepRows(NamedTuple):
+    """Room for steps.
+
+    Attributes:
+        state: [S, n] float32.
+        label: [S, A] float32.
+        images: [S, C, pixels, pixels, 3] uint8.
+        labels: Where things are.
+    """
+
+    state: np.ndarray
+    label: np.ndarray
+    images: np.ndarray
+    labels: StoredLabels
+
+    def select(self, rows: slice) -> "StepRows":
+        """Return a view of some of them."""
+        labels = StoredLabels(*(array[rows] for array in self.labels))
+        return StepRows(self.state[rows], self.label[rows], self.images[rows], labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +82,12 @@ class StoredEpisode:
 
     Attributes:
         where: File and place in it, for messages.
-        task: How the file calls its task.
+        task: How the file calls its task, or what the robot is told in it.
         num_stored: T.
         conventions: What its maker meant.
         read: Reads the steps.
+        success: Whether it reached its goal; only such ones are published.
+        things: Names of what it tells the places of.
     """
 
     where: str
@@ -58,39 +95,40 @@ class StoredEpisode:
     num_stored: int
     conventions: Conventions
     read: Callable[[], StoredSteps]
+    success: bool = True
+    things: tuple[str, ...] = ()
 
     @property
     def num_steps(self) -> int:
         """How many steps have both what was seen and the action that followed it."""
         return self.num_stored - (self.conventions.seen == "after")
 
-    def fill(
-        self, state: np.ndarray, label: np.ndarray, images: np.ndarray, *, is_turned: bool
-    ) -> None:
-        """Read the steps into arrays of as many rows as there are steps.
+    def fill(self, out: StepRows, *, is_turned: bool) -> None:
+        """Read the steps into room for as many.
 
         Args:
-            state: [num_steps, 8] to be filled; see `POSE_STATE`.
-            label: [num_steps, 7] to be filled; see `POSE_ACTION`.
-            images: [num_steps, C, pixels, pixels, 3] to be filled.
+            out: `num_steps` rows to be filled.
             is_turned: Whether policies see pictures of robosuite turned by 180 degrees.
 
         Raises:
-            ConfigError: Something is not what LIBERO's demonstrations are.
+            ConfigError: Something is not what a robot's demonstrations are.
         """
         stored, num = self.read(), self.num_steps
-        self._require("states", stored.state, len(ARM.state))
-        self._require("actions", stored.actions, len(ARM.action))
+        self._require("states", stored.state, out.state.shape[1])
+        self._require("actions", stored.actions, out.label.shape[1])
         actions = self._clean(np.array(stored.actions, np.float64))
-        state[:] = stored.state[:num]
-        label[:] = actions[self.num_stored - num :]
+        out.state[:] = stored.state[:num]
+        out.label[:] = actions[self.num_stored - num :]
+        for array, known in zip(out.labels, stored.labels or (), strict=False):
+            array[:] = known[:num]
         rows, columns = _STEPS_OF_VIEW[self.conventions.view]
         columns *= -1 if is_turned else 1
+        pixels = out.images.shape[2]
         for camera, pictures in enumerate(stored.pictures):
             for row, picture in zip(range(num), pictures, strict=False):
-                self._require_picture(picture, images.shape[2])
+                self._require_picture(picture, pixels)
                 turned = picture[None, None, ::rows, ::columns]
-                images[row, camera] = resized(turned, images.shape[2])[0, 0]
+                out.images[row, camera] = resized(turned, pixels)[0, 0]
 
     def _require(self, name: str, values: np.ndarray, width: int) -> None:
         if values.shape != (self.num_stored, width):
@@ -98,11 +136,12 @@ class StoredEpisode:
                 f"{self.where}: {name} of shape {values.shape}, expected "
                 f"({self.num_stored}, {width})"
             )
-        if not np.isfinite(values).all():
-            step, number = np.argwhere(~np.isfinite(values))[0]
+        with np.errstate(over="ignore"):
+            is_finite = np.isfinite(values.astype(np.float32))
+        for step, number in np.argwhere(~is_finite):
             raise ConfigError(
                 f"{self.where}: {name}[{step}, {number}] is {values[step, number]}, expected a "
-                "finite number"
+                "finite number that float32 has"
             )
 
     def _clean(self, actions: np.ndarray) -> np.ndarray:
@@ -120,7 +159,7 @@ class StoredEpisode:
         if abs(actions[step, number]) > 1.0 + _BEYOND:
             raise ConfigError(
                 f"{self.where}: actions[{step}, {number}] is {actions[step, number]:g}, expected "
-                "-1 to 1: LIBERO's own commands, neither normalised nor absolute poses"
+                "-1 to 1: the suite's own commands, neither normalised nor absolute poses"
             )
         return np.clip(actions, -1.0, 1.0)
 

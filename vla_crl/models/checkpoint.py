@@ -116,6 +116,7 @@ def load_policy(
     base: str | Path | None = None,
     device: str = "cpu",
     dtype: Dtype = "float32",
+    is_trained: bool = False,
 ) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
@@ -128,6 +129,8 @@ def load_policy(
         device: Where the weights go; nothing else is tried.
         dtype: In which the backbone computes, and its weights are held: in bfloat16 they act and
             serve adapters, but cannot be trained themselves nor saved.
+        is_trained: Whether the weights are to be trained themselves: they are float32 then, and
+            adapters are refused.
 
     Raises:
         CheckpointError: A file is missing, damaged or does not fit, or the checkpoint would not act
@@ -136,7 +139,7 @@ def load_policy(
             device.
     """
     _check_device(device)
-    return _load(path_or_preset, base, device=device, dtype=dtype, above=())
+    return _load(path_or_preset, base, device=device, dtype=dtype, is_trained=is_trained, above=())
 
 
 def _load(
@@ -145,6 +148,7 @@ def _load(
     *,
     device: str,
     dtype: Dtype,
+    is_trained: bool = False,
     above: tuple[Path, ...],
 ) -> VLAPolicy:
     """Load what `load_policy` does.
@@ -154,6 +158,7 @@ def _load(
         base: Likewise.
         device: Likewise.
         dtype: Likewise.
+        is_trained: Likewise.
         above: Adapters whose base it is.
     """
     is_preset = str(path_or_preset) in list_policies()  # also where a folder of that name lies
@@ -172,6 +177,11 @@ def _load(
             )
     if (path / ADAPTER_FILE).is_file():
         record = read_record(AdapterRecord, path / ADAPTER_FILE)
+        if is_trained:
+            raise CheckpointError(
+                f"{path}: holds adapters of the policy '{record.base}', but all weights are to "
+                "be trained; name that policy, or what 'vla-crl export --merge' makes of this one"
+            )
         if routing := record.routing:
             raise CheckpointError(
                 f"{path}: the method '{routing}' chooses for every task what acts (evaluating), "
@@ -184,10 +194,10 @@ def _load(
         return policy
     if base is not None:
         raise ConfigError(f"policy '{path_or_preset}' has no base policy; leave out '{base}'")
-    return _load_whole(path, device, dtype)
+    return _load_whole(path, device, dtype, is_trained=is_trained)
 
 
-def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
+def _load_whole(path: Path, device: str, dtype: Dtype, *, is_trained: bool) -> VLAPolicy:
     """Load what `save_policy` wrote."""
     if not (path / POLICY_FILE).is_file():
         raise CheckpointError(
@@ -195,11 +205,15 @@ def _load_whole(path: Path, device: str, dtype: Dtype) -> VLAPolicy:
             "name a stage, RUN/checkpoints/stage_1"
         )
     record, files = read_record(PolicyRecord, path / POLICY_FILE), path / VLM_FOLDER
+    if is_trained and record.lora is not None:
+        raise CheckpointError(
+            f"{path}: the policy has adapters, but all weights are to be trained; take one without"
+        )
     tensors = load_tensors(path / MODEL_FILE)
     require_undamaged(path, POLICY_FILE, MODEL_FILE, f"{VLM_FOLDER}/")
     try:
         require_room(record.config, str(path / POLICY_FILE))
-        policy = VLAPolicy(record.config, vlm_files=files, dtype=dtype, holds_dtype=True)
+        policy = VLAPolicy(record.config, vlm_files=files, dtype=dtype, holds_dtype=not is_trained)
         if record.lora is not None:
             add_lora(policy, record.lora)
     except ConfigError as error:

@@ -14,6 +14,8 @@ PADDING = "[PAD]"
 UNKNOWN = "[UNK]"
 PADDING_ID = 0
 UNKNOWN_ID = 1
+NUM_SPECIAL = 2
+"""Tokens before the words of a vocabulary."""
 
 
 class Tokenizer(ABC):
@@ -34,6 +36,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def _numbers(self, text: str) -> list[int]:
         """Return the numbers of a text that was not seen before."""
+
+    def length(self, text: str) -> int:
+        """Return how many numbers a text becomes, however long it may be."""
+        return len(self._numbers(text))
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return numbers [N, max_words] int64 and their mask [N, max_words] bool.
@@ -89,10 +95,18 @@ class WordTokenizer(Tokenizer):
             repeated = sorted({word for word in words if words.count(word) > 1})
             raise ConfigError(f"vocabulary: {repeated} given more than once; remove the copies")
         self.num_words = len(words)
+        self._known = frozenset(words)
         ids = {word: index for index, word in enumerate(words)}
         self._tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
         self._tokenizer.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
         self._tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that are not in the vocabulary, as it would have them."""
+        split: Any = self._tokenizer.pre_tokenizer
+        normal: Any = self._tokenizer.normalizer
+        words = split.pre_tokenize_str(normal.normalize_str(text))
+        return [word for word, _ in words if word not in self._known]
 
     def _numbers(self, text: str) -> list[int]:
         encoded = self._tokenizer.encode(text)

@@ -1,22 +1,18 @@
 """Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Interval, MinLen
 
-from vla_crl.arrays import Array, check_arrays
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import Fraction, Settings
 from vla_crl.contracts import JOINT_TARGET, POSE_ACTION, Embodiment
 from vla_crl.errors import ConfigError
-from vla_crl.files import replacing
 from vla_crl.hardware import require_memory
 from vla_crl.progress import track
-from vla_crl.reading import read_arrays
 from vla_crl.rollout.lanes import close_lanes, run_lanes, simulate_lanes
 from vla_crl.sim.backends import expert_of
 from vla_crl.sim.divergence import DIVERGENCES, save_divergences
@@ -55,60 +51,42 @@ class Demonstrations:
     """S recorded steps of E episodes, in episode order.
 
     Attributes:
-        suite: Name of the suite.
+        instructions: What episodes were told to do, by number.
+        things: Names of what instructions talk about, by number.
         images: [S, cameras, H, W, 3] uint8.
         state: [S, numbers of the state] float32.
-        label: [S, numbers of an action] float32, the expert's clean action in the visited state.
-        task: [S] task index.
-        named: [S, 2] indices of the things that the instruction names and that matter now: what
+        label: [S, numbers of an action] float32, what to do in the visited state: of the scripted
+            expert its clean action, whatever was executed.
+        task: [S] number of the step's instruction.
+        named: [S, 2] numbers of the things that the instruction names and that matter now: what
             is to be moved, and where to, or -1.
         object_uv: [S, cameras, things, 2] float32, see `Grounding`.
         object_visible: [S, cameras, things] bool.
         has_grounding: [S] bool, False where nobody knows what is where: nothing is visible then.
         episode_end: [S] index one past the last step of the step's episode.
-        episode_success: [E] bool.
+        episode_success: [E] bool, True where nobody has said otherwise.
     """
 
-    suite: Annotated[str, Array("", np.str_)]
-    images: Annotated[np.ndarray, Array("S cameras H W 3", np.uint8)]
-    state: Annotated[np.ndarray, Array("S numbers", np.floating)]
-    label: Annotated[np.ndarray, Array("S A", np.floating)]
-    task: Annotated[np.ndarray, Array("S", np.integer)]
-    named: Annotated[np.ndarray, Array("S 2", np.integer)]
-    object_uv: Annotated[np.ndarray, Array("S cameras things 2", np.floating)]
-    object_visible: Annotated[np.ndarray, Array("S cameras things", np.bool_)]
-    has_grounding: Annotated[np.ndarray, Array("S", np.bool_)]
-    episode_end: Annotated[np.ndarray, Array("S", np.integer)]
-    episode_success: Annotated[np.ndarray, Array("E", np.bool_)]
+    instructions: tuple[str, ...]
+    things: tuple[str, ...]
+    images: np.ndarray
+    state: np.ndarray
+    label: np.ndarray
+    task: np.ndarray
+    named: np.ndarray
+    object_uv: np.ndarray
+    object_visible: np.ndarray
+    has_grounding: np.ndarray
+    episode_end: np.ndarray
+    episode_success: np.ndarray
 
     def __len__(self) -> int:
         return len(self.state)
 
-    def save(self, path: Path) -> None:
-        """Write a compressed npz file without pickled objects.
-
-        Raises:
-            ConfigError: The file exists.
-        """
-        if path.exists():
-            raise ConfigError(f"{path} exists; give another --output or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        with replacing(path) as temporary, temporary.open("wb") as file:  # a name would get .npz
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    @staticmethod
-    def load(path: Path) -> "Demonstrations":
-        """Read what `save` wrote.
-
-        Raises:
-            ConfigError: The file is missing or has other content.
-        """
-        arrays = read_arrays(path)
-        check_arrays(Demonstrations, arrays, f"{path}: no file of demonstrations")
-        suite = str(arrays.pop("suite"))
-        names = [field.name for field in fields(Demonstrations) if field.name in arrays]
-        return Demonstrations(suite=suite, **{name: arrays[name] for name in names})
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes there are, E."""
+        return len(self.episode_success)
 
 
 @dataclass(frozen=True)
@@ -214,7 +192,7 @@ def collect_demonstrations(
             run_lanes(play, range(len(sims)))
     finally:
         close_lanes(sims)
-    return _concatenate(suite.name, recorder)
+    return _concatenate(suite, recorder)
 
 
 def _record_step(
@@ -267,7 +245,7 @@ def _scale(name: str, noise: PerturbationConfig) -> float:
     return noise.joint_scale if name.startswith(JOINT_TARGET) else 1.0
 
 
-def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
+def _concatenate(suite: TaskSuite, recorder: _Recorder) -> Demonstrations:
     lengths = np.array([len(steps) for steps in recorder.steps])
     arrays = {}
     for name, example in list(recorder.steps[0][0].items()):
@@ -276,7 +254,8 @@ def _concatenate(suite_name: str, recorder: _Recorder) -> Demonstrations:
         for row, step in enumerate(every_step):
             arrays[name][row] = step.pop(name)  # what is copied is let go: pictures fill the memory
     return Demonstrations(
-        suite=suite_name,
+        instructions=tuple(task.instruction for task in suite.tasks),
+        things=suite.things,
         **arrays,
         has_grounding=np.ones(lengths.sum(), dtype=bool),
         episode_end=np.repeat(np.cumsum(lengths), lengths),
