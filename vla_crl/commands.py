@@ -33,6 +33,7 @@ FILMED_EPISODES = 4
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
+    "baseline": "vla_crl.sb3.baseline:BaselineConfig",
 }
 
 
