@@ -14,7 +14,7 @@ from vla_crl import catalog
 from vla_crl.commands import Options, Records, load_recipe, require_new
 from vla_crl.doctor import check_all
 from vla_crl.errors import ConfigError, install_extra
-from vla_crl.files import new_folder, write_atomically
+from vla_crl.files import write_atomically
 
 BENCHES = {
     "libero": "vla_crl.bench.libero:bench_libero",
@@ -81,10 +81,11 @@ def baseline(options: Options) -> None:
     output = options.output or Path("runs") / Path(options.recipe).stem
     require_new(output, "--output")
     config = load_recipe("baseline", options.recipe, options.overrides)
+    from vla_crl.report.baseline_curve import write_baseline_curve
     from vla_crl.sb3.baseline import train_baseline
 
-    with new_folder(output) as folder:
-        train_baseline(config, folder)
+    train_baseline(config, output)
+    write_baseline_curve(output / "curve.csv")
     print(output)
 
 

@@ -1,5 +1,6 @@
 """Policies of stable-baselines3 in our evaluation."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from vla_crl.catalog import catalog_dir
 from vla_crl.errors import SpecError
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sb3.agent import SB3Agent
@@ -67,3 +69,10 @@ def test_the_environment_of_something_else_is_refused() -> None:
     with pytest.raises(SpecError, match="got a DummyVecEnv, expected a SuiteVecEnv"):
         SB3Agent(model, env)
     env.close()
+
+
+def test_the_example_of_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (catalog_dir("envs") / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"## stable-baselines3\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(example, "envs/README.md", "exec"), {})
+    assert re.fullmatch(r"\d+ of 10 test states\n", capsys.readouterr().out)

@@ -35,6 +35,7 @@ def test_a_baseline_leaves_its_curve_and_its_model(tmp_path: Path) -> None:
     # Before training, after every 32 control steps of all environments, and in the end.
     assert [row["num_steps"] for row in rows] == ["0", "32", "64"]
     assert {row["episodes"] for row in rows} == {"2"}
+    assert (folder / "curve.png").is_file()
     assert PPO.load(folder / "model.zip").num_timesteps == 64
     normalization = pickle.loads((folder / "normalization.pkl").read_bytes())
     assert isinstance(normalization, VecNormalize)

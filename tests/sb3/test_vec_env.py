@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import (
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sb3.vec_env import SuiteVecEnv
 from vla_crl.sim.gymnasium_envs import TaskEnv
+from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 
@@ -81,7 +82,8 @@ def test_episodes_equal_those_of_stable_baselines3s_own_vec_env(reward: Any) -> 
             assert own[3][0]["diverged"]
         else:
             own, other = env.step(actions), peer.step(actions)
-        assert data_equivalence(own[0], dict(other[0]), exact=True)
+        others: Any = other[0]
+        assert data_equivalence(own[0], dict(others), exact=True)
         assert np.array_equal(own[1], other[1])
         assert own[1].dtype == other[1].dtype
         assert own[2].tolist() == other[2].tolist() == [step == 20, step == 47, step == 47]
@@ -96,19 +98,19 @@ def test_episodes_equal_those_of_stable_baselines3s_own_vec_env(reward: Any) -> 
 
 
 def test_success_ends_an_episode_and_is_no_time_limit() -> None:
-    from vla_crl.sim.native.experts import ScriptedExpert
-
     suite = load_suite("tabletop_object")
     env = SuiteVecEnv("tabletop_object", 1, tasks=[TASK], privileged=True)
     env.set_options({"state_id": suite.test_ids[0]})
     env.reset()
     sim = env._robots.sim
     assert isinstance(sim, VectorSim)
-    expert, is_over = ScriptedExpert(sim), False
-    while not is_over:
+    expert = ScriptedExpert(sim)
+    while True:
         before = env.reset_infos[0]["state_id"]
-        seen, rewards, dones, infos = env.step(expert.act(np.array([0])))
-        is_over = bool(dones[0])
+        result: Any = env.step(expert.act(np.array([0])))
+        seen, rewards, dones, infos = result
+        if dones[0]:
+            break
     assert rewards.tolist() == [1.0]
     assert infos[0]["success"]
     assert not infos[0]["TimeLimit.truncated"]
@@ -135,11 +137,9 @@ def test_wrappers_of_stable_baselines3_fit(env: SuiteVecEnv) -> None:
         VecCheckNan(VecMonitor(env), raise_exception=True), norm_obs_keys=["state", "privileged"]
     )
     wrapped.seed(0)
-    seen = wrapped.reset()
-    infos: list[dict[str, Any]] = []
-    for actions in actions_of(48):
-        seen, _, dones, infos = wrapped.step(actions)
-    assert isinstance(seen, dict)
+    wrapped.reset()
+    results: list[Any] = [wrapped.step(actions) for actions in actions_of(48)]
+    seen, _, dones, infos = results[-1]
     assert np.all(dones)
     assert [info["episode"]["l"] for info in infos] == [48] * 3
     assert np.abs(seen["privileged"]).max() <= 10.0  # clipped, so it was normalised
@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(env: SuiteVecEnv) -> None:
     with pytest.raises(ConfigError, match="unknown instruction 'onehot'. Did you mean 'one_hot'"):
         SuiteVecEnv("tabletop_object", 2, instruction=odd)
     with pytest.raises(ConfigError, match=r"it makes .* of shape \(\), expected a vector"):
-        SuiteVecEnv("tabletop_object", 2, instruction=lambda sentence: np.float32(len(sentence)))
+        SuiteVecEnv("tabletop_object", 2, instruction=lambda sentence: np.array(len(sentence)))
     with pytest.raises(ConfigError, match="cannot be rewarded densely: .* lacks goal_progress"):
         SuiteVecEnv("metaworld_mt10", 1, tasks=["reach-v3"], reward="dense")
     with pytest.raises(ConfigError, match="cannot be seen through: .* lacks privileged_names"):

@@ -150,10 +150,11 @@ def test_an_episode_is_recorded_as_a_video(tmp_path: Path) -> None:
     pytest.importorskip("moviepy", reason="pip install moviepy")
     import av
 
-    env = RecordVideo(make(max_episode_steps=6), str(tmp_path), name_prefix="cube")
+    folder = tmp_path / "films"
+    env = RecordVideo(make(max_episode_steps=6), str(folder), name_prefix="cube")
     play(env)
     env.close()
-    with av.open(str(tmp_path / "cube-episode-0.mp4")) as film:
+    with av.open(str(folder / "cube-episode-0.mp4")) as film:
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
         assert film.streams.video[0].average_rate == 10  # the suite's control steps per second
     assert [frame.shape for frame in frames] == [(256, 256, 3)] * 7  # and the first

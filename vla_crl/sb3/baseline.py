@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
-from vla_crl.files import write_atomically
+from vla_crl.files import replacing, write_atomically
 from vla_crl.progress import console
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
@@ -114,11 +114,13 @@ class Point(NamedTuple):
 
 
 def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
-    """Train, and write `model.zip`, `normalization.pkl` and `curve.csv` into a folder.
+    """Train, and keep `model.zip`, `normalization.pkl` and `curve.csv` in a folder.
+
+    They are written at every point of the curve, so that a run that is stopped leaves the last one.
 
     Args:
         config: What.
-        output: Exists, and is empty.
+        output: A new folder.
 
     Returns:
         The learning curve; its last point is of the model that is kept.
@@ -148,13 +150,12 @@ def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
             tasks=[suite.task_index(config.task)],
         )  # fmt: skip
         try:
-            curve = _Curve(config, agent, sims, output / "curve.csv")
+            output.mkdir(parents=True)
+            curve = _Curve(config, agent, sims, output)
             model.learn(config.num_steps, callback=curve)
             curve.measure()
         finally:
             close_lanes(sims)
-        model.save(output / "model.zip")
-        env.save(str(output / "normalization.pkl"))
     return curve.points
 
 
@@ -162,11 +163,11 @@ class _Curve(BaseCallback):
     """Measures the model on test states between updates."""
 
     def __init__(
-        self, config: BaselineConfig, agent: SB3Agent, sims: Sequence[Simulation], file: Path
+        self, config: BaselineConfig, agent: SB3Agent, sims: Sequence[Simulation], output: Path
     ) -> None:
         super().__init__()
         self.points: list[Point] = []
-        self._config, self._agent, self._sims, self._file = config, agent, sims, file
+        self._config, self._agent, self._sims, self._output = config, agent, sims, output
         self._begun, self._paused_s = perf_counter(), 0.0
 
     def _on_step(self) -> bool:
@@ -177,7 +178,7 @@ class _Curve(BaseCallback):
             self.measure()
 
     def measure(self) -> None:
-        """Add a point to the curve."""
+        """Add a point to the curve, and keep the model."""
         begun, config = perf_counter(), self._config
         (result,) = evaluate(
             self._agent, self._sims, [config.task], num_episodes=config.num_eval_episodes
@@ -193,7 +194,11 @@ class _Curve(BaseCallback):
         )
         self.points.append(point)
         self._paused_s += perf_counter() - begun
-        write_atomically(self._file, _as_csv(self.points))
+        with replacing(self._output / "model.zip") as file, file.open("wb") as stream:
+            self.model.save(stream)
+        with replacing(self._output / "normalization.pkl") as file:
+            cast(VecNormalize, self.training_env).save(str(file))
+        write_atomically(self._output / "curve.csv", _as_csv(self.points))
         console.print(
             f"{point.num_steps} steps, {point.seconds:.0f} s: {point.successes} of "
             f"{point.episodes} test states, reward {point.training_reward:.2f}"
