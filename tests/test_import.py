@@ -31,12 +31,16 @@ LIGHT_MODULES = (
     "vla_crl.run_directory",
     "vla_crl.bench.record",
 )
-SIM_ON_WARP = Path(vla_crl.__file__).parent / "sim" / "warp"
+OPTIONAL = {"sim/warp": "mujoco_warp", "sb3": "stable_baselines3"}
+"""Folders whose modules need a package of an extra."""
 MODULES = sorted(
     ".".join(path.relative_to(Path(vla_crl.__file__).parent.parent).with_suffix("").parts)
     for path in Path(vla_crl.__file__).parent.rglob("*.py")
     if path.name != "__init__.py"
-    and (find_spec("mujoco_warp") or not path.is_relative_to(SIM_ON_WARP))
+    and all(
+        find_spec(package) or not path.is_relative_to(Path(vla_crl.__file__).parent / folder)
+        for folder, package in OPTIONAL.items()
+    )
 )
 
 
@@ -62,7 +66,14 @@ def test_a_light_module_loads_no_heavy_package(module: str) -> None:
             "datasets",
             {"vla_crl.models", "vla_crl.algos", "vla_crl.continual", "vla_crl.pretraining"},
         ),
-        ("rollout", {"vla_crl.continual", "vla_crl.report", "vla_crl.cli"}),
+        ("rollout", {"vla_crl.continual", "vla_crl.report", "vla_crl.cli", "stable_baselines3"}),
+        pytest.param(
+            "sb3",
+            {"vla_crl.continual", "vla_crl.report", "vla_crl.cli"},
+            marks=pytest.mark.skipif(
+                not find_spec("stable_baselines3"), reason="pip install --editable '.[sb3]'"
+            ),
+        ),
     ],
 )
 def test_dependencies_point_downwards(package: str, forbidden: set[str]) -> None:

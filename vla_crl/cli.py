@@ -98,9 +98,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_sim_threads(command)
 
-    command = add("pretrain", commands.pretrain)
-    _add_recipe(command)
-    command.add_argument("--output", type=Path, help="a new folder (default: runs/<recipe>)")
+    for name, function in (("pretrain", commands.pretrain), ("baseline", measuring.baseline)):
+        command = add(name, function)
+        _add_recipe(command)
+        command.add_argument("--output", type=Path, help="a new folder (default: runs/<recipe>)")
 
     command = add("train", training.train)
     _add_recipe(command)

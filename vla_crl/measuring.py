@@ -5,13 +5,15 @@ As in `commands`, heavy modules are imported where they are used.
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from vla_crl import catalog
-from vla_crl.commands import Options, Records, require_new
+from vla_crl.commands import Options, Records, load_recipe, require_new
 from vla_crl.doctor import check_all
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, install_extra
 from vla_crl.files import write_atomically
 
 BENCHES = {
@@ -70,6 +72,21 @@ def bench(options: Options) -> Records | None:
         return [dataclasses.asdict(record) for record in records]
     print_table(records)
     return None
+
+
+def baseline(options: Options) -> None:
+    """Train stable-baselines3's PPO on one task, as a recipe says, measured as our policies are."""
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise ConfigError(f"vla-crl baseline: needs stable-baselines3; {install_extra('sb3')}")
+    output = options.output or Path("runs") / Path(options.recipe).stem
+    require_new(output, "--output")
+    config = load_recipe("baseline", options.recipe, options.overrides)
+    from vla_crl.report.baseline_curve import write_baseline_curve
+    from vla_crl.sb3.baseline import train_baseline
+
+    train_baseline(config, output)
+    write_baseline_curve(output / "curve.csv")
+    print(output)
 
 
 def verify(options: Options) -> Records:

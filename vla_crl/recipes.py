@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 RECIPE_CLASSES = {
     "pretrain": "vla_crl.pretraining_recipe:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
+    "baseline": "vla_crl.sb3.recipe:BaselineConfig",
 }
 """What a recipe says, for each command that takes one."""
 EXTENDS = "extends"

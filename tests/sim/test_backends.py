@@ -7,7 +7,7 @@ import pytest
 
 from vla_crl.errors import ConfigError
 from vla_crl.sim import backends
-from vla_crl.sim.backends import BACKENDS, expert_of, find_suite, simulate, task_names
+from vla_crl.sim.backends import BACKENDS, expert_of, find_suite, simulate, task_horizons
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -34,16 +34,18 @@ def test_a_suite_without_a_backend_is_one_of_our_own_scenes():
 
 
 @pytest.mark.parametrize("name", ["tabletop_object", "tabletop_30", "metaworld_mt10"])
-def test_names_of_tasks_are_those_of_the_suite(name: str):
-    assert task_names(name) == [task.name for task in find_suite(name).tasks]
+def test_names_and_horizons_of_tasks_are_those_of_the_suite(name: str):
+    suite = find_suite(name)
+    assert list(task_horizons(name)) == [task.name for task in suite.tasks]
+    assert list(task_horizons(name).values()) == [task.horizon for task in suite.tasks]
 
 
-def test_names_of_tasks_compile_no_scene(monkeypatch: pytest.MonkeyPatch):
+def test_horizons_of_tasks_compile_no_scene(monkeypatch: pytest.MonkeyPatch):
     read = "vla_crl.sim.backends:no_such_reader"
     monkeypatch.setitem(BACKENDS, "native", backends.Backend(
-        read=read, names=BACKENDS["native"].names
+        read=read, horizons=BACKENDS["native"].horizons
     ))  # fmt: skip
-    assert len(task_names("tabletop_30")) == 40
+    assert len(task_horizons("tabletop_30")) == 40
     with pytest.raises(ConfigError, match="unknown name in vla_crl.sim.backends 'no_such_reader'"):
         find_suite("tabletop_30")
 
@@ -71,7 +73,7 @@ def test_a_controller_that_a_suite_lacks_is_refused():
 def test_a_backend_of_ones_own_is_named_in_the_suite_file():
     suite = find_suite("points")
     assert (suite.name, suite.description) == ("points", "Points on a line.")
-    assert task_names("points") == ["right", "far"]
+    assert list(task_horizons("points")) == ["right", "far"]
     sim = simulate(suite, 2, num_threads=3, image_size=8, tasks=[1])
     assert isinstance(sim, Simulation)
     sim.reset([0, 1], tasks=[0, 1], state_ids=[0, 3])

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim import gymnasium_envs
-from vla_crl.sim.backends import task_names
+from vla_crl.sim.backends import task_horizons
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
 from vla_crl.sim.native.experts import ScriptedExpert
 from vla_crl.sim.native.suite import Suite, load_suite
@@ -149,7 +149,7 @@ def test_unknown_names_are_refused():
     for odd in ("red_cube_in_basket", []):
         with pytest.raises(ConfigError, match="tasks: got .*, expected task names, or None"):
             SuiteVectorEnv("tabletop_object", num_envs=2, tasks=odd)
-    with pytest.raises(ConfigError, match="SuiteVectorEnv: num_envs is -2, expected a whole num"):
+    with pytest.raises(ConfigError, match="environment: num_envs is -2, expected a whole num"):
         SuiteVectorEnv("tabletop_object", num_envs=-2)
 
 
@@ -292,13 +292,13 @@ def test_an_action_of_the_wrong_shape_is_called_by_its_own_shape(env: TaskEnv, a
 
 
 def test_a_suite_that_cannot_be_read_leaves_the_others_registered(monkeypatch: pytest.MonkeyPatch):
-    def names(suite: str) -> list[str]:
+    def horizons(suite: str) -> dict[str, int]:
         if suite == "tabletop_goal":
             raise ConfigError("suite.toml: it is broken")
-        return task_names(suite)
+        return task_horizons(suite)
 
     registered: list[str] = []
-    monkeypatch.setattr(gymnasium_envs, "task_names", names)
+    monkeypatch.setattr(gymnasium_envs, "task_horizons", horizons)
     monkeypatch.setattr(gymnasium, "register", lambda name, **_: registered.append(name))
     with pytest.warns(UserWarning, match="suite 'tabletop_goal' is not registered: suite.toml: it"):
         gymnasium_envs.register_envs()

@@ -9,7 +9,7 @@ import pytest
 
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.sim.backends import expert_of, find_suite, simulate, task_names
+from vla_crl.sim.backends import expert_of, find_suite, simulate, task_horizons
 from vla_crl.sim.grounding import ground
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
@@ -92,7 +92,7 @@ def test_a_suite_file_says_which_robot_it_is(write_fake_suite: Callable[..., str
         action=("a", "b", "grip"), state=("a", "b"), cameras=("eye",), binary=("grip",)
     )
     assert (suite.name, suite.horizon) == ("fake", 9)
-    assert task_names(name) == ["reach_red", "reach_green"]
+    assert list(task_horizons(name)) == ["reach_red", "reach_green"]
     assert [task.split for task in suite.tasks] == ["train", "train"]
     with closing(simulate(suite, 1)) as sim:
         assert isinstance(sim, FakeSim)

@@ -14,7 +14,6 @@ from gymnasium import spaces
 from numba import njit
 
 from vla_crl.bench.render import LEFT_OUT
-from vla_crl.sim.gymnasium_envs import action_space, state_space
 from vla_crl.sim.machine_code import source_version
 from vla_crl.sim.native.kernel.controller import JOINTS, command
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
@@ -22,6 +21,7 @@ from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene_constants import constants_of
 from vla_crl.sim.native.suite import load_suite
 from vla_crl.sim.outcomes import MAX_SPEED
+from vla_crl.sim.senses import action_space, state_space
 
 
 class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):

@@ -26,8 +26,8 @@ class Backend:
 
     read: str
     """From the path of a suite.toml to a `TaskSuite`."""
-    names: str | None = None
-    """From the path of a suite.toml to the names of its tasks, where that is faster."""
+    horizons: str | None = None
+    """From the path of a suite.toml to {name of a task: its horizon}, where that is faster."""
     simulators: Mapping[str, str] = field(default_factory=dict)
     """From (suite, num_slots, image_size, tasks, variation) to a `Simulation`, all but the first
     two by keyword, for each kind of device. The one of "cpu" takes `num_threads` as well, others
@@ -39,7 +39,7 @@ class Backend:
 BACKENDS = {
     NATIVE: Backend(
         read="vla_crl.sim.native.suite:read_native",
-        names="vla_crl.sim.native.suite:task_names",
+        horizons="vla_crl.sim.native.suite:task_horizons",
         simulators={
             "cpu": "vla_crl.sim.native.vector_sim:VectorSim",
             "cuda": "vla_crl.sim.warp.warp_sim:WarpSim",
@@ -82,13 +82,16 @@ def find_suite(name: str) -> TaskSuite:
     return suite
 
 
-def task_names(name: str) -> list[str]:
-    """Return the names of a suite's tasks, without compiling anything if the backend can."""
+def task_horizons(name: str) -> dict[str, int]:
+    """Return the horizon (control steps) of each task of a suite by the task's name.
+
+    Nothing is compiled if the backend can do without.
+    """
     file = suite_path(name) / "suite.toml"
     backend = _backend_of_file(file)
-    if backend.names is None:
-        return [task.name for task in find_suite(name).tasks]
-    return cast(Callable[[Path], list[str]], _load(backend.names, file))(file)
+    if backend.horizons is None:
+        return {task.name: task.horizon for task in find_suite(name).tasks}
+    return cast(Callable[[Path], dict[str, int]], _load(backend.horizons, file))(file)
 
 
 def simulate(

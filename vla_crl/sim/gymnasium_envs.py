@@ -17,69 +17,26 @@ for:
     envs = gymnasium.make_vec("vla_crl/libero_object-v0", num_envs=8, suite="libero_object@openpi")
 """
 
-import string
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from vla_crl.catalog import list_suites
-from vla_crl.contracts import (
-    JOINT_ANGLE,
-    POSE_STATE,
-    ChunkResult,
-    Embodiment,
-    Observation,
-    check_actions,
-)
-from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.sim.backends import find_suite, simulate, task_names
+from vla_crl.contracts import check_actions
+from vla_crl.errors import ConfigError, SpecError
+from vla_crl.sim.backends import task_horizons
 from vla_crl.sim.calls import require_counts
 from vla_crl.sim.divergence import Divergence
-from vla_crl.sim.simulation import Filmed, require
-from vla_crl.sim.task_suite import MAX_INSTRUCTION_LENGTH, TaskSuite
+from vla_crl.sim.rewards import Reward
+from vla_crl.sim.robots import RENDER_MODES, Robots, RobotSettings
+from vla_crl.sim.senses import Instruction, action_space
 from vla_crl.sim.variation import VariationConfig
-
-RENDER_PIXELS = 256
-"""Height and width of a frame from `render`."""
-RENDER_MODES = ["rgb_array"]
-_BOUNDS: dict[str, float] = dict(
-    zip(POSE_STATE, [2.0] * 3 + [2 * np.pi] * 3 + [1.0] * 2, strict=True)
-)
-"""Of numbers of the state (m, rad, m): beyond the arm's reach, a full turn and the fingers, each
-with the greatest noise."""
-
-
-def state_space(robot: Embodiment) -> spaces.Box:
-    """Return the space of a robot's state; numbers that only its suite knows have no bound."""
-    bound = np.array([_bound(name) for name in robot.state], np.float32)
-    return spaces.Box(-bound, bound)
-
-
-def _bound(name: str) -> float:
-    return 2 * np.pi if name.startswith(JOINT_ANGLE) else _BOUNDS.get(name, np.inf)
-
-
-def observation_space(suite: TaskSuite, image_size: int) -> spaces.Dict:
-    """Return the space of one robot's images, state and instruction."""
-    shape = (len(suite.embodiment.cameras), image_size, image_size, 3)
-    text = string.ascii_letters + string.digits + string.punctuation + " "
-    return spaces.Dict(
-        images=spaces.Box(0, 255, shape, np.uint8),
-        state=state_space(suite.embodiment),
-        instruction=spaces.Text(MAX_INSTRUCTION_LENGTH, charset=text),
-    )
-
-
-def action_space(suite: TaskSuite) -> spaces.Box:
-    """Return the space of one robot's action."""
-    return spaces.Box(-1.0, 1.0, (len(suite.embodiment.action),))
 
 
 class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -87,33 +44,45 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     `reset` draws a training state; `options={"state_id": ...}` names one, test states included.
     `info` holds "success", "diverged" (physics blew up), "state_id" and "task".
+
+    It can be pickled and copied (`copy.deepcopy`), in the middle of an episode too: the copy has
+    a simulation and random numbers of its own and goes on identically, given the same actions.
+    Where a backend cannot store its worlds (see `Resumable`), that is an error.
     """
 
     metadata: dict[str, Any] = {"render_modes": RENDER_MODES}  # noqa: RUF012 - as Gymnasium's
 
     def __init__(
-        self, suite: str, task: str, *, image_size: int = 64, render_mode: str | None = None,
-        variation: VariationConfig | None = None,
+        self, suite: str, task: str, *, image_size: int | None = 64, render_mode: str | None = None,
+        variation: VariationConfig | None = None, reward: Reward = "sparse",
+        privileged: bool = False, instruction: Instruction = "text",
     ) -> None:  # fmt: skip
         """Build the environment.
 
         Args:
             suite: A suite of the catalogue, also "suite@controller".
             task: Name of one of its tasks.
-            image_size: Height and width of the observed images, pixels.
+            image_size: Height and width of the observed images, pixels; None: none are drawn.
             render_mode: "rgb_array" or None.
             variation: What episodes vary, unless the task has a variation of its own.
+            reward: "sparse", or "dense": see `vla_crl.sim.rewards`.
+            privileged: Whether observations tell where things are, as `privileged_names` says.
+            instruction: "text"; "one_hot" or "index" among the environment's tasks, here one; or a
+                function from a sentence to a vector.
 
         Raises:
-            ConfigError: No such suite, task or render mode, the backend has no frames, or the
+            ConfigError: No such suite, task or setting, the backend lacks what is asked for, or the
                 variation does not fit.
         """
-        self._robots = _Robots(
-            suite, [task], image_size, render_mode=render_mode, variation=variation
-        )
+        self._robots = Robots(
+            RobotSettings(
+                suite, 1, (task,), image_size, 1, render_mode, variation, reward, privileged,
+                instruction,
+            )
+        )  # fmt: skip
         self.render_mode = render_mode
-        self.metadata = _metadata(self._robots.suite)
-        self.observation_space = observation_space(self._robots.suite, image_size)
+        self.metadata = self._robots.metadata
+        self.observation_space = self._robots.senses.space
         self.action_space = action_space(self._robots.suite)
 
     def reset(
@@ -138,15 +107,19 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             shape = self.action_space.shape
             raise SpecError(f"action: got shape {np.shape(action)}, expected {shape}")
         result = self._robots.step(np.asarray(action)[None, None], np.array([0]))
-        success, diverged = bool(result.success[0]), bool(result.diverged[0])
-        info = self._info(success=success, diverged=diverged)
+        info = self._info(success=bool(result.success[0]), diverged=bool(result.diverged[0]))
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
-        return self._observe(), float(success), terminated, truncated, info
+        return self._observe(), float(result.reward[0]), terminated, truncated, info
 
     @property
     def divergences(self) -> list[Divergence]:
         """Every step under which physics blew up; whoever reads it may clear it."""
         return self._robots.divergences
+
+    @property
+    def privileged_names(self) -> tuple[str, ...]:
+        """What the numbers of the observation "privileged" are."""
+        return self._robots.privileged_names
 
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the first camera's view, [256, 256, 3] uint8; None without a render mode."""
@@ -154,20 +127,14 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def close(self) -> None:
         """Stop the threads."""
-        self._robots.sim.close()
+        self._robots.close()
 
     def _observe(self) -> dict[str, Any]:
-        observation = self._robots.observe()
-        return {
-            "images": observation.images[0],
-            "state": observation.state[0],
-            "instruction": observation.instruction[0],
-        }
+        return {name: value[0] for name, value in self._robots.observe().items()}
 
     def _info(self, **outcome: bool) -> dict[str, Any]:
-        sim = self._robots.sim
-        task = self._robots.suite.tasks[sim.tasks[0]]
-        return outcome | {"state_id": int(sim.state_ids[0]), "task": task.name}
+        robots = self._robots
+        return outcome | {"state_id": int(robots.sim.state_ids[0]), "task": robots.task_names[0]}
 
 
 class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
@@ -175,13 +142,14 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
 
     Episodes equal those of `SyncVectorEnv` over `TaskEnv`, with the same seeds and info. A robot
     whose episode has ended is reset by the next step, which ignores its action
-    (`AutoresetMode.NEXT_STEP`).
+    (`AutoresetMode.NEXT_STEP`). It can be pickled and copied as `TaskEnv` can.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a setting each
         self, suite: str, *, num_envs: int = 1, tasks: Sequence[str] | None = None,
-        image_size: int = 64, num_threads: int = 2, render_mode: str | None = None,
-        variation: VariationConfig | None = None,
+        max_episode_steps: int | None = None, image_size: int | None = 64, num_threads: int = 2,
+        render_mode: str | None = None, variation: VariationConfig | None = None,
+        reward: Reward = "sparse", privileged: bool = False, instruction: Instruction = "text",
     ) -> None:  # fmt: skip
         """Build the environments.
 
@@ -189,29 +157,43 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             suite: A suite of the catalogue, also "suite@controller".
             num_envs: N.
             tasks: Robot i gets task i modulo their number; by default all tasks of the suite.
-            image_size: Height and width of the observed images, pixels.
+            max_episode_steps: Steps after which an episode is truncated, at most those of its task;
+                by default those.
+            image_size: Height and width of the observed images, pixels; None: none are drawn.
             num_threads: Threads for physics and rendering.
             render_mode: "rgb_array" or None.
             variation: What episodes vary in tasks that have no variation of their own.
+            reward: "sparse", or "dense": see `vla_crl.sim.rewards`.
+            privileged: Whether observations tell where things are, as `privileged_names` says.
+            instruction: "text"; "one_hot" or "index" among the environment's tasks; or a function
+                from a sentence to a vector.
 
         Raises:
-            ConfigError: No such suite, task or render mode, a count below 1, the backend has no
-                frames, or the variation does not fit.
+            ConfigError: No such suite, task or setting, a count below 1, the backend lacks what is
+                asked for, or the variation does not fit.
         """
-        require_counts("SuiteVectorEnv", num_envs=num_envs)
-        if tasks is not None and (isinstance(tasks, str) or not len(tasks)):
-            raise ConfigError(f"tasks: got {tasks!r}, expected task names, or None for all")
-        names = tasks or [task.name for task in find_suite(suite).tasks]
-        self._robots = _Robots(
-            suite, [names[i % len(names)] for i in range(num_envs)], image_size, num_threads,
-            render_mode=render_mode, variation=variation,
+        if max_episode_steps is not None:
+            require_counts("SuiteVectorEnv", max_episode_steps=max_episode_steps)
+        self._robots = Robots(
+            RobotSettings(
+                suite, num_envs, tasks, image_size, num_threads, render_mode, variation, reward,
+                privileged, instruction,
+            )
         )  # fmt: skip
+        longest = max(task.horizon for task in self._robots.tasks)
+        if max_episode_steps is not None and max_episode_steps > longest:
+            raise ConfigError(
+                f"max_episode_steps is {max_episode_steps}, but episodes of '{suite}' end after "
+                f"{longest} control steps; choose fewer, or write a suite with another horizon"
+            )
         self.num_envs, self.render_mode = num_envs, render_mode
-        self.metadata = _metadata(self._robots.suite) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.single_observation_space = observation_space(self._robots.suite, image_size)
+        self.metadata = self._robots.metadata | {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.single_observation_space = self._robots.senses.space
         self.single_action_space = action_space(self._robots.suite)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._max_episode_steps = max_episode_steps or longest
+        self._num_steps = np.zeros(num_envs, np.int64)
         self._generators: list[np.random.Generator] = []
         self._is_over = np.zeros(num_envs, dtype=bool)
 
@@ -235,9 +217,9 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
             for generator, seed in zip(generators, seeds, strict=True)
         ]
         self._robots.reset(np.arange(self.num_envs), self._generators, options)
-        self._is_over[:] = False
+        self._is_over[:], self._num_steps[:] = False, 0
         nowhere = np.zeros(self.num_envs, dtype=bool)
-        return self._observe(), self._infos(success=nowhere, diverged=nowhere.copy())
+        return self._robots.observe(), self._infos(success=nowhere, diverged=nowhere.copy())
 
     def step(
         self, actions: np.ndarray
@@ -253,18 +235,29 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         actions = check_actions(np.asarray(actions)[:, None], *np.shape(actions))
         running, over = np.flatnonzero(~self._is_over), np.flatnonzero(self._is_over)
         success, diverged, terminated, truncated = np.zeros((4, self.num_envs), dtype=bool)
+        reward = np.zeros(self.num_envs)
         result = self._robots.step(actions[running], running)
+        self._num_steps[running] += 1
+        is_late = self._num_steps[running] >= self._max_episode_steps
         success[running], diverged[running] = result.success, result.diverged
-        terminated[running], truncated[running] = result.terminated, result.truncated
+        terminated[running] = result.terminated
+        truncated[running] = result.truncated | (is_late & ~result.terminated)
+        reward[running] = result.reward
         self._robots.reset(over, [self._generators[robot] for robot in over], None)
+        self._num_steps[over] = 0
         self._is_over = terminated | truncated
         infos = self._infos(success=success, diverged=diverged)
-        return self._observe(), success.astype(float), terminated, truncated, infos
+        return self._robots.observe(), reward, terminated, truncated, infos
 
     @property
     def divergences(self) -> list[Divergence]:
         """Every step under which physics blew up; whoever reads it may clear it."""
         return self._robots.divergences
+
+    @property
+    def privileged_names(self) -> tuple[str, ...]:
+        """What the numbers of the observation "privileged" are."""
+        return self._robots.privileged_names
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame [256, 256, 3] uint8 per robot; None without a render mode."""
@@ -272,84 +265,12 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Stop the threads."""
-        self._robots.sim.close()
-
-    def _observe(self) -> dict[str, Any]:
-        observation = self._robots.observe()
-        return {
-            "images": observation.images,
-            "state": observation.state,
-            "instruction": observation.instruction,
-        }
+        self._robots.close()
 
     def _infos(self, **outcome: np.ndarray) -> dict[str, Any]:
-        sim, suite = self._robots.sim, self._robots.suite
-        names = np.array([suite.tasks[task].name for task in sim.tasks], dtype=object)
-        infos = outcome | {"state_id": sim.state_ids, "task": names}
+        robots = self._robots
+        infos = outcome | {"state_id": robots.sim.state_ids, "task": robots.task_names}
         return infos | {f"_{key}": np.ones(self.num_envs, dtype=bool) for key in infos}
-
-
-class _Robots:
-    """What both environments share: a simulation, initial states and frames."""
-
-    def __init__(
-        self, suite: str, tasks: Sequence[str], image_size: int, num_threads: int = 1,
-        *, render_mode: str | None, variation: VariationConfig | None,
-    ) -> None:  # fmt: skip
-        if render_mode not in (None, *RENDER_MODES):
-            raise unknown_name(
-                "Gymnasium environment", "render_mode", str(render_mode), RENDER_MODES
-            )
-        self.suite = find_suite(suite)
-        self._tasks = np.array([self.suite.task_index(task) for task in tasks], dtype=np.int64)
-        self.sim = simulate(
-            self.suite,
-            len(tasks),
-            num_threads=num_threads,
-            image_size=image_size,
-            tasks=np.unique(self._tasks).tolist(),
-            variation=variation,
-        )
-        if render_mode is not None:
-            require(self.sim, Filmed, "rendered")
-        self.divergences: list[Divergence] = []
-
-    def reset(
-        self,
-        slots: np.ndarray,
-        generators: Sequence[np.random.Generator],
-        options: dict[str, Any] | None,
-    ) -> None:
-        unknown = set(options or {}) - {"state_id"}
-        if unknown:
-            raise SpecError(f"reset: unknown options {sorted(unknown)}, expected 'state_id'")
-        drawn = np.array([rng.choice(self.suite.train_ids) for rng in generators], np.int64)
-        ids = np.asarray((options or {}).get("state_id", drawn))
-        if ids.shape not in {(), slots.shape} or not np.issubdtype(ids.dtype, np.integer):
-            raise SpecError(
-                f"reset: state_id is {ids.dtype} {ids.shape}, expected whole numbers () or "
-                f"{slots.shape}"
-            )
-        self.sim.reset(slots, tasks=self._tasks[slots], state_ids=np.broadcast_to(ids, slots.shape))
-
-    def step(self, actions: np.ndarray, slots: np.ndarray) -> ChunkResult:
-        result = self.sim.step_chunk(actions, slots)
-        for divergence in self.sim.divergences:
-            warnings.warn(str(divergence), stacklevel=3)
-        self.divergences += self.sim.divergences
-        self.sim.divergences.clear()
-        return result
-
-    def observe(self) -> Observation:
-        return self.sim.observe(range(self.sim.num_slots))  # named slots: images of its own
-
-    def frames(self) -> np.ndarray:
-        camera = self.suite.embodiment.cameras[0]
-        return require(self.sim, Filmed, "rendered").frames(camera, RENDER_PIXELS)
-
-
-def _metadata(suite: TaskSuite) -> dict[str, Any]:
-    return {"render_modes": RENDER_MODES, "render_fps": round(suite.control_hz)}
 
 
 def make_task_vector_env(suite: str, task: str, **kwargs: Any) -> SuiteVectorEnv:
@@ -364,20 +285,22 @@ def register_envs() -> None:
     """
     for suite in list_suites():
         try:
-            tasks = task_names(suite)
+            horizons = task_horizons(suite)
         except ConfigError as error:
             warnings.warn(f"suite '{suite}' is not registered: {error}", stacklevel=2)
             continue
         gymnasium.register(
             f"vla_crl/{suite}-v0",
             vector_entry_point=f"{__name__}:SuiteVectorEnv",
+            max_episode_steps=max(horizons.values()),
             kwargs={"suite": suite},
         )
-        for task in tasks:
+        for task, horizon in horizons.items():
             gymnasium.register(
                 f"vla_crl/{suite}.{task}-v0",
                 entry_point=f"{__name__}:TaskEnv",
                 vector_entry_point=f"{__name__}:make_task_vector_env",
+                max_episode_steps=horizon,
                 kwargs={"suite": suite, "task": task},
             )
 

@@ -138,6 +138,29 @@ class Resumable(Protocol):
         """Continue from what `get_states` of a simulation with as many slots returned."""
 
 
+@runtime_checkable
+class Shaped(Protocol):
+    """Knows how far its goals have come: for dense rewards."""
+
+    def goal_progress(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B] from 0 to 1; 1 where the goal holds."""
+        ...
+
+
+@runtime_checkable
+class Privileged(Protocol):
+    """Tells learners that may know it where things are."""
+
+    @property
+    def privileged_names(self) -> tuple[str, ...]:
+        """What the P numbers of the privileged state are."""
+        ...
+
+    def privileged_state(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B, P] float32."""
+        ...
+
+
 Extra = TypeVar("Extra")
 
 
@@ -146,7 +169,7 @@ def require(sim: Simulation, extra: type[Extra], purpose: str) -> Extra:
 
     Args:
         sim: Any simulation.
-        extra: `Grounded`, `Filmed` or `Resumable`.
+        extra: `Grounded`, `Filmed`, `Resumable`, `Shaped` or `Privileged`.
         purpose: What it is needed for, to complete "cannot be ...".
 
     Raises:

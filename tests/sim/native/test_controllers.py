@@ -12,7 +12,7 @@ import pytest
 
 from vla_crl.contracts import ARM, POSE_ACTION, POSE_STATE, check_fits
 from vla_crl.errors import ConfigError
-from vla_crl.sim.backends import expert_of, find_suite, task_names
+from vla_crl.sim.backends import expert_of, find_suite, task_horizons
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.gymnasium_envs import TaskEnv
 from vla_crl.sim.native.controllers import from_range, holding, in_range
@@ -53,7 +53,7 @@ def test_a_controller_is_a_part_of_the_suites_name(suite: Suite):
         assert other.scenes is suite.scenes  # nothing is compiled again
         assert other.with_controller("eef_pose") is not suite
         assert other.with_controller("eef_pose").name == "tabletop_object@eef_pose"
-        assert task_names(other.name) == task_names("tabletop_object")
+        assert task_horizons(other.name) == task_horizons("tabletop_object")
     assert suite.controllers == CONTROLLERS
 
 

@@ -235,12 +235,13 @@ def read_native(file: Path) -> Suite:
     return suite
 
 
-def task_names(file: Path) -> list[str]:
-    """Return the names of the tasks of a suite.toml; no scene is compiled."""
+def task_horizons(file: Path) -> dict[str, int]:
+    """Return the horizons of the tasks of a suite.toml by name; no scene is compiled."""
     config = read_suite(file)
     if isinstance(config, SceneConfig):
-        return [task.name for task in config.tasks]
-    return [reference.name or reference.task for reference in config.tasks]
+        return {task.name: config.horizon for task in config.tasks}
+    chosen = (_refer(reference, file) for reference in config.tasks)
+    return {task.name: scene.horizon for scene, _, task in chosen}
 
 
 def read_suite(file: Path) -> SceneConfig | CollectionConfig:
@@ -266,30 +267,33 @@ _Chosen = tuple[SceneConfig, Path, TaskConfig]
 
 
 def _collection(name: str, config: CollectionConfig, file: Path) -> Suite:
-    chosen: list[_Chosen] = []
-    for reference in config.tasks:
-        where = f"{file}: task '{reference.task}'"
-        suite_name, dot, task_name = reference.task.partition(".")
-        if not dot:
-            raise ConfigError(f"{where}: expected the name of a suite, a dot and a task of it")
-        try:
-            source = suite_path(suite_name) / "suite.toml"
-            scene = read_suite(source)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        if isinstance(scene, CollectionConfig):
-            raise ConfigError(f"{where}: suite '{suite_name}' is a collection, name its source")
-        found = [task for task in scene.tasks if task.name == task_name]
-        if not found:
-            raise unknown_name(where, "task", task_name, [task.name for task in scene.tasks])
-        changes = {
-            field: value
-            for field in ("split", "things", "variation")
-            if (value := getattr(reference, field)) is not None
-        }
-        renamed = replace(found[0], name=reference.name or reference.task, **changes)
-        chosen.append((scene, source, renamed))
+    chosen = [_refer(reference, file) for reference in config.tasks]
     return _assemble(name, config.description, chosen)
+
+
+def _refer(reference: TaskReference, file: Path) -> _Chosen:
+    """Look up what a collection refers to."""
+    where = f"{file}: task '{reference.task}'"
+    suite_name, dot, task_name = reference.task.partition(".")
+    if not dot:
+        raise ConfigError(f"{where}: expected the name of a suite, a dot and a task of it")
+    try:
+        source = suite_path(suite_name) / "suite.toml"
+        scene = read_suite(source)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if isinstance(scene, CollectionConfig):
+        raise ConfigError(f"{where}: suite '{suite_name}' is a collection, name its source")
+    found = [task for task in scene.tasks if task.name == task_name]
+    if not found:
+        raise unknown_name(where, "task", task_name, [task.name for task in scene.tasks])
+    changes = {
+        field: value
+        for field in ("split", "things", "variation")
+        if (value := getattr(reference, field)) is not None
+    }
+    renamed = replace(found[0], name=reference.name or reference.task, **changes)
+    return scene, source, renamed
 
 
 def _assemble(name: str, description: str, chosen: Sequence[_Chosen]) -> Suite:

@@ -20,12 +20,15 @@ from vla_crl.sim.divergence import Divergence, blame
 from vla_crl.sim.native.drawing import Drawing, renderer_of
 from vla_crl.sim.native.episodes import Episodes
 from vla_crl.sim.native.kernel.predicates import Goals
+from vla_crl.sim.native.kernel.progress import measure_progress
 from vla_crl.sim.native.kernel.senses import add_image_noise, add_state_noise
 from vla_crl.sim.native.kernel.slots import Scratch, scratch_of
 from vla_crl.sim.native.kernel.stepping import evaluate_goals, refresh_slots, step_slots
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.memory import shortage
+from vla_crl.sim.native.privileged import privileged_names, read_privileged
 from vla_crl.sim.native.scene_constants import allocate_slots, constants_of
+from vla_crl.sim.native.shaping import shaping_of
 from vla_crl.sim.native.suite import Suite
 from vla_crl.sim.outcomes import DIVERGED, RUNNING
 from vla_crl.sim.packed_state import STATE_SPEC
@@ -217,6 +220,30 @@ class VectorSim:
             evaluate_goals(goals[scene], poses, grip_site, chosen[there], indices[there], part)
             holds[there] = part
         return holds
+
+    def goal_progress(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B] how far each slot's goal has come, 0 to 1, see `native.kernel.progress`."""
+        chosen = begun_slots(self, slots)
+        progress, scenes = np.empty(len(chosen)), self._scenes_of(chosen)
+        for scene in np.unique(scenes).tolist():
+            there, constants = scenes == scene, constants_of(self.suite, scene)
+            part, tasks = np.empty(there.sum()), self._slots.progress.task[chosen[there]]
+            measure_progress(
+                constants.goals, shaping_of(self.suite, scene), self._slots.poses,
+                constants.grip_site, chosen[there], tasks, part,
+            )  # fmt: skip
+            progress[there] = part
+        return progress
+
+    @property
+    def privileged_names(self) -> tuple[str, ...]:
+        """What the P numbers of the privileged state are."""
+        return privileged_names(self.suite)
+
+    def privileged_state(self, slots: Indices | None = None) -> np.ndarray:
+        """Return [B, P] float32 where things are, see `native.privileged`."""
+        chosen = begun_slots(self, slots)
+        return read_privileged(self.suite, self._slots.poses, chosen, self._scenes_of(chosen))
 
     def grip_pose(self, slots: Indices | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the grip site's position [B, 3] (m, world) and rotation matrix [B, 3, 3]."""

@@ -8,9 +8,9 @@ import pytest
 from vla_crl.contracts import ARM
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.experts import ScriptedExpert
-from vla_crl.sim.native.experts.place import HELD_M
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.kernel.controller import FINGER
+from vla_crl.sim.native.kernel.progress import HELD_M
 from vla_crl.sim.native.suite import Suite, load_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.outcomes import RUNNING

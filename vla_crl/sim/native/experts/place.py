@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from vla_crl.sim.native.experts.skill import (
-    OPEN_FINGER_M,
     TOO_LOW_M,
     Command,
     above,
@@ -13,6 +12,7 @@ from vla_crl.sim.native.experts.skill import (
     through_funnel,
 )
 from vla_crl.sim.native.goals import DIRECTIONS, Goal
+from vla_crl.sim.native.kernel.progress import EMPTY_FINGER_M, HELD_M, OPEN_FINGER_M
 from vla_crl.sim.native.layout import rest_height
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.simulation import NO_THING
@@ -25,10 +25,6 @@ DROP_HEIGHT_M = 0.017
 """Grip height above a region's box at which the object is let go into it."""
 OVER_GOAL_M = 0.02
 """Horizontal error below which the grip may descend with an object, and let it go."""
-HELD_M = 0.022
-"""An object this close to the grip site, between closed fingers, counts as held."""
-EMPTY_FINGER_M = 0.01
-"""Finger position below which closed fingers hold nothing."""
 CLEARANCE_M = 0.004
 """Height over its rest at which an object is put down."""
 BESIDE_M = 0.075

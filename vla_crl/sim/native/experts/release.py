@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from vla_crl.sim.native.experts.skill import OPEN_FINGER_M, Command, above
+from vla_crl.sim.native.experts.skill import Command, above
 from vla_crl.sim.native.goals import Goal
 from vla_crl.sim.native.kernel.predicates import RELEASED_M
+from vla_crl.sim.native.kernel.progress import OPEN_FINGER_M
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.simulation import NO_THING
 

@@ -4,10 +4,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-OPEN_FINGER_M = 0.03
-"""Finger position beyond which the gripper counts as open."""
-
-
 FUNNEL_TIP_M = 0.012
 """Horizontal error that needs no correction before the grip is down."""
 FUNNEL_WIDTH_M = 0.025

@@ -91,7 +91,7 @@ ELLIPSOID = int(mujoco.mjtGeom.mjGEOM_ELLIPSOID)
 CYLINDER = int(mujoco.mjtGeom.mjGEOM_CYLINDER)
 AND, OR, NOT, IN, ON = int(Op.AND), int(Op.OR), int(Op.NOT), int(Op.IN), int(Op.ON)
 RELEASED, BESIDE, BETWEEN = int(Op.RELEASED), int(Op.BESIDE), int(Op.BETWEEN)
-JOINT_ABOVE = int(Op.JOINT_ABOVE)
+JOINT_ABOVE, JOINT_BELOW = int(Op.JOINT_ABOVE), int(Op.JOINT_BELOW)
 
 
 @njit(nogil=True)
@@ -116,18 +116,19 @@ def goal_reached(goals, task, poses):
         elif op == OR:
             stack = (stack >> 1) | (stack & 1)
         else:
-            holds = _predicate(goals, op, a, b, c, goals.numbers[task, k], poses)
+            holds = predicate_holds(goals, op, a, b, c, goals.numbers[task, k], poses)
             stack = (stack << 1) | (1 if holds else 0)
     return stack & 1 == 1
 
 
 @njit(nogil=True)
-def _predicate(goals, op, a, b, c, numbers, poses):
+def predicate_holds(goals, op, a, b, c, numbers, poses):
+    """Return whether one predicate holds; arguments are a step of a program and its numbers."""
     position = poses.body_pos
     if op == IN:
         return _is_in(position[a], poses.site_pos[b], poses.site_mat[b], goals.site_size[b])
     if op == ON:
-        gap = _extent(goals, a, poses, -1.0) - _extent(goals, b, poses, 1.0)
+        gap = extent(goals, a, poses, -1.0) - extent(goals, b, poses, 1.0)
         apart = np.hypot(position[a, 0] - position[b, 0], position[a, 1] - position[b, 1])
         return -SINK_M <= gap <= HOVER_M and apart <= goals.half_width[b]
     if op == RELEASED:
@@ -165,12 +166,12 @@ def _is_in(point, centre, axes, half_size):
 
 @njit(nogil=True)
 def _stand_level(goals, a, b, poses):
-    difference = _extent(goals, a, poses, -1.0) - _extent(goals, b, poses, -1.0)
+    difference = extent(goals, a, poses, -1.0) - extent(goals, b, poses, -1.0)
     return abs(difference) <= SAME_HEIGHT_M
 
 
 @njit(nogil=True)
-def _extent(goals, body, poses, sign):
+def extent(goals, body, poses, sign):
     """Return the height (m) of a body's highest (sign 1) or lowest (sign -1) point."""
     best = -np.inf
     for geom in range(goals.geoms[body, 0], goals.geoms[body, 1]):

@@ -1,0 +1,78 @@
+"""Policies of stable-baselines3 in our evaluation."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'")
+
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from vla_crl.catalog import catalog_dir
+from vla_crl.errors import SpecError
+from vla_crl.rollout.evaluate import evaluate
+from vla_crl.sb3.agent import SB3Agent
+from vla_crl.sb3.vec_env import SuiteVecEnv
+from vla_crl.sim.gymnasium_envs import TaskEnv
+from vla_crl.sim.native.suite import load_suite
+
+TASK = "press_button"
+
+
+def test_an_evaluation_plays_what_the_single_environment_plays(
+    make_lanes: Any, tmp_path: Path
+) -> None:
+    suite = load_suite("tabletop_goal")
+    env = VecNormalize(
+        SuiteVecEnv("tabletop_goal", 4, tasks=[TASK], privileged=True),
+        norm_obs_keys=["state", "privileged"],
+    )
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=32, n_epochs=1, seed=0).learn(32)
+    agent = SB3Agent(model, env)
+    (result,) = evaluate(agent, make_lanes(suite, 4), [TASK], num_episodes=4, divergences=tmp_path)
+    single = TaskEnv("tabletop_goal", TASK, image_size=None, privileged=True, instruction="one_hot")
+    for played in result.played:
+        seen, _ = single.reset(options={"state_id": played.state_id})
+        num_steps, is_over, info = 0, False, {}
+        while not is_over:
+            # In a batch of two, as in the lanes: matrix products round by its size.
+            batch = {name: np.stack([value] * 2) for name, value in seen.items()}
+            actions, _ = model.predict(env.normalize_obs(batch), deterministic=True)  # pyright: ignore
+            seen, _, terminated, truncated, info = single.step(actions[0])
+            num_steps, is_over = num_steps + 1, terminated or truncated
+        assert (info["success"], num_steps) == (played.success, played.num_steps)
+    single.close()
+    env.close()
+
+
+def test_a_description_tells_weights_and_what_is_observed() -> None:
+    env = SuiteVecEnv("tabletop_goal", 1, tasks=[TASK], image_size=36)
+    suite = load_suite("tabletop_goal")
+    models = [PPO("MultiInputPolicy", env, n_steps=2, batch_size=2, seed=s) for s in (0, 0, 1)]
+    told = [SB3Agent(model, env).description(suite) for model in models]
+    assert told[0] == told[1]
+    assert told[0]["weights"] != told[2]["weights"]
+    assert told[0]["observed"] == "agentview, eye_in_hand, instruction, state"
+    assert SB3Agent(models[0], env).image_size == 36
+    env.close()
+
+
+def test_the_environment_of_something_else_is_refused() -> None:
+    env = DummyVecEnv(
+        [lambda: TaskEnv("tabletop_goal", TASK, image_size=None, instruction="index")]
+    )
+    model = PPO("MultiInputPolicy", env, n_steps=2, batch_size=2)
+    with pytest.raises(SpecError, match="got a DummyVecEnv, expected a SuiteVecEnv"):
+        SB3Agent(model, env)
+    env.close()
+
+
+def test_the_example_of_the_documents_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (catalog_dir("envs") / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"## stable-baselines3\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(example, "envs/README.md", "exec"), {})
+    assert re.fullmatch(r"\d+ of 10 test states\n", capsys.readouterr().out)

@@ -1,0 +1,69 @@
+"""A policy of stable-baselines3 in our evaluations: the same test states, the same counts."""
+
+import hashlib
+from typing import Any, cast
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from vla_crl.errors import SpecError
+from vla_crl.rollout.agents import Act
+from vla_crl.sb3.vec_env import SuiteVecEnv
+from vla_crl.sim.robots import DRAWN_PIXELS
+from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.task_suite import TaskSuite
+
+
+class SB3Agent:
+    """Lets a model of stable-baselines3 act, most probable action first, one step at a time.
+
+    evaluate(SB3Agent(model, env), simulate_lanes(...), ["open_drawer"])
+    """
+
+    def __init__(self, model: BaseAlgorithm, env: VecEnv) -> None:
+        """Prepare to act.
+
+        Args:
+            model: Trained in `env`.
+            env: A `SuiteVecEnv`, perhaps wrapped: it says what is observed, and a `VecNormalize`
+                around it how that is normalised.
+
+        Raises:
+            SpecError: It is the environment of something else.
+        """
+        inner = env.unwrapped
+        if not isinstance(inner, SuiteVecEnv):
+            raise SpecError(f"SB3Agent: got a {type(inner).__name__}, expected a SuiteVecEnv")
+        self._model, self._senses = model, inner.senses
+        self._normalize: VecNormalize | None = unwrap_vec_normalize(env)
+
+    @property
+    def image_size(self) -> int:
+        """What the environment draws."""
+        return self._senses.image_size or DRAWN_PIXELS
+
+    def description(self, suite: TaskSuite) -> dict[str, Any]:
+        """Return its weights and how it acts."""
+        digest = hashlib.sha256()
+        for name, tensor in self._model.policy.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return {
+            "weights": digest.hexdigest()[:16],
+            "algorithm": type(self._model).__name__,
+            "observed": ", ".join(self._senses.space.spaces),
+            "actions": "deterministic",
+            "executed_actions": 1,
+        }
+
+    def __call__(self, sim: Simulation, lane: int = 0) -> Act:
+        """Return what acts in `sim`."""
+
+        def act(slots: np.ndarray) -> np.ndarray:
+            seen = self._senses.read(sim, slots)
+            if self._normalize is not None:
+                seen = cast(dict[str, np.ndarray], self._normalize.normalize_obs(seen))
+            actions, _ = self._model.predict(seen, deterministic=True)
+            return actions[:, None]
+
+        return act
