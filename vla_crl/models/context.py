@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
+import torch
 from torch import Tensor
 
 from vla_crl.errors import ConfigError
@@ -40,6 +41,15 @@ class TokenizedObservation(Rows):
     token_ids: Tensor
     word_mask: Tensor
 
+    def compact(self) -> Self:
+        """Return views without the words that none of the rows has."""
+        if torch.compiler.is_exporting():  # a program's shapes cannot depend on what it is given
+            return self
+        num_words = int(self.word_mask.sum(dim=1).max())
+        return replace(
+            self, token_ids=self.token_ids[:, :num_words], word_mask=self.word_mask[:, :num_words]
+        )
+
 
 @dataclass(frozen=True)
 class Context(Rows):
@@ -65,6 +75,8 @@ class Context(Rows):
 
     def compact(self) -> Self:
         """Return views without the padding that none of the rows needs."""
+        if torch.compiler.is_exporting():
+            return self
         length = int(self.next_position.max())
         return replace(
             self,
