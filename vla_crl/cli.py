@@ -20,6 +20,7 @@ from vla_crl.commands import Options
 from vla_crl.compute import ComputeConfig, Dtype
 from vla_crl.doctor import use_headless_gl
 from vla_crl.errors import USER_ERRORS, ConfigError, describe
+from vla_crl.export.command import export
 from vla_crl.printing import print_rows
 from vla_crl.standard_streams import open_closed_streams, stdout_to_stderr, writing_stdout
 from vla_crl.termination import EXIT_CODE, Terminated
@@ -152,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="mujoco: OpenGL, for pretty videos (default: own, needs no graphics)",
     )
 
+    _add_export(add("export", export))
     _add_result_commands(add)
     command = add("doctor", measuring.doctor)
     command.add_argument(
@@ -161,6 +163,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_json(command)
     return parser
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--policy", required=True, help="a preset or a checkpoint's path")
+    command.add_argument(
+        "--base", help="of a run's checkpoint: where its base policy is, if it has been moved"
+    )
+    command.add_argument(
+        "--merge",
+        action="store_true",
+        help="fold the adapters of a run's checkpoint into the base (default: kept beside it)",
+    )
+    command.add_argument(
+        "--torch-export",
+        action="store_true",
+        help="also write encode.pt2, act.pt2 and sample.pt2, which torch runs without this "
+        "package, an example, and how long a call takes here",
+    )
+    command.add_argument(
+        "--license",
+        metavar="ID",
+        help="for the page, as the Hugging Face hub spells it (default: apache-2.0; a policy "
+        "with a pretrained backbone needs one named)",
+    )
+    command.add_argument(
+        "--output", type=Path, required=True, help="a new folder, in the form of the hub"
+    )
 
 
 def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:

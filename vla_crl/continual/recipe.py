@@ -8,6 +8,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.config import check_seed
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
+from vla_crl.loggers.loggers import LoggerName
 from vla_crl.models.context import Insulation, check_insulation
 from vla_crl.models.heads.flow import StochasticStep
 from vla_crl.models.lora import LoRAConfig
@@ -93,6 +94,8 @@ class TrainConfig:
     """Iterations after which the state is stored, so that a killed run goes on from there, episodes
     that run included. 0 stores stages only, when they are done: for a backend that cannot store
     the state of its worlds."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where else the training is shown: tensorboard, wandb (extras of these names)."""
     video_episodes: int = 2
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
 

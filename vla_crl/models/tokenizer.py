@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,6 +94,10 @@ class WordTokenizer(Tokenizer):
         self._tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
         self._tokenizer.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
         self._tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def save(self, path: Path) -> None:
+        """Write a `tokenizer.json`, which the library tokenizers reads."""
+        self._tokenizer.save(str(path))
 
     def _numbers(self, text: str) -> list[int]:
         encoded = self._tokenizer.encode(text)

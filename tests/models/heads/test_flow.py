@@ -93,9 +93,7 @@ def test_sample_with_noise_level_zero_equals_the_ode_exactly():
     ode, _, _ = flow.sample(
         lambda x, t: 0.3 * x + target, FlowDraws(x), num_steps=4, noise_level=0.6
     )
-    sde, _, _ = flow.sample(
-        lambda x, t: 0.3 * x + target, stochastic, num_steps=4, noise_level=0.0
-    )
+    sde, _, _ = flow.sample(lambda x, t: 0.3 * x + target, stochastic, num_steps=4, noise_level=0.0)
     assert torch.equal(ode, sde)
 
 
