@@ -25,12 +25,13 @@ from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError, StoppedEvaluationError
 from vla_crl.hardware import hardware_name
+from vla_crl.loggers.loggers import Loggers
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
     *("list", "show", "collect", "pretrain", "train", "evaluate"),
-    *("metrics", "rollout", "report", "verify", "bench", "doctor"),
+    *("export", "metrics", "rollout", "report", "verify", "bench", "doctor"),
 )
 
 
@@ -83,6 +84,7 @@ class Trainer:
     policy, suite, weights = "trained", KITCHEN, "0a1b"
     stream = types.SimpleNamespace(train_tasks=("lift",))
     method = types.SimpleNamespace(chooses=False)
+    loggers = Loggers((), RunDirectory(Path("nowhere")), {})
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         if config.suite == "unfit":

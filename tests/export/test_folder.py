@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from vla_crl.checksums import find_damage
 from vla_crl.cli import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.continual.success_matrix import Cell, append_stage
+from vla_crl.contracts import Split
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import load_policy, save_adapter, save_policy
 from vla_crl.models.lora import LoRAConfig
@@ -46,7 +48,11 @@ def checkpoint(base, tmp_path_factory):
     (run / "config.json").write_text(json.dumps(config))
     (run / "versions.json").write_text(json.dumps({"cpu_model": "Example CPU"}))
     for stage in range(3):
-        counts = (("red", "train", 4 + stage), ("green", "train", 5), ("mug", "heldout", 1))
+        counts: tuple[tuple[str, Split, int], ...] = (
+            ("red", "train", 4 + stage),
+            ("green", "train", 5),
+            ("mug", "heldout", 1),
+        )
         append_stage(
             run / "matrix.csv",
             [
@@ -111,11 +117,12 @@ def test_the_page_is_a_card_of_the_hub(exported):
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(exported / "README.md")
-    assert card.data.license == "apache-2.0"
-    assert card.data.library_name == "vla-crl"
-    assert card.data.pipeline_tag == "robotics"
-    assert "continual-learning" in card.data.tags
-    trained, heldout = card.data.eval_results
+    data: Any = card.data
+    assert data.license == "apache-2.0"
+    assert data.library_name == "vla-crl"
+    assert data.pipeline_tag == "robotics"
+    assert "continual-learning" in data.tags
+    trained, heldout = data.eval_results
     # Stage 2 has 6 and 5 of 10 in the two trained tasks, 1 of 10 in the other.
     assert (trained.metric_type, trained.metric_value) == ("success_rate", 0.55)
     assert (heldout.dataset_type, heldout.metric_value) == ("tabletop_object", 0.1)

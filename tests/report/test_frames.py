@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -102,3 +103,20 @@ def test_without_pandas_the_extra_is_named(run_path, monkeypatch):
 def test_what_is_no_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="not a run directory"):
         frame([tmp_path])
+
+
+def test_the_example_of_the_documents_runs(two_runs, tmp_path, monkeypatch, capsys):
+    document = (Path(__file__).parents[2] / "vla_crl" / "README.md").read_text(encoding="utf-8")
+    section = document.partition("## Runs as tables")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "runs").mkdir()
+    for run in two_runs:
+        run.rename(tmp_path / "runs" / run.name)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    first, second = capsys.readouterr().out.split("success  ")
+    assert [line.split() for line in first.splitlines()[2:4]] == [
+        ["a", "0", "0.516667", "0.876667"],  # (44 + 56 + 55) / 300 held out, 263 / 300 trained
+        ["b", "1", "0.566667", "0.926667"],
+    ]
+    assert second

@@ -7,7 +7,7 @@ policy knows, as the shapes of a program cannot depend on the numbers that it is
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -113,7 +113,7 @@ def export_programs(policy: VLAPolicy) -> Programs:
 
 @torch.no_grad()
 def largest_difference(
-    policy: VLAPolicy, exported: dict[str, ExportedProgram], eager: dict[str, nn.Module]
+    policy: VLAPolicy, exported: Mapping[str, ExportedProgram], eager: Mapping[str, nn.Module]
 ) -> float:
     """Return by how much actions of the programs differ from the policy's, in [-1, 1].
 

@@ -1,6 +1,6 @@
 """Adapters folded into the weights that they adapt."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,13 +21,15 @@ def merge_adapters(policy: VLAPolicy) -> None:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = {n: layer for n, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)}
+    layers: dict[str, Any] = {
+        name: layer for name, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)
+    }
     if policy.lora is None or not layers:
         raise ConfigError("the policy has no adapters to be merged")
     merged = {name: _merged_weight(name, layer) for name, layer in layers.items()}
     for name, weight in merged.items():
         place, _, attribute = name.rpartition(".")
-        base = cast(nn.Linear, layers[name].base_layer)
+        base = layers[name].base_layer
         base.weight.data = weight
         setattr(policy.get_submodule(place), attribute, base)
     policy.lora = policy.base = None
