@@ -10,10 +10,8 @@ import torch
 from vla_crl.checksums import find_damage
 from vla_crl.cli import main
 from vla_crl.compute import ComputeConfig
-from vla_crl.continual.success_matrix import Cell, append_stage
-from vla_crl.contracts import Split
 from vla_crl.models.adapters import add_lora
-from vla_crl.models.checkpoint import load_policy, save_adapter, save_policy
+from vla_crl.models.checkpoint import load_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.merging import merge_adapters
 from vla_crl.rollout.agents import PolicyAgent
@@ -22,54 +20,6 @@ from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.sim.native.suite import load_suite
 
 TASK = "tabletop_goal.press_button"
-
-
-@pytest.fixture(scope="module")
-def base(make_adapted_policy, tmp_path_factory):
-    """The folder of a small base policy."""
-    policy, folder = make_adapted_policy(), tmp_path_factory.mktemp("base")
-    merge_adapters(policy)
-    save_policy(policy, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(base, tmp_path_factory):
-    """The second stage of a run: adapters, and what was measured of them."""
-    run = tmp_path_factory.mktemp("runs") / "skills"
-    policy = load_policy(base)
-    add_lora(policy, LoRAConfig(rank=2, alpha=3))
-    torch.manual_seed(0)
-    for name, parameter in policy.named_parameters():
-        if ".lora_B." in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    save_adapter(policy, run / "checkpoints" / "stage_2", str(base))
-    config = {"suite": "tabletop_object", "policy": str(base), "method": "sequential", "seed": 4}
-    (run / "config.json").write_text(json.dumps(config))
-    (run / "versions.json").write_text(json.dumps({"cpu_model": "Example CPU"}))
-    for stage in range(3):
-        counts: tuple[tuple[str, Split, int], ...] = (
-            ("red", "train", 4 + stage),
-            ("green", "train", 5),
-            ("mug", "heldout", 1),
-        )
-        append_stage(
-            run / "matrix.csv",
-            [
-                Cell(stage=stage, task=task, split=split, successes=successes, episodes=10)
-                for task, split, successes in counts
-            ],
-        )
-    return run / "checkpoints" / "stage_2"
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory):
-    """What the command makes of it, with all that it can."""
-    output = tmp_path_factory.mktemp("hub") / "skills-merged"
-    flags = ["--policy", str(checkpoint), "--merge", "--torch-export", "--output", str(output)]
-    assert main(["export", *flags]) == 0
-    return output
 
 
 def test_an_exported_policy_stands_alone_and_acts_as_the_checkpoint(
@@ -89,13 +39,13 @@ def test_an_exported_policy_stands_alone_and_acts_as_the_checkpoint(
         alone.rename(exported)
 
 
-def test_every_file_is_in_the_checksums(exported):
+def test_every_file_but_the_page_is_in_the_checksums(exported):
     names = {path.name for path in exported.iterdir()}
     assert names == {
         *("policy.json", "model.safetensors", "tokenizer.json", "README.md", "SHA256SUMS"),
         *("encode.pt2", "act.pt2", "sample.pt2", "example.py"),
     }
-    assert find_damage(exported, *(names - {"SHA256SUMS"})) is None
+    assert find_damage(exported, *(names - {"SHA256SUMS", "README.md"})) is None
 
 
 def test_the_example_needs_torch_alone(exported):
@@ -170,6 +120,18 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(flags, said, tmp_pat
     assert main(["export", *flags, "--output", str(tmp_path / "new")]) == 2
     assert said in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_card_that_nobody_wrote_is_blamed(base, tmp_path, capsys):
+    other = shutil.copytree(base, tmp_path / "other")
+    record = json.loads((other / "policy.json").read_text())
+    record["card"] = {"success_on_test_ids": {"red": 0.5}}
+    (other / "policy.json").write_text(json.dumps(record))
+    (other / "SHA256SUMS").unlink()
+    assert main(["export", "--policy", str(other), "--output", str(tmp_path / "new")]) == 2
+    said = capsys.readouterr().err
+    assert "policy.json: its card is none that 'vla-crl pretrain' or 'export' writes" in said
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_export_overwrites_nothing(tmp_path, capsys):

@@ -125,6 +125,7 @@ def kept_records(path: Path) -> Iterator[Any]:
 def test_wandb_is_sent_all_steps_of_a_resumed_run_once(run, play, tmp_path, monkeypatch):
     for name, value in {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
+    (run.videos / "after.mp4").write_bytes(b"film")
     play("wandb")
     kept = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     sent = json.loads((run.path / "wandb.json").read_text())
@@ -135,7 +136,8 @@ def test_wandb_is_sent_all_steps_of_a_resumed_run_once(run, play, tmp_path, monk
     assert success == [(1, 0.25), (2, 0.25), (3, 0.25), (4, 0.25), (5, 0.75)]
     red = [(r[STEP], r["test_success/red"]) for r in rows if "test_success/red" in r]
     assert red == [(0, 0.1), (5, 0.4)]
-    assert [r["_step"] for r in rows] == [*range(7)]
+    assert [r["_step"] for r in rows] == [*range(9)]  # the last has the film
+    assert next((tmp_path / "wandb").rglob("after*.mp4")).read_bytes() == b"film"
     run.refuse_links()  # nor does it leave any in the run's folder
 
 

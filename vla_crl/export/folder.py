@@ -75,7 +75,7 @@ def export_policy(
             files.append("example.py")
             shutil.copyfile(example.__file__, folder / files[-1])
         notes.append(f"Actions of the programs differ from its own by {programs.difference:.0e}.")
-    files.append("README.md")
+    write_sums(folder, *files)  # not of the page, which is there to be edited
     page = card_text(
         name,
         policy,
@@ -84,8 +84,7 @@ def export_policy(
         notes=[*filter(None, notes)],
         latency=latency,
     )
-    (folder / files[-1]).write_text(page, encoding="utf-8")
-    write_sums(folder, *files)
+    (folder / "README.md").write_text(page, encoding="utf-8")
     return latency
 
 

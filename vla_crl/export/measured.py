@@ -1,12 +1,18 @@
 """What is known of a policy's success: from the run that made it, or from its own card."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vla_crl.catalog import list_policies, policy_path
+from vla_crl.errors import CheckpointError
 from vla_crl.models.checkpoint import POLICY_FILE, read_card
 from vla_crl.report.run_record import RunRecord
+
+_STAGE = re.compile(r"stage_(\d+)")
+"""Folder of a checkpoint in `RUN/checkpoints`."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +51,38 @@ def read_measured(policy: str) -> Measured:
 
     Args:
         policy: Preset or checkpoint directory, as `load_policy` takes it.
+
+    Raises:
+        CheckpointError: Its card is damaged.
+        ConfigError: Its run is.
     """
     folder = policy_path(policy).with_suffix("") if policy in list_policies() else Path(policy)
-    run = folder.resolve().parents[1]
-    if folder.resolve().parent.name == "checkpoints" and (run / "config.json").is_file():
-        return _of_run(RunRecord.read(run), int(folder.resolve().name.removeprefix("stage_")))
+    run, stage = folder.resolve().parents[1], _STAGE.fullmatch(folder.resolve().name)
+    if stage and (run / "config.json").is_file():
+        return _of_run(RunRecord.read(run), int(stage[1]))
     card = read_card(folder) if (folder / POLICY_FILE).is_file() else {}
+    try:
+        return _of_card(card)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder / POLICY_FILE}: its card is none that 'vla-crl pretrain' or 'export' writes "
+            f"({type(error).__name__}: {error}); empty it, or copy the file again"
+        ) from error
+
+
+def _of_card(card: dict[str, Any]) -> Measured:
     if "measured" in card:  # exported before
         tasks = tuple(TaskSuccess(**task) for task in card["measured"]["tasks"])
         return Measured(**(card["measured"] | {"tasks": tasks}))
-    if success := card.get("success_on_test_ids"):
-        num = card["episodes_per_task"]
-        return Measured(
-            f"A base policy, made by `vla-crl pretrain {card['recipe']}`.",
-            card["suite"],
-            card["hardware"],
-            tuple(TaskSuccess(task, "base", rate, num) for task, rate in success.items()),
-        )
-    return Measured("Nothing is known of where it was trained, nor of its success.")
+    if "success_on_test_ids" not in card:
+        return Measured("Nothing is known of where it was trained, nor of its success.")
+    success, num = card["success_on_test_ids"], card["episodes_per_task"]
+    return Measured(
+        f"A base policy, made by `vla-crl pretrain {card['recipe']}`.",
+        card["suite"],
+        card["hardware"],
+        tuple(TaskSuccess(task, "base", rate, num) for task, rate in success.items()),
+    )
 
 
 def _of_run(record: RunRecord, stage: int) -> Measured:

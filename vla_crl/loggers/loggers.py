@@ -4,14 +4,14 @@ The step of all is the number of iterations of the run until then. The run direc
 counts: everything here is in its files too, and a logger that fails is left out from then on.
 """
 
-import importlib
 import importlib.util
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
+from vla_crl.catalog import load_attribute
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError, describe, install_extra
 from vla_crl.run_directory import RunDirectory
@@ -84,8 +84,7 @@ class Loggers:
         self._step = len(rows)
         for name in self._names:
             with self._surviving(name):
-                module, _, attribute = LOGGERS[name].partition(":")
-                make: Callable[..., Logger] = getattr(importlib.import_module(module), attribute)
+                make = cast(Callable[..., Logger], load_attribute(LOGGERS[name], "loggers"))
                 self._loggers[name] = make(self._run, self._config, self._step)
         if rows:
             self._write(TRAINING, rows[-1])

@@ -67,9 +67,8 @@ def _table(runs: Runs, rows_of: Any, columns: Sequence[str]) -> "DataFrame":
     settings = _differing(records)
     rows = [_described(record, settings) | row for record in records for row in rows_of(record)]
     first = [*RUN_COLUMNS, *settings, *columns]
-    return pd.DataFrame(rows, columns=None if rows else first).pipe(
-        lambda table: table[[*first, *(name for name in table.columns if name not in first)]]
-    )
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=[*first, *(n for n in table.columns if n not in first)])
 
 
 def _differing(records: Sequence["RunRecord"]) -> list[str]:
@@ -96,7 +95,8 @@ def _described(record: "RunRecord", settings: Sequence[str]) -> dict[str, Any]:
 def _recipe(command: Sequence[str]) -> str | None:
     """Return the recipe that a command line names."""
     rest = iter(command)
-    return next(rest, None) if "train" in rest else None
+    recipe = next(rest, None) if "train" in rest else None
+    return None if recipe is None or recipe.startswith("-") else recipe
 
 
 def _cells(record: "RunRecord") -> Iterator[dict[str, Any]]:
