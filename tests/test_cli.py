@@ -21,11 +21,11 @@ import torch
 from vla_crl import catalog, cli, measuring
 from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
+from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError, StoppedEvaluationError
 from vla_crl.hardware import hardware_name
-from vla_crl.loggers.loggers import Loggers
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.run_directory import RunDirectory
 

@@ -6,9 +6,9 @@ from typing import Any
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import check_seed
+from vla_crl.continual.loggers.loggers import LoggerName
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
-from vla_crl.loggers.loggers import LoggerName
 from vla_crl.models.context import Insulation, check_insulation
 from vla_crl.models.heads.flow import StochasticStep
 from vla_crl.models.lora import LoRAConfig

@@ -14,6 +14,7 @@ from vla_crl.checksums import require_undamaged, write_sums
 from vla_crl.config import to_mapping
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.generations import Generations, State
+from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, contexts_of, method_state, stage_seed
@@ -22,7 +23,6 @@ from vla_crl.contracts import check_fits, compare_pictures
 from vla_crl.episode_files import EpisodeFile
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files import replacing, sync
-from vla_crl.loggers.loggers import Loggers
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, require_base, save_adapter
 from vla_crl.models.policy import VLAPolicy

@@ -136,7 +136,8 @@ def _use(has_programs: bool, has_words: bool) -> str:
     if has_programs:
         text += (
             "\nWithout the package: `encode.pt2`, `act.pt2` and `sample.pt2` are programs of "
-            "`torch.export` and need torch alone; `python example.py` acts once.\n"
+            "`torch.export` and need torch alone"
+            + ("; `python example.py` acts once.\n" if has_words else ".\n")
         )
     return text
 

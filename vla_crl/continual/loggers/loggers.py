@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 LoggerName = Literal["tensorboard", "wandb"]
 LOGGERS: dict[LoggerName, str] = {
-    "tensorboard": "vla_crl.loggers.tensorboard:TensorBoardLogger",
-    "wandb": "vla_crl.loggers.wandb:WandbLogger",
+    "tensorboard": "vla_crl.continual.loggers.tensorboard:TensorBoardLogger",
+    "wandb": "vla_crl.continual.loggers.wandb:WandbLogger",
 }
 """By name, which is that of the package and of the extra too; imported on use."""
 TRAINING, TEST, SAMPLED = "training", "test_success", "sampled_success"

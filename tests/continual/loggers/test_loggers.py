@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from vla_crl.continual.loggers.loggers import Loggers
+from vla_crl.continual.loggers.wandb import STEP
 from vla_crl.continual.success_matrix import Cell, append_stage
 from vla_crl.errors import ConfigError
-from vla_crl.loggers.loggers import Loggers
-from vla_crl.loggers.wandb import STEP
 from vla_crl.run_directory import RunDirectory
 
 
@@ -168,7 +168,7 @@ def test_a_logger_that_fails_is_left_out_and_told_of_once(run, caplog):
 
 
 def test_ctrl_c_in_a_logger_is_no_failure_of_it(run, monkeypatch):
-    from vla_crl.loggers.tensorboard import TensorBoardLogger
+    from vla_crl.continual.loggers.tensorboard import TensorBoardLogger
 
     def interrupted(*arguments):
         raise KeyboardInterrupt
