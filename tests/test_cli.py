@@ -22,6 +22,7 @@ import torch
 from vla_crl import catalog, cli, measuring
 from vla_crl.bench.record import against_peer
 from vla_crl.compute import ComputeConfig
+from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.contracts import ARM, Embodiment
 from vla_crl.doctor import Check, Status
 from vla_crl.errors import CheckpointError, ConfigError, StoppedEvaluationError
@@ -31,7 +32,7 @@ from vla_crl.run_directory import RunDirectory
 
 COMMANDS = (
     *("list", "show", "collect", "pretrain", "train", "evaluate"),
-    *("metrics", "rollout", "report", "verify", "bench", "doctor"),
+    *("export", "metrics", "rollout", "report", "verify", "bench", "doctor"),
 )
 
 
@@ -84,6 +85,7 @@ class Trainer:
     policy, suite, weights = "trained", KITCHEN, "0a1b"
     stream = types.SimpleNamespace(train_tasks=("lift",))
     method = types.SimpleNamespace(chooses=False)
+    loggers = Loggers((), RunDirectory(Path("nowhere")), {})
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
         if config.policy == "unfit":

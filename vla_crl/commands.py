@@ -243,7 +243,6 @@ def _compute(options: Options) -> ComputeConfig:
 def _agent(options: Options, suite: Any, compute: ComputeConfig, *, deterministic: bool) -> Any:
     """Return who acts in a suite: the scripted expert or a policy."""
     from vla_crl.contracts import check_fits, compare_pictures
-    from vla_crl.models.checkpoint import load_policy
     from vla_crl.rollout.agents import ExpertAgent, PolicyAgent
 
     policy = options.policy
@@ -251,14 +250,21 @@ def _agent(options: Options, suite: Any, compute: ComputeConfig, *, deterministi
         if options.base:
             raise ConfigError(f"--base {options.base}: the expert has no base policy; leave it out")
         return ExpertAgent()
-    known = catalog.list_policies()
-    if policy not in known and not ("/" in policy or Path(policy).exists()):
-        raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
-    loaded = load_policy(policy, base=options.base, device=compute.device, dtype=compute.dtype)
+    loaded = load_named_policy(options, compute)
     where = f"policy '{policy}' on suite '{suite.name}'"
     check_fits(loaded.embodiment, suite.embodiment, where)
     compare_pictures(loaded.config.pictures, suite.pictures, where)
     return PolicyAgent(loaded, deterministic)
+
+
+def load_named_policy(options: Options, compute: ComputeConfig) -> Any:
+    """Return the policy that --policy and --base name."""
+    from vla_crl.models.checkpoint import load_policy
+
+    policy, known = options.policy, catalog.list_policies()
+    if policy not in known and not ("/" in policy or Path(policy).exists()):
+        raise unknown_name("--policy", "policy", policy, [*known, EXPERT])
+    return load_policy(policy, base=options.base, device=compute.device, dtype=compute.dtype)
 
 
 def _describe(name: str, find: Callable[[str], Path]) -> str:

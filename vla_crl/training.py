@@ -70,6 +70,7 @@ def _train_once(
             trainer.close()
         if config.video_episodes:
             _film(trainer)
+        trainer.loggers.finish()
         print_results(SuccessMatrix.read(run.matrix_file, rounds=config.rounds), console)
         print(write_report(run.path))
 

@@ -279,6 +279,48 @@ def test_value_warm_up_moves_the_value_head_alone():
     assert not torch.equal(before["mean.weight"], policy.mean.weight)
 
 
+class Pulling(ContinualMethod):
+    """A penalty of a known gradient."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__(NoSettings())
+        self.strength = strength
+
+    def penalty(self, policy: Any, batch: Batch) -> Tensor:
+        return self.strength * policy.mean.bias.sum()
+
+
+def test_gradient_norms_tell_how_hard_each_term_pulls():
+    # The gradient of 3 (b1 + b2) is (3, 3), and no other parameter's: norm 3 sqrt(2).
+    policy = toy()
+    metrics = PPO(policy, config()).update(collect(policy, seeded()), Pulling(3.0), seeded())
+    assert metrics["penalty_grad_norm"] == pytest.approx(3.0 * math.sqrt(2.0))
+    assert metrics["replay_loss_grad_norm"] == 0.0
+    assert metrics["policy_loss_grad_norm"] > 0.0
+    # What is half as heavy pulls half as hard; before the first step nothing else has changed.
+    light, heavy = (
+        PPO(policy := toy(), config(vf_coef=vf_coef, value_warmup_iterations=1)).update(
+            collect(policy, seeded()), NO_METHOD, seeded()
+        )
+        for vf_coef in (0.5, 1.0)
+    )
+    ratio = heavy["value_loss_grad_norm"] / light["value_loss_grad_norm"]
+    assert ratio == pytest.approx(2.0)
+    assert light["policy_loss_grad_norm"] == 0.0  # in the warm-up it is no term of the loss
+
+
+def test_looking_at_gradient_norms_changes_no_bit(monkeypatch: pytest.MonkeyPatch):
+    ends = []
+    for is_looking in (True, False):
+        if not is_looking:
+            monkeypatch.setattr("vla_crl.algos.ppo.gradient_norms", lambda *arguments: {})
+        policy = toy()
+        train(policy, PPO(policy, config()), range(3))
+        ends.append(weights(policy))
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
+
+
 def test_slots_that_rest_change_nothing():
     # What stands where a slot rests is not finite, so it would show anywhere.
     ends = []

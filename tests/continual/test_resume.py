@@ -61,7 +61,7 @@ def test_a_stage_that_was_never_stored_begins_again(
 
 @pytest.fixture(scope="module")
 def often(config) -> TrainConfig:
-    return dataclasses.replace(config, checkpoint_every=1)
+    return dataclasses.replace(config, checkpoint_every=1, loggers=("tensorboard",))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,23 @@ def test_a_stage_goes_on_after_the_iteration_that_was_stored_last(
     assert "goes on in stage 2 after iteration 1\n" in capsys.readouterr().err
     assert_same_run(resumed, finished)
     assert not resumed.state.exists()
+    assert_tensorboard_shows_it_once(resumed)
+
+
+def assert_tensorboard_shows_it_once(run: RunDirectory) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = run.read_metrics()
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    for name in ("episodes", "kl", "value_loss_grad_norm"):
+        shown = [(event.step, event.value) for event in events.Scalars(f"training/{name}")]
+        assert shown == [(i, pytest.approx(row[name])) for i, row in enumerate(rows, start=1)]
+    matrix = SuccessMatrix.read(run.matrix_file)
+    ends = [sum(row["stage"] <= stage for row in rows) for stage in matrix.evaluated_stages]
+    for task, rates in zip(matrix.tasks, matrix.rates.T, strict=True):
+        shown = [(event.step, event.value) for event in events.Scalars(f"test_success/{task}")]
+        assert shown == list(zip(ends, map(pytest.approx, rates), strict=True))
+        assert len(events.Scalars(f"sampled_success/{task}")) == len(ends)
 
 
 def test_where_all_states_are_damaged_the_stage_begins_again(

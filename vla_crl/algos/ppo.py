@@ -6,7 +6,7 @@ never runs the backbone: it re-evaluates the one stochastic flow step that was s
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
+from vla_crl.algos.gradient_norms import gradient_norms
+from vla_crl.algos.metric_log import MetricLog, read_numbers
 from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
 from vla_crl.config import Fraction, Settings, Size
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -106,33 +108,6 @@ def clipped_value_loss(
     return torch.maximum(error, (clipped - returns).square())
 
 
-class _MetricLog:
-    """Numbers of the minibatches of one update, by name; the names are always the same."""
-
-    NAMES = (
-        *("policy_loss", "value_loss", "replay_loss", "penalty"),
-        *("kl", "clip_fraction", "ratio_error", "grad_norm", "value_grad_norm"),
-    )
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[float]] = {name: [] for name in self.NAMES}
-        self._tensors: list[tuple[str, Tensor]] = []
-
-    def append(self, metrics: Mapping[str, Tensor]) -> None:
-        """Keep numbers where they are: reading one from a GPU waits for all work before it."""
-        self._tensors += ((name, metric.detach()) for name, metric in metrics.items())
-
-    def read(self) -> None:
-        """Move all numbers to `values`, at once."""
-        numbers = _read([tensor for _, tensor in self._tensors])
-        for (name, _), number in zip(self._tensors, numbers, strict=True):
-            self.values[name].append(number)
-        self._tensors.clear()
-
-    def means(self) -> dict[str, float]:
-        return {name: sum(v) / len(v) if v else 0.0 for name, v in self.values.items()}
-
-
 class PPO:
     """Clipped policy updates with one probability ratio per action chunk.
 
@@ -191,10 +166,12 @@ class PPO:
         Returns:
             Means over minibatches: policy_loss, value_loss, replay_loss, penalty, clip_fraction,
             kl (against the collecting policy, before each step), and before clipping grad_norm
-            and value_grad_norm. Of the whole update: ratio_error (max |ratio - 1| before the
-            first step; more than rounding means that the update does not see what the
-            collection saw), explained_variance (of the stored values), epochs (completed),
-            optimizer_steps.
+            and value_grad_norm. Of the first minibatch, before its step and before clipping:
+            <term>_grad_norm of policy_loss, value_loss, replay_loss and penalty, the norm of what
+            each adds to the gradient, coefficients included. Of the whole update: ratio_error
+            (max |ratio - 1| before the first step; more than rounding means that the update does
+            not see what the collection saw), explained_variance (of the stored values), epochs
+            (completed), optimizer_steps.
 
         Raises:
             FloatingPointError: A loss or gradient is not finite; the step was not applied.
@@ -206,7 +183,7 @@ class PPO:
         advantages = rollout.advantages
         if config.normalize_advantage:
             advantages = normalize_advantages(advantages, rollout.valid)
-        log = _MetricLog()
+        log = MetricLog()
         epochs = 0
         while epochs < config.num_epochs and self._run_epoch(
             rollout, advantages.flatten(), hooks, generator, log
@@ -220,7 +197,7 @@ class PPO:
                 rollout.values[rollout.valid], rollout.returns[rollout.valid]
             ),
             "epochs": float(epochs),
-            "optimizer_steps": float(len(log.values["grad_norm"])),
+            "optimizer_steps": float(log.num_steps),
         }
 
     def _run_epoch(
@@ -229,7 +206,7 @@ class PPO:
         advantages: Tensor,
         hooks: UpdateHooks,
         generator: torch.Generator,
-        log: "_MetricLog",
+        log: MetricLog,
     ) -> bool:
         """Take one step per minibatch; return False where the KL ended the update."""
         config = self.config
@@ -259,7 +236,11 @@ class PPO:
             if config.target_kl is not None and numbers["kl"] > config.target_kl:
                 return False
             losses["value_loss"] = config.vf_coef * losses["value_loss"]
+            if log.num_steps == 0:  # each norm takes a backward pass: once an update
+                terms = {"value_loss": losses["value_loss"]} if self.warming_up else losses
+                log.append(gradient_norms(terms, self._parameters.values()))
             log.append(self._step(losses, hooks))
+            log.num_steps += 1
         return True
 
     def _replay_loss(self, replay: ReplayBatch | None) -> Tensor:
@@ -352,7 +333,7 @@ class PPO:
 
     def _require_finite(self, quantities: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the numbers, read from the device at once."""
-        numbers = dict(zip(quantities, _read([*quantities.values()]), strict=True))
+        numbers = dict(zip(quantities, read_numbers([*quantities.values()]), strict=True))
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise FloatingPointError(
@@ -361,14 +342,6 @@ class PPO:
                     "rollout's rewards and values and what the method adds"
                 )
         return numbers
-
-
-def _read(scalars: Sequence[Tensor]) -> list[float]:
-    """Return numbers, wherever they are; there is one wait for a device."""
-    if not scalars:
-        return []
-    device = scalars[0].device
-    return torch.stack([s.detach().to(device, torch.float64) for s in scalars]).tolist()
 
 
 def _require_shape(hook: str, tensor: Tensor, expected: torch.Size) -> None:

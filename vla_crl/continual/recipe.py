@@ -8,6 +8,7 @@ from annotated_types import Interval
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import Count, Names, Seed, Settings, Size
+from vla_crl.continual.loggers.loggers import LoggerName
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Insulation
@@ -87,6 +88,8 @@ class TrainConfig(Settings):
     """Iterations after which the state is stored, so that a killed run goes on from there, episodes
     that run included. 0 stores stages only, when they are done: for a backend that cannot store
     the state of its worlds."""
+    loggers: tuple[LoggerName, ...] = ()
+    """Where else the training is shown: tensorboard, wandb (extras of these names)."""
     video_episodes: Annotated[int, Interval(ge=0, le=1000)] = 2
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
 

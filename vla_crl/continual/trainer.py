@@ -1,20 +1,21 @@
 """The stage loop: train on one task after another, evaluate all tasks after each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from math import inf, isnan
+from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from vla_crl.checksums import require_undamaged, write_sums
-from vla_crl.config import as_record
+from vla_crl.config import as_record, to_mapping
+from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
 from vla_crl.continual.generations import Generations, State
+from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, StageRecord, contexts_of, method_state, stage_seed
@@ -97,6 +98,7 @@ class Trainer:
         check_loss_paths(self.policy, config.insulation)
         check_budget(config, self.suite, self.policy)
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
+        self.loggers = Loggers(config.loggers, run, to_mapping(config))
         self._wall_s = 0.0
         self._generations = Generations(run.state)
         plan = contexts_of(config, self.policy)
@@ -155,6 +157,7 @@ class Trainer:
                 `holding_sigterm`.
         """
         last_done, state = self._restore() if resume else (-1, None)
+        self.loggers.begin(self.stream.rounds)
         if last_done < 0:
             self._finish_stage(0)
         for number, task in self.stream.stages():
@@ -195,7 +198,8 @@ class Trainer:
                 ended = self._episode_rows(stage, statistics.outcomes)
                 self.run.training_episodes.append(ended)
                 self.run.append_metrics(row)
-                progress.print(_iteration_line(row))
+                self.loggers.iteration(row)
+                progress.print(iteration_line(row))
                 for line in save_divergences([*statistics.divergences], self.run.divergences):
                     progress.print(line)
                 progress.advance(statistics.episodes)
@@ -203,7 +207,7 @@ class Trainer:
                 if every and (ends or stage.is_spent or stage.iteration % every == 0):
                     self._store(stage)
                 if ends:
-                    progress.print(_end_line(stage, every))
+                    progress.print(end_line(stage, every))
                     break
 
     def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
@@ -253,7 +257,7 @@ class Trainer:
         if sampled:
             self._append(stage, sampled, self.run.sampled_episodes, self.run.sampled_matrix_file)
         cells = self._append(stage, results, self.run.episodes, self.run.matrix_file)
-        console.print(_stage_line(stage, cells), soft_wrap=True)
+        console.print(stage_line(stage, cells), soft_wrap=True)
 
     def _append(
         self, stage: int, results: Sequence[TaskResult], episodes: EpisodeFile, matrix: Path
@@ -267,6 +271,7 @@ class Trainer:
             for r in results
         ]  # fmt: skip
         append_stage(matrix, cells, rounds=self.stream.rounds)
+        self.loggers.evaluation(matrix, cells)
         return cells
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[TaskResult]:
@@ -367,27 +372,3 @@ def _drop_later_stages(path: Path, stage: int, rounds: int) -> None:
     cells = [cell for cell in matrix.cells() if cell.stage <= stage]
     with replacing(path) as temporary:
         SuccessMatrix.from_cells(cells, rounds=rounds).write(temporary)
-
-
-def _end_line(stage: Stage, every: int) -> str:
-    if every:
-        return f"SIGTERM: stage {stage.number} is stored after iteration {stage.iteration}"
-    return f"SIGTERM: stage {stage.number} will begin again (checkpoint_every is 0)"
-
-
-def _iteration_line(row: Mapping[str, Any]) -> str:
-    total = row["collect_s"] + row["update_s"]
-    parts = ("render", "policy", "physics", "wait", "update")
-    shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
-    rate = "    -" if isnan(row["success"]) else f"{row['success']:.3f}"  # too few episodes yet
-    return (
-        f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
-        f"success {rate}  return {rate}  kl {row['kl']:.4f}  "
-        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
-        f"(%: {shares})"
-    )
-
-
-def _stage_line(stage: int, cells: Sequence[Cell]) -> str:
-    rates = "  ".join(f"{cell.task} {100 * cell.successes / cell.episodes:.0f}" for cell in cells)
-    return f"after stage {stage}, success in % on test states: {rates}"

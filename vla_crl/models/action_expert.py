@@ -198,7 +198,7 @@ class ActionExpertLayer(nn.Module):
 
 def _attention_mask(padding_mask: Tensor, draws: int, tokens: int) -> Tensor | None:
     """Return `Memory.mask`."""
-    if draws == 1 and padding_mask.all():
+    if draws == 1 and not torch.compiler.is_exporting() and padding_mask.all():
         return None
     draw = torch.arange(draws, device=padding_mask.device).repeat_interleave(tokens)
     own = draw[:, None] == draw[None, :]

@@ -164,7 +164,9 @@ class Backbone(nn.Module):
             valid: Likewise.
             padded_length: L of the context, at least that of the prefix and the same by default.
         """
-        recorder = _Recorder(prefix.shape[1], last_layer=self.sizes.num_layers - 1)
+        recorder = _Recorder(prefix.shape[1])
+        if not torch.compiler.is_exporting():  # there what nothing reads is dropped anyway
+            recorder.last_layer = self.sizes.num_layers - 1
         with suppress(_ContextComplete):
             self._run(prefix, valid, recorder)
         return self._recorded(recorder, valid, padded_length or prefix.shape[1])

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
+import torch
 from annotated_types import Interval
 from torch import Tensor
 
@@ -26,6 +27,15 @@ class TokenizedObservation(Rows):
     state: Tensor
     token_ids: Tensor
     word_mask: Tensor
+
+    def compact(self) -> Self:
+        """Return views without the words that none of the rows has."""
+        if torch.compiler.is_exporting():  # a program's shapes cannot depend on what it is given
+            return self
+        num_words = int(self.word_mask.sum(dim=1).max())
+        return replace(
+            self, token_ids=self.token_ids[:, :num_words], word_mask=self.word_mask[:, :num_words]
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,8 @@ class Context(Rows):
 
     def compact(self) -> Self:
         """Return views without the padding that none of the rows needs."""
+        if torch.compiler.is_exporting():
+            return self
         length = int(self.next_position.max())
         return replace(
             self,

@@ -21,7 +21,7 @@ from vla_crl.models.context import (
     TokenizedObservation,
 )
 from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowConfig, FlowTrace, StochasticStep
+from vla_crl.models.heads.flow import FlowConfig, FlowDraws, FlowTrace, StochasticStep
 from vla_crl.models.lora import BaseWeights, LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
@@ -222,7 +222,7 @@ class VLAPolicy(nn.Module):
         if isinstance(observation, Observation):
             observation = self.tokenize(observation)
         image_tokens = self.backbone.embed_images(observation.images)
-        prefix, valid = self._prefix(image_tokens, observation)
+        prefix, valid = self._prefix(image_tokens, observation.compact())
         _, num_cameras, num_tokens, _ = image_tokens.shape
         padded_length = 1 + num_cameras * num_tokens + observation.token_ids.shape[1]
         return self.backbone.context(prefix, valid, padded_length=padded_length)
@@ -251,21 +251,19 @@ class VLAPolicy(nn.Module):
             deterministic: Walk the flow ODE; the trace then holds the last step and its mode.
             generator: Source of all randomness, on the CPU.
         """
-        settings, config = self.config.flow, self.config
-        shape = (len(context), config.action_horizon, len(self.embodiment.action))
-        if settings.initial_noise == "normal":
-            x = torch.randn(shape, generator=generator).to(self.device)
-        else:
-            x = torch.zeros(shape, device=self.device)
-        step = None if deterministic else self._draw_step(len(context), generator)
-        memory = self._remember(context)
+        shape = len(context), self.config.action_horizon, len(self.embodiment.action)
+        draws = flow.draw(self.config.flow, shape, generator, deterministic=deterministic)
+        return self.walk(context, draws.to(self.device))
+
+    @torch.no_grad()
+    def walk(self, context: Context, draws: FlowDraws) -> ActionChunk:
+        """Choose action chunks as `act` does, with what is random drawn before."""
+        settings, memory = self.config.flow, self._remember(context)
         sampled, trace, clean = flow.sample(
             lambda x, flow_time: self._denoise(memory, x, flow_time),
-            x,
+            draws,
             num_steps=settings.num_steps,
             noise_level=settings.noise_level,
-            stochastic_step=step,
-            generator=generator,
         )
         actions = self.norm_stats.unnormalize_action(sampled)
         return ActionChunk(actions, trace, self._log_prob(trace, clean), self.value(context))
@@ -310,7 +308,8 @@ class VLAPolicy(nn.Module):
         if terms <= losses.keys():
             return losses
         queries = self.token_heads.queries if terms & QUERY_TERMS else None
-        output = self.backbone(*self._prefix(image_tokens, batch.observation), queries)
+        prefix = self._prefix(image_tokens, batch.observation.compact())
+        output = self.backbone(*prefix, queries)
         shape = image_tokens.shape
         first_hidden = output.first_hidden[:, 1 : 1 + shape[1] * shape[2]].reshape(shape)
         if "pointer" in terms:
@@ -342,12 +341,10 @@ class VLAPolicy(nn.Module):
     def _prefix(
         self, image_tokens: Tensor, observation: TokenizedObservation
     ) -> tuple[Tensor, Tensor]:
-        """Return embeddings [B, L, width], L for the longest sentence, and which are valid."""
+        """Return embeddings [B, L, width] and which are valid."""
         state_token = self.state_in(self.norm_stats.normalize_state(observation.state))[:, None]
         always = torch.cat([state_token, image_tokens.flatten(1, 2)], dim=1)
-        num_words = int(observation.word_mask.sum(dim=1).max())
-        words = self.backbone.embed_words(observation.token_ids[:, :num_words])
-        word_mask = observation.word_mask[:, :num_words]
+        words, word_mask = self.backbone.embed_words(observation.token_ids), observation.word_mask
         valid = torch.cat([word_mask.new_ones(always.shape[:2]), word_mask], dim=1)
         return torch.cat([always, words], dim=1), valid
 
@@ -366,11 +363,6 @@ class VLAPolicy(nn.Module):
             noise_level=self.config.flow.noise_level,
             execution_horizon=self.config.execution_horizon,
         )
-
-    def _draw_step(self, num_rows: int, generator: torch.Generator | None) -> Tensor:
-        num_steps = self.config.flow.num_steps
-        first = num_steps - 1 if self.config.flow.stochastic_step == "last" else 0
-        return torch.randint(first, num_steps, (num_rows,), generator=generator).to(self.device)
 
     def _check_images(self, shape: Sequence[int]) -> None:
         cameras, size = self.embodiment.cameras, self.config.image_size

@@ -3,6 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,6 +108,10 @@ class WordTokenizer(Tokenizer):
         normal: Any = self._tokenizer.normalizer
         words = split.pre_tokenize_str(normal.normalize_str(text))
         return [word for word, _ in words if word not in self._known]
+
+    def save(self, path: Path) -> None:
+        """Write a `tokenizer.json`, which the library tokenizers reads."""
+        self._tokenizer.save(str(path))
 
     def _numbers(self, text: str) -> list[int]:
         encoded = self._tokenizer.encode(text)

@@ -72,6 +72,12 @@ FIGURES = {
         "A KL divergence or clipped fraction that climbs says that the steps are too large; "
         "control steps/s shows whether the machine kept its speed.",
     ),
+    "gradient_norms": (
+        "What each term of the loss adds to the gradient",
+        "Norm of each term's gradient by itself, its coefficient included, at the first minibatch "
+        "of every iteration and before clipping. A term that lies far below the policy's is not "
+        "felt: raise its coefficient. One that is missing has never had a gradient.",
+    ),
 }
 
 FIRST_FIGURES = (

@@ -63,6 +63,8 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
         else:
             draw["learning_curve"] = lambda: draw_learning_curve(record)
         draw["diagnostics"] = lambda: draw_diagnostics(record)
+        if _felt_terms(record):
+            draw["gradient_norms"] = lambda: draw_gradient_norms(record)
     record.run.plots.mkdir(exist_ok=True)
     paths = {}
     for name, function in draw.items():
@@ -260,6 +262,30 @@ def draw_diagnostics(record: RunRecord) -> Figure:
         if key != "return":
             axes.set_ylim(bottom=0)
     return figure
+
+
+GRADIENT_TERMS: dict[str, dict[str, Any]] = {
+    "policy_loss_grad_norm": {"label": "policy", "color": BLUE, "ls": "-"},
+    "value_loss_grad_norm": {"label": "value", "color": ORANGE, "ls": "--"},
+    "replay_loss_grad_norm": {"label": "imitation (extra batch)", "color": PURPLE, "ls": ":"},
+    "penalty_grad_norm": {"label": "penalty of the method", "color": INK, "ls": "-."},
+}
+
+
+def draw_gradient_norms(record: RunRecord) -> Figure:
+    """Draw what each term of the loss adds to the gradient; one that never does is left out."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for key in _felt_terms(record):
+        draw_all_stages(axes, record, key, look=GRADIENT_TERMS[key])
+    axes.set_yscale("log", nonpositive="mask")
+    axes.set(xlabel="training episodes, stages shaded in turn", ylabel="gradient norm")
+    figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
+    return figure
+
+
+def _felt_terms(record: RunRecord) -> list[str]:
+    return [key for key in GRADIENT_TERMS if any(row.get(key) for row in record.iterations)]
 
 
 def _panel_rows(panels: Sequence[T]) -> list[Sequence[T]]:

@@ -1,5 +1,6 @@
 """Figures of runs with so many tasks or stages that none has a panel or a number of its own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,13 @@ def draw_learning_curve(record: RunRecord) -> Figure:
 
 
 def draw_all_stages(
-    axes: Axes, record: RunRecord, key: str, *, scale: float = 1.0, is_smoothed: bool = False
+    axes: Axes,
+    record: RunRecord,
+    key: str,
+    *,
+    scale: float = 1.0,
+    is_smoothed: bool = False,
+    look: Mapping[str, Any] = {"color": BLUE},
 ) -> None:
     """Draw a number over all training episodes, as one line with a gap between stages.
 
@@ -94,6 +101,7 @@ def draw_all_stages(
         key: Of its metrics.
         scale: What numbers are multiplied with.
         is_smoothed: Draw a running mean within each stage above the numbers.
+        look: Of the line.
     """
     start, spans = 0.0, []
     places, values, means = [], [], []
@@ -108,12 +116,14 @@ def draw_all_stages(
         start = float(episodes[-1])
     x = np.concatenate(places)
     faint: dict[str, Any] = {"lw": 0.8, "alpha": 0.35} if is_smoothed else {"lw": 1.3}
-    axes.plot(x, np.concatenate(values), color=BLUE, **faint)
+    shading = not axes.lines
+    axes.plot(x, np.concatenate(values), **faint, **look)
     if is_smoothed:
-        axes.plot(x, np.concatenate(means), color=BLUE)
-    axes.broken_barh(
-        spans, (0, 1), transform=axes.get_xaxis_transform(), color=INK, alpha=0.035, lw=0
-    )
+        axes.plot(x, np.concatenate(means), **look)
+    if shading:
+        axes.broken_barh(
+            spans, (0, 1), transform=axes.get_xaxis_transform(), color=INK, alpha=0.035, lw=0
+        )
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -10,7 +10,12 @@ from vla_crl.rollout.fingerprint import PACKAGES
 from vla_crl.run_directory import RunDirectory
 from vla_crl.sources import SourceRecord, source_records
 
-WITHOUT_EFFECT = ("compute.num_torch_threads", "compute.num_sim_threads", "video_episodes")
+WITHOUT_EFFECT = (
+    "compute.num_torch_threads",
+    "compute.num_sim_threads",
+    "video_episodes",
+    "loggers",
+)
 """Settings in which runs of one experiment may differ, besides the seed."""
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowTrace
+from vla_crl.models.heads.flow import FlowDraws, FlowTrace
 
 
 def random_step(num_rows: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,11 +78,9 @@ def test_deterministic_sample_is_the_euler_solution():
 
     actions, trace, _ = flow.sample(
         lambda x, t: 0.3 * x + target * t[:, None, None],
-        x,
+        FlowDraws(x),
         num_steps=4,
         noise_level=0.6,
-        stochastic_step=None,
-        generator=None,
     )
     torch.testing.assert_close(actions, euler(clean_of, x, 4))
     assert trace.step.tolist() == [3] * 5
@@ -91,26 +89,23 @@ def test_deterministic_sample_is_the_euler_solution():
 
 def test_sample_with_noise_level_zero_equals_the_ode_exactly():
     x, target = random_step()
-    common = {"denoise": lambda x, t: 0.3 * x + target, "x": x, "num_steps": 4, "generator": None}
-    ode, _, _ = flow.sample(**common, noise_level=0.6, stochastic_step=None)
-    sde, _, _ = flow.sample(
-        **common, noise_level=0.0, stochastic_step=torch.tensor([0, 1, 2, 3, 1])
+    stochastic = FlowDraws(x, torch.tensor([0, 1, 2, 3, 1]), torch.randn(x.shape))
+    ode, _, _ = flow.sample(
+        lambda x, t: 0.3 * x + target, FlowDraws(x), num_steps=4, noise_level=0.6
     )
+    sde, _, _ = flow.sample(lambda x, t: 0.3 * x + target, stochastic, num_steps=4, noise_level=0.0)
     assert torch.equal(ode, sde)
 
 
 def test_only_the_chosen_step_of_each_row_is_stochastic():
     x, _ = random_step(4)
-    steps = torch.tensor([0, 1, 2, 3])
+    noise = torch.randn(4, 8, 7, generator=torch.Generator().manual_seed(1))
     actions, trace, _ = flow.sample(
         lambda x, t: torch.zeros_like(x),
-        x,
+        FlowDraws(x, torch.tensor([0, 1, 2, 3]), noise),
         num_steps=4,
         noise_level=0.5,
-        stochastic_step=steps,
-        generator=torch.Generator().manual_seed(1),
     )
-    noise = torch.randn(4, 8, 7, generator=torch.Generator().manual_seed(1))
     # Towards a clean chunk of zeros, every Euler step scales x by (t - 1/4)/t.
     torch.testing.assert_close(trace.x[2], x[2] * 0.5)
     std = [0.5, 0.4330127, 0.25, 0.1443376]

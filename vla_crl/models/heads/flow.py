@@ -66,6 +66,45 @@ class FlowTrace(Rows):
     step: Tensor
 
 
+@dataclass(frozen=True)
+class FlowDraws(Rows):
+    """All that is random in a walk from noise to actions.
+
+    Attributes:
+        start: [B, H, A] where it begins, at t = 1.
+        step: [B] int64 index of the stochastic step; None walks the ODE.
+        noise: [B, H, A] standard normal numbers of that step, None likewise.
+    """
+
+    start: Tensor
+    step: Tensor | None = None
+    noise: Tensor | None = None
+
+
+def draw(
+    config: FlowConfig,
+    shape: tuple[int, int, int],
+    generator: torch.Generator | None,
+    *,
+    deterministic: bool,
+) -> FlowDraws:
+    """Draw what a walk of B chunks needs, on the CPU.
+
+    Args:
+        config: Settings of the flow.
+        shape: [B, H, A] of the chunks.
+        generator: Source of all randomness.
+        deterministic: Walk the ODE.
+    """
+    is_normal = config.initial_noise == "normal"
+    start = torch.randn(shape, generator=generator) if is_normal else torch.zeros(shape)
+    if deterministic:
+        return FlowDraws(start)
+    first = config.num_steps - 1 if config.stochastic_step == "last" else 0
+    step = torch.randint(first, config.num_steps, shape[:1], generator=generator)
+    return FlowDraws(start, step, torch.randn(shape, generator=generator))
+
+
 def time_grid(num_steps: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the `num_steps + 1` flow times 1, 1 - 1/K, ..., 1/K, 0."""
     return torch.arange(num_steps, -1, -1, device=device, dtype=torch.float32) / num_steps
@@ -149,40 +188,30 @@ def step_mean_std(
 
 
 def sample(
-    denoise: Denoiser,
-    x: Tensor,
-    *,
-    num_steps: int,
-    noise_level: float,
-    stochastic_step: Tensor | None,
-    generator: torch.Generator | None,
+    denoise: Denoiser, draws: FlowDraws, *, num_steps: int, noise_level: float
 ) -> tuple[Tensor, FlowTrace, Tensor]:
-    """Walk from x at t = 1 to actions at t = 0 with at most one stochastic step per row.
+    """Walk from the start at t = 1 to actions at t = 0 with at most one stochastic step per row.
 
     Args:
         denoise: Predicts the clean chunk.
-        x: [B, H, A] start at t = 1.
+        draws: Start, stochastic step and its noise; without a step the trace holds the last one.
         num_steps: Steps K of the grid.
         noise_level: Noise level of the stochastic step.
-        stochastic_step: [B] int64 index of the stochastic step; `None` walks the ODE, and the
-            trace then holds the last step.
-        generator: Source of the one Gaussian draw per row, on the CPU.
 
     Returns:
         Actions [B, H, A], the trace, and the clean chunk [B, H, A] predicted at the traced step.
     """
+    x, num_rows = draws.start, draws.start.shape[0]
     grid = time_grid(num_steps, x.device)
-    is_deterministic = stochastic_step is None
-    if stochastic_step is None:
-        stochastic_step = torch.full((len(x),), num_steps - 1, device=x.device)
+    step, noise, is_deterministic = draws.step, draws.noise, draws.step is None
+    if step is None or noise is None:
+        step = torch.full((num_rows,), num_steps - 1, device=x.device)
         noise = torch.zeros_like(x)
-    else:
-        noise = torch.randn(x.shape, generator=generator).to(x.device)
     trace_x, trace_next, trace_clean = x, x, x
     for index in range(num_steps):
-        here = stochastic_step == index
+        here = step == index
         level = 0.0 if is_deterministic else noise_level * here
-        flow_time, next_time = grid[index].expand(len(x)), grid[index + 1].expand(len(x))
+        flow_time, next_time = grid[index].expand(num_rows), grid[index + 1].expand(num_rows)
         clean = denoise(x, flow_time)
         mean, std = step_mean_std(x, clean, flow_time, next_time, level)
         x_next = mean + std * noise
@@ -191,7 +220,7 @@ def sample(
         trace_next = torch.where(rows, x_next, trace_next)
         trace_clean = torch.where(rows, clean, trace_clean)
         x = x_next
-    return x, FlowTrace(trace_x, trace_next, stochastic_step), trace_clean
+    return x, FlowTrace(trace_x, trace_next, step), trace_clean
 
 
 def trace_times(trace: FlowTrace, num_steps: int) -> tuple[Tensor, Tensor]:

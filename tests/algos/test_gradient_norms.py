@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from vla_crl.algos.gradient_norms import gradient_norms
+
+
+def test_each_term_has_the_norm_of_its_own_gradient_coefficient_included():
+    first = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    second = torch.nn.Parameter(torch.tensor([5.0]))
+    terms = {
+        "policy_loss": 3.0 * first[0] + 4.0 * second.sum(),  # gradients (3, 0) and 4: norm 5
+        "value_loss": 0.5 * first.square().sum(),  # gradient (1, 2)
+        "replay_loss": torch.zeros(()),  # none
+        "penalty": second.detach().sum(),  # none
+    }
+    norms = gradient_norms(terms, [first, second])
+    assert {name: float(norm) for name, norm in norms.items()} == {
+        "policy_loss_grad_norm": pytest.approx(5.0),
+        "value_loss_grad_norm": pytest.approx(5.0**0.5),
+        "replay_loss_grad_norm": 0.0,
+        "penalty_grad_norm": 0.0,
+    }
+
+
+def test_graph_and_gradients_stay_as_they_are():
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    weight.grad = torch.tensor([7.0])
+    loss = weight.square().sum()
+    gradient_norms({"policy_loss": loss}, [weight])
+    assert weight.grad.item() == 7.0
+    loss.backward()
+    assert weight.grad.item() == 11.0

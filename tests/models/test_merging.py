@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from vla_crl.errors import ConfigError
+from vla_crl.models.adapters import add_lora
+from vla_crl.models.checkpoint import load_policy, save_policy
+from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.merging import merge_adapters
+
+
+def outputs(policy, observation):
+    with torch.no_grad():
+        chunk = policy.act(policy.encode(observation), deterministic=True)
+    return chunk.actions, chunk.value
+
+
+@pytest.fixture
+def adapted(policy):
+    """A policy with adapters everywhere, as after a training."""
+    add_lora(policy, LoRAConfig(rank=2, alpha=3, site="both"))
+    for name, parameter in policy.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return policy
+
+
+def test_a_merged_policy_acts_as_with_its_adapters_up_to_rounding(adapted, observation):
+    before = outputs(adapted, observation)
+    base = outputs_of_base(adapted, observation)
+    merge_adapters(adapted)
+    after = outputs(adapted, observation)
+    assert (before[0] - base[0]).abs().max() > 0.01  # the adapters do something
+    for own, other in zip(after, before, strict=True):
+        torch.testing.assert_close(own, other, rtol=0.0, atol=1e-5)
+
+
+def outputs_of_base(policy, observation):
+    from vla_crl.models.adapters import adapter_disabled
+
+    with adapter_disabled(policy):
+        return outputs(policy, observation)
+
+
+def test_merged_weights_are_those_of_peft(adapted):
+    layer = adapted.action_expert.layers[0].gate_proj
+    expected = layer.base_layer.weight + layer.get_delta_weight("default")
+    merge_adapters(adapted)
+    torch.testing.assert_close(
+        adapted.action_expert.layers[0].gate_proj.weight, expected, rtol=1e-6, atol=1e-7
+    )
+
+
+def test_a_merged_policy_is_one_without_adapters_on_disk_too(
+    adapted, make_policy, observation, tmp_path
+):
+    merge_adapters(adapted)
+    assert adapted.state_dict().keys() == make_policy().state_dict().keys()
+    assert all(parameter.requires_grad for parameter in adapted.parameters())
+    save_policy(adapted, tmp_path)
+    loaded = load_policy(tmp_path)
+    assert loaded.lora is None
+    for own, other in zip(outputs(loaded, observation), outputs(adapted, observation), strict=True):
+        assert torch.equal(own, other)
+    add_lora(loaded, LoRAConfig())  # and may be trained again
+
+
+def test_a_policy_without_adapters_is_not_merged(policy):
+    with pytest.raises(ConfigError, match="has no adapters to be merged"):
+        merge_adapters(policy)
+
+
+def damage_dtype(layer):
+    layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
+
+
+def damage_numbers(layer):
+    layer.lora_B["default"].weight.data[0, 0] = float("inf")
+
+
+def damage_bias(layer):
+    layer.lora_bias["default"] = True
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (damage_dtype, "is held in torch.bfloat16, in which the sum is rounded"),
+        (damage_numbers, "would have numbers that are not finite"),
+        (damage_bias, "has one that does more than to add a product"),
+        (lambda layer: layer.enable_adapters(False), "has 0 that act"),
+    ],
+)
+def test_what_is_no_sum_is_refused_by_name_and_nothing_is_merged(adapted, change, said):
+    layer = adapted.action_expert.layers[1].up_proj
+    change(layer)
+    names = list(adapted.state_dict())
+    with pytest.raises(ConfigError, match=f"'action_expert.layers.1.up_proj' {said}"):
+        merge_adapters(adapted)
+    assert list(adapted.state_dict()) == names
+    assert adapted.lora is not None
+
+
+def test_adapters_of_another_kind_are_refused(adapted):
+    from peft.tuners.lora.layer import Linear
+
+    layer = adapted.action_expert.layers[1].up_proj
+    layer.__class__ = Linear
+    with pytest.raises(ConfigError, match="is a Linear, which is none of `add_lora`"):
+        merge_adapters(adapted)

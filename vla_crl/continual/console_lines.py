@@ -1,0 +1,35 @@
+"""What a training says of itself, a line at a time."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+from typing import Any
+
+from vla_crl.continual.stage import Stage
+from vla_crl.continual.success_matrix import Cell
+
+
+def end_line(stage: Stage, every: int) -> str:
+    """Tell what SIGTERM leaves of a stage, stored after so many iterations."""
+    if every:
+        return f"SIGTERM: stage {stage.number} is stored after iteration {stage.iteration}"
+    return f"SIGTERM: stage {stage.number} will begin again (checkpoint_every is 0)"
+
+
+def iteration_line(row: Mapping[str, Any]) -> str:
+    """Tell of a row of metrics.jsonl."""
+    total = row["collect_s"] + row["update_s"]
+    parts = ("render", "policy", "physics", "wait", "update")
+    shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
+    rate = "    -" if isnan(row["success"]) else f"{row['success']:.3f}"  # too few episodes yet
+    return (
+        f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
+        f"success {rate}  return {rate}  kl {row['kl']:.4f}  "
+        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
+        f"(%: {shares})"
+    )
+
+
+def stage_line(stage: int, cells: Sequence[Cell]) -> str:
+    """Tell the success after a stage."""
+    rates = "  ".join(f"{cell.task} {100 * cell.successes / cell.episodes:.0f}" for cell in cells)
+    return f"after stage {stage}, success in % on test states: {rates}"

@@ -1,0 +1,1 @@
+"""Writers that show a training elsewhere, beside its run directory."""

@@ -1,0 +1,1 @@
+"""A policy for others: in a folder of its own, as programs of torch, with a card."""
