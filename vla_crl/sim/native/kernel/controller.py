@@ -26,7 +26,7 @@ MAX_JOINT_STEP_RAD = 0.2175
 """Largest change of a joint command in one control step: 2.175 rad/s, the Franka Panda's limit."""
 MAX_JOINT_LEAD_RAD = 0.087
 """A servo is told to go this far ahead of its joint at most, so that an arm which was held up does
-not lash out when it comes free: with servos that follow 0.04 s behind, 2.175 rad/s again."""
+not lash out when it comes free: with servos that follow 0.03 s behind, 2.9 rad/s."""
 FINGER_STEP_M = 0.02
 """Change of the finger command in one control step: fully open to closed takes two."""
 FINGER_OPEN_M = 0.04
