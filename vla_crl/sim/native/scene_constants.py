@@ -39,6 +39,7 @@ def constants_of(suite: Suite, index: int) -> SceneConstants:
             np.array(arm.workspace_high_m),
         ),
         arm_actuators=servos_of(model, arm.joints, str(scene.file)),
+        arm_qpos=np.array(scene.qpos_index(arm.joints)),
         finger_actuators=servos_of(model, arm.fingers, str(scene.file)),
         grip_site=model.site(arm.grip_site).id,
         num_substeps=scene.num_substeps,

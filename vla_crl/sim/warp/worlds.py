@@ -244,7 +244,7 @@ class Worlds:
         )  # fmt: skip
         for substep in range(self._scene.num_substeps):
             fraction = (substep + 1) / self._scene.num_substeps
-            moved = [self._arm, fraction, self._controller, self._previous, data.ctrl]
+            moved = [self._arm, fraction, self._controller, self._previous, data.qpos, data.ctrl]
             wp.launch(ramp, num_worlds, moved)
             mujoco_warp.step(self.warp_model, data)
             counts = [data.nefc, data.nacon, data.ncollision, self._peaks]

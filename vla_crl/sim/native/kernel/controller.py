@@ -22,8 +22,11 @@ from vla_crl.sim.stepped import SOURCES
 
 MAX_LEAD_M = 0.06
 """The commanded position may run ahead of the measured one by this much per axis (anti-windup)."""
-MAX_JOINT_STEP_RAD = 0.3
-"""Largest change of a joint command in one control step."""
+MAX_JOINT_STEP_RAD = 0.2175
+"""Largest change of a joint command in one control step: 2.175 rad/s, the Franka Panda's limit."""
+MAX_JOINT_LEAD_RAD = 0.087
+"""A servo is told to go this far ahead of its joint at most, so that an arm which was held up does
+not lash out when it comes free: with servos that follow 0.03 s behind, 2.9 rad/s."""
 FINGER_STEP_M = 0.02
 """Change of the finger command in one control step: fully open to closed takes two."""
 FINGER_OPEN_M = 0.04
@@ -109,21 +112,32 @@ def move_pose(controller, state, delta_position, delta_rotation, measured_positi
     joints = state[JOINTS]
     previous = joints.copy()
     inverse(controller.chain, joints, position - base_shift, rotation, POSE_ITERATIONS)
-    for j in range(joints.shape[0]):
-        joints[j] = _limited(joints[j], previous[j])
+    _shorten(joints, previous)
+
+
+@njit(nogil=True)
+def servo_command(joint, measured):
+    """Return what a servo is told of where its joint (rad) is to be."""
+    return min(max(joint, measured - MAX_JOINT_LEAD_RAD), measured + MAX_JOINT_LEAD_RAD)
 
 
 @njit(nogil=True)
 def _move_joints(chain, joints, action):
+    previous = joints.copy()
     for j in range(joints.shape[0]):
         part = 0.5 * (action[j] + 1.0)
-        target = chain.low_rad[j] + part * (chain.high_rad[j] - chain.low_rad[j])
-        joints[j] = _limited(target, joints[j])
+        joints[j] = chain.low_rad[j] + part * (chain.high_rad[j] - chain.low_rad[j])
+    _shorten(joints, previous)
 
 
 @njit(nogil=True)
-def _limited(target, joint):
-    return min(max(target, joint - MAX_JOINT_STEP_RAD), joint + MAX_JOINT_STEP_RAD)
+def _shorten(joints, previous):
+    """Shorten, in its direction, a step of the joint command in which one joint is too fast."""
+    fastest = MAX_JOINT_STEP_RAD
+    for j in range(joints.shape[0]):
+        fastest = max(fastest, abs(joints[j] - previous[j]))
+    for j in range(joints.shape[0]):
+        joints[j] = previous[j] + MAX_JOINT_STEP_RAD / fastest * (joints[j] - previous[j])
 
 
 def _make_entry_points(version):

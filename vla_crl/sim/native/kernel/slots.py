@@ -37,6 +37,7 @@ class SceneConstants(NamedTuple):
     Attributes:
         controller: How the arm is commanded.
         arm_actuators: [J] actuator id of each arm joint.
+        arm_qpos: [J] index into qpos of each arm joint.
         finger_actuators: [2] actuator ids.
         grip_site: Site id.
         num_substeps: Physics steps in a control step.
@@ -51,6 +52,7 @@ class SceneConstants(NamedTuple):
 
     controller: Controller
     arm_actuators: np.ndarray
+    arm_qpos: np.ndarray
     finger_actuators: np.ndarray
     grip_site: int
     num_substeps: int

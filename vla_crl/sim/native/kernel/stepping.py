@@ -13,7 +13,7 @@ from vla_crl.sim.mujoco_c import (
     mj_step,
     mj_update_sleep,
 )
-from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, state_size
+from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, servo_command, state_size
 from vla_crl.sim.native.kernel.kinematics import multiply
 from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.memory import has_room, watch_memory
@@ -79,13 +79,14 @@ def _control_step(scene, scratch, state, action, grip, base_shift, qvel):
     they do not.
     """
     ctrl = view(scratch.arrays.ctrl, (scene.sizes.nu,))
+    qpos = view(scratch.arrays.qpos, (scene.sizes.nq,))
     joints, before, finger_before = state[JOINTS], state[JOINTS].copy(), state[FINGER]
     command(scene.controller, state, action, grip, base_shift)
     for substep in range(scene.num_substeps):
         fraction = (substep + 1) / scene.num_substeps
         for j in range(joints.shape[0]):
-            change = joints[j] - before[j]
-            ctrl[scene.arm_actuators[j]] = before[j] + fraction * change
+            joint = before[j] + fraction * (joints[j] - before[j])
+            ctrl[scene.arm_actuators[j]] = servo_command(joint, qpos[scene.arm_qpos[j]])
         for j in range(2):
             change = state[FINGER] - finger_before
             ctrl[scene.finger_actuators[j]] = finger_before + fraction * change

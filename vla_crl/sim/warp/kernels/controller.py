@@ -10,6 +10,7 @@ wp.set_module_options({"enable_backward": False, "max_unroll": 3})
 
 MAX_LEAD_M = wp.constant(wp.float64(controller.MAX_LEAD_M))
 MAX_JOINT_STEP_RAD = wp.constant(wp.float64(controller.MAX_JOINT_STEP_RAD))
+MAX_JOINT_LEAD_RAD = wp.constant(wp.float64(controller.MAX_JOINT_LEAD_RAD))
 FINGER_STEP_M = wp.constant(wp.float64(controller.FINGER_STEP_M))
 FINGER_OPEN_M = wp.constant(wp.float64(controller.FINGER_OPEN_M))
 ZERO, HALF, ONE = (wp.constant(wp.float64(value)) for value in (0.0, 0.5, 1.0))
@@ -33,6 +34,7 @@ class Controller:
     high_m: wp.vec3d
     grip_site: int
     arm_actuators: wp.array(dtype=int)
+    arm_qpos: wp.array(dtype=int)
     finger_actuators: wp.array(dtype=int)
 
 
@@ -45,6 +47,7 @@ def put_controller(constants: SceneConstants, device: str) -> Controller:
     result.low_m, result.high_m = wp.vec3d(*source.low_m), wp.vec3d(*source.high_m)
     result.grip_site = constants.grip_site
     result.arm_actuators = wp.array(constants.arm_actuators, dtype=int, device=device)
+    result.arm_qpos = wp.array(constants.arm_qpos, dtype=int, device=device)
     result.finger_actuators = wp.array(constants.finger_actuators, dtype=int, device=device)
     return result
 
@@ -69,9 +72,17 @@ def delay(
 
 
 @wp.func
-def _limited(target: wp.float64, joint: wp.float64) -> wp.float64:
-    """See `controller._limited`."""
-    return joint + wp.clamp(target - joint, -MAX_JOINT_STEP_RAD, MAX_JOINT_STEP_RAD)
+def _shorten(
+    joints: Joints, num_joints: int, states: wp.array2d(dtype=wp.float64), world: int
+):
+    """Write joint commands into a state; see `controller._shorten`."""
+    fastest = MAX_JOINT_STEP_RAD
+    for j in range(num_joints):
+        fastest = wp.max(fastest, wp.abs(joints[j] - states[world, FIRST_JOINT + j]))
+    for j in range(num_joints):
+        previous = states[world, FIRST_JOINT + j]
+        part = MAX_JOINT_STEP_RAD / fastest * (joints[j] - previous)
+        states[world, FIRST_JOINT + j] = previous + part
 
 
 @wp.func
@@ -105,8 +116,7 @@ def _move_pose(
         states[world, POSITION + i] = position[i]
         for j in range(3):
             states[world, ROTATION + 3 * i + j] = rotation[i, j]
-    for j in range(num_joints):
-        states[world, FIRST_JOINT + j] = _limited(solved[j], joints[j])
+    _shorten(solved, num_joints, states, world)
 
 
 @wp.func
@@ -117,10 +127,11 @@ def _move_joints(
     world: int,
 ):
     """See `controller._move_joints`."""
+    target = Joints()
     for j in range(chain.num_joints):
         part = HALF * (actions[world, j] + ONE)
-        target = chain.low[j] + part * (chain.high[j] - chain.low[j])
-        states[world, FIRST_JOINT + j] = _limited(target, states[world, FIRST_JOINT + j])
+        target[j] = chain.low[j] + part * (chain.high[j] - chain.low[j])
+    _shorten(target, chain.num_joints, states, world)
 
 
 @wp.kernel
@@ -171,6 +182,7 @@ def ramp(
     fraction: wp.float64,
     states: wp.array2d(dtype=wp.float64),
     previous: wp.array2d(dtype=wp.float64),
+    qpos: wp.array2d(dtype=float),
     ctrl: wp.array2d(dtype=float),
 ):
     """Move the actuator commands a fraction of the way; see `stepping._control_step`."""
@@ -179,7 +191,10 @@ def ramp(
     for j in range(num_joints):
         start = previous[world, FIRST_JOINT + j]
         change = states[world, FIRST_JOINT + j] - start
-        ctrl[world, controller.arm_actuators[j]] = float(start + fraction * change)
+        measured = wp.float64(qpos[world, controller.arm_qpos[j]])
+        lead = start + fraction * change - measured
+        lead = wp.clamp(lead, -MAX_JOINT_LEAD_RAD, MAX_JOINT_LEAD_RAD)
+        ctrl[world, controller.arm_actuators[j]] = float(measured + lead)
     start = previous[world, FIRST_JOINT + num_joints]
     change = states[world, FIRST_JOINT + num_joints] - start
     for j in range(2):
