@@ -12,7 +12,7 @@ from vla_crl.sim.native.suite import Suite, load_suite
 
 Loader = Callable[..., Suite]
 ROBOT = "../robots/arm7.xml"
-SERVO = '<position name="joint1" joint="joint1" kp="2000" dampratio="1" forcerange="-200 200"/>'
+SERVO = '<position name="joint1" joint="joint1" kp="2000" kv="60" forcerange="-30 30"/>'
 END = "</mujocoinclude>"
 
 

@@ -16,7 +16,7 @@ from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.divergence import Divergence, joint_name
 from vla_crl.sim.native.experts import ScriptedExpert
-from vla_crl.sim.native.kernel.controller import JOINTS
+from vla_crl.sim.native.kernel.controller import JOINTS, MAX_JOINT_LEAD_RAD
 from vla_crl.sim.native.replay import replay
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.suite import Suite
@@ -194,7 +194,8 @@ def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(scene: Scene, new_si
         change = sim.get_states()["controller"][0, JOINTS.start :] - before
         for substep in range(20):
             commands = before + (substep + 1) / 20 * change
-            data.ctrl[arm], data.ctrl[fingers] = commands[:7], commands[7]
+            lead = np.clip(commands[:7] - data.qpos[:7], -MAX_JOINT_LEAD_RAD, MAX_JOINT_LEAD_RAD)
+            data.ctrl[arm], data.ctrl[fingers] = data.qpos[:7] + lead, commands[7]
             mujoco.mj_step(model, data)
         mujoco.mj_getState(model, data, physics, STATE_SPEC)
         assert np.array_equal(physics, sim.get_states()["physics"][0])
