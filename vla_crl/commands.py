@@ -20,6 +20,7 @@ from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, un
 from vla_crl.files import keep
 from vla_crl.reading import read_text
 from vla_crl.recipes import load_recipe, read_recipe
+from vla_crl.rounding import percentage
 
 Options = argparse.Namespace
 Records = list[dict[str, Any]]
@@ -171,7 +172,7 @@ def evaluate(options: Options) -> Records:
     if options.output:
         keep(options.output, lambda path: write_results(path, rows, results))
     successes, total = (sum(row[key] for row in rows) for key in ("successes", "episodes"))
-    console.print(f"success: {successes} of {total} episodes, {100 * successes / total:.1f} %")
+    console.print(f"success: {successes} of {total} episodes, {percentage(successes / total, 1)} %")
     if not options.json:  # a table has no room for it, and it has been printed
         rows = [{key: row[key] for key in row if key != "fingerprint"} for row in rows]
     return rows

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from vla_crl.pretraining_recipe import EXPERT
+from vla_crl.rounding import percentage
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
     """Tell in words what the card of a checkpoint says."""
     success = card["success_on_test_ids"]
-    rows = [f"| `{task}` | {100 * rate:.0f} % |" for task, rate in success.items()]
+    rows = [f"| `{task}` | {percentage(rate)} % |" for task, rate in success.items()]
     sources = dict.fromkeys(task.rpartition(".")[0] for task in success)
     for source in sources if len(sources) > 1 else ():
         rates = [rate for task, rate in success.items() if task.rpartition(".")[0] == source]
-        rows.append(f"| all of `{source}` | {100 * np.mean(rates):.0f} % |")
+        rows.append(f"| all of `{source}` | {percentage(float(np.mean(rates)))} % |")
     lines = [
         f"# Base policy for `{card['suite']}`",
         "",
@@ -26,7 +27,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         *_beginning(card),
         "",
         f"Success on the first {card['episodes_per_task']} test states of each task, deterministic "
-        f"actions; {100 * card['mean_success']:.0f} % on average:",
+        f"actions; {percentage(card['mean_success'])} % on average:",
         "",
         "| task | success |",
         "| --- | --- |",

@@ -6,9 +6,11 @@ from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.report.wording import (
     duration,
     headline,
+    loss_sentence,
     metric_interval,
     metric_value,
     points,
+    sentences,
     stage_label,
     task_label,
     transfer_sentence,
@@ -47,8 +49,8 @@ def make_matrix(*rows: list[int], num_heldout: int = 1) -> SuccessMatrix:
         ),
         (
             ([40, 40, 20], [90, 40, 20], [89, 91, 20]),
-            "2 tasks trained in a row: mean success rose from 40 % to 90 %, "
-            "with no measurable forgetting.",
+            "2 tasks trained in a row: mean success rose from 40 % to 90 %, +1.0 points forgotten, "
+            "no clear change (95 % interval \N{MINUS SIGN}7.8 to +9.8).",
         ),
         (
             ([40, 40, 20], [60, 40, 20], [95, 91, 20]),
@@ -57,8 +59,9 @@ def make_matrix(*rows: list[int], num_heldout: int = 1) -> SuccessMatrix:
         ),
         (
             ([40, 40, 20], [44, 40, 20], [40, 42, 20]),
-            "2 tasks trained in a row: mean success did not measurably change (40 % to 41 %), "
-            "with no measurable forgetting.",
+            "2 tasks trained in a row: mean success went from 40 % to 41 %, no clear change "
+            "(95 % interval \N{MINUS SIGN}8.5 to +10.4), +4.0 points forgotten, no clear change "
+            "(95 % interval \N{MINUS SIGN}9.5 to +17.3).",
         ),
         (([80, 20], [10, 20]), "One task trained: mean success fell from 80 % to 10 %."),
     ],
@@ -80,7 +83,8 @@ def test_a_gap_in_the_last_row_is_said_and_not_counted_as_failure() -> None:
 def test_the_transfer_sentence_says_what_happened_to_held_out_tasks() -> None:
     kept = make_matrix([40, 20, 20], [90, 22, 21], num_heldout=2)
     assert transfer_sentence(kept) == (
-        "The 2 tasks never trained did not measurably change (from 20 % to 22 %)."
+        "The 2 tasks never trained went from 20 % to 22 %, no clear change (95 % interval "
+        "\N{MINUS SIGN}6.5 to +9.4)."
     )
     assert transfer_sentence(make_matrix([40, 60], [90, 20])) == (
         "The one task never trained fell from 60 % to 20 %."
@@ -107,3 +111,30 @@ def test_names_become_words() -> None:
 def test_nothing_is_neither_gained_nor_lost() -> None:
     assert points(-1e-9) == points(0.0) == "+0.0"
     assert metric_interval("avg", -0.3, 1.2) == "0.0 to 100.0 %"
+
+
+def test_the_task_that_lost_most_is_named_with_the_interval_of_its_loss() -> None:
+    """Newcombe's interval of 90/100 - 50/100 is +27.8 to +50.6: Wilson's margins in quadrature.
+
+    90 % is 82.56 to 94.48 and 50 % 40.38 to 59.62; 40 - hypot(7.44, 9.62) = 27.84, 40 +
+    hypot(4.48, 9.62) = 50.61.
+    """
+    run = make_matrix([40, 40, 40, 20], [90, 40, 20, 20], [80, 90, 20, 20], [50, 89, 90, 20])
+    assert loss_sentence([run]) == (
+        "Of the trained tasks 'task 0' lost most after its own stage: from 90 % to 50 % "
+        "(95 % interval of the loss +27.8 to +50.6)."
+    )
+    assert loss_sentence([run]) in sentences(run)
+
+
+def test_episodes_of_several_runs_count_together_whatever_the_order_of_their_tasks() -> None:
+    first = make_matrix([40, 40, 20], [90, 40, 20], [50, 90, 20])
+    other = make_matrix([40, 40, 20], [90, 40, 20], [90, 90, 20])
+    told = loss_sentence([first, other, first])
+    assert told is not None
+    assert "'task 0' lost most after its own stage over 3 runs: from 90 % to 63 %" in told
+
+
+def test_without_a_loss_no_task_is_named() -> None:
+    for rows in (([40, 20], [90, 20]), ([40, 40, 20], [60, 40, 20], [95, 91, 20]), ([40, 20],)):
+        assert loss_sentence([make_matrix(*rows)]) is None

@@ -6,6 +6,7 @@ from typing import Any
 
 from vla_crl.continual.stage import Stage
 from vla_crl.continual.success_matrix import Cell
+from vla_crl.rounding import percentage
 
 
 def end_line(stage: Stage, every: int) -> str:
@@ -31,5 +32,5 @@ def iteration_line(row: Mapping[str, Any]) -> str:
 
 def stage_line(stage: int, cells: Sequence[Cell]) -> str:
     """Tell the success after a stage."""
-    rates = "  ".join(f"{cell.task} {100 * cell.successes / cell.episodes:.0f}" for cell in cells)
+    rates = "  ".join(f"{cell.task} {percentage(cell.successes / cell.episodes)}" for cell in cells)
     return f"after stage {stage}, success in % on test states: {rates}"

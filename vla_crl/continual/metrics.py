@@ -12,9 +12,10 @@ References:
     GEM subtracts a randomly initialised network where we subtract stage 0).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
+from typing import NamedTuple
 
 import numpy as np
 
@@ -209,6 +210,50 @@ def estimate(
     counted = weights != 0.0
     successes, episodes = matrix.successes[:, columns], matrix.episodes[:, columns]
     return linear_interval(weights[counted], successes[counted], episodes[counted], confidence)
+
+
+class Loss(NamedTuple):
+    """What a training task lost between its own stage and the end.
+
+    Attributes:
+        task: Which one.
+        own: Success right after its own stage.
+        last: Success at the end.
+        lost: own - last.
+    """
+
+    task: str
+    own: float
+    last: float
+    lost: Estimate
+
+
+def largest_loss(matrices: Sequence[SuccessMatrix]) -> Loss | None:
+    """Return the training task that lost most after its own stage, and how much.
+
+    Episodes of all matrices count together: it is what happened to these policies, not what another
+    training seed would do.
+
+    Args:
+        matrices: Of complete runs on the same tasks, in any order.
+
+    Returns:
+        None where there is no earlier task, or no loss.
+    """
+    losses = []
+    for task in matrices[0].train_tasks:
+        counts = np.zeros((2, 2), int)  # after its own stage and at the end: successes, episodes
+        for matrix in matrices:
+            column = matrix.train_tasks.index(task)
+            own = len(matrix.rates) - matrix.num_train_tasks + column
+            for row, stage in enumerate((own, -1)):
+                counts[row] += matrix.successes[stage, column], matrix.episodes[stage, column]
+        if counts[:, 1].all():
+            own, last = counts[:, 0] / counts[:, 1]
+            lost = linear_interval(np.array([1.0, -1.0]), counts[:, 0], counts[:, 1], CONFIDENCE)
+            losses.append(Loss(task, own, last, lost))
+    worst = max(losses, key=lambda loss: loss.lost.value, default=None)
+    return worst if worst is not None and worst.lost.value > 0 else None
 
 
 def _own(train: np.ndarray) -> np.ndarray:

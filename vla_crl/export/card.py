@@ -11,6 +11,7 @@ import torch
 from vla_crl.export.measured import Measured, TaskSuccess
 from vla_crl.hardware import hardware_name
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.rounding import percentage
 
 LIBRARY = "vla-crl"
 SPLITS = {"train": "trained", "heldout": "never trained", "base": "demonstrated"}
@@ -107,11 +108,11 @@ def _success(measured: Measured) -> str:
     if not measured.tasks:
         return ""
     rows = [
-        f"| `{task.task}` | {SPLITS[task.split]} | {100 * task.rate:.0f} % of {task.episodes} |"
+        f"| `{task.task}` | {SPLITS[task.split]} | {percentage(task.rate)} % of {task.episodes} |"
         for task in measured.tasks
     ]
     means = [
-        f"{100 * measured.mean(tasks):.0f} % on average over {len(tasks)} tasks {SPLITS[split]}"
+        f"{percentage(measured.mean(tasks))} % on average over {len(tasks)} tasks {SPLITS[split]}"
         for split, tasks in _by_split(measured)
     ]
     where = f" on {measured.hardware}" if measured.hardware else ""

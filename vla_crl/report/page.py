@@ -20,7 +20,7 @@ from vla_crl.report.wording import (
     metric_interval,
     metric_value,
     percent,
-    transfer_sentence,
+    sentences,
 )
 
 FIGURES = {
@@ -139,7 +139,7 @@ def _page(record: RunRecord, plots: dict[str, Path], comparison: Comparison | No
 
 def _header(record: RunRecord) -> str:
     matrix = record.matrix
-    transfer = transfer_sentence(matrix) if matrix else None
+    said, *more = sentences(matrix) if matrix else (headline(None),)
     facts = dict(run_facts(record))
     shown = [facts[key] for key in ("training time", "hardware") if key in facts]
     if "training episodes" in facts:
@@ -152,8 +152,8 @@ def _header(record: RunRecord) -> str:
         )
     return (
         f'<header>\n<p class="overline">vla-crl · run <b>{escape(record.name)}</b></p>\n'
-        f"<h1>{escape(headline(matrix)).replace(' %', '&nbsp;%')}</h1>\n"
-        + (f'<p class="lede">{escape(transfer)}</p>\n' if transfer else "")
+        f"<h1>{escape(said).replace(' %', '&nbsp;%')}</h1>\n"
+        + "".join(f'<p class="lede">{escape(sentence)}</p>\n' for sentence in more)
         + f'<p class="overline">{escape(" · ".join(shown))}</p>\n{notice}</header>'
     )
 

@@ -35,6 +35,7 @@ from vla_crl.report.plots_of_many import (
 )
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import task_label
+from vla_crl.rounding import percentage
 
 MAX_PANELS, MAX_NUMBERS, MAX_COLUMNS = 30, 1000, 40
 """Panels of a figure, cells with numbers and columns of them; of more `plots_of_many` draws."""
@@ -130,7 +131,7 @@ def _draw_cell(axes: Axes, left: float, row: int, rate: float, counts: tuple[int
     luminance = float(np.dot(color[:3], (0.299, 0.587, 0.114)))
     ink = INK if luminance > 0.52 else "white"
     centre: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
-    axes.text(left + 0.5, row + 0.42, f"{100 * rate:.0f}", fontsize=13, fontweight="bold", **centre)
+    axes.text(left + 0.5, row + 0.42, percentage(rate), fontsize=13, fontweight="bold", **centre)
     axes.text(left + 0.5, row + 0.76, f"{counts[0]}/{counts[1]}", fontsize=7, alpha=0.85, **centre)
 
 
@@ -176,8 +177,8 @@ def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
             "ha": side,
             "va": "center",
         }
-        rate = 100 * cell.successes / cell.episodes
-        axes.text(cell.stage + offset, rate, f"{rate:.0f}", **text)
+        rate = cell.successes / cell.episodes
+        axes.text(cell.stage + offset, 100 * rate, percentage(rate), **text)
     margin = 0.2 * len(stages)
     axes.set(xlim=(-margin, len(stages) - 1 + margin), ylim=(0, 104))
     axes.set(xticks=stages, yticks=[0, 50, 100])

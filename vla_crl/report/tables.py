@@ -19,15 +19,16 @@ from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import (
     MISSING,
     duration,
-    headline,
+    loss_sentence,
     metric_interval,
     metric_value,
     percent,
+    sentences,
     stage_label,
     task_label,
-    transfer_sentence,
 )
 from vla_crl.rollout.fingerprint import PACKAGES, differences
+from vla_crl.rounding import percentage
 
 Row = tuple[str, ...]
 TASK_WIDTH, STAGE_WIDTH = 36, 6
@@ -84,7 +85,7 @@ def matrix_table(matrix: SuccessMatrix) -> tuple[Row, list[Row]] | None:
     for cell in matrix.cells():
         low, high = wilson_interval(cell.successes, cell.episodes)
         rate = percent(cell.successes / cell.episodes)
-        texts[cell.stage, cell.task] = f"{rate} ({100 * low:.0f} to {100 * high:.0f})"
+        texts[cell.stage, cell.task] = f"{rate} ({percentage(low)} to {percentage(high)})"
     rows = [
         (
             stage_label(stage, matrix.train_tasks),
@@ -125,7 +126,7 @@ def print_results(matrix: SuccessMatrix, console: Console) -> None:
             (
                 task_label(task),
                 "trained" if task in matrix.train_tasks else "held out",
-                *(MISSING if np.isnan(rate) else f"{100 * rate:.0f}" for rate in rates[stages]),
+                *(MISSING if np.isnan(rate) else percentage(rate) for rate in rates[stages]),
             )
             for task, rates in zip(matrix.tasks, matrix.rates.T, strict=True)
         ]
@@ -183,7 +184,7 @@ def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
         raise ConfigError(f"{run_path}: no {record.run.matrix_file.name}, nothing to summarise yet")
     paragraphs = [
         f"# {record.name}",
-        " ".join(filter(None, [headline(matrix), transfer_sentence(matrix)])),
+        " ".join(filter(None, [*sentences(matrix)])),
         _markdown(("fact", ""), run_facts(record)),
         "## Metrics",
         _markdown(("name", "metric", "value", "95 % interval"), metric_rows(matrix)),
@@ -286,7 +287,7 @@ def runs_markdown(summary: RunsSummary) -> str:
         if item is not None:
             mean = metric_value(name, item.mean)
             if item.standard_error is not None:
-                mean += f" ± {100 * item.standard_error:.1f}"
+                mean += f" ± {percentage(item.standard_error, 1)}"
             interval = metric_interval(name, item.low, item.high)
         runs = [metric_value(name, value) for value in summary.values[name]]
         rows.append((f"{METRICS[name].symbol} `{name}`", *runs, mean, interval))
@@ -298,6 +299,8 @@ def runs_markdown(summary: RunsSummary) -> str:
         else:
             rows.append((label, *texts, "", ""))
     paragraphs = [_markdown(header, rows), f"{'; '.join(notes)}.", _mean_matrix(summary)]
+    if told := loss_sentence(summary.matrices):
+        paragraphs.append(told)
     if summary.unlike:
         paragraphs.insert(0, f"**The runs were not made alike.** {'; '.join(summary.unlike)}.")
     return "\n\n".join(paragraphs) + "\n"
@@ -310,12 +313,13 @@ def _mean_matrix(summary: RunsSummary) -> str:
         return "The runs differ in the order of tasks, so their matrices have no common mean."
     if first.rates.size > MAX_CELLS:
         return f"The matrices have {first.rates.size:,} cells, so their mean is not written out."
-    rates = 100 * np.stack([matrix.rates for matrix in summary.matrices])
+    rates = np.stack([matrix.rates for matrix in summary.matrices])
     rows = [
         (
             stage_label(stage, first.train_tasks),
             *(
-                f"{cells.mean():.0f} ({cells.min():.0f} to {cells.max():.0f})"
+                f"{percentage(cells.mean())} ({percentage(cells.min())} to "
+                f"{percentage(cells.max())})"
                 if not np.isnan(cells).any()
                 else MISSING
                 for cells in rates[:, stage].T

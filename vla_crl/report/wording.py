@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_crl.continual.metrics import METRICS, compute_metrics
+from vla_crl.continual.metrics import METRICS, compute_metrics, largest_loss
 from vla_crl.continual.statistics import Estimate
 from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.rounding import percentage
 
 MISSING = "\N{EN DASH}"
 """Stands for a number that was not or cannot be computed."""
@@ -15,20 +16,21 @@ MISSING = "\N{EN DASH}"
 
 def percent(fraction: float) -> str:
     """Write 0.834 as "83 %"."""
-    return f"{100 * fraction:.0f} %"
+    return f"{percentage(fraction)} %"
 
 
 def points(difference: float) -> str:
     """Write a difference of fractions in percentage points: 0.214 as "+21.4"."""
-    rounded = round(100 * difference, 1) + 0.0  # adding 0 makes a negative zero positive
-    return f"{rounded:+.1f}".replace("-", "\N{MINUS SIGN}")
+    size = percentage(abs(difference), 1)
+    sign = "\N{MINUS SIGN}" if difference < 0 and float(size) else "+"
+    return f"{sign}{size}"
 
 
 def metric_value(name: str, value: float | None) -> str:
     """Write a metric in percent, or with its sign in points if it is a difference."""
     if value is None:
         return MISSING
-    return points(value) if METRICS[name].is_difference else f"{100 * value:.1f} %"
+    return points(value) if METRICS[name].is_difference else f"{percentage(value, 1)} %"
 
 
 def metric_interval(name: str, low: float | None, high: float | None) -> str:
@@ -37,7 +39,7 @@ def metric_interval(name: str, low: float | None, high: float | None) -> str:
         return MISSING
     if METRICS[name].is_difference:
         return f"{points(low)} to {points(high)}"
-    return f"{100 * max(low, 0.0):.1f} to {100 * min(high, 1.0):.1f} %"
+    return f"{percentage(max(low, 0.0), 1)} to {percentage(min(high, 1.0), 1)} %"
 
 
 def p_value(p: float) -> str:
@@ -84,16 +86,45 @@ def headline(matrix: SuccessMatrix | None) -> str:
     if change:
         result = f"mean success {change} from {start} to {percent(final.value)}"
     else:
-        result = f"mean success did not measurably change ({start} to {percent(final.value)})"
+        result = f"mean success went from {start} to {percent(final.value)}, {within_chance(gain)}"
     if forgetting is None:
         return f"{subject}: {result}."
-    lost = f"{100 * abs(forgetting.value):.0f} points"
+    lost = f"{percentage(abs(forgetting.value))} points"
     ending = _change(
         forgetting,
         rose=f"{lost} were forgotten on the way",
         fell=f"earlier tasks gained {lost} after their own stage",
     )
-    return f"{subject}: {result}, {ending or 'with no measurable forgetting'}."
+    unclear = f"{points(forgetting.value)} points forgotten, {within_chance(forgetting)}"
+    return f"{subject}: {result}, {ending or unclear}."
+
+
+def sentences(matrix: SuccessMatrix) -> list[str]:
+    """Say what happened: to the trained tasks, to the one that lost most, to those held out."""
+    told = (headline(matrix), loss_sentence([matrix]), transfer_sentence(matrix))
+    return [sentence for sentence in told if sentence]
+
+
+def within_chance(estimate: Estimate) -> str:
+    """Say how far a difference may be from nothing that its interval does not tell from 0."""
+    return f"no clear change (95 % interval {points(estimate.low)} to {points(estimate.high)})"
+
+
+def loss_sentence(matrices: Sequence[SuccessMatrix]) -> str | None:
+    """Name the task that lost most after its own stage; None where there is no other.
+
+    Args:
+        matrices: Of one run, or of several, whose episodes are counted together.
+    """
+    loss = largest_loss(matrices)
+    if loss is None:
+        return None
+    runs = f" over {len(matrices)} runs" if len(matrices) > 1 else ""
+    span = f"95 % interval of the loss {points(loss.lost.low)} to {points(loss.lost.high)}"
+    return (
+        f"Of the trained tasks '{task_label(loss.task)}' lost most after its own stage{runs}: from "
+        f"{percent(loss.own)} to {percent(loss.last)} ({span})."
+    )
 
 
 def transfer_sentence(matrix: SuccessMatrix) -> str | None:
@@ -108,7 +139,7 @@ def transfer_sentence(matrix: SuccessMatrix) -> str | None:
     change = _change(gain, rose="rose", fell="fell")
     if change:
         return f"{tasks} never trained {change} {span}."
-    return f"{tasks} never trained did not measurably change ({span})."
+    return f"{tasks} never trained went {span}, {within_chance(gain)}."
 
 
 def _latest(matrix: SuccessMatrix, stage: int) -> str:

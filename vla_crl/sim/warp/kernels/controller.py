@@ -72,9 +72,7 @@ def delay(
 
 
 @wp.func
-def _shorten(
-    joints: Joints, num_joints: int, states: wp.array2d(dtype=wp.float64), world: int
-):
+def _shorten(joints: Joints, num_joints: int, states: wp.array2d(dtype=wp.float64), world: int):
     """Write joint commands into a state; see `controller._shorten`."""
     fastest = MAX_JOINT_STEP_RAD
     for j in range(num_joints):
