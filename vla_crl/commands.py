@@ -61,7 +61,7 @@ def show(options: Options) -> dict[str, Any] | None:
     """Show one suite, policy or recipe in full."""
     if options.what == "suite":
         if options.output:
-            require_new(options.output, "--output", suffix=".png")
+            require_new(options.output, "--output", ".png")
             from vla_crl.report.contact_sheet import write_contact_sheet
             from vla_crl.sim.backends import find_suite
 
@@ -91,7 +91,7 @@ def show(options: Options) -> dict[str, Any] | None:
 def collect(options: Options) -> None:
     """Record demonstrations of the scripted experts of a suite."""
     catalog.suite_path(options.suite)
-    require_new(options.output, "--output", suffix=".npz")
+    require_new(options.output, "--output", ".npz")
     from vla_crl.datasets.npz import save_demonstrations
     from vla_crl.rollout.demonstrations import collect_demonstrations
     from vla_crl.sim.backends import find_suite
@@ -179,9 +179,9 @@ def evaluate(options: Options) -> Records:
 
 
 def rollout(options: Options) -> None:
-    """Film a policy: an mp4 grid with the instruction and the outcome of each episode."""
+    """Film a policy: a grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
-    require_new(options.output, "--output", suffix=".mp4")
+    require_new(options.output, "--output", ".mp4", ".webp")
     if options.states and (options.only or options.episodes):
         other = "--only" if options.only else "--episodes"
         raise ConfigError(f"rollout: --states names the episodes already; leave out {other}")
@@ -301,12 +301,12 @@ def _describe_suite(name: str) -> dict[str, Any]:
     return {"name": name, "description": suite.description, "folder": folder, "tasks": tasks}
 
 
-def require_new(path: Path, flag: str, *, suffix: str = "") -> None:
+def require_new(path: Path, flag: str, *suffixes: str) -> None:
     """Check before the work, not after it, that the result can be written."""
     if path.exists():
         raise ConfigError(f"{path}: exists; nothing was overwritten. Choose another {flag}.")
-    if suffix and path.suffix != suffix:
-        raise ConfigError(f"{flag} {path}: expected a name that ends in {suffix}")
+    if suffixes and path.suffix not in suffixes:
+        raise ConfigError(f"{flag} {path}: expected a name that ends in {' or '.join(suffixes)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

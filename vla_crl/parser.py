@@ -130,7 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="play what 'evaluate' plays, and film what failed, as it went: at most --episodes "
         "a task",
     )
-    command.add_argument("--output", type=Path, default=Path("rollout.mp4"), help="a new mp4")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("rollout.mp4"),
+        help="a new mp4, or webp, which pages show as a picture that moves",
+    )
     command.add_argument(
         "--renderer",
         choices=("own", "mujoco"),

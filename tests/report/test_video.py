@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.report.video import GridVideo, read_notes
@@ -125,3 +126,17 @@ def test_a_caption_is_one_line_whatever_it_holds(tmp_path: Path) -> None:
     with GridVideo(tmp_path / "v.mp4", ["a\nb\u2028c", "[/red] $x$"]) as video:
         video.write(gray(2))
     assert read_notes(tmp_path / "v.mp4").captions == ("a b c: running", "[/red] $x$: running")
+
+
+def test_a_webp_is_a_picture_that_moves_for_ever(tmp_path: Path):
+    with GridVideo(tmp_path / "v.webp", ["a", "b"], tile_height=64) as video:
+        for step in range(5):
+            video.write(np.full((2, 64, 64, 3), 50 * step, np.uint8), [None, True])
+    with Image.open(tmp_path / "v.webp") as picture:
+        assert getattr(picture, "n_frames", 1) == 5  # the last one, which stays, is there once
+        assert picture.info["loop"] == 0
+
+
+def test_other_formats_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"v\.gif: expected a file that ends in \.mp4 or \.webp"):
+        GridVideo(tmp_path / "v.gif", ["a"])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -26,6 +27,25 @@ HOLD_S = 1.5
 """How long the last frame stays, so that the outcomes can be read."""
 MARGIN = 10
 """Pixels between tiles."""
+
+
+class _Format(NamedTuple):
+    """How a file of some suffix is written: names and options of FFmpeg."""
+
+    container: str
+    container_options: dict[str, str]
+    codec: str
+    codec_options: dict[str, str]
+
+
+_FORMATS = {
+    # faststart puts the index in front: playback begins before the whole file is there.
+    ".mp4": _Format("mp4", {"movflags": "+faststart"}, "libx264", {"crf": "20"}),
+    # 0 repeats it forever: pages that hold no video show it as a picture.
+    ".webp": _Format("webp", {"loop": "0"}, "libwebp_anim", {"quality": "60"}),
+}
+FORMATS = tuple(_FORMATS)
+"""Suffixes of what can be written."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +76,13 @@ def read_notes(path: str | Path) -> VideoNotes:
 
 
 class GridVideo:
-    """Writes one mp4 in which N episodes run beside each other.
+    """Writes one video in which N episodes run beside each other.
 
     Every tile shows one episode and above it the instruction, the control step and the outcome.
-    When its outcome arrives a tile stands still. The file plays in every browser (H.264, yuv420p,
-    index in front) and carries title and captions as metadata, see `read_notes`. It is written when
-    the video is closed; after an error nothing is left.
+    When its outcome arrives a tile stands still. An mp4 plays in every browser (H.264, yuv420p,
+    index in front) and carries title and captions as metadata, see `read_notes`; a webp is a
+    picture that moves, for pages that take no video. It is written when the video is closed; after
+    an error nothing is left.
 
     Example:
         with GridVideo("rollout.mp4", instructions, num_columns=5) as video:
@@ -82,19 +103,21 @@ class GridVideo:
         """Prepare the video.
 
         Args:
-            path: Where the mp4 goes; its folder is made, an existing file is replaced.
+            path: Where the mp4 or webp goes; its folder is made, an existing file is replaced.
             captions: One instruction a tile.
             title: Line above the tiles.
             num_columns: Tiles in a row.
             fps: Frames a second; the control frequency in Hz gives real time.
             tile_height: Pixels to which the height of a frame is scaled, its aspect kept.
         """
+        self.path = Path(path)
+        if self.path.suffix not in FORMATS:
+            raise ConfigError(f"{path}: expected a file that ends in {' or '.join(FORMATS)}")
         if not captions or num_columns < 1 or fps < 1 or tile_height < 32:
             raise ConfigError(
                 f"{path}: got {len(captions)} captions, num_columns {num_columns}, fps {fps}, "
                 f"tile_height {tile_height}; expected at least 1, 1, 1 and 32"
             )
-        self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._captions = tuple(" ".join(caption.split()) for caption in captions)
         self._title, self._fps = title, fps
@@ -243,11 +266,9 @@ class _Encoder:
 
     def __init__(self, path: Path, size: tuple[int, int], fps: int) -> None:
         self._path, self._partial = path, temporary_path(path)
-        # faststart puts the index in front: playback begins before the whole file is there.
-        self._container = av.open(
-            media_url(self._partial), "w", format="mp4", options={"movflags": "+faststart"}
-        )
-        self._stream = self._container.add_stream("libx264", rate=fps, options={"crf": "20"})
+        name, options, codec, codec_options = _FORMATS[path.suffix]
+        self._container = av.open(media_url(self._partial), "w", format=name, options=options)
+        self._stream: Any = self._container.add_stream(codec, rate=fps, options=codec_options)
         self._stream.width, self._stream.height = size
         self._stream.pix_fmt = "yuv420p"
         self._packets: list[av.Packet] = []
