@@ -95,6 +95,20 @@ JOINT_ABOVE, JOINT_BELOW = int(Op.JOINT_ABOVE), int(Op.JOINT_BELOW)
 
 
 @njit(nogil=True)
+def poses_of(published, slot, grip_site):
+    """Return `Poses` of a slot, from `SlotPoses`."""
+    return Poses(
+        published.body_pos[slot],
+        published.site_pos[slot],
+        published.site_mat[slot],
+        published.geom_pos[slot],
+        published.geom_mat[slot],
+        published.qpos[slot],
+        published.site_pos[slot, grip_site],
+    )
+
+
+@njit(nogil=True)
 def goal_reached(goals, task, poses):
     """Run the program of a task; truth values are pushed onto the bits of one integer.
 

@@ -36,8 +36,8 @@ from vla_crl.sim.native.kernel.predicates import (
     OR,
     RELEASED,
     RELEASED_M,
-    Poses,
     extent,
+    poses_of,
     predicate_holds,
 )
 from vla_crl.sim.stepped import SOURCES
@@ -230,15 +230,7 @@ def _make_entry_points(version):
         _ = version
         for k in range(chosen.shape[0]):
             slot = chosen[k]
-            poses = Poses(
-                published.body_pos[slot],
-                published.site_pos[slot],
-                published.site_mat[slot],
-                published.geom_pos[slot],
-                published.geom_mat[slot],
-                published.qpos[slot],
-                published.site_pos[slot, grip_site],
-            )
+            poses = poses_of(published, slot, grip_site)
             progress[k] = goal_progress(goals, shaping, tasks[k], poses)
 
     return measure_progress

@@ -17,7 +17,7 @@ from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, command, servo_
 from vla_crl.sim.native.kernel.kinematics import multiply
 from vla_crl.sim.native.kernel.mechanics import vary
 from vla_crl.sim.native.kernel.memory import has_room, watch_memory
-from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
+from vla_crl.sim.native.kernel.predicates import Poses, goal_reached, poses_of
 from vla_crl.sim.outcomes import DIVERGED, RUNNING, SUCCESS, TIME_LIMIT
 from vla_crl.sim.packed_state import STATE_SPEC
 from vla_crl.sim.stepped import SOURCES, is_healthy, rouse, view, view_integers
@@ -190,15 +190,7 @@ def _make_entry_points(version):
         _ = version
         for k in range(chosen.shape[0]):
             slot = chosen[k]
-            poses = Poses(
-                published.body_pos[slot],
-                published.site_pos[slot],
-                published.site_mat[slot],
-                published.geom_pos[slot],
-                published.geom_mat[slot],
-                published.qpos[slot],
-                published.site_pos[slot, grip_site],
-            )
+            poses = poses_of(published, slot, grip_site)
             holds[k] = goal_reached(goals, indices[k], poses)
 
     return refresh_slots, step_slots, evaluate_goals
