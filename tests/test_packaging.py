@@ -74,7 +74,7 @@ def test_the_readme_maps_every_root_folder() -> None:
     assert mapped == {name for name in folders if not name.startswith((".", "__"))} - NOT_OURS
 
 
-@pytest.mark.parametrize("folder", ["vla_crl", *DEFINITIONS, "tests", "docker"])
+@pytest.mark.parametrize("folder", ["vla_crl", *DEFINITIONS, "docs", "tests", "docker"])
 def test_every_root_folder_has_a_readme(folder: str) -> None:
     assert (CHECKOUT / folder / "README.md").is_file()
 
