@@ -33,8 +33,8 @@ def hardware_name() -> str:
 
 
 def available_memory(device: str = "cpu") -> int:
-    """Return how many bytes a program may still take, of the machine or of a GPU."""
-    if device != "cpu":
+    """Return how many bytes a program may still take, of the machine or of a GPU of CUDA."""
+    if device.startswith("cuda"):
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
