@@ -66,7 +66,7 @@ def test_without_the_extra_the_install_line_is_told(
         ({"num_eval_episodes": 0}, "num_eval_episodes = 0, expected at least 1"),
         ({"ppo": {"n_steps": 0}}, "n_steps = 0, expected at least 1"),
         ({"ppo": {"learning_rate": 0.0}}, "learning_rate = 0.0, expected more than 0"),
-        ({"ppo": {"gamma": 1.5}}, r"gamma = 1.5, expected in \[0, 1\]"),
+        ({"ppo": {"gamma": 1.5}}, "gamma = 1.5, expected at least 0 and at most 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -69,7 +69,8 @@ def test_what_liberos_script_records_is_what_ours_observes(read_small, tmp_path)
     read = read_demonstrations(path, config, suite, pixels=64)
     turned = read_demonstrations(path, config, suite.with_option("openpi"), pixels=64)
     np.testing.assert_array_equal(turned.images, read.images[:, :, :, ::-1])
-    assert read.task.tolist() == [TASK] * (NUM_STEPS - 1)
+    said = [read.instructions[number] for number in read.task]
+    assert said == [suite.tasks[TASK].instruction] * (NUM_STEPS - 1)
     np.testing.assert_array_equal(read.label, ACTIONS[1:].astype(np.float32))
     try:
         ours.reset([0], tasks=[TASK], state_ids=[suite.test_ids[STATE]])
