@@ -145,12 +145,13 @@ def test_joints_go_where_they_are_told_through_plain_mj_step(suite: Suite, new_s
         data.tree_asleep[:] = sim.get_states()["tree_asleep"][0]
         mujoco.mj_setState(model, data, physics, STATE_SPEC)
         target = low + 0.5 * (action[:7] + 1.0) * (high - low)
-        moved = joints + min(1.0, 0.2175 / np.abs(target - joints).max()) * (target - joints)
+        fastest = max(0.2175, np.abs(target - joints).max())
+        moved = joints + 0.2175 / fastest * (target - joints)
         closed = np.clip(finger - 0.02 * np.sign(action[7]), 0.0, 0.04)
         for substep in range(20):
             part = (substep + 1) / 20
-            lead = joints + part * (moved - joints) - data.qpos[:7]
-            data.ctrl[arm] = data.qpos[:7] + np.clip(lead, -MAX_JOINT_LEAD_RAD, MAX_JOINT_LEAD_RAD)
+            ahead = data.qpos[:7] - MAX_JOINT_LEAD_RAD, data.qpos[:7] + MAX_JOINT_LEAD_RAD
+            data.ctrl[arm] = np.clip(joints + part * (moved - joints), *ahead)
             data.ctrl[fingers] = finger + part * (closed - finger)
             mujoco.mj_step(model, data)
         joints, finger = moved, closed

@@ -351,8 +351,8 @@ def test_a_varied_episode_is_that_of_plain_mj_step_with_such_a_model(scene: Scen
         change = sim.get_states()["controller"][0, JOINTS.start :] - before
         for substep in range(20):
             commands = before + (substep + 1) / 20 * change
-            lead = np.clip(commands[:7] - data.qpos[:7], -MAX_JOINT_LEAD_RAD, MAX_JOINT_LEAD_RAD)
-            data.ctrl[arm], data.ctrl[fingers] = data.qpos[:7] + lead, commands[7]
+            low, high = data.qpos[:7] - MAX_JOINT_LEAD_RAD, data.qpos[:7] + MAX_JOINT_LEAD_RAD
+            data.ctrl[arm], data.ctrl[fingers] = np.clip(commands[:7], low, high), commands[7]
             mujoco.mj_step(model, data)
         touched |= bool(data.xpos[scene.bodies["red cube"], 2] > 0.03)
         qpos = sim.get_states()["physics"][0, 1 : 1 + model.nq]

@@ -75,7 +75,7 @@ def test_the_reference_episodes_are_chaotic(suite: Suite, new_sim: NewSim):
     things = sim.thing_positions()
     play(sim, slots)
     moved = np.linalg.norm(sim.thing_positions() - things, axis=-1) > 0.01
-    assert moved.any(axis=1).mean() > 0.5
+    assert moved.any(axis=1).mean() > 0.4
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_a_step_is_a_ramp_of_commands_through_plain_mj_step(scene: Scene, new_si
         change = sim.get_states()["controller"][0, JOINTS.start :] - before
         for substep in range(20):
             commands = before + (substep + 1) / 20 * change
-            lead = np.clip(commands[:7] - data.qpos[:7], -MAX_JOINT_LEAD_RAD, MAX_JOINT_LEAD_RAD)
-            data.ctrl[arm], data.ctrl[fingers] = data.qpos[:7] + lead, commands[7]
+            low, high = data.qpos[:7] - MAX_JOINT_LEAD_RAD, data.qpos[:7] + MAX_JOINT_LEAD_RAD
+            data.ctrl[arm], data.ctrl[fingers] = np.clip(commands[:7], low, high), commands[7]
             mujoco.mj_step(model, data)
         mujoco.mj_getState(model, data, physics, STATE_SPEC)
         assert np.array_equal(physics, sim.get_states()["physics"][0])

@@ -12,7 +12,13 @@ import warp as wp
 from vla_crl.errors import ConfigError
 from vla_crl.sim.native.goals import DIRECTIONS, parse_goal
 from vla_crl.sim.native.kernel import controller, predicates, senses
-from vla_crl.sim.native.kernel.controller import FINGER, JOINTS, POSITION, state_size
+from vla_crl.sim.native.kernel.controller import (
+    FINGER,
+    JOINTS,
+    MAX_JOINT_LEAD_RAD,
+    POSITION,
+    state_size,
+)
 from vla_crl.sim.native.kernel.kinematics import Chain
 from vla_crl.sim.native.kernel.slots import SceneConstants
 from vla_crl.sim.native.layout import initial_states
@@ -96,9 +102,18 @@ def test_commands_move_linearly_from_the_state_before_to_the_state_now(constants
     before, now = rng.normal(size=(2, 3, state_size(7)))
     ctrl = wp.zeros((3, constants.sizes.nu), dtype=float, device=CPU)
     states = [array(values, wp.float64) for values in (now, before)]
-    wp.launch(ramp, 3, [put_controller(constants, CPU), 0.25, *states, ctrl], device=CPU)
     expected = before + 0.25 * (now - before)
-    assert np.allclose(ctrl.numpy()[:, constants.arm_actuators], expected[:, JOINTS], atol=1e-6)
+    qpos = np.zeros((3, constants.sizes.nq), np.float32)
+    qpos[:, constants.arm_qpos] = expected[:, JOINTS] + rng.uniform(-0.2, 0.2, (3, 7))
+    inputs = [put_controller(constants, CPU), 0.25, *states, array(qpos, float), ctrl]
+    wp.launch(ramp, 3, inputs, device=CPU)
+    measured = qpos[:, constants.arm_qpos]
+    told = np.clip(
+        expected[:, JOINTS], measured - MAX_JOINT_LEAD_RAD, measured + MAX_JOINT_LEAD_RAD
+    )
+    assert (told != expected[:, JOINTS]).any()
+    assert (told == expected[:, JOINTS]).any()
+    assert np.allclose(ctrl.numpy()[:, constants.arm_actuators], told, atol=1e-6)
     for finger in constants.finger_actuators:
         assert np.allclose(ctrl.numpy()[:, finger], expected[:, FINGER], atol=1e-6)
 

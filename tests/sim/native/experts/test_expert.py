@@ -84,7 +84,7 @@ def test_a_held_thing_does_not_slip(episodes: Episodes):
     for slot in np.flatnonzero(held.any(axis=0)):
         steps = np.flatnonzero(held[: episodes.num_steps[slot], slot])
         slip = np.linalg.norm(offset[steps, slot] - offset[steps[0], slot], axis=1)
-        assert slip.max() < 0.008
+        assert slip.max() < 0.012
 
 
 def test_a_handled_thing_does_not_sink_into_the_table(suite: Suite, episodes: Episodes):
