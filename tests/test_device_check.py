@@ -10,7 +10,6 @@ from vla_crl.cli import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.device_check import Trial, check_device
 from vla_crl.models.checkpoint import save_policy
-from vla_crl.rollout import contexts
 from vla_crl.sim.backends import find_suite
 from vla_crl.testing.strict_device import strict_device
 
@@ -82,7 +81,6 @@ def test_a_device_that_computes_something_else_fails(trial: Trial, monkeypatch: 
 def test_the_strict_device_does_what_the_cpu_does(trial: Trial, monkeypatch: Any):
     monkeypatch.setattr(ComputeConfig, "__post_init__", lambda self: None)
     monkeypatch.setattr(ComputeConfig, "prepare", lambda self: None)
-    monkeypatch.setattr(contexts, "available_memory", lambda device: 2**30)
     # The strict device has no autocast, in which a backbone in bfloat16 is pretrained.
     monkeypatch.setattr(device_check, "TOLERANCES", {"float32": 1e-3})
     with strict_device() as device:

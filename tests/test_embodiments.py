@@ -15,7 +15,6 @@ from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
-from vla_crl.rollout import contexts
 from vla_crl.sim import gymnasium_envs
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.gymnasium_envs import SuiteVectorEnv, TaskEnv
@@ -282,29 +281,6 @@ def test_films_that_cannot_be_made_are_refused_before_the_training(
     message = "suite 'fake' cannot be filmed, as video_episodes = 1 asks: its backend"
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_rollout_that_memory_cannot_hold_is_refused_before_the_training(
-    write_recipes: Write,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-):
-    monkeypatch.chdir(tmp_path)
-    write_recipes(64, embodiment=ROBOTS["four_actions_one_camera"])
-    save_policy(build_policy("small", embodiment=find_suite("fake").embodiment), Path("base"))
-    monkeypatch.setattr(contexts, "available_memory", lambda device: 0)
-    # Of 2 layers, 2 heads of width 32: keys and values of 1 camera of 16 tokens, 5 words, the state
-    # as float32; a byte a token for the mask, 8 for the position, two features of width 64.
-    mib = (2 * 2 * 2 * 22 * 32 * 4 + 22 + 8 + 2 * 64 * 4) / 2**20
-    assert run("train", "train_small", "--run-dir", "run") == 2
-    message = (
-        f"contexts stored (the backbone is frozen): 24 contexts of {mib:.3f} MiB are "
-        f"{24 * mib:.0f} MiB, but device 'cpu' has 0 MiB left; choose fewer collector.num_envs or "
-        "collector.num_chunks, collector.contexts 'every_epoch'"
-    )
-    assert message in capsys.readouterr().err
-    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

@@ -9,6 +9,7 @@ from vla_crl.errors import (
     ConfigError,
     ForeignError,
     SpecError,
+    UnfinishedError,
     describe,
     install_extra,
     naming,
@@ -39,7 +40,7 @@ def test_an_empty_list_says_none() -> None:
 
 
 def test_user_errors_are_built_in_errors_too() -> None:
-    ours = {ConfigError, SpecError, CheckpointError, ForeignError}
+    ours = {ConfigError, SpecError, CheckpointError, ForeignError, UnfinishedError}
     assert set(USER_ERRORS) == {*ours, FloatingPointError}
     built_in = (ValueError, ArithmeticError, RuntimeError)
     assert all(issubclass(error, built_in) for error in USER_ERRORS)

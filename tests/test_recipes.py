@@ -184,7 +184,7 @@ def test_a_recipe_that_builds_on_one_of_another_command_is_told(write: Write) ->
 def test_what_is_shown_of_a_recipe_is_a_recipe(write: Write) -> None:
     text = TRAIN + (
         'tasks = ["a \\"b\\"", "c\\\\d", "\\u007f\\u2028é"]\nrounds = 2\n'
-        '[method_settings]\n"odd key" = [1.5, -inf, 1e-7]\nflag = true\ntable = [{ a = 1 }, {}]\n'
+        '[method_settings]\n"odd key" = [1.5, 1e-7]\nflag = true\ntable = [{ a = 1 }, {}]\n'
         "empty = {}\n"
     )
     write("base", text)
@@ -221,7 +221,8 @@ def test_shipped_recipes_that_build_on_others_say_what_they_said_alone(name: str
 
 def test_every_shipped_recipe_is_one_of_a_command() -> None:
     for name in catalog.list_recipes():
-        command = "pretrain" if name.startswith("pretrain") else "train"
+        prefix = name.partition("_")[0]
+        command = {"pretrain": "pretrain", "sb3": "baseline"}.get(prefix, "train")
         assert type(load_recipe(command, name)).__name__ in RECIPE_CLASSES[command]
 
 
@@ -285,7 +286,7 @@ def test_a_range_of_a_method_is_checked_whoever_raises(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--method-settings.strenght 3", "--method-settings.strength FLOAT"),
+        ("--method-settings.strenght 3", "Did you mean --method-settings.strength?"),
         ("--method-settings.strength x", "could not convert string to float"),
     ],
 )
@@ -293,10 +294,10 @@ def test_a_wrong_setting_of_a_method_names_the_nearest_flag(
     write: Write, capsys: pytest.CaptureFixture[str], flags: str, message: str
 ) -> None:
     write("base", TRAIN)
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main(["train", "base", "--method", "anchoring:Anchor", *flags.split()])
-    assert exit_info.value.code == 2
-    assert message in capsys.readouterr().err
+    assert cli.main(["train", "base", "--method", "anchoring:Anchor", *flags.split()]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("order", [["--method", "anchoring:Anchor", "--help"], None])
@@ -334,16 +335,12 @@ def test_every_setting_is_a_flag(recipe: str, capsys: pytest.CaptureFixture[str]
     assert len(settings) > 30
 
 
-def test_a_setting_without_a_default_is_asked_for(
-    write: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_setting_without_a_default_is_asked_for(write: Write) -> None:
     write("base", TRAIN + 'method = "anchoring:Fisher"\n')
     with pytest.raises(ConfigError, match="method_settings: key 'samples' of FisherConfig is miss"):
         load_recipe("train", "base")
-    with pytest.raises(SystemExit) as exit_info:
+    with pytest.raises(ConfigError, match="Missing .*--method-settings.samples INT"):
         load_recipe("train", "base", ["--seed", "3"])
-    assert exit_info.value.code == 2
-    assert "--method-settings.samples INT" in capsys.readouterr().err
     config = load_recipe("train", "base", ["--method-settings.samples", "8"])
     assert config.method_settings == {"samples": 8, "decay": 0.9}
 

@@ -200,6 +200,7 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
             type(config).__name__,
             [("method_settings", settings_class)],
             bases=(type(config),),
+            namespace={"__post_init__": lambda self: None},  # checked below, when all is there
             frozen=True,
             kw_only=True,
         )
@@ -211,7 +212,10 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
         settings = _plain(chosen.method_settings, method)
         where = f"{prog}: method_settings"
     complete = from_mapping(settings_class, settings, where)
-    return type(config)(**fields | {"method_settings": _plain(complete, method)})
+    try:
+        return type(config)(**fields | {"method_settings": _plain(complete, method)})
+    except ConfigError as error:
+        raise ConfigError(f"{prog}: {error}") from error
 
 
 def _flag(name: str, arguments: Sequence[str]) -> str | None:

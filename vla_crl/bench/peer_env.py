@@ -15,7 +15,7 @@ from numba import njit
 
 from vla_crl.bench.render import LEFT_OUT
 from vla_crl.sim.machine_code import source_version
-from vla_crl.sim.native.kernel.controller import JOINTS, command
+from vla_crl.sim.native.kernel.controller import JOINTS, MAX_JOINT_LEAD_RAD, command
 from vla_crl.sim.native.kernel.predicates import Poses, goal_reached
 from vla_crl.sim.native.layout import initial_states
 from vla_crl.sim.native.scene_constants import constants_of
@@ -113,8 +113,13 @@ class PlainEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         before = self._state[self._command_index]
         advance(self._constants.controller, self._state, action, self._grip)
         change = self._state[self._command_index] - before
+        arm, data = self._constants.arm_actuators, self._data
         for control in before + self._fraction * change:  # joint commands move linearly
-            self._data.ctrl[:] = control
+            joints = data.qpos[self._constants.arm_qpos]
+            data.ctrl[:] = control
+            data.ctrl[arm] = control[arm].clip(
+                joints - MAX_JOINT_LEAD_RAD, joints + MAX_JOINT_LEAD_RAD
+            )
             mujoco.mj_step(self._model, self._data)
         self._refresh()
         self._episode_steps += 1
