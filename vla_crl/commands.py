@@ -181,7 +181,9 @@ def evaluate(options: Options) -> Records:
 def rollout(options: Options) -> None:
     """Film a policy: a grid with the instruction and the outcome of each episode."""
     catalog.suite_path(options.suite)
-    require_new(options.output, "--output", ".mp4", ".webp")
+    from vla_crl.report.video import FORMATS
+
+    require_new(options.output, "--output", *FORMATS)
     if options.states and (options.only or options.episodes):
         other = "--only" if options.only else "--episodes"
         raise ConfigError(f"rollout: --states names the episodes already; leave out {other}")

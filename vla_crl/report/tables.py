@@ -184,7 +184,7 @@ def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
         raise ConfigError(f"{run_path}: no {record.run.matrix_file.name}, nothing to summarise yet")
     paragraphs = [
         f"# {record.name}",
-        " ".join(filter(None, [*sentences(matrix)])),
+        " ".join(sentences(matrix)),
         _markdown(("fact", ""), run_facts(record)),
         "## Metrics",
         _markdown(("name", "metric", "value", "95 % interval"), metric_rows(matrix)),

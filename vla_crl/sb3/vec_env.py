@@ -21,14 +21,13 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 )
 
 from vla_crl.errors import SpecError
-from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.rewards import Reward
-from vla_crl.sim.robots import Robots, RobotSettings
+from vla_crl.sim.robots import Robots, RobotSettings, TellsOfRobots
 from vla_crl.sim.senses import Instruction, Senses, action_space
 from vla_crl.sim.variation import VariationConfig
 
 
-class SuiteVecEnv(VecEnv):
+class SuiteVecEnv(TellsOfRobots, VecEnv):
     """N robots on tasks of one suite, given to them in turn; batched physics and rendering.
 
     An observation is a dictionary, for "MultiInputPolicy": "state", "instruction", "privileged"
@@ -83,16 +82,6 @@ class SuiteVecEnv(VecEnv):
         self._actions = np.zeros(0)
         super().__init__(num_envs, self._robots.senses.space, action_space(self._robots.suite))
         self.metadata = self._robots.metadata
-
-    @property
-    def divergences(self) -> list[Divergence]:
-        """Every step under which physics blew up; whoever reads it may clear it."""
-        return self._robots.divergences
-
-    @property
-    def privileged_names(self) -> tuple[str, ...]:
-        """What the numbers of the observation "privileged" are."""
-        return self._robots.privileged_names
 
     @property
     def senses(self) -> Senses:

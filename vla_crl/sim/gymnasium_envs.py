@@ -32,14 +32,13 @@ from vla_crl.contracts import check_actions
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.sim.backends import task_horizons
 from vla_crl.sim.calls import require_counts
-from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.rewards import Reward
-from vla_crl.sim.robots import RENDER_MODES, Robots, RobotSettings
+from vla_crl.sim.robots import RENDER_MODES, Robots, RobotSettings, TellsOfRobots
 from vla_crl.sim.senses import Instruction, action_space
 from vla_crl.sim.variation import VariationConfig
 
 
-class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
+class TaskEnv(TellsOfRobots, gymnasium.Env[dict[str, Any], np.ndarray]):
     """One task of a suite; a step is one control step, the reward is 1 on success.
 
     `reset` draws a training state; `options={"state_id": ...}` names one, test states included.
@@ -111,16 +110,6 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         return self._observe(), float(result.reward[0]), terminated, truncated, info
 
-    @property
-    def divergences(self) -> list[Divergence]:
-        """Every step under which physics blew up; whoever reads it may clear it."""
-        return self._robots.divergences
-
-    @property
-    def privileged_names(self) -> tuple[str, ...]:
-        """What the numbers of the observation "privileged" are."""
-        return self._robots.privileged_names
-
     def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the first camera's view, [256, 256, 3] uint8; None without a render mode."""
         return None if self.render_mode is None else self._robots.frames()[0]
@@ -137,7 +126,7 @@ class TaskEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         return outcome | {"state_id": int(robots.sim.state_ids[0]), "task": robots.task_names[0]}
 
 
-class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
+class SuiteVectorEnv(TellsOfRobots, VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
     """N robots on tasks of one suite, given to them in turn; batched physics and rendering.
 
     Episodes equal those of `SyncVectorEnv` over `TaskEnv`, with the same seeds and info. A robot
@@ -248,16 +237,6 @@ class SuiteVectorEnv(VectorEnv[dict[str, Any], np.ndarray, np.ndarray]):
         self._is_over = terminated | truncated
         infos = self._infos(success=success, diverged=diverged)
         return self._robots.observe(), reward, terminated, truncated, infos
-
-    @property
-    def divergences(self) -> list[Divergence]:
-        """Every step under which physics blew up; whoever reads it may clear it."""
-        return self._robots.divergences
-
-    @property
-    def privileged_names(self) -> tuple[str, ...]:
-        """What the numbers of the observation "privileged" are."""
-        return self._robots.privileged_names
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame [256, 256, 3] uint8 per robot; None without a render mode."""

@@ -48,6 +48,22 @@ class RobotSettings(NamedTuple):
     """Whether every camera's image is an entry of its own in an observation."""
 
 
+class TellsOfRobots:
+    """What environments tell of the robots that they are made of."""
+
+    _robots: "Robots"
+
+    @property
+    def divergences(self) -> list[Divergence]:
+        """Every step under which physics blew up; whoever reads it may clear it."""
+        return self._robots.divergences
+
+    @property
+    def privileged_names(self) -> tuple[str, ...]:
+        """What the numbers of the observation "privileged" are."""
+        return self._robots.privileged_names
+
+
 class Robots:
     """N robots, each on one task of a suite, and which initial states they begin from.
 
