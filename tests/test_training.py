@@ -175,6 +175,9 @@ def test_a_seed_that_fails_does_not_keep_the_others_from_being_made(
     assert code == 0
     assert err.count("is complete, nothing is left to do") == 2
     assert out.split()[-1] == "mine_seeds.md"
+    versions = [RunDirectory(Path(f"mine_seed{seed}")).read_versions() for seed in (0, 1)]
+    assert versions[0]["command_s"] > 0
+    assert "command_s" not in versions[1]  # two commands made it
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,10 @@ class RunDirectory:
         """Return what `describe_run` wrote when the run was created."""
         return _read_record(VersionsRecord, self.versions_file)
 
+    def record_command_time(self, seconds: float) -> None:
+        """Write into versions.json how long the whole command took."""
+        save_json(self.read_versions() | {"command_s": round(seconds, 1)}, self.versions_file)
+
     def require_config(self, config: object, policy_weights: str = "") -> None:
         """Check that `config` is the one of this run.
 

@@ -45,6 +45,8 @@ class VersionsRecord(Settings):
     packages: dict[str, str] = field(default_factory=dict[str, str])
     conditions: dict[str, Any] = field(default_factory=dict[str, Any])
     policy_weights: str = ""
+    command_s: Annotated[float, Interval(ge=0)] | None = None
+    """Seconds of the whole command, evaluations and films included; None if it was resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from vla_crl.commands import Options
@@ -45,6 +46,7 @@ def _train_once(
     from vla_crl.report.page import write_report
     from vla_crl.report.tables import print_results
 
+    begun = perf_counter()
     trainer = Trainer(config, run)  # first: a useless recipe leaves no folder
     if resume and run.path.is_dir() and run.holds_nothing():
         print(f"{run.path}: nothing there to go on with, so the run begins", file=sys.stderr)
@@ -71,6 +73,8 @@ def _train_once(
         if config.video_episodes:
             _film(trainer)
         trainer.loggers.finish()
+        if not resume:  # else nobody knows how long the commands before took
+            run.record_command_time(perf_counter() - begun)
         print_results(SuccessMatrix.read(run.matrix_file, rounds=config.rounds), console)
         print(write_report(run.path))
 

@@ -224,6 +224,15 @@ def test_facts_tell_the_suites_conditions_and_the_packages(tmp_path: Path) -> No
     }
 
 
+def test_facts_tell_how_long_training_and_the_whole_command_took(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "versions.json").write_text('{"command_s": 171.4}')
+    (tmp_path / "metrics.jsonl").write_text('{"stage": 1, "episodes": 64, "wall_s": 119.0}\n')
+    facts = dict(run_facts(RunRecord.read(tmp_path)))
+    assert facts["training time"] == "2 min (wall clock)"
+    assert facts["whole command"] == "3 min (with last evaluation and films)"
+
+
 @pytest.fixture(scope="module")
 def large_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 316 tasks in a row, every task tested after every stage: 100,172 cells."""

@@ -144,8 +144,7 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     if record.iterations:
         facts.append(("training episodes", f"{record.num_episodes:,}"))
-    if record.wall_s is not None:
-        facts.append(("training time", f"{duration(record.wall_s)} (wall clock)"))
+    facts += _times(record)
     if record.matrix is not None:
         counts = np.unique(record.matrix.episodes[record.matrix.episodes > 0])
         span = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
@@ -170,6 +169,14 @@ def run_facts(record: RunRecord) -> list[tuple[str, str]]:
     if told := [f"{name} {packages[name]}" for name in PACKAGES if name in packages]:
         facts.append(("packages", ", ".join(told)))
     return facts
+
+
+def _times(record: RunRecord) -> list[tuple[str, str]]:
+    known = (
+        ("training time", record.wall_s, "wall clock"),
+        ("whole command", record.versions.get("command_s"), "with last evaluation and films"),
+    )
+    return [(label, f"{duration(s)} ({note})") for label, s, note in known if s is not None]
 
 
 def write_markdown_summary(run_path: str | Path, path: str | Path) -> Path:
