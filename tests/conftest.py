@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vla_crl.doctor import draws_frames, use_headless_gl
+from vla_crl.cli.doctor import draws_frames, use_headless_gl
 from vla_crl.hardware import GL_INSTALL
 
 # Before torch and MuJoCo are imported. The tensors of tests are tiny: more threads only wait.

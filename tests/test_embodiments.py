@@ -9,7 +9,7 @@ import gymnasium
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.reading import read_demonstrations

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import vla_crl
-from vla_crl import cli
+from vla_crl.cli import main as cli
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.own_code import in_a_line, is_own, place_of
 
@@ -65,7 +65,7 @@ def test_the_command_line_tells_a_failure_in_own_code_in_a_line(
     file.write_text("\n\ndef fail(options):\n    return {}['x']\n")
     functions: dict[str, object] = {}
     exec(compile(file.read_text(), str(file), "exec"), functions)
-    monkeypatch.setattr("vla_crl.commands.metrics", functions["fail"])
+    monkeypatch.setattr("vla_crl.cli.commands.metrics", functions["fail"])
     assert cli.main(["metrics", "a.csv"]) == 2
     assert capsys.readouterr().err == f"vla-crl: error: {file}:4: KeyError: 'x'\n"
 
@@ -73,6 +73,6 @@ def test_the_command_line_tells_a_failure_in_own_code_in_a_line(
 def test_the_command_line_does_not_hide_a_fault_that_is_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vla_crl.commands.metrics", len)
+    monkeypatch.setattr("vla_crl.cli.commands.metrics", len)
     with pytest.raises(TypeError):
         cli.main(["metrics", "a.csv"])

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vla_crl import catalog, cli
+from vla_crl import catalog
+from vla_crl.cli import main as cli
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.recipes import RECIPE_CLASSES, load_recipe, read_recipe

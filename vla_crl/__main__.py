@@ -2,6 +2,6 @@
 
 import sys
 
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 
 sys.exit(main())

@@ -20,8 +20,8 @@ from annotated_types import Interval
 
 from vla_crl.config import Count, Settings, as_record, read_toml
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.files.reading import parse_json, read_text
 from vla_crl.own_code import in_a_line
-from vla_crl.reading import parse_json, read_text
 
 Kind = Literal["envs", "policies", "experiments"]
 OWN_FOLDERS = "VLA_CRL_PATH"

@@ -25,8 +25,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, MultipleOf
 
 from vla_crl.errors import ConfigError
-from vla_crl.files import write_atomically
-from vla_crl.reading import check_plain, parse_toml, read_text, shown
+from vla_crl.files.reading import check_plain, parse_toml, read_text, shown
+from vla_crl.files.writing import write_atomically
 
 T = TypeVar("T")
 MAX_SEED = 2**32 - 1

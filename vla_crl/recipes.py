@@ -18,7 +18,7 @@ from vla_crl.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 RECIPE_CLASSES = {
-    "pretrain": "vla_crl.pretraining_recipe:PretrainConfig",
+    "pretrain": "vla_crl.pretraining.recipe:PretrainConfig",
     "train": "vla_crl.continual.recipe:TrainConfig",
     "baseline": "vla_crl.sb3.recipe:BaselineConfig",
 }

@@ -5,7 +5,7 @@ import pytest
 
 from vla_crl.bench import peers
 from vla_crl.bench.render_peers import bench_render_peers
-from vla_crl.doctor import draws_frames
+from vla_crl.cli.doctor import draws_frames
 from vla_crl.errors import ConfigError
 
 bench_small = functools.partial(bench_render_peers, num_frames=40, num_peer_frames=4, num_repeats=1)

@@ -45,7 +45,7 @@ def run_all() -> Callable:
 
     def run(config, path: Path, *, resume: bool = False):
         from vla_crl.continual.trainer import Trainer
-        from vla_crl.run_directory import RunDirectory
+        from vla_crl.runs.directory import RunDirectory
 
         run = RunDirectory(path)
         trainer = Trainer(config, run)

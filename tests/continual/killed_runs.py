@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from vla_crl import cli
+from vla_crl.cli import main as cli
 from vla_crl.continual.method import ContinualMethod
 
 for name in ("vla_crl.continual.trainer", "vla_crl.report.film", "vla_crl.report.page", "peft"):
@@ -31,7 +31,7 @@ MOMENTS = {
     "collection": "vla_crl.rollout.collector_lane:CollectorLane._play",
     "update": "vla_crl.algos.ppo:PPO._step",
     "closing": "vla_crl.continual.stage:Stage._collect_fresh",
-    "rows": "vla_crl.run_directory:RunDirectory.append_metrics",
+    "rows": "vla_crl.runs.directory:RunDirectory.append_metrics",
     "tensors": "safetensors.torch:save_file",
     "text": "pathlib:Path.write_text",
     "syncing": "os:fsync",

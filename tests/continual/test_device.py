@@ -16,7 +16,7 @@ from vla_crl.continual.trainer import Trainer
 from vla_crl.models.checkpoint import load_policy, save_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 from vla_crl.testing.strict_device import strict_device
 

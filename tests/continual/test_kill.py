@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from vla_crl.models.checkpoint import save_policy
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 
 SCRIPT = Path(__file__).with_name("killed_runs.py")

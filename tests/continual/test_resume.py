@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save
 
 from vla_crl.algos.ppo import PPO
-from vla_crl.checksums import write_sums
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.files.checksums import write_sums
 from vla_crl.models.checkpoint import save_policy
 from vla_crl.rollout.collector import CollectorConfig
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 from vla_crl.termination import Terminated, telling_how_to_go_on
 

@@ -11,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_crl.checksums import write_sums
 from vla_crl.continual import stage as stage_module
 from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
-from vla_crl.episode_files import EVALUATION_COLUMNS
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.files.checksums import write_sums
 from vla_crl.models.adapters import adapter_disabled
 from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
+from vla_crl.runs.episodes import EVALUATION_COLUMNS
 from vla_crl.sim.backends import find_suite
 from vla_crl.sim.native.vector_sim import VectorSim
 from vla_crl.sim.variation import VariationConfig

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from vla_crl import pretraining
 from vla_crl.algos.supervised import SupervisedConfig
 from vla_crl.compute import ComputeConfig
 from vla_crl.config import override
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.errors import ConfigError
 from vla_crl.models.checkpoint import load_policy
-from vla_crl.pretraining import pretrain
-from vla_crl.pretraining_recipe import PretrainConfig
+from vla_crl.pretraining import pretrain as pretraining
+from vla_crl.pretraining.pretrain import pretrain
+from vla_crl.pretraining.recipe import PretrainConfig
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
 from vla_crl.sim.backends import find_suite
 

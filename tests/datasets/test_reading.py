@@ -14,7 +14,7 @@ import pytest
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.datasets.reading import read_demonstrations
 from vla_crl.errors import ConfigError
-from vla_crl.files import cache_folder
+from vla_crl.files.writing import cache_folder
 from vla_crl.rollout.demonstrations import Demonstrations, collect_demonstrations
 from vla_crl.sim.backends import find_suite
 

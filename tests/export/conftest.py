@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 from vla_crl.continual.success_matrix import Cell, append_stage
 from vla_crl.contracts import Split
 from vla_crl.models.adapters import add_lora

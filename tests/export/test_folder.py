@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from vla_crl.checksums import find_damage
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 from vla_crl.compute import ComputeConfig
+from vla_crl.files.checksums import find_damage
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import load_policy
 from vla_crl.models.lora import LoRAConfig

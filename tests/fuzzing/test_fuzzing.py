@@ -20,7 +20,7 @@ import pytest
 
 from tests.fuzzing.changes import change, change_arrays, change_tensors
 from tests.fuzzing.good_files import write_good_files
-from vla_crl import cli
+from vla_crl.cli import main as cli
 from vla_crl.datasets.npz import npz_episodes
 from vla_crl.errors import USER_ERRORS, describe
 from vla_crl.models.checkpoint import build_policy, load_policy

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vla_crl.catalog import policy_path
-from vla_crl.checksums import write_sums
 from vla_crl.contracts import ARM
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.files.checksums import write_sums
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import (
     MODEL_FILE,

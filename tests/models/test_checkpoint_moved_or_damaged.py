@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from vla_crl.catalog import catalog_dir
-from vla_crl.checksums import find_damage, write_sums
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.files.checksums import find_damage, write_sums
+from vla_crl.files.state_dicts import load_tensors, save_tensors
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import POLICY_FILE, load_policy, save_adapter, save_policy
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.state_dicts import load_tensors, save_tensors
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 
 from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.contracts import ARM
+from vla_crl.files.state_dicts import load_tensors
 from vla_crl.models.adapters import (
     adapter_disabled,
     add_lora,
@@ -29,7 +30,6 @@ from vla_crl.models.normalization import NormStats
 from vla_crl.models.token_heads import LOSS_TERMS
 from vla_crl.models.weights import base_fingerprint
 from vla_crl.rows import Rows
-from vla_crl.state_dicts import load_tensors
 from vla_crl.testing import check_policy
 from vla_crl.testing.strict_device import StrictTensor, strict_device
 

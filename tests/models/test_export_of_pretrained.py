@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 from vla_crl.contracts import ARM
 from vla_crl.export.programs import export_programs
 from vla_crl.models.action_expert import ActionExpertConfig

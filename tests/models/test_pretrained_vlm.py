@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from vla_crl.checksums import write_sums
 from vla_crl.config import load_toml
 from vla_crl.contracts import ARM, Observation
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.files.checksums import write_sums
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.adapters import add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy

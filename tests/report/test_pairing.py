@@ -12,7 +12,7 @@ from vla_crl.continual.success_matrix import Cell, append_stage
 from vla_crl.errors import ConfigError
 from vla_crl.report.pairing import compare_runs, read_outcomes, stage_tables
 from vla_crl.report.run_record import RunRecord
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 
 Won = dict[tuple[int, str], str]
 """For stage and task one mark a state, from 100 on: + success, - failure."""
@@ -173,7 +173,7 @@ def test_only_the_cells_asked_for_are_read(record: RunRecord) -> None:
 def test_the_report_of_two_runs_of_different_methods_compares_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vla_crl.cli import main
+    from vla_crl.cli.main import main
 
     make_run(tmp_path / "ewc", OUTCOMES, method="ewc")
     text = tmp_path / "both.md"
@@ -197,7 +197,7 @@ def test_the_report_of_two_runs_of_different_methods_compares_them(
 def test_runs_that_cannot_be_compared_get_their_pages_but_no_common_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vla_crl.cli import main
+    from vla_crl.cli.main import main
 
     make_run(tmp_path / "other", OUTCOMES, suite="garage")
     runs = [str(tmp_path / name) for name in ("mine", "other")]

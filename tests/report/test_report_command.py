@@ -1,4 +1,4 @@
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 
 
 def test_one_run_is_written_as_page_and_as_markdown(make_run, tmp_path, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_crl.cli import main
+from vla_crl.cli.main import main
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError
 from vla_crl.progress import PlainConsole

@@ -12,8 +12,8 @@ pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
-from vla_crl.cli import main
-from vla_crl.commands import load_recipe
+from vla_crl.cli.commands import load_recipe
+from vla_crl.cli.main import main
 from vla_crl.config import from_mapping
 from vla_crl.errors import ConfigError
 from vla_crl.sb3.baseline import Point

@@ -21,7 +21,7 @@ from vla_crl.algos.metric_log import MetricLog, read_numbers
 from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
 from vla_crl.config import Fraction, Settings, Size
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.state_dicts import require_like
+from vla_crl.files.state_dicts import require_like
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from collections.abc import Collection, Sequence
 
-from vla_crl.doctor import draws_frames
+from vla_crl.cli.doctor import draws_frames
 from vla_crl.errors import ConfigError, install_extra, unknown_name
 from vla_crl.hardware import GL_INSTALL
 

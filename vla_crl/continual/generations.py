@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from vla_crl.checksums import find_damage, write_sums
 from vla_crl.config import save_json
 from vla_crl.errors import CheckpointError
-from vla_crl.files import new_folder
+from vla_crl.files.checksums import find_damage, write_sums
+from vla_crl.files.reading import read_object
+from vla_crl.files.state_dicts import load_tensors, save_tensors
+from vla_crl.files.writing import new_folder
 from vla_crl.progress import console
-from vla_crl.reading import read_object
-from vla_crl.state_dicts import load_tensors, save_tensors
 
 FORMAT = 1
 RECORD_FILE, TENSORS_FILE = "state.json", "state.safetensors"

@@ -16,6 +16,7 @@ from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
+from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.adapters import (
     adapter_layout,
     adapter_state_dict,
@@ -26,9 +27,8 @@ from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.contexts import ContextPlan, plan_contexts
 from vla_crl.rollout.episodes import shuffled_lanes
-from vla_crl.run_records import Number
+from vla_crl.runs.records import Number
 from vla_crl.sim.simulation import Simulation
-from vla_crl.state_dicts import join_states, part_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ Conventions:
 - A cell that was not evaluated has no row in the file and the rate NaN. It never counts as 0.
 - Files are CSV with a header, or JSON lines (`.jsonl`, `.ndjson`, `.json`). Columns other than the
   five named here are ignored on reading and stay untouched when a stage is appended.
-- CSV is read as spreadsheets write it (`vla_crl.csv_text`), and "held_out" is "heldout" too.
+- CSV is read as spreadsheets write it (`vla_crl.files.csv_text`), and "held_out" is "heldout" too.
 """
 
 import csv
@@ -28,10 +28,10 @@ from typing import Any, get_args
 import numpy as np
 
 from vla_crl.contracts import Split
-from vla_crl.csv_text import CsvText
 from vla_crl.errors import ConfigError
-from vla_crl.files import write_atomically
-from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_text, shown
+from vla_crl.files.csv_text import CsvText
+from vla_crl.files.reading import MAX_TABLE_BYTES, parse_lines, read_text, shown
+from vla_crl.files.writing import write_atomically
 
 COLUMNS = ("stage", "task", "split", "successes", "episodes")
 MAX_COUNT = 10**12

@@ -10,7 +10,6 @@ from time import perf_counter
 
 import torch
 
-from vla_crl.checksums import require_undamaged, write_sums
 from vla_crl.config import as_record, to_mapping
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
@@ -21,9 +20,10 @@ from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import Stage, StageRecord, contexts_of, method_state, stage_seed
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits, compare_pictures
-from vla_crl.episode_files import EpisodeFile
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.files import replacing, sync
+from vla_crl.files.checksums import require_undamaged, write_sums
+from vla_crl.files.state_dicts import join_states, load_tensors, part_of, save_tensors
+from vla_crl.files.writing import replacing, sync
 from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
 from vla_crl.models.checkpoint import load_adapter, load_policy, require_base, save_adapter
 from vla_crl.models.policy import VLAPolicy
@@ -34,11 +34,11 @@ from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.rollout.outcomes import Outcomes
 from vla_crl.rollout.results import TaskResult, episode_rows
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
+from vla_crl.runs.episodes import EpisodeFile
 from vla_crl.sim.backends import find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
 from vla_crl.sim.simulation import Filmed, Resumable, require
-from vla_crl.state_dicts import join_states, load_tensors, part_of, save_tensors
 from vla_crl.termination import holding_sigterm
 
 METHOD_FILE = "method.safetensors"

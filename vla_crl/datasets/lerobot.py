@@ -20,8 +20,8 @@ from vla_crl.config import Count, Settings, as_record
 from vla_crl.datasets.config import DatasetConfig, Gripper, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
-from vla_crl.files import media_url
-from vla_crl.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text, require_file
+from vla_crl.files.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text, require_file
+from vla_crl.files.writing import media_url
 
 INFO = Path("meta") / "info.json"
 VERSIONS = ("v2.0", "v2.1", "v3.0")

@@ -17,7 +17,7 @@ import numpy as np
 from vla_crl.datasets.config import DatasetConfig, Seen, View
 from vla_crl.datasets.stored import INSTALL, Conventions, StoredEpisode, StoredSteps
 from vla_crl.errors import ConfigError
-from vla_crl.reading import require_file
+from vla_crl.files.reading import require_file
 
 SUFFIXES = (".hdf5", ".h5")
 _CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")

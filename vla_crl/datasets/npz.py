@@ -30,9 +30,9 @@ import numpy as np
 from vla_crl.datasets.npz_archive import ArrayRows, Header, read_header, telling_damage
 from vla_crl.datasets.stored import Conventions, StoredEpisode, StoredLabels, StoredSteps
 from vla_crl.errors import ConfigError
-from vla_crl.files import replacing
+from vla_crl.files.reading import require_file
+from vla_crl.files.writing import replacing
 from vla_crl.progress import console
-from vla_crl.reading import require_file
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim.simulation import NO_THING
 from vla_crl.sim.task_suite import MAX_INSTRUCTION_LENGTH, TaskSuite

@@ -19,9 +19,9 @@ from vla_crl.datasets.libero_hdf5 import SUFFIXES, hdf5_episodes
 from vla_crl.datasets.npz import npz_episodes
 from vla_crl.datasets.stored import StepRows, StoredEpisode, StoredLabels
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.files import cache_folder, new_folder, remove_leftovers
+from vla_crl.files.reading import read_arrays
+from vla_crl.files.writing import cache_folder, new_folder, remove_leftovers
 from vla_crl.progress import console, track
-from vla_crl.reading import read_arrays
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.sim.libero.suite import LiberoSuite
 from vla_crl.sim.simulation import NO_THING

@@ -1,9 +1,9 @@
-"""What `vla-crl export` does; see `vla_crl.commands`."""
+"""What `vla-crl export` does; see `vla_crl.cli.commands`."""
 
-from vla_crl.commands import Options, Records, load_named_policy, require_new
+from vla_crl.cli.commands import Options, Records, load_named_policy, require_new
 from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
-from vla_crl.files import new_folder
+from vla_crl.files.writing import new_folder
 
 
 def export(options: Options) -> Records | None:

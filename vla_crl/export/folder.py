@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from vla_crl.checksums import write_sums
 from vla_crl.errors import ConfigError
 from vla_crl.export import example
 from vla_crl.export.card import card_text
 from vla_crl.export.measured import read_measured
 from vla_crl.export.programs import Act, Encode, example_inputs, export_programs, measure_latency
+from vla_crl.files.checksums import write_sums
 from vla_crl.models.checkpoint import save_policy
 from vla_crl.models.merging import merge_adapters
 from vla_crl.models.policy import VLAPolicy

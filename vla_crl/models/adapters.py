@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from vla_crl.errors import ConfigError
+from vla_crl.files.state_dicts import require_like
 from vla_crl.hardware import require_memory
 from vla_crl.models.context import Insulation
 from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.state_dicts import require_like
 
 Group = Literal["backbone", "heads", "action_expert", "value"]
 

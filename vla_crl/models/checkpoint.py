@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from vla_crl.catalog import OWN_FOLDERS, list_policies, policy_path
-from vla_crl.checksums import SUMS_FILE, require_undamaged, write_sums
 from vla_crl.compute import Dtype
 from vla_crl.config import load_toml, save_json
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
+from vla_crl.files.checksums import SUMS_FILE, require_undamaged, write_sums
+from vla_crl.files.state_dicts import load_tensors, require_like, save_tensors
 from vla_crl.models.adapters import (
     adapter_state_dict,
     add_lora,
@@ -30,7 +31,6 @@ from vla_crl.models.checkpoint_records import FORMAT, AdapterRecord, PolicyRecor
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.sizes import require_room
 from vla_crl.models.weights import base_fingerprint, remember_base
-from vla_crl.state_dicts import load_tensors, require_like, save_tensors
 
 POLICY_FILE, MODEL_FILE = "policy.json", "model.safetensors"
 VLM_FOLDER = "vlm"

@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from vla_crl.config import Settings, from_mapping
 from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.files.reading import read_object, shown
+from vla_crl.files.state_dicts import require_part
 from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig
-from vla_crl.reading import read_object, shown
-from vla_crl.state_dicts import require_part
 
 FORMAT = 2
 Record = TypeVar("Record")

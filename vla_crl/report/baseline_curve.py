@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from vla_crl.files import replacing
+from vla_crl.files.writing import replacing
 from vla_crl.report.drawing import BLUE, DPI, MUTED, STYLE, WIDTH
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from vla_crl.files import replacing
+from vla_crl.files.writing import replacing
 from vla_crl.sim.backends import simulate
 from vla_crl.sim.task_suite import TaskSuite
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vla_crl.continual.metrics import METRICS, compute_metrics, estimate, learning_accuracy
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.files import write_atomically
+from vla_crl.files.writing import write_atomically
 from vla_crl.report.pairing import HOW, Comparison, PairedTable, stage_tables
 from vla_crl.report.plots import write_plots
 from vla_crl.report.run_record import RunRecord

@@ -12,11 +12,11 @@ from typing import Any
 
 from vla_crl.continual.statistics import Pairs, mcnemar, paired_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.episode_files import EpisodeFile
 from vla_crl.errors import ConfigError
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import p_value, percent, points, task_label
 from vla_crl.rollout.fingerprint import differences
+from vla_crl.runs.episodes import EpisodeFile
 
 Cell = tuple[int, str]
 """Stage and task."""

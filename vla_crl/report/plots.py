@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from vla_crl.continual.statistics import wilson_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
-from vla_crl.files import replacing
+from vla_crl.files.writing import replacing
 from vla_crl.report.drawing import (
     BLUE,
     DPI,

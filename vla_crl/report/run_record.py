@@ -7,8 +7,8 @@ from typing import Any
 from vla_crl.config import differing_settings
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.rollout.fingerprint import PACKAGES
-from vla_crl.run_directory import RunDirectory
-from vla_crl.sources import SourceRecord, source_records
+from vla_crl.runs.directory import RunDirectory
+from vla_crl.runs.sources import SourceRecord, source_records
 
 WITHOUT_EFFECT = (
     "compute.num_torch_threads",

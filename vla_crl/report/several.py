@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vla_crl.errors import ConfigError
-from vla_crl.files import write_atomically
+from vla_crl.files.writing import write_atomically
 from vla_crl.progress import console
 from vla_crl.report.page import write_report
 from vla_crl.report.pairing import Comparison, compare_runs

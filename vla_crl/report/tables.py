@@ -13,7 +13,7 @@ from vla_crl.continual.metrics import METRICS, compute_metrics
 from vla_crl.continual.statistics import SeedSummary, summarize_seeds, wilson_interval
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.errors import ConfigError
-from vla_crl.files import write_atomically
+from vla_crl.files.writing import write_atomically
 from vla_crl.report.pairing import HOW, Comparison, stage_tables
 from vla_crl.report.run_record import RunRecord
 from vla_crl.report.wording import (

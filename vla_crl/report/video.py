@@ -13,8 +13,8 @@ from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_crl.errors import ConfigError, SpecError
-from vla_crl.files import media_url, put_in_place, temporary_path
-from vla_crl.reading import require_file
+from vla_crl.files.reading import require_file
+from vla_crl.files.writing import media_url, put_in_place, temporary_path
 
 PAPER, INK, MUTED = (255, 255, 255), (27, 39, 51), (92, 107, 122)
 OUTCOMES: dict[bool | None, tuple[str, tuple[int, int, int]]] = {

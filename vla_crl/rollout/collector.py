@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vla_crl.config import Settings, Size
 from vla_crl.errors import ConfigError
+from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.adapters import adapters_merged
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector_lane import PARTS, CollectorLane
@@ -21,7 +22,6 @@ from vla_crl.rollout.outcomes import Outcomes, RecentSuccess
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Simulation
-from vla_crl.state_dicts import join_states, part_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.contracts import ChunkResult
+from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.context import Context, TokenizedObservation
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.rollout.agents import executed
@@ -19,7 +20,6 @@ from vla_crl.rollout.outcomes import Outcomes
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.sim.divergence import Divergence
 from vla_crl.sim.simulation import Resumable, Simulation, require
-from vla_crl.state_dicts import join_states, part_of
 
 PARTS = ("render", "policy", "physics")
 """Of the time that a lane takes."""

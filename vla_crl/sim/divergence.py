@@ -11,10 +11,10 @@ import mujoco
 import numpy as np
 from annotated_types import Interval
 
-from vla_crl.arrays import Array, check_arrays
 from vla_crl.config import from_mapping
-from vla_crl.files import replacing
-from vla_crl.reading import parse_object, read_arrays
+from vla_crl.files.arrays import Array, check_arrays
+from vla_crl.files.reading import parse_object, read_arrays
+from vla_crl.files.writing import replacing
 from vla_crl.sim.outcomes import MAX_SPEED
 from vla_crl.sim.variation import VariationConfig
 

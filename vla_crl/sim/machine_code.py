@@ -16,7 +16,7 @@ from numba.core import caching, config
 from numba.core.caching import IndexDataCacheFile, NullCache
 from numba.core.event import Event, Listener, register
 
-from vla_crl.files import cache_folder
+from vla_crl.files.writing import cache_folder
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.loggers.wandb import STEP
 from vla_crl.continual.success_matrix import Cell, append_stage
 from vla_crl.errors import ConfigError
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 
 
 @dataclass(frozen=True)

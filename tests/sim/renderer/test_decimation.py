@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla_crl.files import cache_folder
+from vla_crl.files.writing import cache_folder
 from vla_crl.sim.renderer import decimation
 from vla_crl.sim.renderer.decimation import (
     NUM_LEVELS,

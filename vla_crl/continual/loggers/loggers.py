@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 from vla_crl.catalog import load_attribute
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
 from vla_crl.errors import ConfigError, describe, install_extra
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 

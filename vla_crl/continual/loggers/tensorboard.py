@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_crl.run_directory import RunDirectory
+from vla_crl.runs.directory import RunDirectory
 
 
 class TensorBoardLogger:

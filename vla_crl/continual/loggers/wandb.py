@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vla_crl.files import write_atomically
-from vla_crl.run_directory import RunDirectory
+from vla_crl.files.writing import write_atomically
+from vla_crl.runs.directory import RunDirectory
 
 PROJECT = "vla-crl"
 STEP = "iteration_of_run"

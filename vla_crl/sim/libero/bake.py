@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from vla_crl.errors import ConfigError
-from vla_crl.files import new_folder, replacing
+from vla_crl.files.writing import new_folder, replacing
 from vla_crl.progress import track
 from vla_crl.sim.libero import baked, mjcf
 from vla_crl.sim.libero.config import NUM_TEST_STATES

@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
-from vla_crl.files import cache_folder
-from vla_crl.reading import read_arrays, read_object, read_text, require_file
+from vla_crl.files.reading import read_arrays, read_object, read_text, require_file
+from vla_crl.files.writing import cache_folder
 from vla_crl.sim.libero.kernel import goals as kernel_goals
 from vla_crl.sim.libero.kernel.arm import Arm, Reading
 from vla_crl.sim.libero.kernel.goals import NO_CONTACT, Goals

@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 
 from vla_crl.errors import ConfigError
-from vla_crl.reading import require_file
+from vla_crl.files.reading import require_file
 from vla_crl.sim.native.memory import wanted_bytes
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.scene_checks import check_scene

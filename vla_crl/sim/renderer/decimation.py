@@ -13,8 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from vla_crl.files import cache_folder
-from vla_crl.reading import read_arrays
+from vla_crl.files.reading import read_arrays
+from vla_crl.files.writing import cache_folder
 
 NUM_LEVELS = 6
 REDUCTION = 3

@@ -1,0 +1,1 @@
+"""The command line: parsing, what each command does, how it ends."""

@@ -1,0 +1,1 @@
+"""A base policy from demonstrations: recipe, batches, training, card."""
