@@ -39,7 +39,7 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     target = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(target)
     code = (
-        "from vla_crl import catalog, cli\n"
+        "from vla_crl import catalog\nfrom vla_crl.cli import main as cli\n"
         "print(catalog.catalog_dir('envs'))\n"
         "cli.main(['list', 'suites'])"
     )

@@ -149,7 +149,8 @@ def test_the_intended_name_is_that_behind_the_temporary_one() -> None:
 
 def test_an_error_of_the_disk_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
     program = (
-        "import resource, signal, sys; from pathlib import Path; from vla_crl import files;"
+        "import resource, signal, sys; from pathlib import Path;"
+        "from vla_crl.files import writing as files;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
         "path = Path(sys.argv[1]);"

@@ -1,0 +1,1 @@
+"""The folder of a run, the files in it, and those of evaluations."""
