@@ -1026,7 +1026,7 @@ def test_too_little_memory_is_told_in_a_line(
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 2
     assert re.search(
-        r"vla-crl: error: .*test_cli.py:\d+: MemoryError: Unable to allocate 4 TiB\n", err
+        r"vla-crl: error: .*test_main.py:\d+: MemoryError: Unable to allocate 4 TiB\n", err
     )
 
 
@@ -1036,7 +1036,7 @@ def test_training_that_meets_no_number_is_told_in_a_line(
     install("vla_crl.rollout.evaluate", evaluate=Calls(FloatingPointError("penalty is nan")))
     code, _, err = run(capsys, "evaluate", "--policy", "tiny", "--suite", "kitchen")
     assert code == 2
-    assert re.search(r"error: .*test_cli.py:\d+: FloatingPointError: penalty is nan\n", err)
+    assert re.search(r"error: .*test_main.py:\d+: FloatingPointError: penalty is nan\n", err)
 
 
 def test_a_checkpoint_error_is_a_users_error(
