@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_crl.runs.episodes import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
+from vla_crl.runs.episodes import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 
 ROWS = [(stage, "open, then close", 7, 1, 12, 0) for stage in (0, 0, 1)]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_crl.runs.evaluations import episodes_beside, result_rows, write_results
 from vla_crl.rollout.results import PlayedEpisode, TaskResult
+from vla_crl.runs.evaluations import episodes_beside, result_rows, write_results
 
 
 def test_rows_and_episodes_of_an_evaluation_lie_beside_each_other(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Policies of stable-baselines3 in our evaluation."""
 
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import Tensor
 
 from vla_crl.catalog import catalog_dir
 from vla_crl.errors import SpecError
@@ -46,6 +49,28 @@ def test_an_evaluation_plays_what_the_single_environment_plays(
             num_steps, is_over = num_steps + 1, terminated or truncated
         assert (info["success"], num_steps) == (played.success, played.num_steps)
     single.close()
+    env.close()
+
+
+def test_lanes_act_one_after_the_other(
+    make_lanes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = SuiteVecEnv("tabletop_goal", 4, tasks=[TASK])
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=32, seed=0)
+    kept = model.policy.action_dist
+    inside: list[int] = []
+
+    def slow_mode() -> Tensor:
+        inside.append(threading.get_ident())
+        before = len(inside)
+        time.sleep(0.002)
+        assert len(inside) == before, "the other lane changed the distribution meanwhile"
+        return type(kept).mode(kept)
+
+    monkeypatch.setattr(kept, "mode", slow_mode)
+    lanes = make_lanes(load_suite("tabletop_goal"), 4)
+    evaluate(SB3Agent(model, env), lanes, [TASK], num_episodes=4, divergences=tmp_path)
+    assert len(set(inside)) == 2
     env.close()
 
 

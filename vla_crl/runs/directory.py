@@ -18,11 +18,11 @@ from typing import Any
 
 from vla_crl import __version__
 from vla_crl.config import as_record, differing_settings, save_json, to_mapping
-from vla_crl.runs.episodes import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.errors import ConfigError
+from vla_crl.files.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text
 from vla_crl.files.writing import append, intended_name, remove_leftovers, write_atomically
 from vla_crl.hardware import cpu_model, num_cores
-from vla_crl.files.reading import MAX_TABLE_BYTES, parse_lines, read_object, read_text
+from vla_crl.runs.episodes import EVALUATION_COLUMNS, TRAINING_COLUMNS, EpisodeFile
 from vla_crl.runs.records import ConfigRecord, MetricsRow, VersionsRecord
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_crl.errors import ConfigError
-from vla_crl.files.writing import append, sync, write_atomically
 from vla_crl.files.reading import MAX_TABLE_BYTES, read_text
+from vla_crl.files.writing import append, sync, write_atomically
 
 EVALUATION_COLUMNS = ("stage", "task", "state_id", "success", "num_steps", "seed")
 """Of every evaluation: the stage after which it was, empty outside of a run; the task's name, the

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vla_crl.continual.statistics import wilson_interval
-from vla_crl.runs.episodes import EVALUATION_COLUMNS, EpisodeFile
 from vla_crl.files.writing import replacing, write_atomically
 from vla_crl.rollout.results import TaskResult, episode_rows
+from vla_crl.runs.episodes import EVALUATION_COLUMNS, EpisodeFile
 
 
 def result_rows(results: Sequence[TaskResult], measured: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A policy of stable-baselines3 in our evaluations: the same test states, the same counts."""
 
 import hashlib
+from threading import Lock
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +38,7 @@ class SB3Agent:
             raise SpecError(f"SB3Agent: got a {type(inner).__name__}, expected a SuiteVecEnv")
         self._model, self._senses = model, inner.senses
         self._normalize: VecNormalize | None = unwrap_vec_normalize(env)
+        self._turn = Lock()  # a policy keeps the distribution that it acts from in itself
 
     @property
     def image_size(self) -> int:
@@ -63,7 +65,8 @@ class SB3Agent:
             seen = self._senses.read(sim, slots)
             if self._normalize is not None:
                 seen = cast(dict[str, np.ndarray], self._normalize.normalize_obs(seen))
-            actions, _ = self._model.predict(seen, deterministic=True)
+            with self._turn:
+                actions, _ = self._model.predict(seen, deterministic=True)
             return actions[:, None]
 
         return act
