@@ -2,6 +2,7 @@
 
 import csv
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ SMALL = (
 )
 
 
-def test_a_baseline_leaves_its_curve_and_its_model(tmp_path: Path) -> None:
-    folder = tmp_path / "drawer"
+def test_a_baseline_leaves_its_curve_and_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, temporary = tmp_path / "drawer", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert main(["baseline", "sb3_ppo", *SMALL, "--output", str(folder)]) == 0
+    assert not list(temporary.glob("SB3*"))
     with (folder / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == Point._fields

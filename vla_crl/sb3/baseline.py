@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 from vla_crl.files.writing import replacing, write_atomically
@@ -79,6 +80,7 @@ def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
             policy_kwargs={"net_arch": list(ppo.net_arch), "log_std_init": ppo.log_std_init},
             device=config.compute.device,
         )  # fmt: skip
+        model.set_logger(Logger(folder=None, output_formats=[]))  # its own leaves folders in /tmp
         agent = SB3Agent(model, env)
         sims = simulate_lanes(
             suite, config.num_eval_episodes, image_size=agent.image_size, compute=config.compute,
