@@ -416,7 +416,7 @@ class OtherWays(ContinualMethod):
     def __init__(self, settings: NoSettings, verbose: bool = False) -> None:
         super().__init__(settings)
 
-    def before_task(self, *arguments: object) -> None:
+    def before_task(self, *arguments: Any, **others: Any) -> None:
         pass
 
     @staticmethod

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import NamedTuple, cast
 
 import numpy as np
-import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
@@ -59,8 +58,11 @@ def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
 
     Returns:
         The learning curve; its last point is of the model that is kept.
+
+    Raises:
+        ConfigError: A device is missing, or suite or task do not fit.
     """
-    torch.set_num_threads(config.compute.num_torch_threads)
+    config.compute.prepare()
     suite = find_suite(config.suite)
     suite.require_states(num_eval_episodes=config.num_eval_episodes)
     inner = SuiteVecEnv(
