@@ -1,6 +1,7 @@
 """The recipe that trains stable-baselines3's PPO."""
 
 import csv
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def test_a_baseline_leaves_its_curve_and_its_model(tmp_path: Path) -> None:
     normalization = pickle.loads((folder / "normalization.pkl").read_bytes())
     assert isinstance(normalization, VecNormalize)
     assert normalization.norm_obs_keys == ["state", "privileged"]
+    made = json.loads((folder / "settings.json").read_text())
+    config = from_mapping(BaselineConfig, made["settings"], "settings.json")
+    assert config == load_recipe("baseline", "sb3_ppo", SMALL)
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
