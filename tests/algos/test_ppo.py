@@ -246,6 +246,27 @@ def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPa
         PPO(policy, config()).update(rollout, NO_METHOD, seeded())
 
 
+@pytest.mark.parametrize(
+    ("hook", "value", "message"),
+    [
+        (
+            "sample_weights",
+            None,
+            r"sample_weights is a NoneType, expected a tensor of shape \[64\]",
+        ),
+        ("penalty", 0.0, r"penalty is a float, expected a tensor of shape \[\]"),
+        ("extra_batch", (1, 2), "extra_batch is a tuple, expected a ReplayBatch or None"),
+    ],
+)
+def test_a_hook_that_returns_something_else_is_named(
+    monkeypatch: pytest.MonkeyPatch, hook: str, value: object, message: str
+):
+    monkeypatch.setattr(ContinualMethod, hook, lambda *arguments: value)
+    policy = toy()
+    with pytest.raises(SpecError, match=f"method: {message}"):
+        PPO(policy, config()).update(collect(policy, seeded()), NO_METHOD, seeded())
+
+
 def test_kl_limit_ends_the_update_before_the_step():
     policy = toy()
     rollout = collect(policy, seeded())

@@ -14,6 +14,7 @@ from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
 from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
 from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
 from vla_crl.continual.methods.sequential import SequentialFineTuning
+from vla_crl.continual.stage import method_context, method_state
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
@@ -388,3 +389,79 @@ def test_methods_do_not_load_simulator_or_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class WithoutConfig(ContinualMethod):
+    def __init__(self) -> None:
+        super().__init__(NoSettings())
+
+
+class WithoutTask(ContinualMethod):
+    def before_task(self, policy: ActorCritic) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
+
+
+class AsksForMore(ContinualMethod):
+    def penalty(self, policy: ActorCritic, batch: Batch, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.zeros(()) * scale
+
+
+class NoFunction(ContinualMethod):
+    after_step = 3  # pyright: ignore[reportAssignmentType]
+
+
+class OtherWays(ContinualMethod):
+    """As Python allows: other names, more arguments with a default, no `self`."""
+
+    def __init__(self, settings: NoSettings, verbose: bool = False) -> None:
+        super().__init__(settings)
+
+    def before_task(self, *arguments: Any, **others: Any) -> None:
+        pass
+
+    @staticmethod
+    def after_step(policy: ActorCritic) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
+
+    @classmethod
+    def transform_grads(cls, policy: ActorCritic) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (WithoutConfig, r"__init__\(self\) .*expected __init__\(self, config\)"),
+        (WithoutTask, r"before_task\(self, policy.* expected before_task\(self, policy, task\)"),
+        (AsksForMore, r"penalty\(self, .*scale.* expected penalty\(self, policy, batch\)"),
+        (NoFunction, r"after_step = 3 cannot be called .* expected after_step\(self, policy\)"),
+    ],
+)
+def test_hooks_with_other_arguments_are_refused_before_the_work(
+    method: type[ContinualMethod], message: str
+):
+    name = f"{__name__}:{method.__name__}"
+    with pytest.raises(ConfigError, match=f"method '{name}': {message}"):
+        make_method(name, {})
+
+
+def test_hooks_may_be_written_in_any_way_that_the_loop_can_call():
+    assert isinstance(make_method(f"{__name__}:OtherWays", {}), OtherWays)
+
+
+class NoContext(ContinualMethod):
+    def evaluating(self, policy: ActorCritic, task: str) -> Any:
+        yield  # without @contextmanager
+
+    def state_dict(self) -> Any:
+        return None
+
+
+def test_a_context_and_a_state_that_are_none_are_refused_by_name():
+    method = NoContext(NoSettings())
+    with pytest.raises(
+        ConfigError, match=r"'m': evaluating\(\) is a generator, expected a context"
+    ):
+        method_context(method, "m", GaussianPolicy(), "task")
+    with pytest.raises(ConfigError, match=r"'m': state_dict\(\) is a NoneType, expected a dict"):
+        method_state(method, "m")

@@ -133,7 +133,7 @@ def test_failures_and_what_is_not_read_are_told(arrays, tmp_path, capsys):
     found = read(write(tmp_path / "mine.npz", arrays))
     assert found.episode_success.tolist() == [True, False, False]
     told = capsys.readouterr().err
-    assert "mine.npz: 3 demonstrations (2 of them failures), 9 steps" in told
+    assert "mine.npz: 3 demonstrations (2 of them failures, learnt as all others), 9 steps" in told
     assert "mine.npz: not read are forces" in told
 
 

@@ -268,6 +268,7 @@ def test_data_of_another_robot_is_refused(
     [
         ({"data": ()}, "data has 0 entries, expected at least 1"),
         ({"data": ("a.npz", "a.npz")}, r"data = \['a.npz', 'a.npz'\], expected each once"),
+        ({"data": ("a.npz", "x/../a.npz")}, r"'x/../a.npz'\], expected each once"),
         (
             {"data": ("a.npz", "expert"), "data_weights": (1.0,)},
             "data_weights has 1 numbers, but data names 2: a.npz, expert",

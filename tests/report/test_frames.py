@@ -110,6 +110,7 @@ def test_the_example_of_the_documents_runs(two_runs, tmp_path, monkeypatch, caps
     section = document.partition("## Runs as tables")[2]
     code = section.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a_seeds.md").touch()  # as --seeds leaves there
     for run in two_runs:
         run.rename(tmp_path / "runs" / run.name)
     monkeypatch.chdir(tmp_path)
@@ -120,3 +121,14 @@ def test_the_example_of_the_documents_runs(two_runs, tmp_path, monkeypatch, caps
         ["b", "1", "0.566667", "0.926667"],
     ]
     assert second
+
+
+def test_runs_with_one_name_are_told_apart_by_the_folders_above(make_run, tmp_path):
+    runs = [make_run(tmp_path / place / "run", seed=0) for place in ("here/x", "there/x")]
+    assert frame(runs).run.unique().tolist() == ["here/x/run", "there/x/run"]
+    assert iterations(runs).run.nunique() == 2
+
+
+def test_a_run_that_is_named_twice_is_refused(run_path):
+    with pytest.raises(ConfigError, match="is named twice; name each run once"):
+        frame([run_path, run_path / ".." / run_path.name])

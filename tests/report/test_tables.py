@@ -187,6 +187,11 @@ def test_runs_that_cannot_be_averaged_are_named(make_run: MakeRun, tmp_path: Pat
         summarize_runs([first, other])
 
 
+def test_columns_of_runs_with_one_name_are_told_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"{seed}" / "run", seed=seed) for seed in (0, 1)]
+    assert summarize_runs(runs).names == ("0/run", "1/run")
+
+
 def test_only_runs_that_differ_in_their_seed_are_averaged(
     make_run: MakeRun, tmp_path: Path
 ) -> None:

@@ -12,14 +12,21 @@ import pytest
 pytest.importorskip("stable_baselines3", reason="pip install --editable '.[sb3]'")
 
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
 from torch import Tensor
 
 from vla_crl.catalog import catalog_dir
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.sb3.agent import SB3Agent
 from vla_crl.sb3.vec_env import SuiteVecEnv
+from vla_crl.sim.backends import find_suite
 from vla_crl.sim.gymnasium_envs import TaskEnv
 from vla_crl.sim.native.suite import load_suite
 
@@ -101,3 +108,59 @@ def test_the_example_of_the_documents_runs(capsys: pytest.CaptureFixture[str]) -
     (example,) = re.findall(r"## stable-baselines3\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
     exec(compile(example, "envs/README.md", "exec"), {})
     assert re.fullmatch(r"\d+ of 10 test states\n", capsys.readouterr().out)
+
+
+def make_agent(**settings: Any) -> SB3Agent:
+    env = SuiteVecEnv("tabletop_goal", 1, tasks=[TASK], **settings)
+    return SB3Agent(PPO("MultiInputPolicy", env, n_steps=2, batch_size=2), env)
+
+
+@pytest.mark.parametrize(
+    ("suite", "settings", "message"),
+    [
+        ("tabletop_goal@joint_position", {}, "action.0. of the suite is 'target_joint1'"),
+        (
+            "tabletop_object",
+            {},
+            "instruction is 'one_hot', which counts the tasks of 'tabletop_goal'",
+        ),
+        (
+            "tabletop_object",
+            {"privileged": True, "instruction": lambda sentence: np.zeros(2)},
+            '"privileged" has other numbers there',
+        ),
+    ],
+)
+def test_what_is_observed_otherwise_than_in_training_is_refused(
+    make_lanes: Any, suite: str, settings: dict[str, Any], message: str
+) -> None:
+    agent, other = make_agent(**settings), find_suite(suite)
+    lanes = make_lanes(other, 1)
+    where = f"suite '{suite}', observed as 'tabletop_goal': "
+    with pytest.raises(ConfigError, match=re.escape(where) + message):
+        evaluate(agent, lanes, [other.tasks[0].name], num_episodes=1)
+
+
+def test_a_task_that_the_instruction_does_not_count_is_refused(make_lanes: Any) -> None:
+    lanes = make_lanes(load_suite("tabletop_goal"), 1)
+    message = f"task 'open_drawer': instruction is 'one_hot' among {TASK}, which leaves it out"
+    with pytest.raises(ConfigError, match=message):
+        evaluate(make_agent(), lanes, ["open_drawer"], num_episodes=1)
+
+
+def test_a_wrapper_that_changes_what_is_observed_is_refused() -> None:
+    env = VecFrameStack(SuiteVecEnv("tabletop_goal", 1, tasks=[TASK]), 2)
+    model = PPO("MultiInputPolicy", env, n_steps=2, batch_size=2)
+    with pytest.raises(SpecError, match="SB3Agent: VecFrameStack changes what is observed"):
+        SB3Agent(model, env)
+
+
+def test_wrappers_that_stable_baselines3_adds_to_pictures_are_known() -> None:
+    env = VecNormalize(
+        VecMonitor(SuiteVecEnv("tabletop_goal", 1, tasks=[TASK], image_size=36)),
+        norm_obs_keys=["state"],
+    )
+    model = PPO("MultiInputPolicy", env, n_steps=2, batch_size=2)
+    added = model.get_env()
+    assert isinstance(added, VecTransposeImage)
+    assert SB3Agent(model, added).image_size == 36

@@ -1,6 +1,7 @@
 """The recipe that trains stable-baselines3's PPO."""
 
 import csv
+import json
 import pickle
 import tempfile
 from pathlib import Path
@@ -47,6 +48,9 @@ def test_a_baseline_leaves_its_curve_and_its_model(
     normalization = pickle.loads((folder / "normalization.pkl").read_bytes())
     assert isinstance(normalization, VecNormalize)
     assert normalization.norm_obs_keys == ["state", "privileged"]
+    made = json.loads((folder / "settings.json").read_text())
+    config = from_mapping(BaselineConfig, made["settings"], "settings.json")
+    assert config == load_recipe("baseline", "sb3_ppo", SMALL)
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +77,14 @@ def test_without_the_extra_the_install_line_is_told(
         ({"ppo": {"n_steps": 0}}, "n_steps = 0, expected at least 1"),
         ({"ppo": {"learning_rate": 0.0}}, "learning_rate = 0.0, expected more than 0"),
         ({"ppo": {"gamma": 1.5}}, "gamma = 1.5, expected at least 0 and at most 1"),
+        ({"ppo": {"batch_size": 1}}, "batch_size = 1, expected at least 2"),
+        ({"image_size": 16}, "image_size = 16, expected at least 36"),
+        ({"num_envs": 1, "ppo": {"n_steps": 1}}, "an update needs two control steps or more"),
+        (
+            {"compute": {"sim_device": "cuda:0"}},
+            "sim_device = 'cuda:0', but a baseline knows 'cpu'",
+        ),
+        ({"compute": {"dtype": "bfloat16"}}, "dtype = 'bfloat16', but a baseline knows 'float32'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -86,3 +98,14 @@ def test_a_recipe_of_another_command_is_called_one() -> None:
         load_recipe("train", "sb3_ppo", [])
     settings: Any = load_recipe("baseline", "sb3_ppo", [])
     assert (settings.task, settings.reward) == ("open_drawer", "dense")
+
+
+def test_a_device_that_is_missing_is_told_and_no_other_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    folder = tmp_path / "drawer"
+    command = ["baseline", "sb3_ppo", *SMALL, "--output", str(folder)]
+    assert main([*command, "--compute.device", "cuda:0"]) == 2
+    assert "device 'cuda:0': torch" in capsys.readouterr().err
+    assert not folder.exists()

@@ -217,6 +217,10 @@ def test_what_does_not_fit_is_refused(env: SuiteVecEnv) -> None:
         SuiteVecEnv("tabletop_object", 2, instruction=odd)
     with pytest.raises(ConfigError, match=r"it makes .* of shape \(\), expected a vector"):
         SuiteVecEnv("tabletop_object", 2, instruction=lambda sentence: np.array(len(sentence)))
+    with pytest.raises(ConfigError, match=r"it makes \d+ numbers, expected \d+ as of the first"):
+        SuiteVecEnv("tabletop_object", 2, instruction=lambda sentence: np.ones(len(sentence)))
+    with pytest.raises(ConfigError, match=r"it makes nan at \[1\], expected .* finite in float32"):
+        SuiteVecEnv("tabletop_object", 2, instruction=lambda sentence: np.array([0.0, np.nan]))
     with pytest.raises(ConfigError, match="cannot be rewarded densely: .* lacks goal_progress"):
         SuiteVecEnv("metaworld_mt10", 1, tasks=["reach-v3"], reward="dense")
     with pytest.raises(ConfigError, match="cannot be seen through: .* lacks privileged_names"):

@@ -8,7 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Interval
@@ -175,7 +175,7 @@ class PPO:
 
         Raises:
             FloatingPointError: A loss or gradient is not finite; the step was not applied.
-            SpecError: A hook returned a tensor of another shape than it should.
+            SpecError: A hook returned no tensor, or one of another shape than it should.
             ConfigError: A trainable parameter has no path to the loss.
         """
         config = self.config
@@ -246,6 +246,10 @@ class PPO:
     def _replay_loss(self, replay: ReplayBatch | None) -> Tensor:
         if replay is None:
             return torch.zeros(())
+        if not isinstance(cast(object, replay), ReplayBatch):
+            raise SpecError(
+                f"method: extra_batch is a {type(replay).__name__}, expected a ReplayBatch or None"
+            )
         log_prob, _ = self.policy.evaluate_actions(replay.context, replay.trace)
         _require_shape("extra_batch.weights", replay.weights, log_prob.shape)
         return -(replay.weights * log_prob).mean()
@@ -344,7 +348,12 @@ class PPO:
         return numbers
 
 
-def _require_shape(hook: str, tensor: Tensor, expected: torch.Size) -> None:
+def _require_shape(hook: str, tensor: object, expected: torch.Size) -> None:
+    if not isinstance(tensor, Tensor):
+        raise SpecError(
+            f"method: {hook} is a {type(tensor).__name__}, expected a tensor of shape "
+            f"{list(expected)}"
+        )
     if tensor.shape != expected:
         raise SpecError(
             f"method: {hook} has shape {list(tensor.shape)}, expected {list(expected)}; any other "

@@ -1,6 +1,7 @@
 """What a continual-learning method can do, and where: hooks of the update and of the stages."""
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -66,9 +67,10 @@ class ContinualMethod:
                                                       # or method = in a recipe, and its settings
                                                       # under [method_settings]
 
-    A method changes the policy's parameters (`vla_crl.algos.ppo.policy_parameters`), never the
-    value head: protecting the critic hurts (Continual World, arXiv 2105.10919). Subclasses with
-    settings name their frozen dataclass in `config_class` and get an instance as `self.config`.
+    A method changes the policy's trainable parameters (the dictionary name -> parameter that
+    `vla_crl.algos.ppo.policy_parameters(policy)` returns), never the value head: protecting the
+    critic hurts (Continual World, arXiv 2105.10919). Subclasses with settings name their frozen
+    dataclass in `config_class` and get an instance as `self.config`.
     """
 
     config_class: ClassVar[type] = NoSettings
@@ -145,7 +147,7 @@ def find_method(name: str) -> type[ContinualMethod]:
     """Return a method by its name in `METHODS`, or any other by "package.module:Attribute".
 
     Raises:
-        ConfigError: There is no such method, or its module fails.
+        ConfigError: There is no such method, its module fails, or a hook takes other arguments.
     """
     if name not in METHODS and ":" not in name:
         raise unknown_name("method", "method", name, [*METHODS, *_own_methods()[0]])
@@ -157,7 +159,27 @@ def find_method(name: str) -> type[ContinualMethod]:
         raise ConfigError(
             f"method '{name}': config_class is {method_class.config_class!r}, expected a dataclass"
         )
+    _require_signatures(method_class, name)
     return method_class
+
+
+def _require_signatures(method_class: type[ContinualMethod], name: str) -> None:
+    """Check that all hooks can be called as the loop calls them, before anything is computed."""
+    for hook, base in vars(ContinualMethod).items():
+        own = getattr(method_class, hook)
+        if not inspect.isfunction(base) or own is base or isinstance(own, property):
+            continue
+        wanted = list(inspect.signature(base).parameters)
+        # A static or class method does not get the method itself.
+        is_bound = inspect.isfunction(inspect.getattr_static(method_class, hook))
+        told = inspect.signature(own) if callable(own) else f" = {own!r}"
+        try:
+            inspect.signature(own).bind(*wanted[0 if is_bound else 1 :])
+        except TypeError as error:
+            raise ConfigError(
+                f"method '{name}': {hook}{told} cannot be called as the training loop does, "
+                f"expected {hook}({', '.join(wanted)})"
+            ) from error
 
 
 def _is_method(value: object) -> bool:

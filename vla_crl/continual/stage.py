@@ -1,6 +1,7 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Any, cast
@@ -10,7 +11,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.ppo import PPO
-from vla_crl.algos.protocols import Rollout
+from vla_crl.algos.protocols import ActorCritic, Rollout
 from vla_crl.config import Count, Settings, to_mapping
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
@@ -231,9 +232,14 @@ def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
         name: How the recipe calls it.
 
     Raises:
-        ConfigError: There is something in it that is no tensor.
+        ConfigError: It is none, or there is something in it that is no tensor.
     """
     state = method.state_dict()
+    if not isinstance(cast(Any, state), Mapping):
+        raise ConfigError(
+            f"method '{name}': state_dict() is a {type(state).__name__}, expected a dictionary of "
+            "tensors"
+        )
     for key, value in state.items():
         if not isinstance(cast(Any, value), Tensor):
             raise ConfigError(
@@ -241,3 +247,26 @@ def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
                 f"{type(value).__name__}, expected a tensor"
             )
     return state
+
+
+def method_context(
+    method: ContinualMethod, name: str, policy: ActorCritic, task: str
+) -> AbstractContextManager[None]:
+    """Return the context in which a method wants a policy tested on a task.
+
+    Args:
+        method: Any.
+        name: How the recipe calls it.
+        policy: To be tested.
+        task: On which.
+
+    Raises:
+        ConfigError: It gives something else.
+    """
+    context = method.evaluating(policy, task)
+    if not isinstance(cast(Any, context), AbstractContextManager):
+        raise ConfigError(
+            f"method '{name}': evaluating() is a {type(context).__name__}, expected a context "
+            "manager, as a generator under @contextlib.contextmanager makes one"
+        )
+    return context

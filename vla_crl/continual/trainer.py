@@ -17,7 +17,14 @@ from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.method import ContinualMethod, make_method
 from vla_crl.continual.recipe import TrainConfig
-from vla_crl.continual.stage import Stage, StageRecord, contexts_of, method_state, stage_seed
+from vla_crl.continual.stage import (
+    Stage,
+    StageRecord,
+    contexts_of,
+    method_context,
+    method_state,
+    stage_seed,
+)
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
 from vla_crl.contracts import check_fits, compare_pictures
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -278,7 +285,8 @@ class Trainer:
         results, seed = [], stage_seed(self.config.seed, stage)
         agent = PolicyAgent(self.policy, deterministic, seed)
         for tasks in self._evaluation_groups():
-            with self.method.evaluating(self.policy, tasks[0]), adapters_merged(self.policy):
+            context = method_context(self.method, self.config.method, self.policy, tasks[0])
+            with context, adapters_merged(self.policy):
                 results += evaluate(
                     agent,
                     self._evaluation_sims,

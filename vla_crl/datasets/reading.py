@@ -269,7 +269,7 @@ def _load(folder: Path, path: Path, suite: TaskSuite) -> Demonstrations:
             "read again"
         ) from error
     failed = found.num_episodes - int(found.episode_success.sum())
-    failures = f" ({failed} of them failures)" if failed else ""
+    failures = f" ({failed} of them failures, learnt as all others)" if failed else ""
     console.print(
         f"{path}: {found.num_episodes} demonstrations{failures}, {num} steps", soft_wrap=True
     )

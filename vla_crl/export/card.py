@@ -14,8 +14,9 @@ from vla_crl.models.policy import VLAPolicy
 from vla_crl.rounding import percentage
 
 LIBRARY = "vla-crl"
-SPLITS = {"train": "trained", "heldout": "never trained", "base": "demonstrated"}
-"""What a task was to the policy, in words."""
+SPLITS = {"train": "trained", "heldout": "never trained", "base": "of the suite"}
+"""What a task was to the policy, in words; which ones the data of a base policy demonstrated its
+card does not say."""
 
 
 def card_text(

@@ -1,5 +1,6 @@
 """What a pretraining recipe says."""
 
+import os
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -66,7 +67,8 @@ class PretrainConfig(Settings):
     def __post_init__(self) -> None:
         """Check types, ranges, and that what is said of demonstrations fits those that are read."""
         super().__post_init__()
-        if len(set(self.data)) < len(self.data):
+        places = {name if name == EXPERT else os.path.abspath(name) for name in self.data}
+        if len(places) < len(self.data):
             raise ConfigError(f"data = {list(self.data)}, expected each once")
         if self.data_weights and len(self.data_weights) != len(self.data):
             raise ConfigError(

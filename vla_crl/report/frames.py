@@ -25,8 +25,9 @@ CELL_COLUMNS = (
 def frame(runs: Runs) -> "DataFrame":
     """Return the success matrices of runs: a row a run, kind of acting, stage and task.
 
-    Columns: run (name of its folder), recipe, suite, method, seed; every other setting in which the
-    runs differ, such as `ppo.learning_rate`; acting ("deterministic" or "sampled"), stage (0:
+    Columns: run (name of its folder, with the folders above it where runs share a name), recipe,
+    suite, method, seed; every other setting in which the runs differ, such as `ppo.learning_rate`;
+    acting ("deterministic" or "sampled"), stage (0:
     before training), trained_task (of that stage, None in stage 0), task, split ("train" or
     "heldout"), successes, episodes, success (their ratio), low and high (its 95 % interval,
     Wilson's).
@@ -36,7 +37,7 @@ def frame(runs: Runs) -> "DataFrame":
         table[table.acting == "deterministic"].groupby(["run", "stage", "split"]).success.mean()
 
     Raises:
-        ConfigError: Not a run directory, a damaged file in it, or pandas is missing.
+        ConfigError: Not a run directory, one twice, a damaged file, or pandas is missing.
     """
     return _table(runs, _cells, CELL_COLUMNS)
 
@@ -60,12 +61,16 @@ def _table(runs: Runs, rows_of: Any, columns: Sequence[str]) -> "DataFrame":
         raise ConfigError(
             f"a table of runs needs pandas, which is not installed; {install_extra('pandas')}"
         ) from error
-    from vla_crl.report.run_record import RunRecord
+    from vla_crl.report.run_record import RunRecord, run_names
 
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
     records = [RunRecord.read(path) for path in paths]
     settings = _differing(records)
-    rows = [_described(record, settings) | row for record in records for row in rows_of(record)]
+    rows = [
+        _described(record, name, settings) | row
+        for record, name in zip(records, run_names(records), strict=True)
+        for row in rows_of(record)
+    ]
     first = [*RUN_COLUMNS, *settings, *columns]
     table = pd.DataFrame(rows)
     return table.reindex(columns=[*first, *(n for n in table.columns if n not in first)])
@@ -79,16 +84,16 @@ def _differing(records: Sequence["RunRecord"]) -> list[str]:
     return [name for name in names if name not in RUN_COLUMNS]
 
 
-def _described(record: "RunRecord", settings: Sequence[str]) -> dict[str, Any]:
+def _described(record: "RunRecord", name: str, settings: Sequence[str]) -> dict[str, Any]:
     config = record.config
     values = {key: own for key, (own, _) in differing_settings(config, {}).items()}
     return {
-        "run": record.name,
+        "run": name,
         "recipe": _recipe(record.versions.get("command", [])),
         "suite": config.get("suite"),
         "method": config.get("method"),
         "seed": config.get("seed"),
-        **{name: values.get(name) for name in settings},
+        **{setting: values.get(setting) for setting in settings},
     }
 
 

@@ -1,11 +1,13 @@
 """What a run directory holds, read for a report: complete or still growing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vla_crl.config import differing_settings
 from vla_crl.continual.success_matrix import SuccessMatrix
+from vla_crl.errors import ConfigError
 from vla_crl.rollout.fingerprint import PACKAGES
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.runs.sources import SourceRecord, source_records
@@ -107,6 +109,22 @@ class RunRecord:
         """Return the settings of the two runs that differ, but for seed and `WITHOUT_EFFECT`."""
         differing = differing_settings(self.config, other.config)
         return {k: v for k, v in differing.items() if k not in ("seed", *WITHOUT_EFFECT)}
+
+
+def run_names(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Return names that tell runs apart: of their folders, with those above where they are equal.
+
+    Raises:
+        ConfigError: One is there twice.
+    """
+    paths = [record.run.path.resolve() for record in records]
+    for record, path in zip(records, paths, strict=True):
+        if paths.count(path) > 1:
+            raise ConfigError(f"{record.run.path}: is named twice; name each run once")
+    depth = 1
+    while len(names := {"/".join(path.parts[-depth:]): None for path in paths}) < len(paths):
+        depth += 1
+    return tuple(names)
 
 
 def _read_matrix(path: Path, rounds: int) -> SuccessMatrix | None:

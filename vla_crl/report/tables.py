@@ -15,7 +15,7 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.errors import ConfigError
 from vla_crl.files.writing import write_atomically
 from vla_crl.report.pairing import HOW, Comparison, stage_tables
-from vla_crl.report.run_record import RunRecord
+from vla_crl.report.run_record import RunRecord, run_names
 from vla_crl.report.wording import (
     MISSING,
     duration,
@@ -263,7 +263,7 @@ def summarize_runs(run_paths: Sequence[str | Path]) -> RunsSummary:
             values[name] += (estimate.value if estimate else None,)
     summaries = {name: _summarize(runs) for name, runs in values.items()}
     facts = tuple(dict(run_facts(record)) for record in records)
-    names = tuple(record.name for record in records)
+    names = run_names(records)
     unlike = [line for record in records[1:] for line in differences(records[0].made, record.made)]
     return RunsSummary(
         names, values, summaries, facts, tuple(matrices), tuple(dict.fromkeys(unlike))

@@ -6,7 +6,13 @@ from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+    VecTransposeImage,
+    unwrap_vec_normalize,
+)
 
 from vla_crl.errors import SpecError
 from vla_crl.rollout.agents import Act
@@ -31,11 +37,13 @@ class SB3Agent:
                 around it how that is normalised.
 
         Raises:
-            SpecError: It is the environment of something else.
+            SpecError: It is the environment of something else, or a wrapper changes what is
+                observed in a way that an evaluation does not.
         """
         inner = env.unwrapped
         if not isinstance(inner, SuiteVecEnv):
             raise SpecError(f"SB3Agent: got a {type(inner).__name__}, expected a SuiteVecEnv")
+        _require_known_wrappers(env)
         self._model, self._senses = model, inner.senses
         self._normalize: VecNormalize | None = unwrap_vec_normalize(env)
         self._turn = Lock()  # a policy keeps the distribution that it acts from in itself
@@ -59,7 +67,12 @@ class SB3Agent:
         }
 
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
-        """Return what acts in `sim`."""
+        """Return what acts in `sim`.
+
+        Raises:
+            ConfigError: What is observed there means something else than in training.
+        """
+        self._senses.require_alike(sim)
 
         def act(slots: np.ndarray) -> np.ndarray:
             seen = self._senses.read(sim, slots)
@@ -70,3 +83,15 @@ class SB3Agent:
             return actions[:, None]
 
         return act
+
+
+def _require_known_wrappers(env: VecEnv | None) -> None:
+    """Check that only normalisation and the order of an image's channels differ."""
+    while isinstance(env, VecEnvWrapper):
+        changes = env.observation_space != env.venv.observation_space
+        if changes and not isinstance(env, VecNormalize | VecTransposeImage):
+            raise SpecError(
+                f"SB3Agent: {type(env).__name__} changes what is observed, which an evaluation "
+                "does not; expected wrappers that leave it alone, or VecNormalize"
+            )
+        env = env.venv
