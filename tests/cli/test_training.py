@@ -179,6 +179,11 @@ def test_a_seed_that_fails_does_not_keep_the_others_from_being_made(
     assert versions[0]["command_s"] > 0
     assert "command_s" not in versions[1]  # two commands made it
 
+    monkeypatch.setenv("FAIL_AT", "8")  # counted on, over all runs of this process
+    code, _, err = train("--seeds", "8", "--run-dir", "alone")
+    assert code == 2
+    assert "vla-crl: error: 1 of 1 seeds failed: alone_seed8: " in err.splitlines()[-1]
+
 
 @pytest.mark.parametrize(
     ("flags", "message"),

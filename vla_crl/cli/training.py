@@ -135,9 +135,9 @@ def _train_seeds(config: Any, path: Path, options: Options) -> None:
             console.print(f"{run.path}: failed: {line}", soft_wrap=True)
     if failed:
         told = "; ".join(f"{runs[seed].path}: {line}" for seed, line in failed.items())
+        others = ", the others are complete" if len(failed) < len(runs) else ""
         raise UnfinishedError(
-            f"{len(failed)} of {len(runs)} seeds failed, the others are complete: {told}. "
-            f"Go on with: {again}"
+            f"{len(failed)} of {len(runs)} seeds failed{others}: {told}. Go on with: {again}"
         )
     write_reports([run.path for run in runs.values()], summary)
     print(summary)
