@@ -208,6 +208,17 @@ def test_unknown_setting_in_the_record_is_named(policy, tmp_path):
         load_policy(tmp_path)
 
 
+def test_a_vocabulary_that_has_a_word_twice_is_told_with_its_file(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    record = json.loads((tmp_path / "policy.json").read_text())
+    record["config"]["vocabulary"] += record["config"]["vocabulary"][:1]
+    (tmp_path / "policy.json").write_text(json.dumps(record))
+    message = r"policy.json:config: vocabulary: \['.*'\] given more than once; remove"
+    with pytest.raises(CheckpointError, match=message):
+        load_policy(tmp_path)
+
+
 def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
