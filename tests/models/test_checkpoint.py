@@ -105,6 +105,11 @@ def test_a_file_that_is_no_preset_is_refused(tmp_path):
         load_policy(tmp_path / "notes.txt")
 
 
+def test_a_device_in_the_place_of_a_policy_is_told():
+    with pytest.raises(ConfigError, match="^/dev/zero: is a device, expected a file"):
+        load_policy("/dev/zero")
+
+
 def test_a_folder_of_the_presets_name_does_not_hide_it(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
