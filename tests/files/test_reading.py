@@ -96,6 +96,7 @@ def test_text_is_read_in_the_encodings_that_editors_write(tmp_path: Path, encodi
         ("[" * 100 + "]" * 100, f"^f: nested more than {MAX_DEPTH} deep"),
         ("1" * 5000, r"^f: not JSON: the number 1{20}\.\.\. has more than 64 bits"),
         (str(2**63), "^f: not JSON: the number 9223372036854775808... has more than 64 bits"),
+        ('{"b": {"a": 1, "a": 2}}', "^f: not JSON: the key 'a' is there more than once; remove"),
     ],
 )
 def test_json_that_nothing_can_be_made_of_is_refused(text: str, message: str) -> None:

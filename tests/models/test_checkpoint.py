@@ -105,6 +105,11 @@ def test_a_file_that_is_no_preset_is_refused(tmp_path):
         load_policy(tmp_path / "notes.txt")
 
 
+def test_a_device_in_the_place_of_a_policy_is_told():
+    with pytest.raises(ConfigError, match="^/dev/zero: is a device, expected a file"):
+        load_policy("/dev/zero")
+
+
 def test_a_folder_of_the_presets_name_does_not_hide_it(tmp_path, monkeypatch):
     (tmp_path / "tiny").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -205,6 +210,17 @@ def test_unknown_setting_in_the_record_is_named(policy, tmp_path):
     save_policy(policy, tmp_path)
     edit_record(tmp_path, config={"vocabulary": ["pick"], "max_wrds": 3})
     with pytest.raises(CheckpointError, match="unknown key 'max_wrds'.*another version"):
+        load_policy(tmp_path)
+
+
+def test_a_vocabulary_that_has_a_word_twice_is_told_with_its_file(policy, tmp_path):
+    save_policy(policy, tmp_path)
+    (tmp_path / "SHA256SUMS").unlink()
+    record = json.loads((tmp_path / "policy.json").read_text())
+    record["config"]["vocabulary"] += record["config"]["vocabulary"][:1]
+    (tmp_path / "policy.json").write_text(json.dumps(record))
+    message = r"policy.json:config: vocabulary: \['.*'\] given more than once; remove"
+    with pytest.raises(CheckpointError, match=message):
         load_policy(tmp_path)
 
 

@@ -11,7 +11,8 @@ import stat
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -113,7 +114,8 @@ def parse_json(text: str, where: str) -> Any:
     Raises:
         ConfigError: It is not JSON.
     """
-    return _parsed(lambda: json.loads(text, parse_int=_whole_number), where, "JSON")
+    parse = partial(json.loads, parse_int=_whole_number, object_pairs_hook=_table)
+    return _parsed(lambda: parse(text), where, "JSON")
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
@@ -251,3 +253,13 @@ def _whole_number(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**63:
         raise ValueError(f"the number {digits[:20]}... has more than 64 bits")
     return number
+
+
+def _table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object if it says everything once; of two values none would be the right."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(repeated)} is there more than once; remove one of them")
+    return table

@@ -21,6 +21,7 @@ from vla_crl.config import load_toml, save_json
 from vla_crl.contracts import Embodiment
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files.checksums import SUMS_FILE, require_undamaged, write_sums
+from vla_crl.files.reading import require_file
 from vla_crl.files.state_dicts import load_tensors, require_like, save_tensors
 from vla_crl.models.adapters import (
     adapter_state_dict,
@@ -163,7 +164,8 @@ def _load(
     """
     is_preset = str(path_or_preset) in list_policies()  # also where a folder of that name lies
     path = Path(path_or_preset)
-    if not is_preset and path.is_file() and path.suffix != ".toml":
+    if not is_preset and path.exists() and not path.is_dir() and path.suffix != ".toml":
+        require_file(path)
         raise ConfigError(
             f"policy '{path_or_preset}' is a file, expected a checkpoint's folder, the name of a "
             "preset or a preset's .toml"

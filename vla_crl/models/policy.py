@@ -32,7 +32,7 @@ from vla_crl.models.token_heads import (
     SupervisedBatch,
     TokenHeads,
 )
-from vla_crl.models.tokenizer import WordTokenizer
+from vla_crl.models.tokenizer import WordTokenizer, check_vocabulary
 from vla_crl.models.value import ValueHead
 from vla_crl.models.vlm import BackboneConfig, VisionLanguageModel, build_smolvlm
 from vla_crl.rows import Rows
@@ -97,6 +97,7 @@ class PolicyConfig(Settings):
                 f"vocabulary has {len(self.vocabulary)} words; a backbone with random weights "
                 "needs some, one with a source brings a tokenizer of its own"
             )
+        check_vocabulary(self.vocabulary)
 
 
 @dataclass(frozen=True)

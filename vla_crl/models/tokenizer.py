@@ -2,6 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ PADDING_ID = 0
 UNKNOWN_ID = 1
 NUM_SPECIAL = 2
 """Tokens before the words of a vocabulary."""
+
+
+def check_vocabulary(vocabulary: Sequence[str]) -> None:
+    """Check that words differ from one another and from the special tokens.
+
+    Raises:
+        ConfigError: Names those that do not.
+    """
+    counts = Counter([PADDING, UNKNOWN, *vocabulary])
+    if repeated := sorted(word for word, count in counts.items() if count > 1):
+        raise ConfigError(f"vocabulary: {repeated} given more than once; remove the copies")
 
 
 class Tokenizer(ABC):
@@ -91,10 +103,8 @@ class WordTokenizer(Tokenizer):
         from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
         super().__init__(max_words)
+        check_vocabulary(vocabulary)
         words = [PADDING, UNKNOWN, *vocabulary]
-        if len(set(words)) != len(words):
-            repeated = sorted({word for word in words if words.count(word) > 1})
-            raise ConfigError(f"vocabulary: {repeated} given more than once; remove the copies")
         self.num_words = len(words)
         self._known = frozenset(words)
         ids = {word: index for index, word in enumerate(words)}

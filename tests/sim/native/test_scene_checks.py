@@ -65,6 +65,24 @@ def test_a_scene_that_would_be_another_is_refused(
         load_changed(old, new, "scene.xml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('dir="-.25 .37 -1"', 'dir="nan .37 -1"', r"light 'key' \(id 0\): light_dir has nan"),
+        ('pos=".62 0 .62"', 'pos="nan 0 .62"', r"camera 'agentview' \(id 0\): cam_pos has nan"),
+        ('rgba=".85 .12 .1 1"', 'rgba="nan 0 0 1"', "geom 'red_cube_geom' .*: geom_rgba has nan"),
+        ('pos=".21 .09 0"', 'pos="inf .09 0"', "body 'basket' .*: body_pos has inf"),
+        ('ambient=".35 .35 .35"', 'ambient="nan 0 0"', "scene.xml: the scene's ambient has nan"),
+        ('zfar="20"', 'zfar="nan"', "scene.xml: the scene's zfar has nan, expected finite"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_by_name(
+    load_changed: Loader, old: str, new: str, message: str
+):
+    with pytest.raises(ConfigError, match=message):
+        load_changed(old, new, "scene.xml")
+
+
 def test_what_is_hidden_may_be_there(load_changed: Loader):
     rope = '<spatial name="rope" group="3"><site site="tray"/><site site="basket"/></spatial>'
     suite = load_changed("</mujoco>", f"<tendon>{rope}</tendon></mujoco>", "scene.xml")

@@ -1,5 +1,6 @@
 """A scene is compiled with a task's things alone, and mirrored meshes collide like their images."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,3 +83,35 @@ def test_what_mujoco_cannot_simulate_is_said(load_changed: Loader):
     )
     with pytest.raises(ConfigError, match="scene.xml: MuJoCo cannot simulate it: .*flex equality"):
         load_changed("</mujoco>", f"{cloth}</mujoco>", "scene.xml")
+
+
+def test_what_is_tied_to_a_mocap_body_does_not_end_the_process_by_sleeping(load_changed: Loader):
+    tie = '<equality><weld body1="red_cube" body2="basket"/></equality></mujoco>'
+    model = load_changed("</mujoco>", tie, "scene.xml").scenes[0].model
+    assert model.tree_sleep_policy[model.body_treeid[model.body("red_cube").id]] == (
+        mujoco.mjtSleepPolicy.mjSLEEP_NEVER
+    )
+    assert np.sum(model.tree_sleep_policy == mujoco.mjtSleepPolicy.mjSLEEP_NEVER) == 1
+    data = mujoco.MjData(model)
+    model.opt.sleep_tolerance = 1e6  # all that may sleep does so within ten steps
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+    mujoco.mj_step(model, data, 50)
+    assert data.tree_asleep[model.body_treeid[model.body("red_cube").id]] < 0
+
+
+def test_a_pipe_in_the_place_of_a_part_of_the_scene_is_not_waited_for(
+    load_changed: Loader, tmp_path: Path
+):
+    os.mkfifo(tmp_path / "pipe.xml")
+    part = f'<include file="{tmp_path}/pipe.xml"/></mujoco>'
+    with pytest.raises(ConfigError, match="pipe.xml: is a pipe, expected a file"):
+        load_changed("</mujoco>", part, "scene.xml")
+
+
+def test_a_pipe_in_the_place_of_a_side_of_a_texture_is_not_waited_for(
+    load_changed: Loader, tmp_path: Path
+):
+    os.mkfifo(tmp_path / "pipe.png")
+    texture = f'<asset><texture name="dice" type="cube" fileup="{tmp_path}/pipe.png"/></asset>'
+    with pytest.raises(ConfigError, match="pipe.png: is a pipe, expected a file"):
+        load_changed("</mujoco>", f"{texture}</mujoco>", "scene.xml")

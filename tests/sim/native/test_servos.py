@@ -101,3 +101,31 @@ def test_a_joint_of_the_robot_needs_a_servo_of_its_own(
 def test_a_servo_is_switched_on(load_changed: Loader, old: str, new: str, fault: str):
     with pytest.raises(ConfigError, match=fault):
         load_changed(old, new, "scene.xml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (
+            SERVO,
+            SERVO.replace(' kp="', ' ctrlrange="-.5 2.9" kp="'),
+            r"joint 'joint1' is to go from -2.8973 to 2.8973, but the ctrlrange of actuator "
+            r"'joint1' \(id 0\) is -0.5 to 2.9; leave it out",
+        ),
+        (
+            'joint="finger_joint1" kp',
+            'joint="finger_joint1" ctrlrange="0 .03" kp',
+            "joint 'finger_joint1' is to go from 0 to 0.04, but .* 'finger1' .* is 0 to 0.03",
+        ),
+    ],
+)
+def test_a_servo_may_be_told_to_go_wherever_its_joint_is_to_go(
+    load_changed: Loader, old: str, new: str, fault: str
+):
+    with pytest.raises(ConfigError, match=fault):
+        load_changed(old, new, ROBOT)
+
+
+def test_a_servo_may_have_the_range_of_its_joint_rounded(load_changed: Loader):
+    rounded = SERVO.replace(' kp="', ' ctrlrange="-2.897 2.897" kp="')
+    assert load_changed(SERVO, rounded, ROBOT).scenes

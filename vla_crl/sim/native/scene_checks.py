@@ -13,6 +13,8 @@ from vla_crl.sim.native.servos import servos_of
 from vla_crl.sim.renderer import GEOM_GROUPS, drawable_views
 
 ONE_DOF = (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE)
+CLOSE_TO_AN_END = 1e-3
+"""Parts of a joint's range by which a servo's may be narrower, as in files that round both."""
 MAX_SUBSTEPS = 10_000
 """Of physics in a control step."""
 
@@ -27,12 +29,14 @@ def check_scene(scene: Scene, scene_file: Path) -> None:
     Raises:
         ConfigError: The suite.toml does not fit the scene, or the scene has such an element.
     """
+    _check_numbers(scene.model, scene_file)
     _check_physics(scene.model, scene_file)
     _check_names(scene, scene.file)
     _check_things(scene, scene.file)
     _check_arm(scene, scene.file)
     _check_links(scene, scene.file)
     _check_fingers(scene, scene.file)
+    _check_commands(scene, scene.file)
     _check_period(scene, scene.file)
     _check_lenses(scene, scene_file)
     cameras = (*scene.config.cameras, scene.config.film_camera)
@@ -40,6 +44,47 @@ def check_scene(scene: Scene, scene_file: Path) -> None:
         drawable_views(str(scene_file), scene.model, cameras, GEOM_GROUPS)
     except SpecError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_numbers(model: mujoco.MjModel, scene_file: Path) -> None:
+    """Refuse NaN and infinity, which MuJoCo takes almost everywhere and warns of at most."""
+    visual = [getattr(model.vis, part) for part in ("headlight", "map", "scale", "rgba")]
+    for holder in (model, model.opt, model.stat, *visual):
+        for field in sorted(dir(holder), key=_derived_from_others):
+            if field.startswith(("_", "key_")) or field.endswith("user"):
+                continue  # what simulates nothing
+            numbers = getattr(holder, field)
+            if not isinstance(numbers, (float, np.ndarray)):
+                continue
+            wrong = np.argwhere(~np.isfinite(np.atleast_1d(numbers)))
+            if not len(wrong):
+                continue
+            element = _element(model, field, int(wrong[0, 0])) if holder is model else "the scene's"
+            raise ConfigError(
+                f"{scene_file}: {element} {field} has {np.atleast_1d(numbers)[tuple(wrong[0])]}, "
+                "expected finite numbers"
+            )
+
+
+def _derived_from_others(field: str) -> int:
+    """Sort fields: those of a file first, then bodies', made of geoms', then initial postures'."""
+    return 2 if field.endswith("0") else int(field.startswith("body_"))
+
+
+_ELEMENTS = {
+    "body": "body", "jnt": "joint", "geom": "geom", "site": "site", "cam": "camera",
+    "light": "light", "mat": "material", "eq": "equality", "tendon": "tendon",
+    "actuator": "actuator", "sensor": "sensor",
+}  # fmt: skip
+"""Of the prefixes of mjModel's arrays with a row for each: what MJCF calls it."""
+
+
+def _element(model: mujoco.MjModel, field: str, index: int) -> str:
+    kind = _ELEMENTS.get(field.partition("_")[0])
+    if kind is None:
+        return "the scene's"
+    number = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
+    return f"{kind} '{mujoco.mj_id2name(model, number, index) or ''}' (id {index}):"
 
 
 def _check_physics(model: mujoco.MjModel, scene_file: Path) -> None:
@@ -205,6 +250,25 @@ def _check_fingers(scene: Scene, path: Path) -> None:
             )
         for place, position in (("closed", 0.0), ("open", FINGER_OPEN_M)):
             check_reachable(model, name, position, f"{path}: arm.fingers: a finger that is {place}")
+
+
+def _check_commands(scene: Scene, path: Path) -> None:
+    """Check that servos may be told to go wherever actions and inverse kinematics send a joint."""
+    model, arm = scene.model, scene.config.arm
+    if model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL):
+        return
+    asked = [(name, model.joint(name).range) for name in arm.joints]
+    asked += [(name, np.array([0.0, FINGER_OPEN_M])) for name in arm.fingers]
+    for name, (low, high) in asked:
+        (servo,) = servos_of(model, [name], f"{path}: arm")
+        lowest, highest = model.actuator_ctrlrange[servo]
+        slack = CLOSE_TO_AN_END * (high - low)
+        if model.actuator_ctrllimited[servo] and (lowest > low + slack or highest < high - slack):
+            raise ConfigError(
+                f"{path}: arm: joint '{name}' is to go from {low:g} to {high:g}, but the ctrlrange "
+                f"of actuator '{model.actuator(servo).name}' (id {servo}) is {lowest:g} to "
+                f'{highest:g}; leave it out, write inheritrange="1", or narrow the joint\'s range'
+            )
 
 
 def _check_lenses(scene: Scene, scene_file: Path) -> None:

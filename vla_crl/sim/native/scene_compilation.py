@@ -1,5 +1,7 @@
 """From an MJCF file to a scene with some of its objects."""
 
+import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from vla_crl.sim.native.memory import wanted_bytes
 from vla_crl.sim.native.scene import Scene
 from vla_crl.sim.native.scene_checks import check_scene
 from vla_crl.sim.native.scene_config import SceneConfig, ThingConfig
+
+_INCLUDED = re.compile(rb"""<\s*(?:include|model)\b[^>]*?\bfile\s*=\s*["']([^"']+)["']""")
+"""Files of MJCF that MuJoCo opens when it reads one."""
 
 
 def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> Scene:
@@ -26,7 +31,7 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
         ConfigError: The things do not fit the scene.
     """
     path = file.parent / config.scene
-    require_file(path)
+    _require_parts(path, path.parent, set())
     absent: list[ThingConfig] = []
     try:
         spec = mujoco.MjSpec.from_file(str(path))
@@ -43,6 +48,7 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
         without = _left_out(path, absent)
         raise ConfigError(f"{path}: MuJoCo cannot compile it{without}: {error}") from error
     _turn_outwards(model)
+    _keep_awake(model)
     # A world that blows up must not begin anew by itself: the episode ends there.
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     things = tuple(thing for thing in config.things if thing not in absent)
@@ -51,14 +57,36 @@ def compile_scene(config: SceneConfig, file: Path, objects: Collection[str]) -> 
     return scene
 
 
+def _require_parts(path: Path, folder: Path, seen: set[Path]) -> None:
+    """Refuse a scene's file, or one that it includes, if it is something else, such as a pipe.
+
+    Args:
+        path: Of the file.
+        folder: Of the scene, where MuJoCo looks for what is included.
+        seen: Files that are known; this one and those that it includes are added.
+
+    Raises:
+        ConfigError: Names the file. Of an included one that is missing MuJoCo tells.
+    """
+    require_file(path)
+    seen.add(path)
+    for name in _INCLUDED.findall(path.read_bytes()):
+        part = folder / os.fsdecode(name)
+        if part not in seen and part.exists():
+            _require_parts(part, folder, seen)
+
+
 def _require_assets(spec: mujoco.MjSpec, folder: Path) -> None:
     """Refuse what lies in the place of an asset and is no file; of none there MuJoCo tells."""
     assets = [(spec.meshdir, mesh) for mesh in spec.meshes]
     assets += [(spec.texturedir, texture) for texture in spec.textures]
     assets += [(spec.meshdir, field) for field in spec.hfields]
-    for directory, asset in assets:
-        place = folder / directory / asset.file
-        if asset.file and place.exists():
+    assets += [(spec.meshdir, skin) for skin in spec.skins]
+    files = [(directory, asset.file) for directory, asset in assets]
+    files += [(spec.texturedir, side) for texture in spec.textures for side in texture.cubefiles]
+    for directory, file in files:
+        place = folder / directory / file
+        if file and place.exists():
             require_file(place)
 
 
@@ -98,3 +126,19 @@ def _turn_outwards(model: mujoco.MjModel) -> None:
             if model.mesh_polynormal[polygon] @ (vertices[corners[0]] - centre) < 0:
                 model.mesh_polynormal[polygon] *= -1
                 corners[:] = corners[::-1].copy()
+
+
+def _keep_awake(model: mujoco.MjModel) -> None:
+    """Let no object sleep that an equality ties to a mocap body.
+
+    It moves with the body. MuJoCo ends the process (mj_sleep: "found sleeping tree") where it
+    sleeps.
+    """
+    ties = (mujoco.mjtEq.mjEQ_CONNECT, mujoco.mjtEq.mjEQ_WELD)
+    for equality in np.flatnonzero(np.isin(model.eq_type, ties)):
+        bodies = np.array([model.eq_obj1id[equality], model.eq_obj2id[equality]])
+        if model.eq_objtype[equality] == mujoco.mjtObj.mjOBJ_SITE:
+            bodies = model.site_bodyid[bodies]
+        if (model.body_mocapid[model.body_rootid[bodies]] >= 0).any():
+            trees = model.body_treeid[bodies]
+            model.tree_sleep_policy[trees[trees >= 0]] = mujoco.mjtSleepPolicy.mjSLEEP_NEVER
