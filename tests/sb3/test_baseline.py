@@ -51,6 +51,8 @@ def test_a_baseline_leaves_its_curve_and_its_model(
     made = json.loads((folder / "settings.json").read_text())
     config = from_mapping(BaselineConfig, made["settings"], "settings.json")
     assert config == load_recipe("baseline", "sb3_ppo", SMALL)
+    assert made["command"][1:3] == ["baseline", "sb3_ppo"]
+    assert "stable_baselines3" in made["packages"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def baseline(options: Options) -> None:
     from vla_crl.report.baseline_curve import write_baseline_curve
     from vla_crl.sb3.baseline import train_baseline
 
-    train_baseline(config, output)
+    train_baseline(config, output, options.command_line)
     write_baseline_curve(output / "curve.csv")
     print(output)
 

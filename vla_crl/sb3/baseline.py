@@ -6,22 +6,20 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
-import stable_baselines3
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from vla_crl import __version__
 from vla_crl.config import save_json, to_mapping
 from vla_crl.files.writing import replacing, write_atomically
-from vla_crl.hardware import hardware_name
 from vla_crl.progress import console
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
+from vla_crl.runs.directory import describe_run
 from vla_crl.sb3.agent import SB3Agent
 from vla_crl.sb3.recipe import BaselineConfig
 from vla_crl.sb3.vec_env import SuiteVecEnv
@@ -52,7 +50,9 @@ class Point(NamedTuple):
     training_reward: float
 
 
-def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
+def train_baseline(
+    config: BaselineConfig, output: Path, command: Sequence[str] = ()
+) -> list[Point]:
     """Train, and keep `model.zip`, `normalization.pkl` and `curve.csv` in a folder.
 
     They are written at every point of the curve, so that a run that is stopped leaves the last one.
@@ -61,6 +61,7 @@ def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
     Args:
         config: What.
         output: A new folder.
+        command: The command line that asks for it.
 
     Returns:
         The learning curve; its last point is of the model that is kept.
@@ -95,7 +96,8 @@ def train_baseline(config: BaselineConfig, output: Path) -> list[Point]:
         )  # fmt: skip
         try:
             output.mkdir(parents=True)
-            save_json(_made_with(config), output / "settings.json")
+            made = {"settings": to_mapping(config), **describe_run(config.seed, command)}
+            save_json(made, output / "settings.json")
             curve = _Curve(config, agent, sims, output)
             model.learn(config.num_steps, callback=curve)
             curve.measure()
@@ -148,15 +150,6 @@ class _Curve(BaseCallback):
             f"{point.num_steps} steps, {point.seconds:.0f} s: {point.successes} of "
             f"{point.episodes} test states, reward {point.training_reward:.2f}"
         )
-
-
-def _made_with(config: BaselineConfig) -> dict[str, Any]:
-    return {
-        "settings": to_mapping(config),
-        "vla_crl": __version__,
-        "stable_baselines3": stable_baselines3.__version__,
-        "hardware": hardware_name(),
-    }
 
 
 def _as_csv(points: Sequence[Point]) -> str:

@@ -17,6 +17,12 @@ CLOSE_TO_AN_END = 1e-3
 """Parts of a joint's range by which a servo's may be narrower, as in files that round both."""
 MAX_SUBSTEPS = 10_000
 """Of physics in a control step."""
+ELEMENTS = {
+    "body": "body", "jnt": "joint", "geom": "geom", "site": "site", "cam": "camera",
+    "light": "light", "mat": "material", "eq": "equality", "tendon": "tendon",
+    "actuator": "actuator", "sensor": "sensor",
+}  # fmt: skip
+"""Of the prefixes of mjModel's arrays with a row for each: what MJCF calls it."""
 
 
 def check_scene(scene: Scene, scene_file: Path) -> None:
@@ -71,16 +77,8 @@ def _derived_from_others(field: str) -> int:
     return 2 if field.endswith("0") else int(field.startswith("body_"))
 
 
-_ELEMENTS = {
-    "body": "body", "jnt": "joint", "geom": "geom", "site": "site", "cam": "camera",
-    "light": "light", "mat": "material", "eq": "equality", "tendon": "tendon",
-    "actuator": "actuator", "sensor": "sensor",
-}  # fmt: skip
-"""Of the prefixes of mjModel's arrays with a row for each: what MJCF calls it."""
-
-
 def _element(model: mujoco.MjModel, field: str, index: int) -> str:
-    kind = _ELEMENTS.get(field.partition("_")[0])
+    kind = ELEMENTS.get(field.partition("_")[0])
     if kind is None:
         return "the scene's"
     number = getattr(mujoco.mjtObj, f"mjOBJ_{kind.upper()}")
