@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
 from vla_crl.algos.protocols import Batch, ReplayBatch
 from vla_crl.continual.method import ContinualMethod, NoSettings
+from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
@@ -47,16 +48,17 @@ class GaussianPolicy(nn.Module):
         nn.init.zeros_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
 
-    def evaluate_actions(self, context: Features, trace: Sample, /) -> tuple[Tensor, Tensor]:
-        density = torch.distributions.Normal(self.mean(context.features), STD)
-        value = self.value_head(context.features).squeeze(-1)
-        return density.log_prob(trace.action).sum(dim=-1), value
+    def evaluate_actions(self, context: Features, trace: Sample, /) -> Evaluation:
+        mean, std = self.mean(context.features), torch.tensor([[[STD]]])
+        density = GaussianDensity(trace.action[:, None], mean[:, None], std)
+        return Evaluation(density, self.value_head(context.features).squeeze(-1))
 
     @torch.no_grad()
     def act(self, context: Features, generator: torch.Generator) -> Chunk:
         mean = self.mean(context.features)
         trace = Sample(mean + STD * torch.randn(mean.shape, generator=generator))
-        return Chunk(trace, *self.evaluate_actions(context, trace))
+        found = self.evaluate_actions(context, trace)
+        return Chunk(trace, found.density.log_prob(), found.value)
 
 
 TARGET = torch.tensor([[0.5, -0.5, 0.0], [0.0, 0.5, 0.5]])

@@ -140,7 +140,7 @@ def test_scaled_insulation_scales_the_gradient_of_the_backbone_alone():
         rollout = vla_rollout(policy, keep_observations=True)
         rollout.compute_advantages(gamma=0.9, gae_lambda=0.9)
         batch = next(rollout.minibatches(24, seeded()))
-        policy.evaluate_actions(batch.context, batch.trace)[0].sum().backward()
+        policy.evaluate_actions(batch.context, batch.trace).density.log_prob().sum().backward()
         gradients.append({n: p.grad for n, p in policy.named_parameters() if ".lora_A." in n})
     for name, gradient in gradients[0].items():
         scale = 0.25 if name.startswith("backbone.") else 1.0

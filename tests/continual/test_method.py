@@ -15,6 +15,7 @@ from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
 from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
 from vla_crl.continual.methods.sequential import SequentialFineTuning
 from vla_crl.continual.stage import method_context, method_state
+from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
@@ -45,10 +46,10 @@ class GaussianPolicy(nn.Module):
     def weight(self) -> float:
         return self.mean.weight.item()
 
-    def evaluate_actions(self, context: Features, trace: Sample, /) -> tuple[Tensor, Tensor]:
-        density = torch.distributions.Normal(self.mean(context.features), 1.0)
-        value = self.value_head(context.features).squeeze(-1)
-        return density.log_prob(trace.action).squeeze(-1), value
+    def evaluate_actions(self, context: Features, trace: Sample, /) -> Evaluation:
+        mean = self.mean(context.features)
+        density = GaussianDensity(trace.action[:, None], mean[:, None], torch.ones(1, 1, 1))
+        return Evaluation(density, self.value_head(context.features).squeeze(-1))
 
 
 def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
@@ -57,15 +58,15 @@ def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
     noise = torch.randn(num_slots, 1, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         trace = Sample(policy.mean(context.features) + noise)
-        log_probs, values = policy.evaluate_actions(context, trace)
+        found = policy.evaluate_actions(context, trace)
     no, number, reward = torch.zeros(num_slots) > 0, torch.arange(num_slots), trace.action[:, 0]
     step = Step(
         seen=None,
         context=context,
         trace=trace,
         actions=trace.action[:, None],
-        log_probs=log_probs,
-        values=values,
+        log_probs=found.density.log_prob(),
+        values=found.value,
         reward=reward,
         terminated=~no,
         truncated=no,

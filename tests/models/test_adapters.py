@@ -90,8 +90,8 @@ def test_every_adapter_on_the_action_expert_receives_a_gradient_from_ppo(policy,
     with torch.no_grad():
         context = policy.encode(observation)
     chunk = policy.act(context, deterministic=False, generator=torch.Generator().manual_seed(0))
-    log_prob, value = policy.evaluate_actions(context, chunk.trace)
-    (log_prob.sum() + value.sum()).backward()
+    found = policy.evaluate_actions(context, chunk.trace)
+    (found.density.log_prob().sum() + found.value.sum()).backward()
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -104,7 +104,9 @@ def test_ratio_is_exactly_one_with_adapters(policy, observation):
     with torch.no_grad():
         context = policy.encode(observation)
     chunk = policy.act(context, deterministic=False)
-    assert torch.equal(policy.evaluate_actions(context, chunk.trace)[0], chunk.log_prob)
+    assert torch.equal(
+        policy.evaluate_actions(context, chunk.trace).density.log_prob(), chunk.log_prob
+    )
 
 
 def test_adapter_state_moves_to_another_copy_of_the_base(make_policy, observation):

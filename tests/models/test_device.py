@@ -89,7 +89,7 @@ def test_the_draws_are_those_of_the_cpu(on_device, base, observation, determinis
             context = policy.encode(observation)
         chunk = policy.act(context, deterministic=deterministic, generator=seeded())
         evaluated = policy.evaluate_actions(context, chunk.trace)
-        assert torch.equal(evaluated[0], chunk.log_prob)
+        assert torch.equal(evaluated.density.log_prob(), chunk.log_prob)
         assert torch.equal(policy.value(context), chunk.value)
         chunks.append(chunk)
     are_close(*chunks)
@@ -125,9 +125,9 @@ def test_adapters_learn_on_a_device(base, device, observation, tmp_path, site, d
     chunk = policy.act(policy.encode(observation).detach(), deterministic=False)
     start = [p.detach().clone() for p in trained]
     for _ in range(2):
-        log_prob, value = policy.evaluate_actions(policy.encode(observation), chunk.trace)
+        found = policy.evaluate_actions(policy.encode(observation), chunk.trace)
         optimizer.zero_grad()
-        (log_prob.sum() + value.sum()).backward()
+        (found.density.log_prob().sum() + found.value.sum()).backward()
         torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()
     assert not any(map(torch.equal, start, trained))

@@ -100,7 +100,8 @@ def test_the_contract_is_kept_and_the_first_ratio_is_exactly_one(rounded, observ
     chunk = rounded.act(context, deterministic=False, generator=seeded())
     storage = context.allocate(len(context))
     context.copy_into(storage, slice(None))
-    log_prob, value = rounded.evaluate_actions(storage, chunk.trace)
+    found = rounded.evaluate_actions(storage, chunk.trace)
+    log_prob, value = found.density.log_prob(), found.value
     assert torch.equal(log_prob, chunk.log_prob)
     assert torch.equal(value, chunk.value)
 
@@ -108,7 +109,8 @@ def test_the_contract_is_kept_and_the_first_ratio_is_exactly_one(rounded, observ
 def test_recomputed_contexts_leave_the_first_ratio_at_one(rounded, observation):
     with torch.no_grad():
         chunk = rounded.act(rounded.encode(observation), deterministic=False, generator=seeded())
-    log_prob, _ = rounded.evaluate_actions(rounded.encode(observation), chunk.trace)
+    found = rounded.evaluate_actions(rounded.encode(observation), chunk.trace)
+    log_prob = found.density.log_prob()
     torch.testing.assert_close(log_prob, chunk.log_prob, rtol=1e-5, atol=1e-4)
 
 
@@ -159,9 +161,9 @@ def test_adapters_are_float32_and_learn_on_a_bfloat16_backbone(exact, tmp_path, 
     start = [p.detach().clone() for p in trained]
     optimizer = torch.optim.Adam(trained, lr=1e-3)
     for _ in range(2):  # of a pair A, B only B gets a gradient at first
-        log_prob, value = policy.evaluate_actions(policy.encode(observation), chunk.trace)
+        found = policy.evaluate_actions(policy.encode(observation), chunk.trace)
         optimizer.zero_grad()
-        (log_prob.sum() + value.sum()).backward()
+        (found.density.log_prob().sum() + found.value.sum()).backward()
         optimizer.step()
     assert not any(map(torch.equal, start, trained))
 

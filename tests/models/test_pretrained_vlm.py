@@ -145,7 +145,7 @@ def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
     add_lora(policy, LoRAConfig(rank=2, site="both"))
     context = policy.encode(seen)
     trace = policy.act(context.detach(), deterministic=False).trace
-    policy.evaluate_actions(context, trace)[0].sum().backward()
+    policy.evaluate_actions(context, trace).density.log_prob().sum().backward()
     groups = trainable_parameters(policy)
     for group in ("backbone", "action_expert"):
         assert groups[group]

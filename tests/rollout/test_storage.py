@@ -32,7 +32,7 @@ def sampled(num_rows: int, mark: float = 0.0, **changes: Any) -> Step:
         context=TinyContext(number[:, None].repeat(1, 3), number[:, None] > 0),
         trace=TinyTrace(number[:, None, None].repeat(1, 2, 2), whole),
         actions=number[:, None, None].repeat(1, 2, 1),
-        log_probs=-number,
+        log_probs=-number[:, None],
         values=10 * number,
         reward=torch.full((num_rows,), mark / 100),
         terminated=never,
@@ -71,7 +71,7 @@ def full_storage(num_steps: int = 3, num_slots: int = 2) -> RolloutStorage:
 def test_what_was_added_stands_at_its_step_and_slot():
     storage = full_storage()
     assert storage.values.tolist() == [[0, 10], [1000, 1010], [2000, 2010]]
-    assert storage.log_probs.tolist() == [[0, -1], [-100, -101], [-200, -201]]
+    assert storage.log_probs[..., 0].tolist() == [[0, -1], [-100, -101], [-200, -201]]
     assert storage.rewards.tolist() == [[0, 0], [1, 1], [2, 2]]
 
 
@@ -89,7 +89,7 @@ def test_minibatches_hold_every_chunk_once_with_all_that_belongs_to_it():
         assert torch.equal(context.keys[:, 2], mark.float())
         assert torch.equal(trace.step, mark)
         assert torch.equal(batch.values, 10.0 * mark)
-        assert torch.equal(batch.log_probs, -mark.float())
+        assert torch.equal(batch.log_probs[:, 0], -mark.float())
         assert torch.equal(batch.advantages, storage.advantages.flatten()[batch.index])
         assert torch.equal(batch.returns, storage.returns.flatten()[batch.index])
 

@@ -38,8 +38,10 @@ def test_a_policy_whose_ratio_is_not_one_is_refused(untrained_policy, observatio
     evaluate = untrained_policy.evaluate_actions
 
     def evaluate_wrongly(context, trace):
-        log_prob, value = evaluate(context, trace)
-        return log_prob + 0.1, value
+        found = evaluate(context, trace)
+        return dataclasses.replace(
+            found, density=dataclasses.replace(found.density, mean=found.density.mean + 0.1)
+        )
 
     monkeypatch.setattr(untrained_policy, "evaluate_actions", evaluate_wrongly)
     with pytest.raises(SpecError, match="the first PPO ratio would not be 1"):

@@ -211,8 +211,9 @@ class PPO:
         """Take one step per minibatch; return False where the KL ended the update."""
         config = self.config
         for batch in rollout.minibatches(config.minibatch_size, generator):
-            log_prob, value = self.policy.evaluate_actions(batch.context, batch.trace)
-            log_ratio = log_prob - batch.log_probs
+            evaluation = self.policy.evaluate_actions(batch.context, batch.trace)
+            log_prob, value = evaluation.density.log_prob(), evaluation.value
+            log_ratio = (log_prob - batch.log_probs).sum(dim=1)
             ratio = log_ratio.exp()
             # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
             kl = (ratio - 1 - log_ratio).mean()
@@ -250,7 +251,8 @@ class PPO:
             raise SpecError(
                 f"method: extra_batch is a {type(replay).__name__}, expected a ReplayBatch or None"
             )
-        log_prob, _ = self.policy.evaluate_actions(replay.context, replay.trace)
+        evaluation = self.policy.evaluate_actions(replay.context, replay.trace)
+        log_prob = evaluation.density.log_prob().sum(dim=1)
         _require_shape("extra_batch.weights", replay.weights, log_prob.shape)
         return -(replay.weights * log_prob).mean()
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from vla_crl.density import Evaluation
 from vla_crl.rows import Rows
 
 
@@ -20,7 +21,7 @@ class Batch(Rows):
         context: What the policy's `encode` left behind.
         trace: How the chunks were sampled, e.g. the stored flow step.
         actions: [B, H, A] the chunks in [-1, 1], of which the leading ones were executed.
-        log_probs: [B] of the trace under the policy that collected it.
+        log_probs: [B, P] of the parts of the trace under the policy that collected it.
         values: [B] predicted while collecting.
         advantages: [B] as estimated, not normalised.
         returns: [B] advantages + values.
@@ -75,8 +76,8 @@ class ActorCritic(Protocol):
         """The module whose parameters learn at `value_learning_rate`."""
         ...
 
-    def evaluate_actions(self, context: Any, trace: Any, /) -> tuple[Tensor, Tensor]:
-        """Return the log-probability [B] of stored flow steps and the value [B]."""
+    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
+        """Return density and value of stored chunks."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

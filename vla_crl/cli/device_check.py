@@ -216,12 +216,12 @@ def _compare(ours: VLAPolicy, theirs: VLAPolicy, seen: Observation, tolerance: f
     """
     chunk = theirs.act(theirs.encode(seen), deterministic=False, generator=_seeded())
     context = ours.encode(seen)
-    log_probs, values = ours.evaluate_actions(context, chunk.trace.to(ours.device))
+    evaluation = ours.evaluate_actions(context, chunk.trace.to(ours.device))
     actions = ours.act(context, deterministic=False, generator=_seeded()).actions
     pairs = {
         "actions": (actions, chunk.actions),
-        "log-probabilities": (log_probs, chunk.log_prob),
-        "values": (values, chunk.value),
+        "log-probabilities": (evaluation.density.log_prob(), chunk.log_prob),
+        "values": (evaluation.value, chunk.value),
     }
     told: list[str] = []
     for name, (our, their) in pairs.items():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vla_crl.compute import Dtype
 from vla_crl.config import ImageSize, Settings, Size
 from vla_crl.contracts import Embodiment, Observation
+from vla_crl.density import Density, Evaluation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
 from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
 from vla_crl.models.backbone import TORCH_DTYPE, Backbone
@@ -107,7 +108,7 @@ class ActionChunk(Rows):
     Attributes:
         actions: [B, H, A] float32 in [-1, 1], to be executed.
         trace: How they were sampled.
-        log_prob: [B] log-density of the trace.
+        log_prob: [B, P] log-density of the parts of the trace.
         value: [B].
     """
 
@@ -267,17 +268,18 @@ class VLAPolicy(nn.Module):
             noise_level=settings.noise_level,
         )
         actions = self.norm_stats.unnormalize_action(sampled)
-        return ActionChunk(actions, trace, self._log_prob(trace, clean), self.value(context))
+        log_prob = self._density(trace, clean).log_prob()
+        return ActionChunk(actions, trace, log_prob, self.value(context))
 
-    def evaluate_actions(self, context: Context, trace: FlowTrace) -> tuple[Tensor, Tensor]:
-        """Return log-probability [B] and value [B] of stored chunks.
+    def evaluate_actions(self, context: Context, trace: FlowTrace) -> Evaluation:
+        """Return density and value [B] of stored chunks.
 
         Runs the action expert once, at the stored step on the stored keys and values; the
         backbone is not run again.
         """
         flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
         clean = self._denoise(self._remember(context), trace.x, flow_time)
-        return self._log_prob(trace, clean), self.value(context)
+        return Evaluation(self._density(trace, clean), self.value(context))
 
     def value(self, context: Context) -> Tensor:
         """Return the value [B]; its gradient stops at the context."""
@@ -356,8 +358,8 @@ class VLAPolicy(nn.Module):
     def _denoise(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
         return self.action_expert(memory, x[:, None], flow_time[:, None]).squeeze(1)
 
-    def _log_prob(self, trace: FlowTrace, clean: Tensor) -> Tensor:
-        return flow.log_prob(
+    def _density(self, trace: FlowTrace, clean: Tensor) -> Density:
+        return flow.step_density(
             trace,
             clean,
             num_steps=self.config.flow.num_steps,

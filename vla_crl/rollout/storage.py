@@ -70,7 +70,7 @@ class RolloutStorage:
     Attributes:
         steps: All rows, step t of slot n in row t N + n.
         valid: [T, N] bool, where there is a chunk.
-        log_probs: [T, N] float32, of the policy that collected.
+        log_probs: [T, N, P] float32, of the policy that collected.
         values: [T, N] float32, predicted while collecting.
         rewards: [T, N] float32.
         terminated: [T, N] bool.
@@ -93,7 +93,8 @@ class RolloutStorage:
         self.steps = example.allocate(num_steps * num_slots)
         # Views: what is written into [t, n] stands in row t N + n of the minibatches.
         shape, steps = (num_steps, num_slots), self.steps
-        self.log_probs, self.values = steps.log_probs.view(shape), steps.values.view(shape)
+        self.values = steps.values.view(shape)
+        self.log_probs = steps.log_probs.view(*shape, -1)
         self.rewards = steps.reward.view(shape)
         self.terminated, self.truncated = steps.terminated.view(shape), steps.truncated.view(shape)
         self.next_values = torch.zeros_like(self.values)
@@ -170,7 +171,7 @@ class RolloutStorage:
         self._require_all_steps()
         self.next_values[:] = given
         columns = {
-            "log_probs": self.log_probs,
+            "log_probs": self.log_probs.sum(dim=-1),
             "values": self.values,
             "reward": self.rewards,
             "next_values": self.next_values,

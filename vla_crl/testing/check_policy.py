@@ -31,7 +31,8 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
         chunk = policy.act(context, deterministic=True, generator=_generator(0))
         again = policy.act(context, deterministic=True, generator=_generator(0))
         sampled = policy.act(context, deterministic=False, generator=_generator(0))
-        log_prob, value = policy.evaluate_actions(context, sampled.trace)
+        evaluation = policy.evaluate_actions(context, sampled.trace)
+        log_prob, value = evaluation.density.log_prob(), evaluation.value
     shape = (num, horizon, len(policy.embodiment.action))
     actions = chunk.actions
     _require(
@@ -40,12 +41,10 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
     _require(bool(actions.isfinite().all()), "act: an action is not finite")
     _require(bool((actions.abs() <= 1).all()), "act: an action lies outside [-1, 1]")
     _require(torch.equal(actions, again.actions), "act: deterministic actions differ when repeated")
-    for name, tensor in (
-        ("log_prob", sampled.log_prob),
-        ("value", sampled.value),
-        ("value", value),
-    ):
+    for name, tensor in (("value", sampled.value), ("value", value)):
         _require(tuple(tensor.shape) == (num,), f"{name}: {tuple(tensor.shape)}, expected ({num},)")
+    came = tuple(sampled.log_prob.shape)
+    _require(len(came) == 2 and came[0] == num, f"log_prob: {came}, expected ({num}, P)")
     _require(
         all(torch.equal(a, b) for a, b in zip(before, _tensors(context), strict=True)),
         "act or evaluate_actions changed the context, which PPO stores and uses again",

@@ -12,7 +12,6 @@ References: Flow-GRPO, arXiv 2505.05470, eq. 9 (the SDE step); pi_RL, arXiv 2510
 (one stochastic step per chunk, the noise schedule); pi_0, arXiv 2410.24164 (flow time sampling).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -22,6 +21,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.config import Settings
+from vla_crl.density import GaussianDensity
 from vla_crl.rows import Rows
 
 MAX_LOSS_WEIGHT = 3.0
@@ -229,18 +229,18 @@ def trace_times(trace: FlowTrace, num_steps: int) -> tuple[Tensor, Tensor]:
     return grid[trace.step], grid[trace.step + 1]
 
 
-def log_prob(
+def step_density(
     trace: FlowTrace,
     clean: Tensor,
     *,
     num_steps: int,
     noise_level: float,
     execution_horizon: int,
-) -> Tensor:
-    """Return the log-density [B] of the traced sample, summed over the executed actions.
+) -> GaussianDensity:
+    """Return the density of the traced sample, one part of the executed actions.
 
-    pi_RL's chunk-level log-probability: only the first `execution_horizon` actions count,
-    because the others never reach the world.
+    Its log-probability is pi_RL's chunk-level one: only the first `execution_horizon` actions
+    count, because the others never reach the world.
 
     Args:
         trace: Input and sample of the stochastic step.
@@ -251,6 +251,5 @@ def log_prob(
     """
     flow_time, next_time = trace_times(trace, num_steps)
     mean, std = step_mean_std(trace.x, clean, flow_time, next_time, noise_level)
-    deviation = ((trace.x_next - mean) / std)[:, :execution_horizon]
-    density = -0.5 * deviation.square() - torch.log(std) - 0.5 * math.log(2.0 * math.pi)
-    return density.sum(dim=(1, 2))
+    sample, mean = (x[:, None, :execution_horizon] for x in (trace.x_next, mean))
+    return GaussianDensity(sample, mean, std[:, None])
