@@ -7,6 +7,7 @@ import pytest
 from annotated_types import Interval, MaxLen, MultipleOf
 
 from vla_crl.config import (
+    Chosen,
     Fraction,
     Names,
     Settings,
@@ -14,12 +15,11 @@ from vla_crl.config import (
     differing_settings,
     from_mapping,
     load_toml,
-    override,
     read_toml,
     save_json,
     to_mapping,
 )
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,48 +195,6 @@ def test_a_broken_file_is_an_error_with_its_line(tmp_path: Path) -> None:
         read_toml(path)
 
 
-def test_flags_override_the_file() -> None:
-    flags = ["--optimizer.learning-rate", "1e-4", "--optimizer.target-kl", "0.1", "--no-record"]
-    config = override(build(), [*flags, "--insulation", "0.5", "--size", "8", "9"], "prog")
-
-    assert config.optimizer == OptimizerConfig(learning_rate=1e-4, target_kl=0.1)
-    assert (config.insulation, config.size, config.record) == (0.5, (8, 9), False)
-
-
-def test_no_flags_leave_the_config_as_it_is() -> None:
-    config = build()
-    assert override(config, [], "prog") is config
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--optimizer.learning-rat", "1"], "--optimizer.learning-rate"),
-        (["--optimizer.learning-rate", "fast"], "--optimizer.learning-rate"),
-        (["--optimizer.learning-rate", "3"], "expected 0 < ... < 1"),
-        (["--method", "replya"], "replay"),
-    ],
-)
-def test_a_wrong_flag_is_told_in_a_line_with_the_nearest_flag(
-    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        override(build(), flags, "prog")
-    told = str(error.value)
-    assert told.startswith("prog: ")
-    assert told.endswith(" (see prog --help)")
-    assert message in told
-    assert "\n" not in told
-    assert capsys.readouterr() == ("", "")
-
-
-def test_help_shows_the_string_under_each_field(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        override(build(), ["--help"], "prog")
-    assert exit_info.value.code == 0
-    assert "Step size." in capsys.readouterr().out
-
-
 def test_json_never_holds_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         save_json({"x": float("nan")}, tmp_path / "a.json")
@@ -292,12 +250,6 @@ def test_a_range_is_kept_wherever_a_value_comes_from(changes: dict[str, Any], me
         Declared(**changes)
 
 
-def test_a_range_is_kept_in_a_flag() -> None:
-    assert override(Declared(), ["--rank", "64"], "prog").rank == 64
-    with pytest.raises(ConfigError, match="rank = 65, expected at least 1 and at most 64"):
-        override(Declared(), ["--rank", "65"], "prog")
-
-
 def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
     given = {"rank": 1, "rate": "None", "more": None}
     assert as_record(Declared, given, "f") == {"rank": 1, "rate": None, "more": None}
@@ -309,3 +261,69 @@ def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
         as_record(RunConfig, {}, "f")
     with pytest.raises(ConfigError, match="^f: got 3, expected settings of Declared"):
         as_record(Declared, 3, "f")  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Settings):
+    kind: str = "adam"
+    rate: float = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annealing(Settings):
+    kind: str = "annealing"
+    steps: int
+
+
+class Optimizers:
+    """Stands for classes with settings of their own."""
+
+    def __init__(self, config_class: type[Settings]) -> None:
+        self.config_class = config_class
+
+
+OPTIMIZERS = {"adam": Optimizers(Adam), "annealing": Optimizers(Annealing)}
+
+
+def find_optimizer(name: str) -> Optimizers:
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", "optimizer", name, OPTIMIZERS)
+    return OPTIMIZERS[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Settings):
+    optimizer: Annotated[Settings, Chosen("optimizer", find_optimizer)] = field(
+        default_factory=Adam
+    )
+
+
+def test_a_name_chooses_of_which_class_settings_are() -> None:
+    config = from_mapping(Choosing, {"optimizer": {"kind": "annealing", "steps": 3}}, "f")
+    assert config.optimizer == Annealing(steps=3)
+    assert from_mapping(Choosing, to_mapping(config), "f") == config
+    assert from_mapping(Choosing, {"optimizer": {"rate": 0.5}}, "f").optimizer == Adam(rate=0.5)
+    assert Choosing().optimizer == Adam()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ({"kind": "adan"}, "f:optimizer: optimizer: unknown optimizer 'adan'. Did you mean 'adam'"),
+        ({"kind": "annealing"}, "f:optimizer: key 'steps' of Annealing is missing"),
+        (
+            {"kind": "annealing", "steps": 1, "rate": 0.1},
+            "f:optimizer: unknown key 'rate' in Annealing",
+        ),
+        ({"kind": 3}, "f: optimizer.kind = 3, expected the name of a optimizer"),
+        ("adam", r"f: optimizer = 'adam' \(str\), expected settings of a optimizer: a table with"),
+    ],
+)
+def test_what_cannot_be_chosen_is_told(optimizer: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        from_mapping(Choosing, {"optimizer": optimizer}, "f")
+
+
+def test_settings_have_to_be_those_of_their_kind() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer = Adam\(kind='annealing', rate=0.001\)"):
+        Choosing(optimizer=Adam(kind="annealing"))

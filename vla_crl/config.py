@@ -1,4 +1,4 @@
-"""Strict settings: TOML file -> frozen dataclass -> command-line flags.
+"""Strict settings: TOML file -> frozen dataclass; `flags` overrides them on the command line.
 
 A file names only what differs from the defaults. An unknown key, a missing one or a value of the
 wrong type or out of range is an error that says where it stands; building a config never changes
@@ -7,15 +7,11 @@ it. A range is declared where its field is, in the words of the package annotate
     rank: Annotated[int, Interval(ge=1, le=4096)] = 8
 """
 
-import contextlib
 import dataclasses
 import difflib
 import functools
-import io
 import json
 import operator
-import re
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,10 +39,6 @@ Names = Annotated[tuple[str, ...], MinLen(1)]
 """At least one."""
 
 
-MAX_CAUSE = 1000
-"""Characters of what is told of a flag."""
-
-
 class Settings:
     """Base of settings: a frozen dataclass that is as its fields declare, whoever makes it.
 
@@ -59,8 +51,57 @@ class Settings:
         Raises:
             ConfigError: Names the first field that is wrong.
         """
-        for name, hint in _hints(type(self)).items():
+        for name, hint in hints_of(type(self)).items():
             _convert(hint, getattr(self, name), type(self).__name__, name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Declared beside a field of type `Settings`: of which class they are is chosen by a name.
+
+        learner: Annotated[Settings, Chosen("learner", find_learner)]
+
+    As plain data they are a table with the name as `kind`; all other keys are fields of the class
+    that has the name. So everybody may bring a class, with settings of its own.
+
+    Attributes:
+        what: Is chosen, for errors.
+        find: From a name to what has it, with the class of its settings as `config_class`; these
+            declare `kind: str`.
+    """
+
+    what: str
+    find: Callable[[str], Any]
+
+    def settings_class(self, kind: str) -> type[Any]:
+        """Return the class of the settings of one kind.
+
+        Raises:
+            ConfigError: There is no such kind.
+        """
+        return self.find(kind).config_class
+
+    def convert(self, value: Any, where: str, key: str) -> Any:
+        """Return the settings that a table holds, or settings themselves if they are of a kind."""
+        if not isinstance(value, Mapping):
+            kind = getattr(value, "kind", None)
+            if isinstance(value, Settings) and type(value) is self.settings_class(str(kind)):
+                return value
+            raise ConfigError(
+                f"{where}: {key} = {shown(value)} ({type(value).__name__}), expected settings of "
+                f"a {self.what}: a table with a kind"
+            )
+        table = cast(Mapping[str, Any], value)
+        if not isinstance(kind := table.get("kind"), str):
+            raise ConfigError(
+                f"{where}: {key}.kind = {shown(kind)}, expected the name of a {self.what}"
+            )
+        section = f"{where}.{key}" if ":" in where else f"{where}:{key}"
+        try:
+            config_class = self.settings_class(kind)
+        except ConfigError as error:
+            raise ConfigError(f"{section}: {error}") from error
+        return from_mapping(config_class, table, section)
 
 
 def load_toml(config_class: type[T], path: Path) -> T:
@@ -92,7 +133,7 @@ def from_mapping(config_class: type[T], mapping: Mapping[str, Any], where: str) 
     Raises:
         ConfigError: Unknown or missing key, wrong type, or a range that the class rejects.
     """
-    hints = _hints(_require_mapping(mapping, config_class, where))
+    hints = hints_of(_require_mapping(mapping, config_class, where))
     for key in mapping:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
@@ -143,14 +184,24 @@ def _values(config_class: type[Any], mapping: Mapping[str, Any], where: str) -> 
         if _is_required(field) and field.name not in mapping:
             raise ConfigError(f"{where}: key '{field.name}' of {config_class.__name__} is missing")
     return {
-        name: _convert(hint, mapping[name], where, name)
-        for name, hint in _hints(config_class).items()
+        name: _convert(hint, _with_kind(field, hint, mapping[name]), where, name)
+        for field, (name, hint) in zip(
+            dataclasses.fields(config_class), hints_of(config_class).items(), strict=True
+        )
         if name in mapping
     }
 
 
+def _with_kind(field: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """Return a table of settings that are chosen by name; without one, that of the default."""
+    make = cast(Any, field.default_factory)
+    if make is dataclasses.MISSING or not chosen_by(hint) or not isinstance(value, Mapping):
+        return value  # pyright: ignore[reportUnknownVariableType]
+    return {"kind": make().kind, **cast(Mapping[str, Any], value)}
+
+
 @functools.cache
-def _hints(config_class: type[Any]) -> dict[str, Any]:
+def hints_of(config_class: type[Any]) -> dict[str, Any]:
     """Return what the fields of a dataclass declare, by name."""
     hints = typing.get_type_hints(config_class, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
@@ -159,48 +210,6 @@ def _hints(config_class: type[Any]) -> dict[str, Any]:
 def to_mapping(config: object) -> dict[str, Any]:
     """Return a config as plain data that `from_mapping` reads back to an equal config."""
     return dataclasses.asdict(cast(Any, config))
-
-
-def override(config: T, arguments: Sequence[str], prog: str) -> T:
-    """Return `config` with command-line flags applied, e.g. `--ppo.learning-rate 1e-3`.
-
-    `--help` prints all flags and ends the program.
-
-    Args:
-        config: The defaults.
-        arguments: Flags; empty leaves the config as it is.
-        prog: What the help text calls the program.
-
-    Raises:
-        ConfigError: A wrong flag, type or range; names the nearest flag.
-    """
-    if not arguments:
-        return config
-    import tyro
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                type(config),
-                default=config,
-                args=arguments,
-                prog=prog,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as stop:
-        if stop.code == 0:
-            raise
-    raise ConfigError(f"{prog}: {_unboxed(complaint.getvalue())} (see {prog} --help)")
-
-
-def _unboxed(text: str) -> str:
-    """Return in one line what tyro tells in a box: title, cause and hints, with lines between."""
-    flat = " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯]", " ", text).split())
-    parts = [part for part in re.split(r" ?[─-]{5,} ?", flat) if part]
-    cause = textwrap.shorten(parts[1] if len(parts) > 1 else flat, MAX_CAUSE, placeholder="...")
-    nearest = re.search(r"Perhaps you meant: .*?(--\S+)", flat)
-    return f"{cause}. Did you mean {nearest[1]}?" if nearest else cause.rstrip(".")
 
 
 def differing_settings(
@@ -239,6 +248,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
     """Return `value` as the type `hint`, or raise an error that names the key."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if chosen := chosen_by(hint):
+            return chosen.convert(value, where, key)
         return _within(arguments[1:], _convert(arguments[0], value, where, key), where, key)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         section = f"{where}.{key}" if ":" in where else f"{where}:{key}"
@@ -306,6 +317,12 @@ def _within(metadata: Sequence[object], value: Any, where: str, key: str) -> Any
         return value
     came = f"= {shown(value)}" if isinstance(value, (int, float)) else f"has {len(value)} entries"
     raise ConfigError(f"{where}: {key} {came}, expected {' and '.join(limits)}")
+
+
+def chosen_by(hint: Any) -> Chosen | None:
+    """Return how the class of a field is chosen, if it is."""
+    found = [data for data in getattr(hint, "__metadata__", ()) if isinstance(data, Chosen)]
+    return found[0] if found else None
 
 
 def _convert_union(members: tuple[Any, ...], value: Any, where: str, key: str) -> Any:

@@ -1,19 +1,18 @@
 """Recipes: files that may build on one another, and the flags that override them."""
 
-import argparse
 import dataclasses
 import json
 import logging
 import re
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from vla_crl import catalog
-from vla_crl.config import from_mapping, override, read_toml, to_mapping
+from vla_crl.config import from_mapping, read_toml, to_mapping
 from vla_crl.errors import ConfigError
+from vla_crl.flags import flag_value, override, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -137,11 +136,13 @@ def _chain(files: Sequence[Path]) -> str:
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, sections merged; of other settings `own` wins."""
+    """Return both, sections merged; of other settings, and of sections of one kind, `own` wins."""
     sections = {
         key: _merged(base[key], value)
         for key, value in own.items()
-        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        if isinstance(value, dict)
+        and isinstance(base.get(key), dict)
+        and value.get("kind", base[key].get("kind")) == base[key].get("kind")
     }
     return {**base, **own, **sections}
 
@@ -185,7 +186,7 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
     """Apply flags, also those of the method's settings: which there are the method says."""
     from vla_crl.continual.method import find_method
 
-    method, settings = _flag("--method", overrides) or config.method, config.method_settings
+    method, settings = flag_value("--method", overrides) or config.method, config.method_settings
     if settings and method != config.method:
         logger.warning(
             "%s: [method_settings] are those of '%s' and are left out for '%s'",
@@ -205,8 +206,8 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
             kw_only=True,
         )
         flags_class.__doc__ = type(config).__doc__
-        unfinished = _without_required(settings_class)
-        fields["method_settings"] = from_mapping(unfinished, settings, where)
+        given = unfinished(settings_class)
+        fields["method_settings"] = from_mapping(given, settings, where)
         chosen = override(flags_class(**fields), overrides, prog)
         fields = {name: getattr(chosen, name) for name in fields}
         settings = _plain(chosen.method_settings, method)
@@ -216,32 +217,6 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
         return type(config)(**fields | {"method_settings": _plain(complete, method)})
     except ConfigError as error:
         raise ConfigError(f"{prog}: {error}") from error
-
-
-def _flag(name: str, arguments: Sequence[str]) -> str | None:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(name, nargs="?", dest="value")
-    return parser.parse_known_args(arguments)[0].value
-
-
-def _without_required(settings_class: type[Any]) -> type[Any]:
-    """Return the class with all settings optional and unchecked: tyro asks for missing ones."""
-    import tyro
-
-    types = typing.get_type_hints(settings_class)
-    required = [
-        (field.name, types[field.name], tyro.MISSING)
-        for field in dataclasses.fields(settings_class)
-        if field.default is field.default_factory is dataclasses.MISSING
-    ]
-    return dataclasses.make_dataclass(
-        settings_class.__name__,
-        required,
-        bases=(settings_class,),
-        namespace={"__post_init__": lambda self: None},
-        frozen=settings_class.__dataclass_params__.frozen,
-        kw_only=True,
-    )
 
 
 def _plain(settings: Any, method: str) -> dict[str, Any]:

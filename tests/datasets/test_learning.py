@@ -9,9 +9,9 @@ import torch
 
 from vla_crl.algos.supervised import SupervisedConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import override
 from vla_crl.datasets.config import DatasetConfig
 from vla_crl.errors import ConfigError
+from vla_crl.flags import override
 from vla_crl.models.checkpoint import load_policy
 from vla_crl.pretraining import pretrain as pretraining
 from vla_crl.pretraining.pretrain import pretrain
