@@ -1,6 +1,6 @@
 """What the JSON files of policies and adapters say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,8 +9,8 @@ from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.reading import read_object, shown
 from vla_crl.files.state_dicts import require_part
 from vla_crl.models.heads.flow import FlowConfig
-from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig
+from vla_crl.models.routes import BankRecord
 
 FORMAT = 2
 Record = TypeVar("Record")
@@ -22,8 +22,8 @@ class PolicyRecord(Settings):
 
     format: int
     config: PolicyConfig
-    lora: LoRAConfig | None
     card: dict[str, Any]
+    adapters: BankRecord = field(default_factory=BankRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class AdapterRecord(Settings):
     """What adapter.json says."""
 
     format: int
-    lora: LoRAConfig
+    adapters: BankRecord
     base: str
     """Preset or folder of the policy that the adapters are of."""
     base_sha256: str
@@ -42,8 +42,6 @@ class AdapterRecord(Settings):
     """As in `PolicyConfig`; None: those of the base."""
     flow: FlowConfig | None = None
     """Likewise."""
-    routing: str | None = None
-    """Name of the method that chooses what acts in which task, if one does."""
 
 
 def read_record(record_class: type[Record], path: Path) -> Record:

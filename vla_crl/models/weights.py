@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from vla_crl.models.adapters import adapter_state_dict
 from vla_crl.models.lora import BaseWeights
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.sites import is_light
 
 
 def remember_base(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> BaseWeights:
@@ -35,20 +35,29 @@ def base_fingerprint(policy: VLAPolicy) -> str | None:
     return base.sha256 if base.sums == _bit_sums(policy) else None
 
 
+def changed_weights(policy: VLAPolicy) -> set[str]:
+    """Return the names of base weights that are, or were when last asked, not as when loaded."""
+    base = policy.base or remember_base(policy, policy.state_dict())
+    sums = _bit_sums(policy)
+    base.changed.update(name for name in sums if sums[name] != base.sums.get(name))
+    return set(base.changed)
+
+
 def weights_fingerprint(policy: VLAPolicy) -> str:
-    """Return the beginning of a SHA-256 of all weights: of the base, the adapters, the value head.
+    """Return the beginning of a SHA-256 of all weights: base, adapters, router and value head.
 
     Where weights of the base have changed since they were loaded, those of today count.
     """
     digest = hashlib.sha256((base_fingerprint(policy) or _sha256(policy.state_dict())).encode())
-    _add_to(digest, adapter_state_dict(policy).items())
+    own = policy.state_dict().items()
+    _add_to(digest, ((name, tensor) for name, tensor in own if is_light(name)))
     return digest.hexdigest()[:16]
 
 
 def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors.items():
-        if ".lora_" not in name and not name.startswith("value_head."):
-            yield name.replace(".base_layer.", "."), tensor
+        if not is_light(name):
+            yield name, tensor
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
