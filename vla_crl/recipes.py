@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import re
@@ -110,9 +111,43 @@ def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
                     f"{command}'"
                 ) from error
         raise
+    try:
+        config, overrides = _switch_sections(config, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{prog}: {error}") from error
     if not hasattr(config, "method_settings"):
         return override(config, overrides, prog)
     return _override_with_method(config, overrides, prog, recipe.where)
+
+
+def _switch_sections(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
+    """Apply flags that switch a section off, `--lora None`, or on where it is off, `--lora.rank 4`.
+
+    Args:
+        config: With sections, of which some may be None.
+        flags: As on the command line.
+
+    Returns:
+        The config, and the flags that are left.
+
+    Raises:
+        ConfigError: The config may not be so.
+    """
+    left, changes = list(flags), {}
+    for name, hint in typing.get_type_hints(type(config)).items():
+        members = typing.get_args(hint)
+        sections = [member for member in members if dataclasses.is_dataclass(member)]
+        if type(None) not in members or len(sections) != 1:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        is_off = any(pair == (flag, "None") for pair in itertools.pairwise(left))
+        if is_off or f"{flag}=None" in left:
+            place = left.index(flag) if is_off else left.index(f"{flag}=None")
+            del left[place : place + 1 + is_off]
+            changes[name] = None
+        elif getattr(config, name) is None and any(f.startswith(f"{flag}.") for f in left):
+            changes[name] = cast(Any, sections[0])()
+    return (dataclasses.replace(config, **changes) if changes else config), left
 
 
 def _extended(name: object, files: Sequence[Path]) -> Path:

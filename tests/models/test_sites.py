@@ -3,7 +3,8 @@ import pytest
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.lora import AdapterLayout, LoRAConfig
-from vla_crl.models.sites import choose_layers, is_light, linear_layers, site_of
+from vla_crl.models.routes import RouterRoute
+from vla_crl.models.sites import choose_layers, light_names, linear_layers, site_of
 
 
 def test_every_parameter_has_a_site(policy):
@@ -18,11 +19,14 @@ def test_every_parameter_has_a_site(policy):
         site_of("value_head_of_mine.weight")
 
 
-def test_what_is_no_weight_of_the_base_is_told_by_name():
-    assert is_light("backbone.model.q_proj.lora_B.a.weight")
-    assert is_light("value_head.output.bias")
-    assert is_light("adapters.router.gates.x.weight")
-    assert not is_light("action_expert.norm.weight")
+def test_what_is_no_weight_of_the_base_is_adapters_router_and_value_head(policy):
+    value = {name for name in policy.state_dict() if name.startswith("value_head.")}
+    assert light_names(policy) == value
+    base = {*policy.state_dict()} - value
+    add_lora(policy, LoRAConfig(rank=2))
+    policy.adapters.route = RouterRoute(router="linear", names=("default",))
+    assert {*policy.state_dict()} - light_names(policy) == base
+    assert any(name.startswith("adapters.router.") for name in light_names(policy))
 
 
 def test_the_head_is_the_action_expert(policy):

@@ -12,7 +12,7 @@ from vla_crl.files.state_dicts import require_like
 from vla_crl.models.gradient_paths import reached
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.models.sites import Group, is_light, site_of
+from vla_crl.models.sites import Group, light_names, site_of
 from vla_crl.models.weights import changed_weights
 
 ADAPTER = "default"
@@ -38,8 +38,9 @@ def train_adapters(policy: VLAPolicy, names: Collection[str]) -> None:
     Raises:
         ConfigError: An unknown adapter.
     """
+    light = light_names(policy)
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(is_light(name))
+        parameter.requires_grad_(name in light)
     policy.adapters.train_only(names)
 
 
@@ -146,7 +147,8 @@ def adapters_merged(policy: VLAPolicy) -> Iterator[None]:
 
 def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
     """Return the adapters, their router and the value head: all but the base."""
-    return {name: tensor for name, tensor in policy.state_dict().items() if is_light(name)}
+    light = light_names(policy)
+    return {name: tensor for name, tensor in policy.state_dict().items() if name in light}
 
 
 def load_adapter_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> None:
@@ -163,9 +165,7 @@ def load_adapter_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) ->
 
 def is_base_trained(policy: VLAPolicy) -> bool:
     """Tell whether base weights are trained or have changed since they were loaded."""
-    named = policy.named_parameters()
-    is_trained = any(p.requires_grad and not is_light(name) for name, p in named)
-    return is_trained or bool(changed_weights(policy))
+    return bool(_trained_base(policy))
 
 
 def trained_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
@@ -194,5 +194,5 @@ def load_trained_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) ->
 
 def _trained_base(policy: VLAPolicy) -> dict[str, Tensor]:
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
-    names = (trained | changed_weights(policy)) - {*adapter_state_dict(policy)}
+    names = (trained | changed_weights(policy)) - light_names(policy)
     return {name: tensor for name, tensor in policy.state_dict().items() if name in names}

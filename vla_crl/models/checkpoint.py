@@ -128,8 +128,8 @@ def load_policy(
 ) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
-    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. A checkpoint of
-    a run (`checkpoints/stage_3`) holds adapters; its base policy is loaded first.
+    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. Where a
+    checkpoint of a run (`checkpoints/stage_3`) holds adapters, its base policy is loaded first.
 
     Args:
         path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
@@ -141,8 +141,7 @@ def load_policy(
             adapters are refused.
 
     Raises:
-        CheckpointError: A file is missing, damaged or does not fit, or the checkpoint would not act
-            as it was measured.
+        CheckpointError: A file is missing, damaged or does not fit.
         ConfigError: There is no such preset, it is some other file, or torch cannot use the
             device.
     """

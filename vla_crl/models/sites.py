@@ -62,9 +62,12 @@ def is_adapter(name: str) -> bool:
     return any(part in name for part in ADAPTED)
 
 
-def is_light(name: str) -> bool:
-    """Tell whether a tensor is no weight of the base: of an adapter, the value head, the router."""
-    return is_adapter(name) or name.startswith(LIGHT_MODULES)
+def light_names(policy: "VLAPolicy") -> set[str]:
+    """Return the names of all tensors that are no weights of the base.
+
+    They are those of adapters, router and value head: what is trained and stored in every stage.
+    """
+    return {n for n in policy.state_dict() if is_adapter(n) or n.startswith(LIGHT_MODULES)}
 
 
 def linear_layers(policy: "VLAPolicy") -> dict[str, nn.Linear]:
@@ -73,7 +76,8 @@ def linear_layers(policy: "VLAPolicy") -> dict[str, nn.Linear]:
     return {
         name: cast(nn.Linear, module)
         for name, module in modules.items()
-        if type(module) in (nn.Linear, AdaptedLinear) and not is_light(f"{name}.")
+        if type(module) in (nn.Linear, AdaptedLinear)
+        and not (is_adapter(f"{name}.") or name.startswith(LIGHT_MODULES))
     }
 
 
