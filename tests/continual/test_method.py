@@ -14,7 +14,7 @@ from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
 from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
 from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
 from vla_crl.continual.methods.sequential import SequentialFineTuning
-from vla_crl.continual.stage import method_context, method_state
+from vla_crl.continual.stage import method_state
 from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
@@ -450,19 +450,11 @@ def test_hooks_may_be_written_in_any_way_that_the_loop_can_call():
     assert isinstance(make_method(f"{__name__}:OtherWays", {}), OtherWays)
 
 
-class NoContext(ContinualMethod):
-    def evaluating(self, policy: ActorCritic, task: str) -> Any:
-        yield  # without @contextmanager
-
+class NoState(ContinualMethod):
     def state_dict(self) -> Any:
         return None
 
 
-def test_a_context_and_a_state_that_are_none_are_refused_by_name():
-    method = NoContext(NoSettings())
-    with pytest.raises(
-        ConfigError, match=r"'m': evaluating\(\) is a generator, expected a context"
-    ):
-        method_context(method, "m", GaussianPolicy(), "task")
+def test_a_state_that_is_none_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"'m': state_dict\(\) is a NoneType, expected a dict"):
-        method_state(method, "m")
+        method_state(NoState(NoSettings()), "m")

@@ -1,7 +1,6 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Any, cast
@@ -11,20 +10,16 @@ from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.ppo import PPO
-from vla_crl.algos.protocols import ActorCritic, Rollout
-from vla_crl.config import Count, Settings, to_mapping
+from vla_crl.algos.protocols import Rollout
+from vla_crl.config import Count, Settings, from_mapping, to_mapping
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
-from vla_crl.models.adapters import (
-    adapter_layout,
-    adapter_state_dict,
-    check_checkpoint_holds,
-    load_adapter_state_dict,
-)
+from vla_crl.models.adapters import load_trained_state_dict, trained_state_dict
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.routes import BankRecord
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.contexts import ContextPlan, plan_contexts
 from vla_crl.rollout.episodes import shuffled_lanes
@@ -44,6 +39,8 @@ class StageRecord(Settings):
     """Of training, so far."""
     wall_s: Annotated[float, Interval(ge=0)]
     is_closed: bool
+    adapters: BankRecord
+    """All of the policy's adapters but their numbers."""
 
 
 class Stage:
@@ -78,18 +75,13 @@ class Stage:
             number: Of the stage.
             task: To be trained.
             wall_s: Seconds of the run until now.
-
-        Raises:
-            ConfigError: The method trains or adds what checkpoints do not hold.
         """
         self.number, self.task = number, task
         self.episodes, self.wall_s, self.is_closed = 0, wall_s, False
         self._config, self._policy, self._method = config, policy, method
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
-        self._layout = adapter_layout(policy)
         method.before_task(policy, task)
-        self._check_method("before_task")
         self._collector = Collector(
             policy,
             sims,
@@ -142,8 +134,7 @@ class Stage:
         """Let the method close the stage.
 
         Raises:
-            ConfigError: Nothing but the value head was trained, or the method leaves what
-                checkpoints do not hold.
+            ConfigError: Nothing but the value head was trained.
         """
         warmup = self._config.ppo.value_warmup_iterations
         if self.iteration <= warmup:
@@ -153,7 +144,6 @@ class Stage:
                 f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
             )
         self._method.after_task(self._policy, self.task, self._collect_fresh)
-        self._check_method("after_task")
         self.is_closed = True
 
     def state(self) -> State:
@@ -163,7 +153,7 @@ class Stage:
             ConfigError: Backend or method cannot be stored.
         """
         parts: dict[str, Mapping[str, Tensor]] = {
-            "policy": adapter_state_dict(self._policy),
+            "policy": trained_state_dict(self._policy),
             "method": method_state(self._method, self._config.method),
             "global": {"generator": torch.get_rng_state()},
         }
@@ -180,6 +170,7 @@ class Stage:
             episodes=self.episodes,
             wall_s=self.wall_s,
             is_closed=self.is_closed,
+            adapters=self._policy.adapters.record(),
         )
         return State(to_mapping(record), join_states(parts))
 
@@ -187,11 +178,18 @@ class Stage:
         """Go on from where another process was in this stage.
 
         Raises:
-            SpecError: It is that of other adapters or worlds.
+            ConfigError: It is that of adapters that the policy cannot have.
+            SpecError: It is that of other weights or worlds.
             CheckpointError: Other parameters are trained.
         """
         record, tensors = state.record, state.tensors
-        load_adapter_state_dict(self._policy, part_of(tensors, "policy"))
+        adapters = from_mapping(BankRecord, record["adapters"], "adapters")
+        if self._policy.adapters.record() != adapters:
+            trained = [n for n, p in self._policy.named_parameters() if p.requires_grad]
+            self._policy.adapters.arrange(adapters)
+            for name, parameter in self._policy.named_parameters():
+                parameter.requires_grad_(name in trained)
+        load_trained_state_dict(self._policy, part_of(tensors, "policy"))
         self._method.load_state_dict(part_of(tensors, "method"))
         self.episodes, self.wall_s = record["episodes"], record["wall_s"]
         self.is_closed = record["is_closed"]
@@ -200,10 +198,6 @@ class Stage:
             self._generator.set_state(tensors["minibatches/generator"])
             self._collector.load_state_dict(part_of(tensors, "collector"))
         torch.set_rng_state(tensors["global/generator"])
-
-    def _check_method(self, hook: str) -> None:
-        where = f"method '{self._config.method}': {hook}"
-        check_checkpoint_holds(self._policy, self._layout, where)
 
     def _collect_fresh(self) -> Rollout:
         ppo, rollout = self._config.ppo, self._collector.rollout
@@ -247,26 +241,3 @@ def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
                 f"{type(value).__name__}, expected a tensor"
             )
     return state
-
-
-def method_context(
-    method: ContinualMethod, name: str, policy: ActorCritic, task: str
-) -> AbstractContextManager[None]:
-    """Return the context in which a method wants a policy tested on a task.
-
-    Args:
-        method: Any.
-        name: How the recipe calls it.
-        policy: To be tested.
-        task: On which.
-
-    Raises:
-        ConfigError: It gives something else.
-    """
-    context = method.evaluating(policy, task)
-    if not isinstance(cast(Any, context), AbstractContextManager):
-        raise ConfigError(
-            f"method '{name}': evaluating() is a {type(context).__name__}, expected a context "
-            "manager, as a generator under @contextlib.contextmanager makes one"
-        )
-    return context
