@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 from annotated_types import Interval
 
+from vla_crl.algos.learner import LearnerConfig
+from vla_crl.algos.learners import find_learner
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import Count, Names, Seed, Settings, Size
+from vla_crl.config import Chosen, Count, Names, Seed, Settings, Size
 from vla_crl.continual.loggers.loggers import LoggerName
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
@@ -57,8 +59,10 @@ class TrainConfig(Settings):
     """Seeds everything."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Devices, precision and threads."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Learning rule."""
+    learner: Annotated[LearnerConfig, Chosen("learner", find_learner)] = field(
+        default_factory=PPOConfig
+    )
+    """Learning rule, and its settings."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters."""
     insulation: Insulation = "full"
