@@ -311,6 +311,21 @@ def test_methods_are_listed_by_name(
     assert row["description"].startswith("Train on one task after another")
 
 
+def test_learners_are_listed_by_name_with_those_of_ones_own(
+    capsys: pytest.CaptureFixture[str], own_folder: Path
+) -> None:
+    code = 'from vla_crl.algos.ppo import PPO\nclass Mine(PPO):\n    """Slower."""\n'
+    (own_folder / "my_learners.py").write_text(code)
+    (own_folder / "broken.py").write_text("class A(:\n")
+    _, out, _ = run(capsys, "list", "learners", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    ours = ["ppo", "grpo", "gspo", "reinforce", "sft", "cloning", "distillation"]
+    assert [*rows] == [*ours, "my_learners:Mine", "broken"]
+    assert rows["grpo"]["description"].startswith("Clipped updates on returns relative to epis")
+    assert rows["my_learners:Mine"]["description"] == "Slower."
+    assert rows["broken"]["description"].startswith("cannot be read: ")
+
+
 def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "show", "suite", "kitchen")
     assert "description: Two pots." in out

@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ def test_our_own_learners_keep_the_contract(name: str):
 
 def test_the_least_learner_keeps_the_contract():
     check_learner(Imitate)
+
+
+def test_the_learner_of_the_tutorial_keeps_the_contract(own_folder: Path):
+    page = Path(__file__).parents[2] / "docs" / "writing_a_learner.md"
+    code = page.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    (own_folder / "my_learners.py").write_text(code)
+    check_learner(find_learner("my_learners:Weighted"))
 
 
 class ItsOwnNoise(Imitate):
