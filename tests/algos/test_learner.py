@@ -62,6 +62,7 @@ CASES = [
     (REINFORCE, REINFORCEConfig(**FAST)),
     (SFT, SFTConfig(**FAST)),
     (Cloning, CloningConfig(**FAST, num_epochs=4)),
+    (Cloning, CloningConfig(**FAST, num_epochs=4, loss="imitation")),
 ]
 
 
@@ -156,17 +157,22 @@ def test_reinforce_takes_the_gradient_of_the_weighted_log_probability():
     assert returns.unique().numel() > 2
 
 
-def test_failures_are_not_cloned_unless_they_weigh_something():
+@pytest.mark.parametrize("loss", ["likelihood", "imitation"])
+def test_failures_are_not_cloned_unless_they_weigh_something(loss: Any):
     toy = GaussianToy()
     rollout = play(toy, seeded(), num_slots=64)
     num_won = int((rollout.successes == 1).sum())
     for weight, num in ((0.0, num_won), (0.25, int(rollout.valid.sum()))):
-        learner = Cloning(toy, CloningConfig(failure_weight=weight, minibatch_size=999))
+        config = CloningConfig(failure_weight=weight, minibatch_size=999, loss=loss)
+        learner = Cloning(toy, config)
         (batch,) = [*learner.minibatches(rollout, seeded())]
         assert len(batch) == num
-        terms = learner.terms(batch, toy.evaluate_actions(batch.context, batch.trace))
-        mask = torch.ones(num, 1, dtype=torch.bool)
-        plain = toy.imitation(batch.context, batch.actions, mask)
+        evaluation = toy.evaluate_actions(batch.context, batch.trace)
+        terms = learner.terms(batch, evaluation)
+        plain = -evaluation.density.log_prob()[:, 0]
+        if loss == "imitation":
+            mask = torch.ones(num, 1, dtype=torch.bool)
+            plain = toy.imitation(batch.context, batch.actions, mask)
         expected = torch.where(batch.success == 1, plain, weight * plain)
         torch.testing.assert_close(terms.policy_loss, expected)
 

@@ -7,7 +7,7 @@ the advantage; also known as filtered behaviour cloning.
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Interval
@@ -28,6 +28,9 @@ class CloningConfig(LearnerConfig):
     """Learning rule."""
     num_epochs: Annotated[int, Interval(ge=1, le=1000)] = 2
     """Passes over the rollout in one update."""
+    loss: Literal["likelihood", "imitation"] = "likelihood"
+    """What makes chunks likely again: minus the log-density of how they were sampled, or the head's
+    supervised loss of their actions. That of a flow also learns the exploration noise in them."""
     failure_weight: Fraction = 0.0
     """Weight of the chunks of episodes that failed, beside 1 of those that succeeded."""
     target_kl: Annotated[float, Interval(gt=0, le=1e6)] | None = None
@@ -55,11 +58,15 @@ class Cloning(Learner):
         return data.minibatches(self.config.minibatch_size, generator, chosen=chosen)
 
     def terms(self, batch: Batch, evaluation: Evaluation) -> Terms:
-        """Return the head's supervised loss of each chunk, weighted by how its episode ended."""
-        everywhere = torch.ones_like(batch.actions[..., 0], dtype=torch.bool)
-        loss = self.policy.imitation(batch.context, batch.actions, everywhere, self.generator)
+        """Return the loss of each chunk, weighted by how its episode ended."""
+        log_prob = evaluation.density.log_prob()
+        if self.config.loss == "imitation":
+            everywhere = torch.ones_like(batch.actions[..., 0], dtype=torch.bool)
+            loss = self.policy.imitation(batch.context, batch.actions, everywhere, self.generator)
+        else:
+            loss = -log_prob.sum(dim=1)
         weights = torch.where(batch.success == 1, 1.0, self.config.failure_weight)
-        log_ratio = (evaluation.density.log_prob() - batch.log_probs).detach()
+        log_ratio = (log_prob - batch.log_probs).detach()
         kl = (log_ratio.exp() - 1 - log_ratio).sum(dim=1).mean()  # as in `PolicyGradient`
         return Terms(weights * loss, metrics={"kl": kl})
 

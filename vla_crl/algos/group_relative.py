@@ -41,6 +41,7 @@ class GroupRelative(PolicyGradient):
 
     whole_episodes = True
     episodes_stay_together = False
+    _has_warned = False
 
     @classmethod
     def group_size(cls, config: Any) -> int:
@@ -62,8 +63,6 @@ class GroupRelative(PolicyGradient):
                 self.name, self.iteration, num - useful, num,
                 float(data.episode_returns[data.valid].nanmean()),
             )  # fmt: skip
-
-    _has_warned = False
 
     def unused_slots(self, rollout: Rollout, times: int) -> Tensor:
         """Return those of groups whose returns are all equal."""

@@ -20,7 +20,7 @@ class GSPOConfig(ClipConfig, RegularizedConfig, GroupConfig):
 
 
 class GSPO(GroupRelative):
-    """GRPO whose ratio is that of whole episodes: they stay together in minibatches."""
+    """As GRPO, with one ratio an episode, whose chunks stay together in minibatches."""
 
     config_class = GSPOConfig
     episodes_stay_together = True
