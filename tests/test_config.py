@@ -201,9 +201,9 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
 
 
 def test_settings_that_differ_are_told_by_their_whole_key() -> None:
-    one = {"seed": 0, "ppo": {"epochs": 8, "clip": {"low": 0.2}}, "old": None}
-    other = {"seed": 1, "ppo": {"epochs": 8, "clip": {"low": 0.3}}, "new": 2}
-    expected = {"new": (None, 2), "ppo.clip.low": (0.2, 0.3), "seed": (0, 1)}
+    one = {"seed": 0, "learner": {"epochs": 8, "clip": {"low": 0.2}}, "old": None}
+    other = {"seed": 1, "learner": {"epochs": 8, "clip": {"low": 0.3}}, "new": 2}
+    expected = {"new": (None, 2), "learner.clip.low": (0.2, 0.3), "seed": (0, 1)}
     assert differing_settings(one, other) == expected
     assert [*differing_settings(one, other)] == sorted(expected)
     assert differing_settings(one, one) == {}

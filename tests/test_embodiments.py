@@ -83,7 +83,7 @@ video_episodes = 1
 [compute]
 num_torch_threads = 1
 
-[ppo]
+[learner]
 num_epochs = 1
 minibatch_size = 16
 value_warmup_iterations = 1

@@ -86,8 +86,8 @@ def write(own_folder: Path) -> Write:
 
 
 def test_a_recipe_builds_on_another_whose_settings_it_overrides(write: Write) -> None:
-    base = write("base", TRAIN + 'tasks = ["a"]\n[ppo]\nnum_epochs = 2\nminibatch_size = 8\n')
-    long = write("long", 'extends = "base"\nepisodes_per_task = 80\n[ppo]\nnum_epochs = 3\n')
+    base = write("base", TRAIN + 'tasks = ["a"]\n[learner]\nnum_epochs = 2\nminibatch_size = 8\n')
+    long = write("long", 'extends = "base"\nepisodes_per_task = 80\n[learner]\nnum_epochs = 3\n')
     recipe = read_recipe("long")
     assert recipe.files == (long, base)
     assert recipe.settings == {
@@ -95,18 +95,18 @@ def test_a_recipe_builds_on_another_whose_settings_it_overrides(write: Write) ->
         "policy": "p",
         "tasks": ["a"],
         "episodes_per_task": 80,
-        "ppo": {"num_epochs": 3, "minibatch_size": 8},
+        "learner": {"num_epochs": 3, "minibatch_size": 8},
     }
     assert recipe.origins == {
         ("suite",): base,
         ("policy",): base,
         ("tasks",): base,
         ("episodes_per_task",): long,
-        ("ppo", "num_epochs"): long,
-        ("ppo", "minibatch_size"): base,
+        ("learner", "num_epochs"): long,
+        ("learner", "minibatch_size"): base,
     }
-    config = load_recipe("train", "long", ["--ppo.minibatch-size", "4"])
-    assert (config.episodes_per_task, config.ppo.num_epochs, config.ppo.minibatch_size) == (
+    config = load_recipe("train", "long", ["--learner.minibatch-size", "4"])
+    assert (config.episodes_per_task, config.learner.num_epochs, config.learner.minibatch_size) == (
         80,
         3,
         4,
@@ -117,8 +117,8 @@ def test_a_list_and_a_section_that_is_none_any_more_replace_what_was(write: Writ
     write("base", TRAIN + 'tasks = ["a", "b"]\n')
     write("other", 'extends = "base"\ntasks = "None"\n')
     assert load_recipe("train", "other").tasks is None
-    write("flat", 'extends = "base"\ntasks = ["c"]\nppo = 3\n')
-    with pytest.raises(ConfigError, match="ppo = 3 .int., expected PPOConfig"):
+    write("flat", 'extends = "base"\ntasks = ["c"]\nlearner = 3\n')
+    with pytest.raises(ConfigError, match="learner = 3 .int., expected settings of a learner"):
         load_recipe("train", "flat")
 
 
@@ -313,7 +313,7 @@ def test_help_lists_the_settings_of_the_method(
     assert exit_info.value.code == 0
     assert "--method-settings.strength FLOAT" in words
     assert "How strongly the weights are held, > 0. (default: 1.0)" in words
-    assert "--ppo.learning-rate" in words
+    assert "--learner.learning-rate" in words
 
 
 def test_settings_of_the_exploration_are_flags_of_the_policys_head(

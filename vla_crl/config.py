@@ -218,7 +218,7 @@ def differing_settings(
     """Return the settings of two configs, as plain data, that differ; a missing one is None.
 
     Returns:
-        Keys like `ppo.learning_rate`, sorted, to the values of both.
+        Keys like `learner.learning_rate`, sorted, to the values of both.
     """
     ours, theirs = _flat(one), _flat(other)
     return {

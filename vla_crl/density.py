@@ -45,6 +45,11 @@ class Density(Rows, ABC):
     def parameters(self) -> dict[str, Tensor]:
         """What the policy says about the samples, with the graph, each [B, P, ...]."""
 
+    @property
+    def parts(self) -> Tensor:
+        """[B, P] bool, False where there is no part."""
+        return torch.ones_like(self.log_prob(), dtype=torch.bool)
+
     def _require_like(self, other: Any) -> None:
         mine, its = self._shape(), other._shape() if isinstance(other, Density) else ()
         if type(other) is not type(self) or mine != its:
@@ -126,6 +131,11 @@ class CategoricalDensity(Density):
         """Return [B] the sum of -p log p."""
         own = functional.log_softmax(self.logits, dim=-1)
         return self._valid(-(own.exp() * own).sum(dim=-1)).sum(dim=-1)
+
+    @property
+    def parts(self) -> Tensor:
+        """The mask."""
+        return self.mask
 
     @property
     def parameters(self) -> dict[str, Tensor]:

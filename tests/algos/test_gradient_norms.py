@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vla_crl.algos.gradient_norms import gradient_norms
+from vla_crl.algos.gradient_norms import gradient_norms, gradient_ratios
 
 
 def test_each_term_has_the_norm_of_its_own_gradient_coefficient_included():
@@ -19,6 +19,15 @@ def test_each_term_has_the_norm_of_its_own_gradient_coefficient_included():
         "value_loss_grad_norm": pytest.approx(5.0**0.5),
         "replay_loss_grad_norm": 0.0,
         "penalty_grad_norm": 0.0,
+    }
+
+
+def test_terms_are_told_beside_the_policy_loss():
+    norms = {"policy_loss": 4.0, "value_loss": 3.0, "anchor": 1.0, "ewc/penalty": 8.0}
+    ratios = gradient_ratios({f"{k}_grad_norm": torch.tensor(v) for k, v in norms.items()})
+    assert {name: float(ratio) for name, ratio in ratios.items()} == {
+        "anchor_grad_ratio": 0.25,
+        "ewc/penalty_grad_ratio": 2.0,
     }
 
 

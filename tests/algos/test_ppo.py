@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
-from vla_crl.algos.protocols import Batch, ReplayBatch
+from vla_crl.algos.policy_gradient import clipped_policy_loss
+from vla_crl.algos.ppo import PPO, PPOConfig, clipped_value_loss
+from vla_crl.algos.protocols import Batch
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -52,6 +53,14 @@ class GaussianPolicy(nn.Module):
         mean, std = self.mean(context.features), torch.tensor([[[STD]]])
         density = GaussianDensity(trace.action[:, None], mean[:, None], std)
         return Evaluation(density, self.value_head(context.features).squeeze(-1))
+
+    def encode(self, seen: Features, /) -> Features:
+        return seen
+
+    def imitation(
+        self, context: Features, actions: Tensor, mask: Tensor, generator: object, /
+    ) -> Tensor:
+        return (self.mean(context.features)[:, None] - actions).square().mean(dim=(1, 2))
 
     @torch.no_grad()
     def act(self, context: Features, generator: torch.Generator) -> Chunk:
@@ -140,7 +149,7 @@ def test_objective_stops_where_the_ratio_leaves_the_range_in_the_wanted_directio
     # epsilon = 0.2; loss = max(-A r, -A clip(r, 0.8, 1.2))
     ratio = torch.tensor([1.0, 1.5, 0.5, 1.5, 0.5], requires_grad=True)
     advantages = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0])
-    loss = clipped_policy_loss(ratio, advantages, 0.2)
+    loss = clipped_policy_loss(ratio, advantages, (0.2, 0.2))
     #     A r at 1; 1.2 caps the gain; 0.5 is not capped; 1.5 is not capped; 0.8 caps the gain
     torch.testing.assert_close(loss, torch.tensor([-2.0, -2.4, -1.0, 3.0, 1.6]))
     (gradient,) = torch.autograd.grad(loss.sum(), ratio)
@@ -192,7 +201,7 @@ class OnlyRow(ContinualMethod):
         super().__init__(NoSettings())
         self.row = row
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         return (batch.index == self.row).float()
 
 
@@ -223,29 +232,19 @@ def test_advantages_are_normalised_over_the_rollout_and_not_the_minibatch(
             r"sample_weights has shape \[64, 1\], expected \[64\]",
         ),
         (
-            "penalty",
-            torch.ones(3),
-            r"penalty has shape \[3\], expected \[\]; any other would be br",
+            "losses",
+            {"anchor": torch.ones(3)},
+            r"losses\['anchor'\] has shape \[3\], expected \[\]; any other would be br",
         ),
     ],
 )
 def test_what_would_be_broadcast_to_a_wrong_loss_is_refused(
-    monkeypatch: pytest.MonkeyPatch, hook: str, tensor: Tensor, message: str
+    monkeypatch: pytest.MonkeyPatch, hook: str, tensor: object, message: str
 ):
     monkeypatch.setattr(ContinualMethod, hook, lambda *arguments: tensor)
     policy = toy()
     with pytest.raises(SpecError, match=message):
         PPO(policy, config()).update(collect(policy, seeded()), NO_METHOD, seeded())
-
-
-def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPatch):
-    policy = toy()
-    rollout = collect(policy, seeded())
-    batch = next(iter(rollout.minibatches(8, seeded())))
-    replay = ReplayBatch(batch.context, batch.trace, torch.ones(8, 1))
-    monkeypatch.setattr(ContinualMethod, "extra_batch", lambda *arguments: replay)
-    with pytest.raises(SpecError, match=r"extra_batch.weights has shape \[8, 1\], expected \[8\]"):
-        PPO(policy, config()).update(rollout, NO_METHOD, seeded())
 
 
 @pytest.mark.parametrize(
@@ -256,8 +255,11 @@ def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPa
             None,
             r"sample_weights is a NoneType, expected a tensor of shape \[64\]",
         ),
-        ("penalty", 0.0, r"penalty is a float, expected a tensor of shape \[\]"),
-        ("extra_batch", (1, 2), "extra_batch is a tuple, expected a ReplayBatch or None"),
+        ("losses", {"a": 0.0}, r"losses\['a'\] is a float, expected a tensor of shape \[\]"),
+        ("losses", None, "losses is a NoneType, expected a dictionary of scalars"),
+        ("losses", {"kl": torch.zeros(())}, "losses has 'kl', which is the name of another num"),
+        ("losses", {"a_grad_norm": torch.zeros(())}, "losses has 'a_grad_norm', which is the na"),
+        ("losses", {"value_loss": torch.zeros(())}, "losses has 'value_loss', which is the name"),
     ],
 )
 def test_a_hook_that_returns_something_else_is_named(
@@ -303,23 +305,24 @@ def test_value_warm_up_moves_the_value_head_alone():
 
 
 class Pulling(ContinualMethod):
-    """A penalty of a known gradient."""
+    """A term of a known gradient."""
 
     def __init__(self, strength: float) -> None:
         super().__init__(NoSettings())
         self.strength = strength
 
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        return self.strength * policy.mean.bias.sum()
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        return {"pull": self.strength * policy.mean.bias.sum()}
 
 
 def test_gradient_norms_tell_how_hard_each_term_pulls():
     # The gradient of 3 (b1 + b2) is (3, 3), and no other parameter's: norm 3 sqrt(2).
     policy = toy()
     metrics = PPO(policy, config()).update(collect(policy, seeded()), Pulling(3.0), seeded())
-    assert metrics["penalty_grad_norm"] == pytest.approx(3.0 * math.sqrt(2.0))
-    assert metrics["replay_loss_grad_norm"] == 0.0
+    assert metrics["pull_grad_norm"] == pytest.approx(3.0 * math.sqrt(2.0))
     assert metrics["policy_loss_grad_norm"] > 0.0
+    ratio = metrics["pull_grad_norm"] / metrics["policy_loss_grad_norm"]
+    assert metrics["pull_grad_ratio"] == pytest.approx(ratio)
     # What is half as heavy pulls half as hard; before the first step nothing else has changed.
     light, heavy = (
         PPO(policy := toy(), config(vf_coef=vf_coef, value_warmup_iterations=1)).update(
@@ -336,7 +339,8 @@ def test_looking_at_gradient_norms_changes_no_bit(monkeypatch: pytest.MonkeyPatc
     ends = []
     for is_looking in (True, False):
         if not is_looking:
-            monkeypatch.setattr("vla_crl.algos.ppo.gradient_norms", lambda *arguments: {})
+            monkeypatch.setattr("vla_crl.algos.learner.gradient_norms", lambda *arguments: {})
+            monkeypatch.setattr("vla_crl.algos.learner.gradient_ratios", lambda norms: {})
         policy = toy()
         train(policy, PPO(policy, config()), range(3))
         ends.append(weights(policy))
@@ -511,8 +515,8 @@ def test_log_probability_that_is_not_a_number_is_named():
 class RootPenalty(ContinualMethod):
     """Zero, but with an infinite slope."""
 
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        return (policy.mean.weight - policy.mean.weight.detach()).abs().sqrt().sum()
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        return {"root": (policy.mean.weight - policy.mean.weight.detach()).abs().sqrt().sum()}
 
 
 def test_gradient_that_is_not_a_number_stops_before_the_step():
@@ -556,7 +560,8 @@ def test_policy_with_nothing_to_train_is_an_error():
     [
         ("learning_rate", 0.0, "more than 0"),
         ("value_learning_rate", -1.0, "more than 0"),
-        ("clip_range", 0.0, "more than 0"),
+        ("clip_low", 0.0, "more than 0"),
+        ("clip_high", 0.0, "more than 0"),
         ("value_clip_range", 0.0, "more than 0"),
         ("max_grad_norm", 0.0, "more than 0"),
         ("target_kl", 0.0, "more than 0"),

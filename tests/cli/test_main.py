@@ -57,7 +57,7 @@ KITCHEN = types.SimpleNamespace(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class LearnerConfig:
     learning_rate: float = 1e-3
 
 
@@ -69,7 +69,7 @@ class TrainConfig:
     seed: int = 0
     video_episodes: int = 2
     rounds: int = 1
-    ppo: PPOConfig = PPOConfig()
+    learner: LearnerConfig = LearnerConfig()
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 
 
@@ -308,6 +308,21 @@ def test_methods_are_listed_by_name(
     (row,) = json.loads(out)
     assert (row["name"], row["file"].endswith("methods/sequential.py")) == ("sequential", True)
     assert row["description"].startswith("Train on one task after another")
+
+
+def test_learners_are_listed_by_name_with_those_of_ones_own(
+    capsys: pytest.CaptureFixture[str], own_folder: Path
+) -> None:
+    code = 'from vla_crl.algos.ppo import PPO\nclass Mine(PPO):\n    """Slower."""\n'
+    (own_folder / "my_learners.py").write_text(code)
+    (own_folder / "broken.py").write_text("class A(:\n")
+    _, out, _ = run(capsys, "list", "learners", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    ours = ["ppo", "grpo", "gspo", "reinforce", "sft", "cloning", "distillation"]
+    assert [*rows] == [*ours, "my_learners:Mine", "broken"]
+    assert rows["grpo"]["description"].startswith("Clipped updates on returns relative to epis")
+    assert rows["my_learners:Mine"]["description"] == "Slower."
+    assert rows["broken"]["description"].startswith("cannot be read: ")
 
 
 def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -738,11 +753,11 @@ def test_pretrain_applies_flags_to_the_recipe(
     calls = Calls()
     install("vla_crl.pretraining.recipe", PretrainConfig=TrainConfig)
     install("vla_crl.pretraining.pretrain", pretrain=calls)
-    code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
-    config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
+    code, _, _ = run(capsys, "pretrain", "demo", "--seed", "3", "--learner.learning-rate", "1e-4")
+    config = TrainConfig(suite="kitchen", seed=3, learner=LearnerConfig(learning_rate=1e-4))
     assert (code, calls) == (
         0,
-        [((config, Path("runs/demo")), {"recipe": "demo --seed 3 --ppo.learning-rate 1e-4"})],
+        [((config, Path("runs/demo")), {"recipe": "demo --seed 3 --learner.learning-rate 1e-4"})],
     )
 
 
@@ -759,13 +774,13 @@ def test_train_makes_a_run_and_its_report(
     install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
     install("vla_crl.continual.trainer", Trainer=Trainer)
     install("vla_crl.report.page", write_report=write_report)
-    arguments = ("train", "demo", "--seed", "3", "--ppo.learning-rate", "1e-4")
+    arguments = ("train", "demo", "--seed", "3", "--learner.learning-rate", "1e-4")
     code, out, err = run(capsys, *arguments)
     assert code == 0
     assert "runs/demo/report.html" in out
     assert "Success on the test states" in err
     assert "+40.0" in err
-    config = TrainConfig(suite="kitchen", seed=3, ppo=PPOConfig(learning_rate=1e-4))
+    config = TrainConfig(suite="kitchen", seed=3, learner=LearnerConfig(learning_rate=1e-4))
     directory = RunDirectory.open(Path("runs/demo"))
     (trainer,) = Trainer.made
     assert (trainer.config, trainer.run, trainer.resume) == (config, directory, False)
@@ -776,7 +791,7 @@ def test_train_makes_a_run_and_its_report(
     }
     keywords = {"num_episodes": 2, "folder": Path("runs/demo/videos"), "compute": ComputeConfig()}
     assert film_run == [((policies, KITCHEN, ("lift",)), keywords)]
-    assert directory.read_config()["ppo"] == {"learning_rate": 1e-4}
+    assert directory.read_config()["learner"] == {"learning_rate": 1e-4}
     assert directory.read_versions()["command"] == ["vla-crl", *arguments]
     assert directory.read_versions()["seed"] == 3
 
@@ -785,7 +800,7 @@ def test_train_makes_a_run_and_its_report(
     assert "runs/demo: exists and is not empty; nothing was overwritten" in err
     code, _, err = run(capsys, "train", "demo", "--resume")
     assert code == 2
-    assert "ppo.learning_rate is 0.0001 there but 0.001 now" in err
+    assert "learner.learning_rate is 0.0001 there but 0.001 now" in err
     assert [trainer.resume for trainer in Trainer.made] == [False, None, None]
     code, _, _ = run(capsys, *arguments, "--resume")
     assert (code, Trainer.made[-1].resume) == (0, True)
@@ -832,11 +847,11 @@ def test_a_wrong_setting_makes_no_run(
 ) -> None:
     install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
     install("vla_crl.continual.trainer", Trainer=Trainer)
-    code, out, err = run(capsys, "train", "demo", "--ppo.learning-rat", "1")
+    code, out, err = run(capsys, "train", "demo", "--learner.learning-rat", "1")
     assert (code, out) == (2, "")
     assert err == (
-        "vla-crl: error: vla-crl train demo: Unrecognized options: --ppo.learning-rat, 1. Did you "
-        "mean --ppo.learning-rate? (see vla-crl train demo --help)\n"
+        "vla-crl: error: vla-crl train demo: Unrecognized options: --learner.learning-rat, 1. Did "
+        "you mean --learner.learning-rate? (see vla-crl train demo --help)\n"
     )
     assert not (world / "runs").exists()
 
@@ -851,7 +866,7 @@ def test_help_after_a_recipe_lists_its_settings(
     assert exit_info.value.code == 0
     text = capsys.readouterr().out
     assert "--run-dir" in text
-    assert "--ppo.learning-rate" in text
+    assert "--learner.learning-rate" in text
 
 
 def test_metrics_gives_one_row_a_metric(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ method = "holding:Hold"
 episodes_per_task = 4
 video_episodes = 0
 compute = {{ num_torch_threads = 1, num_sim_threads = 1 }}
-ppo = {{ minibatch_size = 4, value_warmup_iterations = 0, num_epochs = 1 }}
+learner = {{ minibatch_size = 4, value_warmup_iterations = 0, num_epochs = 1 }}
 lora = {{ rank = 2 }}
 collector = {{ num_envs = 4, num_chunks = 3 }}
 evaluation = {{ num_episodes = 2, num_sampled_episodes = 0, num_envs = 6 }}
@@ -46,8 +46,8 @@ class Hold(ContinualMethod):
 
     config_class = HoldConfig
 
-    def sample_weights(self, batch):
-        return super().sample_weights(batch) * strength_of(self)
+    def sample_weights(self, batch, evaluation):
+        return super().sample_weights(batch, evaluation) * strength_of(self)
 
     def after_task(self, policy, task, collect):
         CLOSED.append(task)

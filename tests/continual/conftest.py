@@ -33,7 +33,7 @@ def config(tmp_path_factory, make_untrained_policy):
         heldout_tasks=("white_mug_in_tray",),
         episodes_per_task=4,
         compute=ComputeConfig(num_torch_threads=1, num_sim_threads=1),
-        ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
+        learner=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
         collector=CollectorConfig(num_envs=4, num_chunks=6),
         evaluation=EvaluationConfig(num_episodes=2, num_sampled_episodes=2, num_envs=6),
     )

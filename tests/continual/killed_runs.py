@@ -29,7 +29,7 @@ for name in ("vla_crl.continual.trainer", "vla_crl.report.film", "vla_crl.report
 
 MOMENTS = {
     "collection": "vla_crl.rollout.collector_lane:CollectorLane._play",
-    "update": "vla_crl.algos.ppo:PPO._step",
+    "update": "vla_crl.algos.learner:Learner._step",
     "closing": "vla_crl.continual.stage:Stage._collect_fresh",
     "rows": "vla_crl.runs.directory:RunDirectory.append_metrics",
     "tensors": "safetensors.torch:save_file",
@@ -61,7 +61,7 @@ class Remembering(ContinualMethod):
     def before_task(self, policy, task):
         self.is_prepared, self.mean = True, torch.rand(())
 
-    def sample_weights(self, batch):
+    def sample_weights(self, batch, evaluation):
         assert self.is_prepared
         return 0.5 + torch.rand(batch.advantages.shape) * (1.0 + self.mean)
 

@@ -51,7 +51,7 @@ def config(tmp_path: Path, write_fake_suite, make_small_policy) -> TrainConfig:
         episodes_per_task=12,
         lora=LoRAConfig(rank=2),
         compute=ComputeConfig(num_torch_threads=1, num_sim_threads=1),
-        ppo=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
+        learner=PPOConfig(minibatch_size=16, value_warmup_iterations=1, num_epochs=1),
         collector=CollectorConfig(num_envs=6, num_chunks=5),
         evaluation=EvaluationConfig(num_episodes=2, num_sampled_episodes=1),
         video_episodes=0,

@@ -20,7 +20,7 @@ episodes_per_task = 12
 checkpoint_every = 2
 video_episodes = 1
 compute = { num_torch_threads = 1, num_sim_threads = 1 }
-ppo = { minibatch_size = 4, value_warmup_iterations = 1, num_epochs = 2 }
+learner = { minibatch_size = 4, value_warmup_iterations = 1, num_epochs = 2 }
 lora = { rank = 2 }
 collector = { num_envs = 4, num_chunks = 3 }
 evaluation = { num_episodes = 2, num_sampled_episodes = 2, num_envs = 6 }

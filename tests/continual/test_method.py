@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
-from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
+from vla_crl.algos.learner import policy_parameters
+from vla_crl.algos.ppo import PPO, PPOConfig
+from vla_crl.algos.protocols import ActorCritic, Batch, UpdateHooks
 from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
 from vla_crl.continual.methods.sequential import SequentialFineTuning
 from vla_crl.continual.stage import method_state
@@ -19,6 +20,8 @@ from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
+
+Terms = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ class GaussianPolicy(nn.Module):
         mean = self.mean(context.features)
         density = GaussianDensity(trace.action[:, None], mean[:, None], torch.ones(1, 1, 1))
         return Evaluation(density, self.value_head(context.features).squeeze(-1))
+
+    def encode(self, seen: Features, /) -> Features:
+        return seen
+
+    def imitation(
+        self, context: Features, actions: Tensor, mask: Tensor, generator: object, /
+    ) -> Tensor:
+        return (self.mean(context.features)[:, None] - actions).square().mean(dim=(1, 2))
 
 
 def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
@@ -84,7 +95,7 @@ def collect(policy: GaussianPolicy, num_slots: int = 8) -> RolloutStorage:
 
 
 def update(
-    policy: GaussianPolicy, method: ContinualMethod, iterations: int = 1, **settings: Any
+    policy: GaussianPolicy, method: UpdateHooks, iterations: int = 1, **settings: Any
 ) -> dict[str, float]:
     defaults: dict[str, Any] = {
         "learning_rate": 0.05,
@@ -106,17 +117,17 @@ class Recording(ContinualMethod):
         super().__init__(NoSettings())
         self.calls: list[str] = []
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def before_update(self, policy: ActorCritic, rollout: Any) -> None:
+        assert rollout.advantages.any()  # those of this rollout
+        self.calls.append("before_update")
+
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         self.calls.append("sample_weights")
-        return super().sample_weights(batch)
+        return super().sample_weights(batch, evaluation)
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
-        self.calls.append(f"extra_batch {num_samples}")
-        return super().extra_batch(num_samples)
-
-    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
-        self.calls.append("penalty")
-        return super().penalty(policy, batch)
+    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
+        self.calls.append(f"losses of {len(batch)}")
+        return super().losses(policy, batch, evaluation)
 
     def transform_grads(self, policy: ActorCritic) -> None:
         assert all(p.grad is not None for p in policy_parameters(policy).values())
@@ -129,9 +140,9 @@ class Recording(ContinualMethod):
 def test_every_step_calls_the_hooks_in_order():
     method = Recording()
     metrics = update(GaussianPolicy(), method)
-    step = ["sample_weights", "extra_batch 4", "penalty", "transform_grads", "after_step"]
+    step = ["sample_weights", "losses of 4", "transform_grads", "after_step"]
     assert metrics["optimizer_steps"] == 4
-    assert method.calls == step * 4
+    assert method.calls == ["before_update", *step * 4]
 
 
 def test_no_hook_is_called_in_the_value_warm_up():
@@ -144,14 +155,13 @@ def test_the_base_changes_nothing():
     class Bare:
         """The hooks written out as the identity."""
 
-        def sample_weights(self, batch: Batch) -> Tensor:
+        def before_update(self, policy: Any, rollout: Any) -> None: ...
+
+        def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
             return torch.ones(len(batch))
 
-        def extra_batch(self, num_samples: int) -> None:
-            return None
-
-        def penalty(self, policy: Any, batch: Batch) -> Tensor:
-            return torch.tensor(0.0)
+        def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> Terms:
+            return {"nothing": torch.tensor(0.0)}
 
         def transform_grads(self, policy: Any) -> None: ...
 
@@ -159,31 +169,31 @@ def test_the_base_changes_nothing():
 
     base, bare = GaussianPolicy(), GaussianPolicy()
     update(base, make_method("sequential", {}))
-    update(bare, Bare())  # type: ignore[arg-type]
+    update(bare, Bare())
     assert base.weight == bare.weight > 0.1
 
 
 class Anchor(ContinualMethod):
     """Pull the weight towards -1."""
 
-    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
+    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
         weight = policy_parameters(policy)["mean.weight"]
-        return 100.0 * (weight + 1.0).square().sum()
+        return {"anchor": 100.0 * (weight + 1.0).square().sum()}
 
 
-def test_penalty_pulls_the_weights():
+def test_a_term_pulls_the_weights():
     free, anchored = GaussianPolicy(), GaussianPolicy()
     update(free, SequentialFineTuning(NoSettings()), iterations=20)
     metrics = update(anchored, Anchor(NoSettings()), iterations=20)
     assert free.weight > 1.0
     assert anchored.weight == pytest.approx(-1.0, abs=0.05)
-    assert metrics["penalty"] < 1.0
+    assert metrics["anchor"] < 1.0
 
 
-def test_penalty_enters_the_loss_once():
-    # At w = 0 the penalty is 100 * 1; one step over the whole rollout.
+def test_a_term_enters_the_loss_once():
+    # At w = 0 the term is 100 * 1; one step over the whole rollout.
     metrics = update(GaussianPolicy(), Anchor(NoSettings()), minibatch_size=8, num_epochs=1)
-    assert metrics["penalty"] == 100.0
+    assert metrics["anchor"] == 100.0
     # d/dw 100 (w + 1)^2 = 200 at w = 0; the policy's own gradient is at most of order 1.
     assert metrics["grad_norm"] == pytest.approx(200.0, abs=3.0)
 
@@ -225,25 +235,26 @@ class Imitation(ContinualMethod):
         super().__init__(NoSettings())
         self.weight = weight
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch:
-        ones = torch.ones(num_samples, 1)
-        return ReplayBatch(Features(ones), Sample(-2.0 * ones), self.weight * ones[:, 0])
+    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
+        ones = torch.ones(len(batch), 1)
+        replayed = policy.evaluate_actions(Features(ones), Sample(-2.0 * ones))
+        return {"replay": -self.weight * replayed.density.log_prob().mean()}
 
 
-def test_extra_batch_is_imitated():
+def test_what_is_replayed_is_imitated():
     policy = GaussianPolicy()
     update(policy, Imitation(1000.0), iterations=60)
     assert policy.weight == pytest.approx(-2.0, abs=0.1)
 
 
-def test_replay_loss_by_hand():
+def test_a_replayed_chunk_by_hand():
     # -0.5 * log N(-2; 0, 1) = 0.5 * (2^2 / 2 + ln(2 pi) / 2) = 0.5 * 2.918939
     metrics = update(GaussianPolicy(), Imitation(0.5), minibatch_size=8, num_epochs=1)
-    assert metrics["replay_loss"] == pytest.approx(1.4594693)
+    assert metrics["replay"] == pytest.approx(1.4594693)
 
 
 class NothingCounts(ContinualMethod):
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         return torch.zeros_like(batch.advantages)
 
 
@@ -313,11 +324,12 @@ def test_a_method_chooses_for_every_task_by_an_evaluating_of_its_own():
 
 
 def test_base_hooks_fit_any_device_and_type():
-    batch = next(collect(GaussianPolicy()).minibatches(8, torch.Generator()))
+    policy = GaussianPolicy()
+    batch = next(collect(policy).minibatches(8, torch.Generator()))
+    evaluation = policy.evaluate_actions(Features(torch.ones(8, 1)), Sample(torch.ones(8, 1)))
     method = make_method("sequential", {})
-    assert method.sample_weights(batch).tolist() == [1.0] * 8
-    assert method.penalty(GaussianPolicy(), batch).shape == ()
-    assert method.extra_batch(4) is None
+    assert method.sample_weights(batch, evaluation).tolist() == [1.0] * 8
+    assert method.losses(policy, batch, evaluation) == {}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -402,9 +414,9 @@ class WithoutTask(ContinualMethod):
         pass
 
 
-class AsksForMore(ContinualMethod):
-    def penalty(self, policy: ActorCritic, batch: Batch, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return torch.zeros(()) * scale
+class AsksForLess(ContinualMethod):
+    def before_update(self, policy: ActorCritic) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        pass
 
 
 class NoFunction(ContinualMethod):
@@ -434,7 +446,7 @@ class OtherWays(ContinualMethod):
     [
         (WithoutConfig, r"__init__\(self\) .*expected __init__\(self, config\)"),
         (WithoutTask, r"before_task\(self, policy.* expected before_task\(self, policy, task\)"),
-        (AsksForMore, r"penalty\(self, .*scale.* expected penalty\(self, policy, batch\)"),
+        (AsksForLess, r"before_update\(self, policy.* expected before_update\(self, policy, roll"),
         (NoFunction, r"after_step = 3 cannot be called .* expected after_step\(self, policy\)"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from vla_crl.algos.ppo import PPO
+from vla_crl.algos.learner import Learner
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
@@ -37,7 +37,7 @@ def after_signal(function):
 
 def kill_in_stage_two(run_all, config, path: Path, monkeypatch, *, resume: bool = False) -> Path:
     """Run until the update of the second iteration of stage 2."""
-    update = PPO.update
+    update = Learner.update
 
     def fail(self, *arguments):
         in_stage_two = len(SuccessMatrix.read(path / "matrix.csv").evaluated_stages) == 2
@@ -46,7 +46,7 @@ def kill_in_stage_two(run_all, config, path: Path, monkeypatch, *, resume: bool 
         return update(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PPO, "update", fail)
+        patch.setattr(Learner, "update", fail)
         with pytest.raises(KeyboardInterrupt):
             run_all(config, path, resume=resume)
     return path
@@ -231,7 +231,7 @@ def test_sigterm_without_states_says_that_the_stage_begins_again(
     config, tmp_path, monkeypatch, run_all, capsys
 ):
     never = dataclasses.replace(config, checkpoint_every=0)
-    monkeypatch.setattr(PPO, "update", after_signal(PPO.update))
+    monkeypatch.setattr(Learner, "update", after_signal(Learner.update))
     with pytest.raises(Terminated, match="again"), telling_how_to_go_on("again"):
         run_all(never, tmp_path / "s")
     assert "SIGTERM: stage 1 will begin again (checkpoint_every is 0)" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_crl.continual import stage as stage_module
+from vla_crl.continual import experience as experience_module
 from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
@@ -213,8 +213,8 @@ def test_a_stage_whose_warm_up_took_all_its_episodes_is_an_error(
     config, run_all, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(trainer_module, "check_budget", lambda *_: None)
-    ppo = dataclasses.replace(config.ppo, value_warmup_iterations=50)
-    short = dataclasses.replace(config, ppo=ppo, episodes_per_task=1)
+    learner = dataclasses.replace(config.learner, value_warmup_iterations=50)
+    short = dataclasses.replace(config, learner=learner, episodes_per_task=1)
     with pytest.raises(ConfigError, match="stage 1: its .* episodes were used up by .* iterations"):
         run_all(short, tmp_path / "l")
 
@@ -326,7 +326,7 @@ def test_training_episodes_vary_as_the_recipe_says(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VectorSim, "__init__", remember)
-    monkeypatch.setattr(stage_module, "Collector", stop)
+    monkeypatch.setattr(experience_module, "Collector", stop)
     with pytest.raises(KeyboardInterrupt):
         run_all(
             dataclasses.replace(config, variation=variation, video_episodes=0), tmp_path / "run"

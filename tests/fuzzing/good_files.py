@@ -32,7 +32,7 @@ seed = 1
 rounds = 1
 video_episodes = 0
 insulation = "full"
-ppo = {learning_rate = 1e-3, target_kl = 0.1, value_warmup_iterations = 0}
+learner = {learning_rate = 1e-3, target_kl = 0.1, value_warmup_iterations = 0}
 lora = {rank = 2, site = "action_expert"}
 collector = {num_envs = 2, num_chunks = 2}
 evaluation = {num_episodes = 2, num_envs = 2}
@@ -64,7 +64,7 @@ backbone = {vision_width = 32, num_vision_heads = 2, width = 32, num_layers = 1,
 head = {kind = "flow", expert = {width = 16, num_heads = 4, mlp_width = 16, num_action_tokens = 2}}
 flow = {num_steps = 2, noise_level = 0.6, stochastic_step = "last"}
 """
-CONFIG = {"suite": "fake", "policy": "p", "rounds": 1, "seed": 0, "ppo": {"gamma": 0.9}}
+CONFIG = {"suite": "fake", "policy": "p", "rounds": 1, "seed": 0, "learner": {"gamma": 0.9}}
 VERSIONS = {
     "vla_crl": "1",
     "git": {"commit": "0" * 40, "dirty": False},

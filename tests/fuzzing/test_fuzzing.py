@@ -57,9 +57,10 @@ train ? | pretrain ? | bench ? | doctor --device ? | verify ?
 """
 FLAGS = """
 seed suite policy base method rounds insulation episodes-per-task tasks lora.rank lora.alpha
-lora.site ppo.learning-rate ppo.gamma ppo.num-epochs collector.num-envs collector.num-chunks
+lora.site learner.learning-rate learner.gamma learner.num-epochs learner.kind
+collector.num-envs collector.num-chunks
 evaluation.num-envs evaluation.num-episodes compute.device compute.num-sim-threads compute.dtype
-exploration.noise-level variation.light-gain variation.seed method-settings video-episodes x ppo
+exploration.noise-level variation.light-gain variation.seed method-settings video-episodes x learner
 """
 FILES = """
 experiments/small.toml: train FOLDER/experiments/small.toml --run-dir FOLDER

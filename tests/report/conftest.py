@@ -86,7 +86,7 @@ def write_video(path: Path) -> None:
 def make_run(path: Path, num_stages: int = 3, *, offset: int = 0, seed: int = 0) -> Path:
     """Write a run directory in which `num_stages` of three stages have ended."""
     (path / "videos").mkdir(parents=True)
-    config = {"suite": "tabletop_object", "ppo": {"learning_rate": 3e-4}, "seed": seed}
+    config = {"suite": "tabletop_object", "learner": {"learning_rate": 3e-4}, "seed": seed}
     (path / "config.json").write_text(json.dumps(config))
     versions = {
         "vla_crl": "0.1.0",

@@ -17,7 +17,7 @@ def two_runs(make_run, tmp_path):
     """Two seeds, of which the second learns at another rate and is 5 successes better."""
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", offset=5, seed=1)]
     config = json.loads((runs[1] / "config.json").read_text())
-    config["ppo"]["learning_rate"] = 1e-4
+    config["learner"]["learning_rate"] = 1e-4
     (runs[1] / "config.json").write_text(json.dumps(config))
     return runs
 
@@ -33,7 +33,7 @@ def test_a_frame_has_a_row_for_each_run_stage_and_task(two_runs):
             "suite": "tabletop_object",
             "method": None,
             "seed": 1,
-            "ppo.learning_rate": 1e-4,
+            "learner.learning_rate": 1e-4,
             "acting": "deterministic",
             "stage": 1,
             "trained_task": "red_cube_in_basket",
@@ -71,7 +71,7 @@ def test_iterations_are_the_rows_of_metrics(two_runs):
     own = table[table.run == "a"].reset_index(drop=True)
     pd.testing.assert_frame_equal(own[[*stored.columns]], stored, check_dtype=False)
     assert [*table.columns][:9] == [
-        *("run", "recipe", "suite", "method", "seed", "ppo.learning_rate"),
+        *("run", "recipe", "suite", "method", "seed", "learner.learning_rate"),
         *("stage", "task", "iteration"),
     ]
 

@@ -200,7 +200,9 @@ def test_only_runs_that_differ_in_their_seed_are_averaged(
         summarize_runs([first, other, first])
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace("0.0003", "0.001"))
-    message = r"other: differs from .*first in ppo\.learning_rate; only runs that differ in their"
+    message = (
+        r"other: differs from .*first in learner\.learning_rate; only runs that differ in their"
+    )
     with pytest.raises(ConfigError, match=message):
         summarize_runs([first, other])
 

@@ -326,3 +326,43 @@ def test_whole_episodes_end_with_the_values_that_others_have(collect):
     others.collect()
     assert whole.rollout.truncated[11].all()
     torch.testing.assert_close(whole.rollout.next_values[:12], others.rollout.next_values[:12])
+
+
+def test_some_groups_are_played_anew_and_the_others_stay(reach):
+    collector = reach(5, num_envs=8, group=2, whole_episodes=True)
+    first = collector.collect()
+    rollout = collector.rollout
+    before, actions = all_rows(collector), rollout.steps.actions.clone().view(5, 8, -1)
+    again = collector.play_again(torch.tensor([2, 3, 4, 5]))  # the last of one lane, and the first
+    rows = all_rows(collector)
+    assert again.episodes == 4
+    assert len(rows.episode.unique()) == 8
+    kept = {*before.episode.tolist()} & {*rows.episode.tolist()}
+    assert len(kept) == 4
+    assert not {*again.outcomes.episode.tolist()} & {*before.episode.tolist()}
+    now = rollout.steps.actions.view(5, 8, -1)
+    for slot in (0, 1, 6, 7):
+        valid = rollout.valid[:, slot]
+        assert torch.equal(now[valid, slot], actions[valid, slot])
+    for group in rows.group.unique():
+        own = rows[rows.group == group]
+        assert len(own.episode.unique()) == 2
+        assert len(own.state_id.unique()) == 1
+    both = first.joined(again)
+    assert both.episodes == 12
+    assert both.num_steps == first.num_steps + again.num_steps
+    assert both.success == float(both.outcomes.success.float().mean())
+    assert both.wall_s == first.wall_s + again.wall_s
+    collector.collect()
+    assert len(all_rows(collector).episode.unique()) == 8
+
+
+def test_values_at_the_time_limit_stay_where_nothing_is_played_anew(collect):
+    collector = collect(whole_episodes=True)
+    collector.collect()
+    before = collector.rollout.next_values.clone()
+    collector.play_again(torch.tensor([1]))
+    after = collector.rollout.next_values
+    assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+    assert not torch.equal(before[:11, 1], after[:11, 1])
+    assert after[:12, 1].all()

@@ -328,3 +328,37 @@ def test_a_slot_may_rest_only_after_the_end_of_an_episode():
         storage.add(step, sampled(2, 100.0 * step)[0], np.array([0]))
     with pytest.raises(SpecError, match="4 of 6 chunks were added, and not all of the slots"):
         storage.finish(np.zeros((3, 2)))
+
+
+def test_minibatches_may_leave_chunks_out():
+    storage = full_storage()
+    chosen = torch.tensor([[True, False], [False, True], [False, False]])
+    (batch,) = storage.minibatches(9, torch.Generator(), chosen=chosen)
+    assert sorted(batch.index.tolist()) == [0, 3]
+    assert [*storage.minibatches(9, torch.Generator(), chosen=chosen & False)] == []
+    (whole,) = storage.minibatches(9, torch.Generator(), chosen=chosen, whole_episodes=True)
+    assert sorted(whole.index.tolist()) == [0, 3]
+    empty = storage.minibatches(9, torch.Generator(), chosen=chosen & False, whole_episodes=True)
+    assert [*empty] == []
+
+
+def test_whole_episodes_stay_together_and_each_chunk_comes_once():
+    # Twelve slots with an episode each, of one to three chunks: 4 (1 + 2 + 3) = 24 chunks.
+    storage = empty_storage(3, 12)
+    for step in range(3):
+        slots = np.flatnonzero(np.arange(12) % 3 >= step)
+        ends = torch.from_numpy(slots % 3 == step)
+        rows = sampled(len(slots), terminated=ends, episode=torch.from_numpy(slots) + 70)
+        storage.add(step, rows, slots)
+    storage.finish(np.zeros((3, 12)))
+    orders = []
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        batches = [*storage.minibatches(5, generator, whole_episodes=True)]
+        index = torch.cat([batch.index for batch in batches])
+        assert sorted(index.tolist()) == storage.valid.flatten().nonzero().flatten().tolist()
+        episodes = [set(batch.episode.tolist()) for batch in batches]
+        assert sum(map(len, episodes)) == len(set.union(*episodes)) == 12
+        assert all(3 <= len(batch) <= 5 + 2 for batch in batches[:-1])
+        orders.append(index.tolist())
+    assert orders[0] != orders[1]

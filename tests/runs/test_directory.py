@@ -13,7 +13,7 @@ from vla_crl.runs.directory import RunDirectory, git_state
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class LearnerConfig:
     clip_range: float = 0.2
 
 
@@ -21,7 +21,7 @@ class PPOConfig:
 class RunConfig:
     suite: str = "kitchen"
     tasks: tuple[str, ...] = ("a", "b")
-    ppo: PPOConfig = PPOConfig()
+    learner: LearnerConfig = LearnerConfig()
 
 
 def create(path: Path) -> RunDirectory:
@@ -33,7 +33,7 @@ def test_a_new_run_holds_its_config_and_what_made_it(tmp_path: Path) -> None:
     assert run.read_config() == {
         "suite": "kitchen",
         "tasks": ["a", "b"],
-        "ppo": {"clip_range": 0.2},
+        "learner": {"clip_range": 0.2},
     }
     versions = run.read_versions()
     assert versions["seed"] == 7
@@ -269,11 +269,11 @@ def test_of_an_older_run_the_policy_is_known_by_its_name(tmp_path: Path) -> None
 
 def test_another_config_may_not_resume(tmp_path: Path) -> None:
     run = create(tmp_path / "run")
-    changed = replace(RunConfig(), ppo=PPOConfig(clip_range=0.3), tasks=("a",))
+    changed = replace(RunConfig(), learner=LearnerConfig(clip_range=0.3), tasks=("a",))
     message = (
-        r"config.json: ppo.clip_range is 0.2 there but 0.3 now "
-        r"\(keys that differ: ppo.clip_range, tasks\). Resume it with the command that began it "
-        r"and --resume \(vla-crl train demo\), or start a new run"
+        r"config.json: learner.clip_range is 0.2 there but 0.3 now "
+        r"\(keys that differ: learner.clip_range, tasks\). Resume it with the command that began "
+        r"it and --resume \(vla-crl train demo\), or start a new run"
     )
     with pytest.raises(ConfigError, match=message):
         run.require_config(changed)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vla_crl.algos.learners import find_learner
 from vla_crl.continual.method import find_method
 from vla_crl.continual.methods.sequential import SequentialFineTuning
 from vla_crl.errors import ConfigError
@@ -77,6 +78,18 @@ def test_a_method_outside_of_the_folders_is_kept_with_what_lies_beside_it(
     )
     names = {"mine.py", "pack/__init__.py", "pack/parts.py", "pack/anchor.py"}
     assert Sources.read(find_method("mine:Firm"), "tabletop_goal").sums.keys() == names
+
+
+def test_other_classes_of_a_run_are_kept_too(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLA_CRL_PATH")
+    monkeypatch.syspath_prepend(tmp_path / "lab")
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab/mine.py").write_text("from vla_crl.algos.ppo import PPO\nclass My(PPO): ...\n")
+    learner = find_learner("mine:My")
+    sources = Sources.read(SequentialFineTuning, "tabletop_goal", learner)
+    assert sources.sums.keys() == {"mine.py"}
 
 
 def test_the_fingerprint_is_of_names_and_contents(own: Path) -> None:

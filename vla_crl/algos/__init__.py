@@ -1,1 +1,1 @@
-"""Learning rules: flow sampling and its log-probabilities, advantages, PPO, supervised."""
+"""Learning rules: policy gradients, cloning, distillation, supervised; advantages, ratios."""

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-SUFFIX = "_grad_norm"
+NORM = "_grad_norm"
 """Behind a term's name, that of its norm."""
+RATIO = "_grad_ratio"
+"""Behind a term's name, that of its norm as a part of the policy loss's."""
 
 
 def gradient_norms(
@@ -31,5 +33,18 @@ def gradient_norms(
         if term.requires_grad:
             gradients = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
             found = [gradient for gradient in gradients if gradient is not None]
-        norms[name + SUFFIX] = get_total_norm(found) if found else torch.zeros(())
+        norms[name + NORM] = get_total_norm(found) if found else torch.zeros(())
     return norms
+
+
+def gradient_ratios(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return how hard each term pulls beside the policy loss, of what `gradient_norms` returned.
+
+    Of the value loss there is none: it reaches the value head, and the policy loss does not.
+    """
+    policy = norms["policy_loss" + NORM]
+    return {
+        name.removesuffix(NORM) + RATIO: norm.to(policy.device) / policy
+        for name, norm in norms.items()
+        if name.removesuffix(NORM) not in ("policy_loss", "value_loss")
+    }

@@ -1,93 +1,44 @@
-"""Proximal policy optimisation of a flow policy on stored contexts.
+"""Proximal policy optimisation (arXiv 1707.06347): GAE with a critic, a clipped ratio a chunk.
 
 Where the reinforcement gradient ends at the policy's context (knowledge insulation), the update
-never runs the backbone: it re-evaluates the one stochastic flow step that was stored.
+never runs the backbone: it evaluates again what was stored of the chunk's sampling.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from annotated_types import Interval
-from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch import Tensor
 
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
-from vla_crl.algos.gradient_norms import gradient_norms
-from vla_crl.algos.metric_log import MetricLog, read_numbers
-from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
-from vla_crl.config import Fraction, Settings, Size
-from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.files.state_dicts import require_like
-
-ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
+from vla_crl.algos.learner import Terms, value_parameters
+from vla_crl.algos.policy_gradient import Clip, PolicyGradient, RatioConfig
+from vla_crl.algos.protocols import ActorCritic, Batch, ParamGroup, Rollout
+from vla_crl.config import Fraction
+from vla_crl.density import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(Settings):
+class PPOConfig(RatioConfig):
     """Settings of `PPO`."""
 
-    learning_rate: Annotated[float, Interval(gt=0, le=1)] = 5e-4
-    """Adam step size of the policy's trainable parameters."""
+    kind: str = "ppo"
+    """Learning rule."""
     value_learning_rate: Annotated[float, Interval(gt=0, le=1)] = 1e-3
     """Adam step size of the value head."""
     gamma: Fraction = 0.99
     """Discount per chunk, not per control step."""
     gae_lambda: Fraction = 0.95
     """GAE lambda per chunk."""
-    clip_range: Annotated[float, Interval(gt=0, le=1e6)] = 0.2
-    """How far the probability ratio of one chunk may move from 1 before its gradient stops."""
-    value_clip_range: Annotated[float, Interval(gt=0, le=1e6)] | None = 0.2
+    value_clip_range: Clip | None = 0.2
     """How far a value may move from the stored one before its gradient stops; None is off."""
-    num_epochs: Annotated[int, Interval(ge=1, le=1000)] = 8
-    """Passes over the rollout in one update."""
-    minibatch_size: Size = 256
-    """Chunks per optimizer step."""
-    max_grad_norm: Annotated[float, Interval(gt=0, le=1e12)] = 0.5
-    """Gradient norm limit, for the policy and for the value head separately."""
-    target_kl: Annotated[float, Interval(gt=0, le=1e6)] | None = 0.1
-    """A minibatch with a larger KL ends the update before its step; None is off."""
     vf_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.5
     """Weight of the value loss. Matters where policy and value share parameters."""
     normalize_advantage: bool = True
     """Bring the advantages of the whole rollout to mean 0 and standard deviation 1."""
     value_warmup_iterations: Annotated[int, Interval(ge=0, le=10**6)] = 2
     """First updates that train the value head alone."""
-
-
-def policy_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters by name, without those of the value head."""
-    value = set(policy.value_head.parameters())
-    return {
-        name: parameter
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad and parameter not in value
-    }
-
-
-def value_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:
-    """Return the trainable parameters of the value head, by their name in the policy."""
-    value = set(policy.value_head.parameters())
-    return {
-        name: parameter
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad and parameter in value
-    }
-
-
-def clipped_policy_loss(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Return the negated clipped objective per sample (arXiv 1707.06347, eq. 7).
-
-    Args:
-        ratio: [B] pi_new / pi_old.
-        advantages: [B].
-        clip_range: epsilon.
-    """
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    return torch.maximum(-advantages * ratio, -advantages * clipped)
 
 
 def clipped_value_loss(
@@ -108,256 +59,40 @@ def clipped_value_loss(
     return torch.maximum(error, (clipped - returns).square())
 
 
-class PPO:
-    """Clipped policy updates with one probability ratio per action chunk.
+class PPO(PolicyGradient):
+    """Clipped updates on advantages that a value head estimates, after a warm-up of that head."""
 
-    Policy and value head have their own step size and their own gradient norm limit: under
-    insulation they share no parameter, and in a joint norm the large value errors of a new task
-    would only shrink the policy's step.
+    config_class = PPOConfig
+    needs_value = True
 
-    A new object starts with fresh Adam moments and a new value warm-up. Build it after the
-    parameters to train have been chosen (`requires_grad`).
+    @classmethod
+    def param_groups(cls, policy: ActorCritic, config: PPOConfig) -> list[ParamGroup]:
+        """Return policy and value head."""
+        value = ParamGroup("value", value_parameters(policy), config.value_learning_rate)
+        return [*super().param_groups(policy, config), value]
 
-    Attributes:
-        iteration: Number of updates made.
+    @classmethod
+    def num_warmup_iterations(cls, config: PPOConfig) -> int:
+        """Return what the settings say."""
+        return config.value_warmup_iterations
 
-    Raises:
-        ConfigError: The policy or its value head has no trainable parameter.
-    """
-
-    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
-        self.policy = policy
-        self.config = config
-        self.iteration = 0
-        self._policy_parameters = policy_parameters(policy)
-        self._value_parameters = value_parameters(policy)
-        if not self._policy_parameters:
-            raise ConfigError(
-                "PPO: the policy has no trainable parameter outside its value head; "
-                "add an adapter or unfreeze a part of it"
-            )
-        if not self._value_parameters:
-            raise ConfigError("PPO: the value head has no trainable parameter; unfreeze it")
-        self._optimizer = torch.optim.Adam(
-            [
-                {"params": list(self._policy_parameters.values()), "lr": config.learning_rate},
-                {"params": list(self._value_parameters.values()), "lr": config.value_learning_rate},
-            ],
-            fused=True,  # one call for all of them: many small ones take a tenth of an update
-        )
-
-    @property
-    def warming_up(self) -> bool:
-        """Whether the next update trains the value head alone."""
-        return self.iteration < self.config.value_warmup_iterations
-
-    def update(
-        self, rollout: Rollout, hooks: UpdateHooks, generator: torch.Generator
-    ) -> dict[str, float]:
-        """Improve the policy on one finished rollout.
-
-        While `warming_up` the policy stays as it is and no hook is called.
-
-        Args:
-            rollout: Collected by the policy as it is now.
-            hooks: The continual-learning method.
-            generator: Draws the minibatches.
-
-        Returns:
-            Means over minibatches: policy_loss, value_loss, replay_loss, penalty, clip_fraction,
-            kl (against the collecting policy, before each step), and before clipping grad_norm
-            and value_grad_norm. Of the first minibatch, before its step and before clipping:
-            <term>_grad_norm of policy_loss, value_loss, replay_loss and penalty, the norm of what
-            each adds to the gradient, coefficients included. Of the whole update: ratio_error
-            (max |ratio - 1| before the first step; more than rounding means that the update does
-            not see what the collection saw), explained_variance (of the stored values), epochs
-            (completed), optimizer_steps.
-
-        Raises:
-            FloatingPointError: A loss or gradient is not finite; the step was not applied.
-            SpecError: A hook returned no tensor, or one of another shape than it should.
-            ConfigError: A trainable parameter has no path to the loss.
-        """
+    def prepare(self, data: Rollout, generator: torch.Generator) -> None:
+        """Estimate advantages and returns by GAE."""
         config = self.config
-        rollout.compute_advantages(gamma=config.gamma, gae_lambda=config.gae_lambda)
-        advantages = rollout.advantages
+        data.compute_advantages(gamma=config.gamma, gae_lambda=config.gae_lambda)
         if config.normalize_advantage:
-            advantages = normalize_advantages(advantages, rollout.valid)
-        log = MetricLog()
-        epochs = 0
-        while epochs < config.num_epochs and self._run_epoch(
-            rollout, advantages.flatten(), hooks, generator, log
-        ):
-            epochs += 1
-        log.read()
-        self.iteration += 1
-        return log.means() | {
-            "ratio_error": log.values["ratio_error"][0],
-            "explained_variance": explained_variance(
-                rollout.values[rollout.valid], rollout.returns[rollout.valid]
-            ),
-            "epochs": float(epochs),
-            "optimizer_steps": float(log.num_steps),
-        }
+            data.advantages[:] = normalize_advantages(data.advantages, data.valid)
 
-    def _run_epoch(
-        self,
-        rollout: Rollout,
-        advantages: Tensor,
-        hooks: UpdateHooks,
-        generator: torch.Generator,
-        log: MetricLog,
-    ) -> bool:
-        """Take one step per minibatch; return False where the KL ended the update."""
-        config = self.config
-        for batch in rollout.minibatches(config.minibatch_size, generator):
-            evaluation = self.policy.evaluate_actions(batch.context, batch.trace)
-            log_prob, value = evaluation.density.log_prob(), evaluation.value
-            log_ratio = (log_prob - batch.log_probs).sum(dim=1)
-            ratio = log_ratio.exp()
-            # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
-            kl = (ratio - 1 - log_ratio).mean()
-            policy_loss = clipped_policy_loss(ratio, advantages[batch.index], config.clip_range)
-            value_loss = clipped_value_loss(
-                value, batch.values, batch.returns, config.value_clip_range
-            )
-            losses = {"policy_loss": policy_loss.mean(), "value_loss": value_loss.mean()}
-            if not self.warming_up:
-                weights = hooks.sample_weights(batch)
-                _require_shape("sample_weights", weights, policy_loss.shape)
-                losses["policy_loss"] = (weights * policy_loss).mean()
-                losses["replay_loss"] = self._replay_loss(hooks.extra_batch(len(batch)))
-                losses["penalty"] = hooks.penalty(self.policy, batch)
-                _require_shape("penalty", losses["penalty"], torch.Size())
-            numbers = self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
-            deviation = (ratio - 1).abs()
-            clip_fraction = (deviation > config.clip_range).float().mean()
-            metrics = {"kl": kl, "clip_fraction": clip_fraction, "ratio_error": deviation.max()}
-            log.append(losses | metrics)
-            if config.target_kl is not None and numbers["kl"] > config.target_kl:
-                return False
-            losses["value_loss"] = config.vf_coef * losses["value_loss"]
-            if log.num_steps == 0:  # each norm takes a backward pass: once an update
-                terms = {"value_loss": losses["value_loss"]} if self.warming_up else losses
-                log.append(gradient_norms(terms, self._parameters.values()))
-            log.append(self._step(losses, hooks))
-            log.num_steps += 1
-        return True
-
-    def _replay_loss(self, replay: ReplayBatch | None) -> Tensor:
-        if replay is None:
-            return torch.zeros(())
-        if not isinstance(cast(object, replay), ReplayBatch):
-            raise SpecError(
-                f"method: extra_batch is a {type(replay).__name__}, expected a ReplayBatch or None"
-            )
-        evaluation = self.policy.evaluate_actions(replay.context, replay.trace)
-        log_prob = evaluation.density.log_prob().sum(dim=1)
-        _require_shape("extra_batch.weights", replay.weights, log_prob.shape)
-        return -(replay.weights * log_prob).mean()
-
-    def _step(self, losses: Mapping[str, Tensor], hooks: UpdateHooks) -> dict[str, Tensor]:
-        """Apply one optimizer step and return the gradient norms before clipping."""
-        policy, value = self._policy_parameters.values(), self._value_parameters.values()
-        limit = self.config.max_grad_norm
-        self._optimizer.zero_grad()
-        if self.warming_up:
-            losses["value_loss"].backward(inputs=list(value))
-        else:
-            sum(losses.values(), torch.zeros(())).backward()
-            self._require_gradients()
-            hooks.transform_grads(self.policy)
-        norms = {
-            "grad_norm": clip_grad_norm_(policy, limit),
-            "value_grad_norm": clip_grad_norm_(value, limit),
-        }
-        self._require_finite(norms)
-        self._optimizer.step()
-        if not self.warming_up:
-            hooks.after_step(self.policy)
-        return norms
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what `load_state_dict` needs to go on as if never stopped: flat, no pickle.
-
-        Keys are "iteration" and, per trained parameter, "exp_avg/<name>", "exp_avg_sq/<name>" and
-        "step/<name>". Learning rates are not in it: they come from the config.
-        """
-        state = {"iteration": torch.tensor(self.iteration)}
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state.get(parameter, {})
-            state |= {f"{kind}/{name}": moment.clone() for kind, moment in moments.items()}
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned.
-
-        Raises:
-            CheckpointError: The state does not belong to the parameters trained here.
-            SpecError: A tensor of it is of another shape or type, or not finite.
-        """
-        parameters = self._parameters
-        scalar = torch.zeros(())
-        own = {
-            f"{kind}/{name}": scalar if kind == "step" else parameter
-            for name, parameter in parameters.items()
-            for kind in ADAM_STATE
-        }
-        moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        for key, tensor in state.items():
-            kind, _, name = key.partition("/")
-            if key == "iteration":
-                continue
-            if key not in own:
-                raise CheckpointError(f"PPO state: '{key}' belongs to no parameter trained here")
-            require_like({key: tensor}, {key: own[key]}, "PPO state")
-            moments[name][kind] = tensor.clone()
-        complete = {"iteration"} | {f"{kind}/{name}" for name in moments for kind in ADAM_STATE}
-        if missing := complete - set(state):
-            raise CheckpointError(f"PPO state: '{min(missing)}' is missing; it is not complete")
-        index = {name: i for i, name in enumerate(parameters)}
-        self._optimizer.load_state_dict(
-            {
-                "state": {index[name]: kinds for name, kinds in moments.items()},
-                "param_groups": self._optimizer.state_dict()["param_groups"],
-            }
+    def terms(self, batch: Batch, evaluation: Evaluation) -> Terms:
+        """Return the clipped losses of policy and value."""
+        terms = super().terms(batch, evaluation)
+        value_loss = clipped_value_loss(
+            evaluation.value, batch.values, batch.returns, self.config.value_clip_range
         )
-        self.iteration = int(state["iteration"])
+        terms.others = {"value_loss": (value_loss.mean(), self.config.vf_coef)} | terms.others
+        return terms
 
-    @property
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        """All trained parameters, in the optimizer's order."""
-        return self._policy_parameters | self._value_parameters
-
-    def _require_gradients(self) -> None:
-        for name, parameter in self._parameters.items():
-            if parameter.grad is None:
-                raise ConfigError(
-                    f"PPO: parameter '{name}' is trainable but has no path to the loss; freeze it "
-                    "(requires_grad = False), or let gradients reach it (insulation)"
-                )
-
-    def _require_finite(self, quantities: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the numbers, read from the device at once."""
-        numbers = dict(zip(quantities, read_numbers([*quantities.values()]), strict=True))
-        for name, number in numbers.items():
-            if not math.isfinite(number):
-                raise FloatingPointError(
-                    f"PPO iteration {self.iteration}: {name} is {number}, expected a "
-                    "finite number; the step was not applied. Lower learning_rate, or check the "
-                    "rollout's rewards and values and what the method adds"
-                )
-        return numbers
-
-
-def _require_shape(hook: str, tensor: object, expected: torch.Size) -> None:
-    if not isinstance(tensor, Tensor):
-        raise SpecError(
-            f"method: {hook} is a {type(tensor).__name__}, expected a tensor of shape "
-            f"{list(expected)}"
-        )
-    if tensor.shape != expected:
-        raise SpecError(
-            f"method: {hook} has shape {list(tensor.shape)}, expected {list(expected)}; any other "
-            "would be broadcast to a wrong loss"
-        )
+    def summary(self, data: Rollout) -> dict[str, float]:
+        """Return the explained variance of the stored values."""
+        explained = explained_variance(data.values[data.valid], data.returns[data.valid])
+        return {"explained_variance": explained}

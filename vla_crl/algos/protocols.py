@@ -1,13 +1,13 @@
-"""What an update is given: batches of chunks, a policy, a rollout and the hooks of a method."""
+"""What an update is given: parameters, a policy, data in batches, and the hooks of a method."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vla_crl.density import Evaluation
+from vla_crl.density import Density, Evaluation
 from vla_crl.rows import Rows
 
 
@@ -23,8 +23,8 @@ class Batch(Rows):
         actions: [B, H, A] the chunks in [-1, 1], of which the leading ones were executed.
         log_probs: [B, P] of the parts of the trace under the policy that collected it.
         values: [B] predicted while collecting.
-        advantages: [B] as estimated, not normalised.
-        returns: [B] advantages + values.
+        advantages: [B] as the learner uses them, so normalised if it normalises them.
+        returns: [B] what values are to predict.
         reward: [B] sum over the steps of the chunk.
         task: [B] int64 index of the task in the suite.
         state_id: [B] int64 initial state of the episode.
@@ -54,30 +54,58 @@ class Batch(Rows):
 
 
 @dataclass(frozen=True)
-class ReplayBatch(Rows):
-    """Chunks of earlier tasks to imitate: adds -mean(weights * log_prob) to the loss.
+class LabelledBatch(Batch):
+    """B chunks of demonstrations: `actions` are what to do in what is seen.
+
+    The trace is one that the policy has just sampled there, so that everything that looks at
+    densities sees one.
 
     Attributes:
-        context: What the policy's `encode` left behind.
-        trace: The flow step whose outcome is to be made likely.
-        weights: [B] weight per chunk, the loss coefficient included.
+        mask: [B, H] bool, False past the end of the episode.
     """
 
-    context: Rows
-    trace: Rows
-    weights: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters that learn at one step size.
+
+    Attributes:
+        name: Of the group.
+        parameters: By their names in the policy.
+        learning_rate: Adam's step size.
+    """
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    learning_rate: float
+
+
+Reference = Callable[[Batch], Density]
+"""What another policy says about a batch: without graph, of the kind and shape of the policy's."""
 
 
 class ActorCritic(Protocol):
-    """What PPO needs of a policy (an `nn.Module`)."""
+    """What learners and methods need of a policy (an `nn.Module`)."""
 
     @property
     def value_head(self) -> nn.Module:
-        """The module whose parameters learn at `value_learning_rate`."""
+        """The module that predicts returns; its parameters have a gradient limit of their own."""
+        ...
+
+    def encode(self, seen: Any, /) -> Any:
+        """Return the context of tokenized observations."""
         ...
 
     def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
         """Return density and value of stored chunks."""
+        ...
+
+    def imitation(
+        self, context: Any, actions: Tensor, mask: Tensor, generator: torch.Generator | None, /
+    ) -> Tensor:
+        """Return the supervised loss [B] of chunks [B, H, A] in [-1, 1], where mask [B, H] is."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -86,11 +114,16 @@ class ActorCritic(Protocol):
 
 
 class Rollout(Protocol):
-    """What PPO needs of a finished rollout of at most T chunks in each of N slots."""
+    """What learners need of a finished rollout of at most T chunks in each of N slots."""
 
     @property
     def valid(self) -> Tensor:
         """[T, N] bool: where there is a chunk; elsewhere the slot rested, and numbers are void."""
+        ...
+
+    @property
+    def rewards(self) -> Tensor:
+        """Of the chunks, [T, N]."""
         ...
 
     @property
@@ -100,36 +133,78 @@ class Rollout(Protocol):
 
     @property
     def advantages(self) -> Tensor:
-        """Result of `compute_advantages`, [T, N]."""
+        """Of the last estimate, [T, N]; learners write into it."""
         ...
 
     @property
     def returns(self) -> Tensor:
-        """Result of `compute_advantages`, [T, N]."""
+        """Likewise."""
+        ...
+
+    @property
+    def episodes(self) -> Tensor:
+        """[T, N] int64, see `Batch.episode`."""
+        ...
+
+    @property
+    def groups(self) -> Tensor:
+        """[T, N] int64, see `Batch.group`."""
+        ...
+
+    @property
+    def episode_returns(self) -> Tensor:
+        """[T, N], see `Batch.episode_return`."""
+        ...
+
+    @property
+    def successes(self) -> Tensor:
+        """[T, N], see `Batch.success`."""
         ...
 
     def compute_advantages(self, *, gamma: float, gae_lambda: float) -> None:
-        """Fill `advantages` and `returns`."""
+        """Fill `advantages` and `returns` by generalised advantage estimation."""
         ...
 
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield copies of all chunks there are, each once, in random order."""
+    def minibatches(
+        self,
+        size: int,
+        generator: torch.Generator,
+        *,
+        chosen: Tensor | None = None,
+        whole_episodes: bool = False,
+    ) -> Iterator[Batch]:
+        """Yield copies of the chunks there are, each once, in random order.
+
+        Args:
+            size: Chunks per minibatch.
+            generator: Draws the order.
+            chosen: [T, N] bool, the others are left out.
+            whole_episodes: Keep those of an episode together, so a minibatch may be larger.
+        """
+        ...
+
+
+class Labels(Protocol):
+    """What supervised learners need of demonstrations."""
+
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[LabelledBatch]:
+        """Yield the demonstrated chunks, each once, in random order."""
         ...
 
 
 class UpdateHooks(Protocol):
     """Where a continual-learning method takes part in an update; see `ContinualMethod`."""
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def before_update(self, policy: Any, rollout: Any) -> None:
+        """Look at all data of an update, advantages included, before its first step."""
+        ...
+
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
         ...
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
-        """Return chunks of earlier tasks to imitate in this step."""
-        ...
-
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        """Return a scalar to add to the loss."""
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> Mapping[str, Tensor]:
+        """Return named scalars to add to the loss."""
         ...
 
     def transform_grads(self, policy: Any) -> None:

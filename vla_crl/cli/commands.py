@@ -35,7 +35,7 @@ FILMED_EPISODES = 4
 
 
 def list_definitions(options: Options) -> Records:
-    """List the suites, policies, recipes, methods or tasks there are."""
+    """List the suites, policies, recipes, methods, learners or tasks there are."""
     if options.suite and options.what != "tasks":
         raise ConfigError(f"list {options.what}: --suite is for tasks only")
     match options.what:
@@ -52,6 +52,10 @@ def list_definitions(options: Options) -> Records:
             from vla_crl.continual.method import list_methods
 
             return list_methods()
+        case "learners":
+            from vla_crl.continual.own_learners import list_learners
+
+            return list_learners()
         case _:
             return _describe_suite(options.suite)["tasks"] if options.suite else _all_tasks()
     return [{"name": name, "description": _describe(name, path)} for name in names]

@@ -82,7 +82,7 @@ class Trial:
             tasks=(find_suite(self.suite).tasks_of("train")[0].name,),
             heldout_tasks=(),
             compute=compute,
-            ppo=PPOConfig(value_warmup_iterations=0, num_epochs=2, target_kl=None),
+            learner=PPOConfig(value_warmup_iterations=0, num_epochs=2, target_kl=None),
             collector=CollectorConfig(num_envs=self.num_envs, num_chunks=6),
             evaluation=EvaluationConfig(num_episodes=self.num_episodes, num_sampled_episodes=1),
             video_episodes=0,

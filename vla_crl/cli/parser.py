@@ -62,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     command = add("list", commands.list_definitions)
-    command.add_argument("what", choices=("suites", "policies", "recipes", "methods", "tasks"))
+    command.add_argument(
+        "what", choices=("suites", "policies", "recipes", "methods", "learners", "tasks")
+    )
     command.add_argument("--suite", help="for tasks: only those of this suite")
     _add_json(command)
 

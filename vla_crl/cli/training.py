@@ -204,7 +204,7 @@ def _sources(config: Any) -> Any:
     from vla_crl.sim.backends import find_suite
 
     find_suite(config.suite)  # loads the modules of its backend
-    return Sources.read(find_method(config.method), config.suite)
+    return Sources.read(find_method(config.method), config.suite, type(config.learner))
 
 
 def _again(options: Options, error: Exception | None = None) -> str:

@@ -21,13 +21,17 @@ def iteration_line(row: Mapping[str, Any]) -> str:
     total = row["collect_s"] + row["update_s"]
     parts = ("render", "policy", "physics", "wait", "update")
     shares = " ".join(f"{part} {100 * row[f'{part}_s'] / total:.0f}" for part in parts)
-    rate = "    -" if isnan(row["success"]) else f"{row['success']:.3f}"  # too few episodes yet
+    rate = _number(row["success"], 3)  # none while there are too few episodes
     return (
         f"stage {row['stage']}  iteration {row['iteration']:4d}  episodes {row['episodes']:6d}  "
-        f"success {rate}  return {rate}  kl {row['kl']:.4f}  "
-        f"clip {row['clip_fraction']:.2f}  {row['steps_per_s']:.0f} steps/s "
+        f"success {rate}  return {rate}  kl {_number(row['kl'], 4)}  "
+        f"clip {_number(row['clip_fraction'], 2)}  {row['steps_per_s']:.0f} steps/s "
         f"(%: {shares})"
     )
+
+
+def _number(value: float, places: int) -> str:
+    return "-".rjust(places + 2) if isnan(value) else f"{value:.{places}f}"
 
 
 def stage_line(stage: int, cells: Sequence[Cell]) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vla_crl.algos.learners import find_learner
+from vla_crl.continual.experience import chunks_of
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
@@ -96,12 +98,13 @@ def check_budget(config: TrainConfig, suite: TaskSuite, policy: VLAPolicy) -> No
     Raises:
         ConfigError: It would.
     """
-    chunks = -(-suite.horizon // policy.config.execution_horizon)
-    least = config.collector.num_envs * config.collector.num_chunks / chunks
-    if config.episodes_per_task <= least * config.ppo.value_warmup_iterations:
+    warmup = find_learner(config.learner.kind).num_warmup_iterations(config.learner)
+    longest = -(-suite.horizon // policy.config.execution_horizon)
+    least = config.collector.num_envs * chunks_of(config, suite, policy) / longest
+    if config.episodes_per_task <= least * warmup:
         raise ConfigError(
             f"episodes_per_task is {config.episodes_per_task}, but an iteration takes at least "
-            f"{least:.0f} episodes and the first {config.ppo.value_warmup_iterations} train "
+            f"{least:.0f} episodes and the first {warmup} train "
             "the value head alone, so the policy would not be trained; raise it, or lower "
-            "ppo.value_warmup_iterations, collector.num_envs or collector.num_chunks"
+            "learner.value_warmup_iterations, collector.num_envs or collector.num_chunks"
         )

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch, Rollout
+from vla_crl.algos.protocols import ActorCritic, Batch, Rollout
 from vla_crl.catalog import load_attribute
 from vla_crl.config import Settings, from_mapping
 from vla_crl.continual.own_methods import OwnMethod, own_methods
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError, unknown_name
 
 Collect = Callable[[], Rollout]
@@ -35,13 +36,14 @@ class ContinualMethod:
 
         for stage, task in stream.stages():
           -> method.before_task(policy, task)
-            ppo = PPO(policy, config)               # trains what `requires_grad` now says
+            learner = PPO(policy, config)           # or another; trains what `requires_grad` says
             while episodes remain:
                 rollout = collect()
-                for minibatch in ...:               # PPO.update, after the value warm-up
-                  -> loss = mean(method.sample_weights(minibatch) * clipped policy loss)
-                  ->      + imitation of method.extra_batch(len(minibatch))
-                  ->      + method.penalty(policy, minibatch)
+              -> method.before_update(policy, rollout)
+                for minibatch in ...:               # Learner.update, after a value warm-up
+                    evaluation = policy.evaluate_actions(...)
+                  -> loss = mean(method.sample_weights(minibatch, evaluation) * policy loss)
+                  ->      + all of method.losses(policy, minibatch, evaluation)
                     backward
                   -> method.transform_grads(policy)
                     clip the gradients, step
@@ -68,7 +70,7 @@ class ContinualMethod:
                                                       # under [method_settings]
 
     A method changes the policy's trainable parameters (the dictionary name -> parameter that
-    `vla_crl.algos.ppo.policy_parameters(policy)` returns), never the value head: protecting the
+    `vla_crl.algos.learner.policy_parameters(policy)` returns), never the value head: protecting the
     critic hurts (Continual World, arXiv 2105.10919). Subclasses with settings name their frozen
     dataclass in `config_class` and get an instance as `self.config`.
     """
@@ -85,17 +87,18 @@ class ContinualMethod:
         Adapters stay those that there are: a checkpoint with others could not be loaded.
         """
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def before_update(self, policy: ActorCritic, rollout: Any) -> None:
+        """Look at all data of an update, advantages included, before its first step."""
+
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
         return torch.ones_like(batch.advantages)
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
-        """Return chunks of earlier tasks to imitate in this step; about `num_samples`, or None."""
-        return None
-
-    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
-        """Return a scalar to add to the loss, with gradients to the policy."""
-        return torch.zeros_like(batch.advantages[:1]).sum()
+    def losses(
+        self, policy: ActorCritic, batch: Batch, evaluation: Evaluation
+    ) -> Mapping[str, Tensor]:
+        """Return scalars to add to the loss, by name, with gradients to the policy."""
+        return {}
 
     def transform_grads(self, policy: ActorCritic) -> None:
         """Change `.grad` of the policy's parameters in place, after backward, before clipping.

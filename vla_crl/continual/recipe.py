@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval, MinLen
 
+from vla_crl.algos.learner import LearnerConfig
+from vla_crl.algos.learners import find_learner
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.config import Count, Names, Seed, Settings, Size
+from vla_crl.config import Chosen, Count, Names, Seed, Settings, Size
 from vla_crl.continual.loggers.loggers import LoggerName
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
@@ -61,8 +63,10 @@ class TrainConfig(Settings):
     """Seeds everything."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Devices, precision and threads."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    """Learning rule."""
+    learner: Annotated[LearnerConfig, Chosen("learner", find_learner)] = field(
+        default_factory=PPOConfig
+    )
+    """Learning rule, and its settings."""
     init: Literal["checkpoint", "random"] = "checkpoint"
     """Whether the run begins with the policy's weights, or with random ones in the same
     architecture, with the vocabulary and normalisation of the checkpoint; for lora = "None"."""

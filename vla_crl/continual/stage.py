@@ -1,5 +1,6 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -9,22 +10,26 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.ppo import PPO
+from vla_crl.algos.learner import Learner
+from vla_crl.algos.learners import find_learner
 from vla_crl.algos.protocols import Rollout
 from vla_crl.config import Count, Settings, from_mapping, to_mapping
+from vla_crl.continual.experience import ExpertEpisodes, OwnEpisodes, contexts_of
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
+from vla_crl.continual.reference import make_reference
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.adapters import load_trained_state_dict, trained_state_dict
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.routes import BankRecord
-from vla_crl.rollout.collector import CollectionStatistics, Collector
-from vla_crl.rollout.contexts import ContextPlan, plan_contexts
-from vla_crl.rollout.episodes import shuffled_lanes
+from vla_crl.rollout.collector import CollectionStatistics
 from vla_crl.runs.records import Number
 from vla_crl.sim.simulation import Simulation
+from vla_crl.sim.task_suite import TaskSuite
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,21 +87,19 @@ class Stage:
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
         method.before_task(policy, task)
-        self._collector = Collector(
-            policy,
-            sims,
-            shuffled_lanes(suite, [suite.task_index(task)], len(sims), seed),
-            num_chunks=config.collector.num_chunks,
-            seed=seed,
-            contexts=contexts_of(config, policy).contexts,
-        )
-        self._ppo = PPO(policy, config.ppo)
+        self._sims, self._tasks = sims, [suite.task_index(task)]
+        learner_class = find_learner(config.learner.kind)
+        if learner_class.data == "demonstrations":
+            self._experience = ExpertEpisodes(policy, sims, self._tasks, seed)
+        else:
+            self._experience = OwnEpisodes(config, policy, sims, self._tasks, seed)
+        self._learner = make_learner(config, policy, suite)
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
     def iteration(self) -> int:
         """How many there were."""
-        return self._ppo.iteration
+        return self._learner.iteration
 
     @property
     def is_spent(self) -> bool:
@@ -105,9 +108,9 @@ class Stage:
 
     def iterate(self) -> tuple[CollectionStatistics, dict[str, Any]]:
         """Collect and update once; return what happened, and the line of metrics.jsonl on it."""
-        statistics = self._collector.collect()
+        statistics, data = self._experience.gather(self._learner)
         started = perf_counter()
-        metrics = self._ppo.update(self._collector.rollout, self._method, self._generator)
+        metrics = self._learner.update(data, self._method, self._generator)
         update_s = perf_counter() - started
         self.episodes += statistics.episodes
         self.wall_s += statistics.wall_s + update_s
@@ -136,13 +139,20 @@ class Stage:
         Raises:
             ConfigError: Nothing but the value head was trained.
         """
-        warmup = self._config.ppo.value_warmup_iterations
-        if self.iteration <= warmup:
-            raise ConfigError(
-                f"stage {self.number}: its {self.episodes} episodes were used up by "
-                f"{self.iteration} iterations, which train the value head alone "
-                f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
-            )
+        learner = self._learner
+        if not learner.optimizer.has_trained_policy:
+            if warmup := learner.num_warmup_iterations(learner.config):
+                raise ConfigError(
+                    f"stage {self.number}: its {self.episodes} episodes were used up by "
+                    f"{self.iteration} iterations, which train the value head alone "
+                    f"(learner.value_warmup_iterations = {warmup}); raise episodes_per_task"
+                )
+            logger.warning(
+                "stage %d: the policy is as it was, as the %s of none of its %d episodes taught "
+                "anything. A policy that never succeeds cannot be improved so: begin with a better "
+                "one, or learn by PPO or SFT",
+                self.number, learner.name, self.episodes,
+            )  # fmt: skip
         self._method.after_task(self._policy, self.task, self._collect_fresh)
         self.is_closed = True
 
@@ -159,9 +169,9 @@ class Stage:
         }
         if not self.is_closed:
             parts |= {
-                "ppo": self._ppo.state_dict(),
+                "learner": self._learner.state_dict(),
                 "minibatches": {"generator": self._generator.get_state()},
-                "collector": self._collector.state_dict(),
+                "experience": self._experience.state_dict(),
             }
         record = StageRecord(
             stage=self.number,
@@ -194,28 +204,43 @@ class Stage:
         self.episodes, self.wall_s = record["episodes"], record["wall_s"]
         self.is_closed = record["is_closed"]
         if not self.is_closed:
-            self._ppo.load_state_dict(part_of(tensors, "ppo"))
+            self._learner.load_state_dict(part_of(tensors, "learner"))
             self._generator.set_state(tensors["minibatches/generator"])
-            self._collector.load_state_dict(part_of(tensors, "collector"))
+            self._experience.load_state_dict(part_of(tensors, "experience"))
         torch.set_rng_state(tensors["global/generator"])
 
     def _collect_fresh(self) -> Rollout:
-        ppo, rollout = self._config.ppo, self._collector.rollout
-        self._collector.collect()
-        rollout.compute_advantages(gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
-        return rollout
+        own = self._experience
+        if not isinstance(own, OwnEpisodes):
+            seed = stage_seed(self._config.seed, self.number)
+            own = OwnEpisodes(self._config, self._policy, self._sims, self._tasks, seed)
+        own.collector.collect()
+        self._learner.prepare(own.collector.rollout, self._generator)
+        return own.collector.rollout
+
+
+def make_learner(config: TrainConfig, policy: VLAPolicy, suite: TaskSuite) -> Learner:
+    """Build the recipe's learner, for the parameters that are trainable now.
+
+    Args:
+        config: The recipe.
+        policy: What learns.
+        suite: On which.
+
+    Raises:
+        ConfigError: There is nothing to train, or the reference does not fit the policy.
+        CheckpointError: The reference is missing or damaged.
+    """
+    learner_class, reference = find_learner(config.learner.kind), None
+    if which := learner_class.reference_of(config.learner):
+        contexts = contexts_of(config, suite, policy).contexts
+        reference = make_reference(which, policy, config.compute, contexts)
+    return learner_class(policy, config.learner, reference=reference)
 
 
 def stage_seed(seed: int, stage: int) -> int:
     """Give every stage its own random stream, so that a resumed stage repeats itself."""
     return 1_000 * seed + stage
-
-
-def contexts_of(config: TrainConfig, policy: VLAPolicy) -> ContextPlan:
-    """Decide how updates get their contexts, of what is to be trained now."""
-    settings = config.collector
-    num_rows = settings.num_envs * settings.num_chunks
-    return plan_contexts(policy, num_rows, settings.contexts, settings.max_stored_gib)
 
 
 def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:

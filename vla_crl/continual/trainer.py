@@ -14,6 +14,7 @@ from vla_crl.config import as_record, to_mapping
 from vla_crl.continual.beginning import load_beginning, prepare_training
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
+from vla_crl.continual.experience import check_group_size, contexts_of
 from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.method import ContinualMethod, make_method
@@ -21,7 +22,7 @@ from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import (
     Stage,
     StageRecord,
-    contexts_of,
+    make_learner,
     method_state,
     stage_seed,
 )
@@ -42,7 +43,7 @@ from vla_crl.rollout.outcomes import Outcomes
 from vla_crl.rollout.results import TaskResult, episode_rows
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.runs.episodes import EpisodeFile
-from vla_crl.sim.backends import find_suite, simulate
+from vla_crl.sim.backends import expert_of, find_suite, simulate
 from vla_crl.sim.divergence import save_divergences
 from vla_crl.sim.simulation import Filmed, Resumable, require
 from vla_crl.termination import holding_sigterm
@@ -99,11 +100,12 @@ class Trainer:
         self.loggers = Loggers(config.loggers, run, to_mapping(config))
         self._wall_s = 0.0
         self._generations = Generations(run.state)
-        plan = contexts_of(config, self.policy)
+        plan = contexts_of(config, self.suite, self.policy)
         cost = estimate_cost(config, self.suite, self.stream, self.policy, plan)
         cost.require_memory(config.compute.device)
         console.print(cost.describe(config.compute.device), soft_wrap=True)
         self._make_worlds()
+        self._check_learner()
 
     def load_base(self) -> VLAPolicy:
         """Return the policy with which the run begins, as it is on disk."""
@@ -131,6 +133,14 @@ class Trainer:
         if every := config.checkpoint_every:
             stored = f"stored in a stage (checkpoint_every = {every}; 0 stores stages only)"
             require(self._training_sims[0], Resumable, stored)
+
+    def _check_learner(self) -> None:
+        """Build a learner as the stages do, and look for an expert where it learns of one."""
+        config, sims = self.config, self._training_sims
+        learner = make_learner(config, self.policy, self.suite)
+        check_group_size(learner.group_size(config.learner), [sim.num_slots for sim in sims])
+        if learner.data == "demonstrations":
+            expert_of(sims[0])
 
     @property
     def _base(self) -> str:

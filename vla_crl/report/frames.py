@@ -26,7 +26,7 @@ def frame(runs: Runs) -> "DataFrame":
     """Return the success matrices of runs: a row a run, kind of acting, stage and task.
 
     Columns: run (name of its folder, with the folders above it where runs share a name), recipe,
-    suite, method, seed; every other setting in which the runs differ, such as `ppo.learning_rate`;
+    suite, method, seed; every other setting in which the runs differ, as `learner.learning_rate`;
     acting ("deterministic" or "sampled"), stage (0:
     before training), trained_task (of that stage, None in stage 0), task, split ("train" or
     "heldout"), successes, episodes, success (their ratio), low and high (its 95 % interval,

@@ -246,9 +246,13 @@ DIAGNOSTICS = {
 }
 
 
+def _is_told(record: RunRecord, key: str) -> bool:
+    return any(row.get(key) is not None for row in record.iterations)
+
+
 def draw_diagnostics(record: RunRecord) -> Figure:
     """Draw what the update reports over all training episodes, with the stages marked."""
-    keys = [key for key in DIAGNOSTICS if any(key in row for row in record.iterations)]
+    keys = [key for key in DIAGNOSTICS if _is_told(record, key)]
     num_rows = -(-len(keys) // 2) or 1
     figure = Figure(figsize=(WIDTH, 1.75 * num_rows), layout="constrained")
     panels = list(figure.subplots(num_rows, 2, sharex=True, squeeze=False).flat)
@@ -265,20 +269,27 @@ def draw_diagnostics(record: RunRecord) -> Figure:
     return figure
 
 
-GRADIENT_TERMS: dict[str, dict[str, Any]] = {
-    "policy_loss_grad_norm": {"label": "policy", "color": BLUE, "ls": "-"},
-    "value_loss_grad_norm": {"label": "value", "color": ORANGE, "ls": "--"},
-    "replay_loss_grad_norm": {"label": "imitation (extra batch)", "color": PURPLE, "ls": ":"},
-    "penalty_grad_norm": {"label": "penalty of the method", "color": INK, "ls": "-."},
+OWN_TERMS: dict[str, dict[str, Any]] = {
+    "policy_loss": {"label": "policy", "color": BLUE, "ls": "-"},
+    "value_loss": {"label": "value", "color": ORANGE, "ls": "--"},
 }
+OTHER_LOOKS = [{"color": PURPLE, "ls": ":"}, {"color": INK, "ls": "-."}, {"color": INK, "ls": ":"}]
+"""Of terms that the method, or the learner's settings, add, in turn."""
+NORM = "_grad_norm"
+"""Behind a term's name in metrics.jsonl, that of the norm of its gradient."""
 
 
 def draw_gradient_norms(record: RunRecord) -> Figure:
     """Draw what each term of the loss adds to the gradient; one that never does is left out."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
-    for key in _felt_terms(record):
-        draw_all_stages(axes, record, key, look=GRADIENT_TERMS[key])
+    others = [term for term in _felt_terms(record) if term not in OWN_TERMS]
+    for term in _felt_terms(record):
+        look = OWN_TERMS.get(term) or {
+            "label": term.replace("_", " "),
+            **OTHER_LOOKS[others.index(term) % len(OTHER_LOOKS)],
+        }
+        draw_all_stages(axes, record, term + NORM, look=look)
     axes.set_yscale("log", nonpositive="mask")
     axes.set(xlabel="training episodes, stages shaded in turn", ylabel="gradient norm")
     figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
@@ -286,7 +297,13 @@ def draw_gradient_norms(record: RunRecord) -> Figure:
 
 
 def _felt_terms(record: RunRecord) -> list[str]:
-    return [key for key in GRADIENT_TERMS if any(row.get(key) for row in record.iterations)]
+    """Return the names of terms whose gradient was not always 0, the learner's own first."""
+    felt = {key for row in record.iterations for key, value in row.items() if value}
+    terms = {key.removesuffix(NORM) for key in felt if key.endswith(NORM)} - {"", "value"}
+    return [
+        *(t for t in OWN_TERMS if t in terms),
+        *sorted(terms - OWN_TERMS.keys() - {"grad_norm"}),
+    ]
 
 
 def _panel_rows(panels: Sequence[T]) -> list[Sequence[T]]:

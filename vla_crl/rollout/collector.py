@@ -1,7 +1,7 @@
 """On-policy collection: N slots, T chunks an iteration."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from time import perf_counter
 from typing import Annotated
 
@@ -31,7 +31,8 @@ class CollectorConfig(Settings):
     num_envs: Size = 64
     """Environments stepped together (N)."""
     num_chunks: Size = 12
-    """Action chunks per environment and iteration (T)."""
+    """Action chunks per environment and iteration (T). Learners of whole episodes take as many as
+    the longest episode has."""
     contexts: Contexts | None = None
     """What the update gets of the backbone: the contexts "stored" while collecting, or fresh ones
     in "every_epoch" from stored observations, which takes far less memory and more time. None: in
@@ -73,6 +74,20 @@ class CollectionStatistics:
     def episodes(self) -> int:
         """How many ended."""
         return len(self.outcomes)
+
+    def joined(self, more: "CollectionStatistics") -> "CollectionStatistics":
+        """Return what happened in both; the success is that of all outcomes."""
+        outcomes = Outcomes.cat([self.outcomes, more.outcomes])
+        clock = {field.name: getattr(self, field.name) + getattr(more, field.name)
+                 for field in fields(self) if field.name.endswith("_s")}  # fmt: skip
+        return replace(
+            self,
+            outcomes=outcomes,
+            success=float(outcomes.success.float().mean()),
+            num_steps=self.num_steps + more.num_steps,
+            divergences=self.divergences + more.divergences,
+            **clock,
+        )
 
 
 class Collector:
@@ -152,24 +167,39 @@ class Collector:
 
     def collect(self) -> CollectionStatistics:
         """Play, and leave what happened, finished, in `rollout`."""
-        started, rollout, lanes = perf_counter(), self.rollout, self._lanes
+        rollout = self.rollout
+        if self._whole_episodes:
+            return self.play_again(torch.arange(rollout.num_slots))
         next_values = torch.zeros_like(rollout.next_values)
+        statistics = self._run(lambda lane: lane.collect(rollout, next_values), next_values)
+        success = self._recent.update(statistics.outcomes, self._lanes[0].clock)
+        return replace(statistics, success=success)
+
+    def play_again(self, slots: Tensor) -> CollectionStatistics:
+        """Play the next whole episodes in some slots; what others have in `rollout` stays.
+
+        Args:
+            slots: [S] int64 numbers, ascending. Where sources have groups: of whole groups.
+        """
+        rollout, chosen = self.rollout, slots.numpy()
+        next_values = rollout.next_values.clone()
+        next_values[:, slots] = 0.0
+        return self._run(lambda lane: lane.collect_whole(rollout, next_values, chosen), next_values)
+
+    def _run(
+        self, work: Callable[[CollectorLane], Iterator[None]], next_values: Tensor
+    ) -> CollectionStatistics:
+        """Let all lanes work, and say what happened; the success is that of all outcomes."""
+        started, lanes = perf_counter(), self._lanes
         with adapters_merged(self._policy):
-            if self._whole_episodes:
-                run_lanes(lambda lane: lane.collect_whole(rollout, next_values), lanes)
-            else:
-                run_lanes(lambda lane: lane.collect(rollout, next_values), lanes)
-        rollout.finish(next_values)
+            run_lanes(work, lanes)
+        self.rollout.finish(next_values)
         wall_s = perf_counter() - started
         seconds = {part: sum(lane.seconds[part] for lane in lanes) / len(lanes) for part in PARTS}
         outcomes = Outcomes.cat([lane.outcomes for lane in lanes])
-        if self._whole_episodes:
-            success = float(outcomes.success.float().mean())
-        else:
-            success = self._recent.update(outcomes, lanes[0].clock)
         return CollectionStatistics(
             outcomes=outcomes,
-            success=success,
+            success=float(outcomes.success.float().mean()),
             num_steps=sum(lane.num_steps for lane in lanes),
             divergences=tuple(event for lane in lanes for event in lane.take_divergences()),
             wall_s=wall_s,

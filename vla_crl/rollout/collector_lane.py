@@ -118,12 +118,23 @@ class CollectorLane:
         if self._keeps_sight:
             self._sight = sight
 
-    def collect_whole(self, storage: RolloutStorage, next_values: Tensor) -> Iterator[None]:
-        """Do the same with one episode in every slot, which rests when that has ended."""
+    def collect_whole(
+        self, storage: RolloutStorage, next_values: Tensor, slots: np.ndarray
+    ) -> Iterator[None]:
+        """Do the same with one episode in a slot, which rests when that has ended.
+
+        Args:
+            storage: To be filled.
+            next_values: [T, N] likewise.
+            slots: Of the rollout, in which to play; those of other lanes are left to them.
+        """
         self._clear()
-        self.begin_all()
+        self._sight = None
+        slots = slots - self._first_slot
+        running = slots[(slots >= 0) & (slots < self.sim.num_slots)]
+        self._begin(running)
         next_values = next_values[:, self._first_slot :][:, : self.sim.num_slots]
-        running, step, cut = np.arange(self.sim.num_slots), 0, None
+        step, cut = 0, None
         while len(running):
             sight = self._look(running, cut, next_values[step - 1])
             chunk = self._act(sight[1])

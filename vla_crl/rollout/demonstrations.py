@@ -1,6 +1,6 @@
 """Scripted demonstrations with perturbed execution, clean labels and grounding labels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -137,7 +137,6 @@ def collect_demonstrations(
         num_episodes * suite.horizon * QUICKEST * picture, f"pictures of {num_episodes} episodes",
         "choose fewer episodes or smaller pictures",
     )  # fmt: skip
-    noise = perturbation or PerturbationConfig()
     sims = simulate_lanes(
         suite,
         min(num_slots, num_episodes),
@@ -148,7 +147,47 @@ def collect_demonstrations(
     rng, ids = np.random.default_rng(seed), suite.train_ids
     # Drawn anew each time through, or every task would meet the same states again.
     order = np.concatenate([rng.permutation(ids) for _ in range(-(-num_episodes // len(ids)))])
-    generators = [np.random.default_rng([seed, episode]) for episode in range(num_episodes)]
+    tasks = np.arange(num_episodes) % len(suite.tasks)
+    try:
+        with track("demonstrations", num_episodes) as progress:
+
+            def watch(sim: Simulation, num_ended: int) -> None:
+                progress.advance(num_ended)
+                for line in save_divergences(sim.divergences, DIVERGENCES):
+                    progress.print(line)
+
+            return record_expert(
+                sims, tasks, order[:num_episodes], seed=[seed], perturbation=perturbation,
+                watch=watch,
+            )  # fmt: skip
+    finally:
+        close_lanes(sims)
+
+
+def record_expert(
+    sims: Sequence[Simulation],
+    tasks: np.ndarray,
+    state_ids: np.ndarray,
+    *,
+    seed: Sequence[int],
+    perturbation: PerturbationConfig | None = None,
+    watch: Callable[[Simulation, int], None] = lambda sim, num_ended: None,
+) -> Demonstrations:
+    """Run the scripted expert in episodes that are named.
+
+    Args:
+        sims: Of one suite; their episodes are lost.
+        tasks: [E] indices.
+        state_ids: [E] initial states.
+        seed: Of the perturbations, together with the number of the episode.
+        perturbation: Noise on executed actions; the default noise if None.
+        watch: Told after every step of a simulation how many episodes have ended there.
+
+    Raises:
+        ConfigError: The suite has no expert, or does not say where things are.
+    """
+    noise, suite, num_episodes = perturbation or PerturbationConfig(), sims[0].suite, len(tasks)
+    generators = [np.random.default_rng([*seed, episode]) for episode in range(num_episodes)]
     sigma = [float(generator.choice(noise.sigmas)) for generator in generators]
     recorder = _Recorder([[] for _ in range(num_episodes)], np.zeros(num_episodes, dtype=bool))
 
@@ -162,7 +201,7 @@ def collect_demonstrations(
             nonlocal queue
             episodes, queue = queue[: len(slots)], queue[len(slots) :]
             slots = slots[: len(episodes)]
-            sim.reset(slots, tasks=episodes % len(suite.tasks), state_ids=order[episodes])
+            sim.reset(slots, tasks=tasks[episodes], state_ids=state_ids[episodes])
             episode_of[slots] = episodes
             return slots
 
@@ -180,18 +219,12 @@ def collect_demonstrations(
             result = sim.step_chunk(executed[:, None], running)
             is_over = result.terminated | result.truncated
             recorder.success[episodes] = result.success
-            progress.advance(int(is_over.sum()))
-            for line in save_divergences(sim.divergences, DIVERGENCES):
-                progress.print(line)
+            watch(sim, int(is_over.sum()))
             running = np.concatenate([running[~is_over], start(running[is_over])])
             yield
 
     lanes = [np.arange(lane, num_episodes, len(sims)) for lane in range(len(sims))]
-    try:
-        with track("demonstrations", num_episodes) as progress:
-            run_lanes(play, range(len(sims)))
-    finally:
-        close_lanes(sims)
+    run_lanes(play, range(len(sims)))
     return _concatenate(suite, recorder)
 
 

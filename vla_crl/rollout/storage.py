@@ -202,20 +202,57 @@ class RolloutStorage:
         self.advantages[:] = advantages
         self.returns[:] = returns
 
-    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    @property
+    def episodes(self) -> Tensor:
+        """[T, N] int64, see `Batch.episode`."""
+        return self.steps.episode.view(self.values.shape)
+
+    @property
+    def groups(self) -> Tensor:
+        """[T, N] int64, see `Batch.group`."""
+        return self.steps.group.view(self.values.shape)
+
+    @property
+    def episode_returns(self) -> Tensor:
+        """[T, N] float32, see `Batch.episode_return`."""
+        return self._outcomes[0].view(self.values.shape)
+
+    @property
+    def successes(self) -> Tensor:
+        """[T, N] float32, see `Batch.success`."""
+        return self._outcomes[1].view(self.values.shape)
+
+    def minibatches(
+        self,
+        size: int,
+        generator: torch.Generator,
+        *,
+        chosen: Tensor | None = None,
+        whole_episodes: bool = False,
+    ) -> Iterator[Batch]:
         """Yield copies of all chunks in random order, `size` at a time; the last may be smaller.
 
         Args:
             size: Chunks per minibatch.
             generator: On the CPU; draws the order.
+            chosen: [T, N] bool, the others are left out.
+            whole_episodes: Shuffle episodes, not chunks: one that is begun in a minibatch is in it
+                as far as this rollout has it, so that there may be more chunks than `size`.
         """
         self._require_finished("minibatches")
-        valid = self._index
-        if self._num_added.min() < self.num_steps:
-            valid = self._index[self.valid.view(-1)]
-        order = torch.randperm(len(valid), generator=generator).to(self.device)
-        for rows in order.split(size):
-            yield self._batch(valid[rows])
+        index = self._index
+        if chosen is not None:
+            index = index[(chosen & self.valid).view(-1)]
+        elif self._num_added.min() < self.num_steps:
+            index = index[self.valid.view(-1)]
+        if whole_episodes:
+            episodes = self.steps.episode[index].unique(return_inverse=True)[1]
+            for rows in _split_by_episode(episodes, size, generator):
+                yield self._batch(index[rows])
+            return
+        order = torch.randperm(len(index), generator=generator).to(self.device)
+        for rows in order.split(size) if len(index) else ():
+            yield self._batch(index[rows])
 
     def _batch(self, index: Tensor) -> Batch:
         steps, (episode_return, success) = self.steps.compact()[index], self._outcomes[:, index]
@@ -280,6 +317,18 @@ class RolloutStorage:
                 raise SpecError(
                     f"RolloutStorage: {name} has shape {tuple(tensor.shape)}, expected {expected}"
                 )
+
+
+def _split_by_episode(episodes: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield the rows of minibatches of about `size`, of episodes numbered from 0 on [B]."""
+    if not len(episodes):
+        return
+    order = torch.randperm(int(episodes.max()) + 1, generator=generator).to(episodes.device)
+    rows = torch.argsort(order.argsort()[episodes], stable=True)  # by the place of their episode
+    counts = episodes.bincount()[order]
+    batches = torch.div(counts.cumsum(0) - counts, size, rounding_mode="floor")
+    sizes = counts.new_zeros(int(batches[-1]) + 1).index_add(0, batches, counts)
+    yield from rows.split([num for num in sizes.tolist() if num])
 
 
 def _first_bad(columns: dict[str, Tensor], finite: Tensor) -> tuple[str, tuple[int, int]]:

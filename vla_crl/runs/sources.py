@@ -1,4 +1,4 @@
-"""What of the user's own a run is made with: the files of its method and of its suite.
+"""What of the user's own a run is made with: the files of its method, learner and suite.
 
 A run keeps them as a folder that VLA_CRL_PATH may list, so that it can be run again when they have
 changed.
@@ -69,7 +69,7 @@ class Sources:
     content: dict[str, bytes]
 
     @classmethod
-    def read(cls, method: type, suite: str) -> "Sources":
+    def read(cls, method: type, suite: str, *others: type) -> "Sources":
         """Read what is not ours of a method and of a suite, with the modules that are loaded.
 
         Python has read its modules before: call this soon after.
@@ -77,8 +77,9 @@ class Sources:
         Args:
             method: The method's class.
             suite: The suite's name.
+            others: Classes that a run is made with besides the method, e.g. of a learner.
         """
-        files = {**dict(_modules(method)), **dict(_suite_files(suite))}
+        files = {**dict(_modules(method, *others)), **dict(_suite_files(suite))}
         num_bytes = sum(file.stat().st_size for file in files.values())
         if num_bytes > MAX_BYTES:
             logger.warning(
@@ -152,9 +153,10 @@ def _last_record(run: RunDirectory) -> SourceRecord | None:
     return records[-1] if records else None
 
 
-def _modules(method: type) -> Iterator[tuple[str, Path]]:
-    """Yield the loaded modules of own folders, and of the folder where the method's module lies."""
-    tops = [sys.modules.get(c.__module__.partition(".")[0]) for c in method.__mro__]
+def _modules(*classes: type) -> Iterator[tuple[str, Path]]:
+    """Yield the loaded modules of own folders, and of the folders where those of classes lie."""
+    bases = [base for each in classes for base in each.__mro__]
+    tops = [sys.modules.get(base.__module__.partition(".")[0]) for base in bases]
     homes = [Path(file).resolve().parent for top in tops if (file := _file(top)) and is_own(file)]
     roots = tuple(f"{folder}/" for folder in [*own_folders(), *homes])
     for name, module in [*sys.modules.items()]:

@@ -1,0 +1,221 @@
+"""Policies of a few weights and the rollouts that they play, to try learners and methods on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vla_crl.algos.protocols import LabelledBatch
+from vla_crl.density import CategoricalDensity, Evaluation, GaussianDensity
+from vla_crl.rollout.storage import RolloutStorage, Step
+from vla_crl.rows import Rows
+
+NUM_FEATURES, NUM_ACTIONS, NUM_BINS = 3, 2, 5
+
+
+@dataclass(frozen=True)
+class Features(Rows):
+    """What a toy sees, and its context: [B, 3]."""
+
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class ToyTrace(Rows):
+    """What a toy has sampled.
+
+    Attributes:
+        sample: [B, 1, 2] numbers, or [B, 2] int64 tokens.
+    """
+
+    sample: Tensor
+
+
+class GaussianToy(nn.Module):
+    """Two actions, linear in three features, with noise of a learnt size: one part."""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Begin near zero."""
+        super().__init__()
+        torch.manual_seed(seed)
+        self.mean = nn.Linear(NUM_FEATURES, NUM_ACTIONS)
+        self.log_std = nn.Parameter(torch.full((NUM_ACTIONS,), -1.0))
+        self.value_head = nn.Linear(NUM_FEATURES, 1)
+
+    def encode(self, seen: Features, /) -> Features:
+        """Return what is seen."""
+        return seen
+
+    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
+        """Return density and value."""
+        mean = self.mean(context.features)[:, None]
+        density = GaussianDensity(trace.sample, mean, self.log_std.exp().expand_as(mean))
+        return Evaluation(density, self.value_head(context.features).squeeze(-1))
+
+    def imitation(
+        self,
+        context: Any,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+        /,
+    ) -> Tensor:
+        """Return the squared error [B]."""
+        error = (self.mean(context.features)[:, None] - actions).square().mean(dim=2)
+        likely = error / self.log_std.exp().square().mean() + self.log_std.mean()
+        return (likely * mask).mean(dim=1)
+
+    @torch.no_grad()
+    def sample(self, context: Features, generator: torch.Generator) -> ToyTrace:
+        """Draw."""
+        mean = self.mean(context.features)[:, None]
+        noise = torch.randn(mean.shape, generator=generator)
+        return ToyTrace(mean + self.log_std.exp() * noise)
+
+    def actions(self, trace: ToyTrace) -> Tensor:
+        """Return [B, 1, 2]."""
+        return trace.sample
+
+
+class TokenToy(nn.Module):
+    """Two tokens of five bins each, with logits linear in three features: two parts."""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Begin near equal probabilities."""
+        super().__init__()
+        torch.manual_seed(seed)
+        self.logits = nn.Linear(NUM_FEATURES, NUM_ACTIONS * NUM_BINS)
+        self.value_head = nn.Linear(NUM_FEATURES, 1)
+
+    def encode(self, seen: Features, /) -> Features:
+        """Return what is seen."""
+        return seen
+
+    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
+        """Return density and value."""
+        everywhere = torch.ones_like(trace.sample, dtype=torch.bool)
+        density = CategoricalDensity(trace.sample, self._logits(context), everywhere)
+        return Evaluation(density, self.value_head(context.features).squeeze(-1))
+
+    def imitation(
+        self,
+        context: Any,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+        /,
+    ) -> Tensor:
+        """Return the cross-entropy [B] of the bins."""
+        bins = ((actions[:, 0] + 1.0) / 2.0 * (NUM_BINS - 1)).round().long().clamp(0, NUM_BINS - 1)
+        logits = self._logits(context).flatten(0, 1)
+        losses = functional.cross_entropy(logits, bins.flatten(), reduction="none")
+        return losses.view(bins.shape).mean(dim=1) * mask[:, 0]
+
+    @torch.no_grad()
+    def sample(self, context: Features, generator: torch.Generator) -> ToyTrace:
+        """Draw."""
+        chances = self._logits(context).softmax(dim=-1).flatten(0, 1)
+        drawn = torch.multinomial(chances, 1, generator=generator)
+        return ToyTrace(drawn.view(len(context), NUM_ACTIONS))
+
+    def actions(self, trace: ToyTrace) -> Tensor:
+        """Return [B, 1, 2]: the middles of the bins."""
+        return (trace.sample / (NUM_BINS - 1) * 2.0 - 1.0)[:, None]
+
+    def _logits(self, context: Features) -> Tensor:
+        return self.logits(context.features).unflatten(1, (NUM_ACTIONS, NUM_BINS))
+
+
+Toy = GaussianToy | TokenToy
+
+
+def target(features: Tensor) -> Tensor:
+    """Return the actions [B, 1, 2] that a toy should learn."""
+    weights = torch.tensor([[0.5, -0.5, 0.0], [0.0, 0.5, 0.5]])
+    return (features @ weights.T)[:, None].clamp(-1.0, 1.0)
+
+
+def play(
+    policy: Toy,
+    generator: torch.Generator,
+    *,
+    num_steps: int = 3,
+    num_slots: int = 32,
+    group_size: int = 4,
+) -> RolloutStorage:
+    """Let a toy play one episode in every slot; those of every other group end a chunk earlier.
+
+    All of a group see the same. An episode succeeds, with a reward of 1 at its end, where its
+    actions were nearer to `target` than a distance of 1.1 on average.
+
+    Args:
+        policy: Acts by sampling.
+        generator: Of what is seen and drawn.
+        num_steps: T, at least 2.
+        num_slots: N, a multiple of the group size.
+        group_size: Slots that see the same.
+    """
+    group = torch.arange(num_slots) // group_size
+    length = num_steps - group % 2
+    distance, storage = torch.zeros(num_slots), None
+    for step in range(num_steps):
+        slots = (step < length).nonzero().flatten()
+        seen = torch.randn(int(group[-1]) + 1, NUM_FEATURES, generator=generator)[group[slots]]
+        trace = policy.sample(Features(seen), generator)
+        with torch.no_grad():
+            found = policy.evaluate_actions(Features(seen), trace)
+        error = (policy.actions(trace) - target(seen)).square().sum(dim=2).sqrt()
+        distance[slots] += error[:, 0]
+        ends = length[slots] == step + 1
+        success = ends & (distance[slots] / length[slots] < 1.1)
+        rows = Step(
+            seen=Features(seen),
+            context=Features(seen),
+            trace=trace,
+            actions=policy.actions(trace),
+            log_probs=found.density.log_prob(),
+            values=found.value,
+            reward=success.float(),
+            terminated=ends,
+            truncated=torch.zeros_like(ends),
+            success=success,
+            episode_return=success.float(),
+            task=torch.zeros_like(slots),
+            state_id=group[slots],
+            episode=slots,
+            group=group[slots],
+        )
+        storage = storage or RolloutStorage(num_steps, num_slots, rows)
+        storage.add(step, rows, slots.numpy())
+    assert storage is not None
+    storage.finish(np.zeros((num_steps, num_slots)))
+    return storage
+
+
+class ToyLabels:
+    """Demonstrations of `target`, as `Labels` of the protocols."""
+
+    def __init__(self, policy: Toy, generator: torch.Generator, num: int = 64) -> None:
+        """Draw what is seen."""
+        self._policy = policy
+        self._features = torch.randn(num, NUM_FEATURES, generator=generator)
+
+    def minibatches(self, size: int, generator: torch.Generator) -> Iterator[LabelledBatch]:
+        """Yield all, in random order."""
+        for index in torch.randperm(len(self._features), generator=generator).split(size):
+            seen = Features(self._features[index])
+            trace = self._policy.sample(seen, generator)
+            with torch.no_grad():
+                found = self._policy.evaluate_actions(seen, trace)
+            zero = torch.zeros(len(index))
+            yield LabelledBatch(
+                index=index, seen=seen, context=seen, trace=trace, actions=target(seen.features),
+                log_probs=found.density.log_prob(), values=found.value, advantages=zero,
+                returns=zero, reward=zero, task=index * 0, state_id=index * 0, episode=index,
+                group=index, episode_return=zero + 1, success=zero + 1,
+                mask=torch.ones(len(index), 1, dtype=torch.bool),
+            )  # fmt: skip
