@@ -204,6 +204,12 @@ def test_the_base_is_the_policy_without_adapters(make_adapted, make_small_policy
     assert not torch.allclose(density_of(policy, batch).log_prob(), expected)
 
 
+def test_a_policy_without_adapters_has_no_base_to_refer_to(make_small_policy):
+    policy = make_small_policy(fake_suite(train=["red", "blue"], heldout=[]))
+    with pytest.raises(ConfigError, match="learner.reference is 'base', .* but it has none; name"):
+        make_reference("base", policy, ComputeConfig(), "stored")
+
+
 def test_a_checkpoint_teaches_by_stored_contexts_where_it_sees_with_the_same_backbone(
     make_adapted, make_small_policy, tmp_path
 ):
