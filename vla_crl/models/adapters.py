@@ -33,10 +33,10 @@ TRAINED_BYTES = 16
 def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
     """Insert adapters that leave the policy's output unchanged, and freeze the base.
 
-    Afterwards the adapters and the value head are trainable, nothing else. Only the
-    initialisation B = 0 is offered: others (PiSSA, OLoRA) change the base weights, which breaks
-    `adapter_disabled` and every comparison with the base policy. Adapters are float32 whatever the
-    layers are: Adam's small steps would be lost in bfloat16.
+    Afterwards adapters, value head and what the action head explores with are trainable, nothing
+    else. Only the initialisation B = 0 is offered: others (PiSSA, OLoRA) change the base weights,
+    which breaks `adapter_disabled` and every comparison with the base policy. Adapters are float32
+    whatever the layers are: Adam's small steps would be lost in bfloat16.
 
     Raises:
         ConfigError: The policy has adapters already, or there is no room for these.
@@ -64,8 +64,8 @@ def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
     peft.inject_adapter_in_model(settings, policy, _ADAPTER_NAME)
     policy.lora = config
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(_is_saved(name))
-        if _is_saved(name):
+        parameter.requires_grad_(not is_base(policy, name))
+        if not is_base(policy, name):
             parameter.data = parameter.data.float()
 
 
@@ -110,8 +110,9 @@ def adapters_merged(policy: VLAPolicy) -> Iterator[None]:
 
 
 def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
-    """Return the adapters and the value head: all that changes in PPO with LoRA."""
-    return {name: tensor for name, tensor in policy.state_dict().items() if _is_saved(name)}
+    """Return all that changes in PPO with LoRA: what `is_base` tells apart from the base."""
+    state = policy.state_dict()
+    return {name: tensor for name, tensor in state.items() if not is_base(policy, name)}
 
 
 def adapter_layout(policy: VLAPolicy) -> dict[str, Any]:
@@ -140,13 +141,13 @@ def check_checkpoint_holds(policy: VLAPolicy, layout: Mapping[str, Any], where: 
         where: Who changed the policy, for the error message.
 
     Raises:
-        ConfigError: Something besides adapters and value head is trainable, or adapters are others.
+        ConfigError: Something of the base is trainable, or adapters are others.
     """
     for name, parameter in policy.named_parameters():
-        if parameter.requires_grad and not _is_saved(name):
+        if parameter.requires_grad and is_base(policy, name):
             raise ConfigError(
-                f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters and value "
-                "head only; leave the rest frozen"
+                f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters, value "
+                "head and what the action head explores with; leave the rest frozen"
             )
     own = adapter_layout(policy)
     changed = [name for name in {**own, **layout} if own.get(name) != layout.get(name)]
@@ -233,7 +234,11 @@ def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
     for one, reach neither keys nor values, and an adapter there would never get a gradient.
     """
     layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
-    names = [name for name in layers if name.startswith("head.") and site != "backbone"]
+    names = [
+        name
+        for name in layers
+        if name.startswith("head.") and is_base(policy, name) and site != "backbone"
+    ]
     if site != "action_expert":
         backbone = [name for name in layers if name.startswith("backbone.")]
         weights = [layers[name].weight.requires_grad_() for name in backbone]
@@ -247,9 +252,13 @@ def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
     return names
 
 
-def _is_saved(name: str) -> bool:
-    """Tell whether a parameter belongs to an adapter or the value head."""
-    return ".lora_A." in name or ".lora_B." in name or name.startswith("value_head.")
+def is_base(policy: VLAPolicy, name: str) -> bool:
+    """Tell whether a tensor of a policy belongs to the base that adapters leave as it is.
+
+    Of the rest are adapters, the value head, and parameters with which the head explores.
+    """
+    is_adapter = ".lora_A." in name or ".lora_B." in name
+    return not (is_adapter or name.startswith(("value_head.", *policy.exploration_parameters)))
 
 
 def _group_of(name: str) -> Group:

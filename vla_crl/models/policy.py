@@ -212,6 +212,11 @@ class VLAPolicy(nn.Module):
         settings = to_mapping(self.config.head)
         return {name: settings[name] for name in self.head.exploration}
 
+    @property
+    def exploration_parameters(self) -> tuple[str, ...]:
+        """Beginnings of the names of `ActionHead.exploration_parameters` in the policy."""
+        return tuple(f"head.{name}" for name in self.head.exploration_parameters)
+
     def tokenize(self, observation: Observation) -> TokenizedObservation:
         """Check an observation and turn it into tensors on the policy's device.
 

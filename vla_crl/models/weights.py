@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from vla_crl.models.adapters import adapter_state_dict
+from vla_crl.models.adapters import adapter_state_dict, is_base
 from vla_crl.models.lora import BaseWeights
 from vla_crl.models.policy import VLAPolicy
 
@@ -18,12 +18,12 @@ def remember_base(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> BaseWeigh
         policy: With these weights.
         tensors: The same as they lie on disk, before they were brought to another precision.
     """
-    policy.base = BaseWeights(_sha256(tensors), _bit_sums(policy))
+    policy.base = BaseWeights(_sha256(policy, tensors), _bit_sums(policy))
     return policy.base
 
 
 def base_fingerprint(policy: VLAPolicy) -> str | None:
-    """Return a SHA-256 of the weights that adapters leave alone, the value head left out.
+    """Return a SHA-256 of the weights that adapters leave alone, see `is_base`.
 
     It is that of the files the policy was loaded from, taken once: a backbone has gigabytes. A
     policy that was built has that of its weights when first asked for.
@@ -40,20 +40,22 @@ def weights_fingerprint(policy: VLAPolicy) -> str:
 
     Where weights of the base have changed since they were loaded, those of today count.
     """
-    digest = hashlib.sha256((base_fingerprint(policy) or _sha256(policy.state_dict())).encode())
+    digest = hashlib.sha256(
+        (base_fingerprint(policy) or _sha256(policy, policy.state_dict())).encode()
+    )
     _add_to(digest, adapter_state_dict(policy).items())
     return digest.hexdigest()[:16]
 
 
-def _base_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _base_tensors(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors.items():
-        if ".lora_" not in name and not name.startswith("value_head."):
+        if is_base(policy, name):
             yield name.replace(".base_layer.", "."), tensor
 
 
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
+def _sha256(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    _add_to(digest, _base_tensors(tensors))
+    _add_to(digest, _base_tensors(policy, tensors))
     return digest.hexdigest()
 
 
@@ -70,7 +72,7 @@ def _bit_sums(policy: VLAPolicy) -> dict[str, int]:
     would cost nothing, but do not see what is written through `.data`.
     """
     names, sums = [], []
-    for name, tensor in _base_tensors(policy.state_dict()):
+    for name, tensor in _base_tensors(policy, policy.state_dict()):
         numbers = tensor.flatten().view(torch.uint8)
         words = len(numbers) // 8 * 8
         names.append(name)
