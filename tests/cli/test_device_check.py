@@ -1,5 +1,6 @@
 """The check of a device: on the CPU, and on one that does not forgive tensors left there."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,19 @@ def test_the_cpu_does_what_the_cpu_does(trial: Trial):
     for check in checks[0], checks[4], checks[5], checks[9]:
         expected = "differences: actions 0, log-probabilities 0, values 0; "
         assert check.found.startswith(expected)
+
+
+@pytest.mark.parametrize("kind", ["noise"])
+def test_policies_with_other_heads_are_tried_alike(
+    trial: Trial, kind: str, tmp_path: Path, monkeypatch: Any
+):
+    preset = PRESET.replace("[head.expert]", f'[head]\nkind = "{kind}"\n\n[head.expert]')
+    (tmp_path / "preset.toml").write_text(preset, encoding="utf-8")
+    base = tmp_path / f"base_{kind}"
+    trial.pretrain(ComputeConfig(), base)
+    monkeypatch.setattr(device_check, "TOLERANCES", {"float32": 0.01})
+    checks = [*check_device("cpu", replace(trial, base=str(base)))]
+    assert [(check.status, check.found) for check in checks if check.status != "ok"] == []
 
 
 def test_a_device_that_computes_something_else_fails(trial: Trial, monkeypatch: Any):

@@ -12,6 +12,7 @@ from vla_crl.export.measured import Measured, TaskSuccess
 from vla_crl.hardware import hardware_name
 from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.heads.head import HeadConfig
+from vla_crl.models.heads.noise import NoiseConfig
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rounding import percentage
 
@@ -80,7 +81,7 @@ def front_matter(name: str, policy: VLAPolicy, measured: Measured, license_id: s
 
 def _tags(policy: VLAPolicy) -> list[str]:
     tags = ["robotics", "vision-language-action", "continual-learning"]
-    tags += ["flow-matching"] * isinstance(policy.config.head, FlowConfig)
+    tags += ["flow-matching"] * isinstance(policy.config.head, FlowConfig | NoiseConfig)
     return [*tags, "lora"] if policy.adapters.names else tags
 
 
@@ -109,8 +110,8 @@ def _what(policy: VLAPolicy, measured: Measured, notes: Sequence[str]) -> str:
 
 
 def _head(config: HeadConfig) -> str:
-    if isinstance(config, FlowConfig):
-        return f"flow, {config.num_steps} steps from {config.initial_noise} noise"
+    if isinstance(config, FlowConfig | NoiseConfig):
+        return f"{config.kind}, {config.num_steps} steps from {config.initial_noise} noise"
     return config.kind
 
 

@@ -36,10 +36,8 @@ def main() -> None:
     state = torch.zeros(1, len(robot["state"]))
     sentence = " ".join(list(vocabulary)[2:5])
     words = tokenize(sentence, vocabulary, config["max_words"])
-    start = torch.zeros(1, config["action_horizon"], len(robot["action"]))
-    if config["head"]["initial_noise"] == "normal":
-        start = torch.randn(start.shape)
-    actions, value = act(*encode(images, state, *words), start)
+    nothing = torch.zeros(1, config["action_horizon"], len(robot["action"]))  # is left to chance
+    actions, value = act(*encode(images, state, *words), nothing)
 
     print(f"'{sentence}': value {float(value):.3f}, actions {list(actions.shape)}")
     for action in actions[0, : config["execution_horizon"]].tolist():

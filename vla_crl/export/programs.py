@@ -8,7 +8,7 @@ policy knows, as the shapes of a program cannot depend on the numbers that it is
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -20,8 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Context, TokenizedObservation
-from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowDraws, FlowHead
+from vla_crl.models.heads.drawn import DrawnHead
 from vla_crl.models.policy import VLAPolicy
 
 TOLERANCE = 1e-4
@@ -54,7 +53,7 @@ class Act(nn.Module):
 
     def __init__(self, policy: VLAPolicy) -> None:
         super().__init__()
-        self.head = _flow_head(policy)
+        self.head = _drawn_head(policy)
         self.parts = nn.ModuleList([policy.value_head, policy.norm_stats])
         self._insulate, self._to_actions = policy.insulate, policy.to_actions
         self._value = policy.value
@@ -66,13 +65,11 @@ class Act(nn.Module):
         padding_mask: Tensor,
         next_position: Tensor,
         features: Tensor,
-        start: Tensor,
-        step: Tensor | None = None,
-        noise: Tensor | None = None,
+        *draws: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """See `Context` and `FlowDraws` for the shapes."""
+        """See `Context` and the head's `draws_class` for the shapes."""
         context = Context(keys, values, padding_mask, next_position, features)
-        sampled = self.head.walk(self._insulate(context), FlowDraws(start, step, noise))
+        sampled = self.head.walk(self._insulate(context), self.head.draws_class(*draws))
         return self._to_actions(sampled.actions), self._value(context)
 
 
@@ -152,32 +149,33 @@ def example_inputs(policy: VLAPolicy, rows: int, *, seed: int = 0) -> dict[str, 
     ids = torch.randint(0, num_words, (rows, words), generator=generator) * mask
     seen = images, state * stats.state_std + stats.state_mean, ids, mask
     context = Encode(policy)(*seen)
-    shape = rows, config.action_horizon, len(embodiment.action)
-    draws = flow.draw(_flow_head(policy).config, shape, generator, deterministic=False)
-    return {
-        "encode": seen,
-        "act": (*context, draws.start),
-        "sample": (*context, draws.start, draws.step, draws.noise),
+    head = _drawn_head(policy)
+    chance = {
+        name: head.draw(rows, generator, deterministic=name == "act").flatten().values()
+        for name in ("act", "sample")
     }
+    return {"encode": seen} | {name: (*context, *draws) for name, draws in chance.items()}
 
 
-def _flow_head(policy: VLAPolicy) -> FlowHead:
-    if not isinstance(policy.head, FlowHead):
+def _drawn_head(policy: VLAPolicy) -> DrawnHead:
+    if not isinstance(policy.head, DrawnHead):
         raise ConfigError(
-            f"--torch-export knows the programs of flow heads, this policy has the head "
-            f"'{policy.config.head.kind}'; leave it out"
+            "--torch-export makes programs of heads whose chance can be drawn before they sample "
+            f"(DrawnHead), this policy's head '{policy.config.head.kind}' is none; leave it out"
         )
     return policy.head
 
 
 def _export(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    batch = Dim("batch", min=1)
+    each = {0: Dim("batch", min=1)}
+    shapes: tuple[Any, ...] = tuple(each for _ in inputs)
+    if isinstance(module, Act):  # torch wants those of *draws in a tuple of their own
+        num_named = len(fields(Context))
+        shapes = *shapes[:num_named], shapes[num_named:]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is deprecated within torch and transformers
-            return torch.export.export(
-                module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False
-            )
+            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(

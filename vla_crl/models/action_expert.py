@@ -117,6 +117,10 @@ class ActionExpert(nn.Module):
             x: [B, D, H, A] noisy chunks.
             flow_time: [B, D], 1 = noise, 0 = clean.
         """
+        return self.chunks(self.features(memory, x, flow_time))
+
+    def features(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
+        """Return what `chunks` reads, [B, D, tokens, width]; see `forward` for the arguments."""
         batch, draws = flow_time.shape
         tokens = self.config.num_action_tokens
         hidden = self.action_in(x.reshape(batch, draws, tokens, -1)) + self.token_embedding
@@ -127,7 +131,11 @@ class ActionExpert(nn.Module):
             keys, values = memory.keys[:, index], memory.values[:, index]
             read = keys.to(hidden.dtype), values.to(hidden.dtype)
             hidden = layer(hidden, read, memory.mask, memory.turn)
-        return self.action_out(self.norm(hidden)).reshape(batch, draws, *self.chunk_shape)
+        return self.norm(hidden).unflatten(1, (draws, tokens))
+
+    def chunks(self, features: Tensor) -> Tensor:
+        """Return the clean chunks [B, D, H, A] of features [B, D, tokens, width]."""
+        return self.action_out(features).reshape(*features.shape[:2], *self.chunk_shape)
 
     def _rotation(self, next_position: Tensor, draws: int) -> Rotation:
         """Return cosine and sine [B, 1, D * tokens, head_dim] from `next_position` on."""

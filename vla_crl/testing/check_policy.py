@@ -1,18 +1,24 @@
 """Does a policy keep the contract that rollout, PPO and evaluation rely on?"""
 
-from dataclasses import fields
-
 import torch
-from torch import Tensor
 
 from vla_crl.contracts import Observation
-from vla_crl.errors import SpecError
 from vla_crl.models.policy import VLAPolicy
-from vla_crl.rows import Rows
+from vla_crl.testing.requirements import (
+    LOG_PROB_TOLERANCE,
+    log_prob_gap,
+    requirement,
+    seeded,
+    tensors_of,
+)
+
+_require = requirement("check_policy")
 
 
 def check_policy(policy: VLAPolicy, observation: Observation) -> None:
     """Run the policy once on `observation` and check everything it returns.
+
+    What its action head does within is checked by `check_head`.
 
     Args:
         policy: What to check; left as it was.
@@ -27,10 +33,10 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
     with torch.no_grad():
         context = policy.encode(observation)
         _require(len(context) == num, f"encode: {len(context)} rows for {num} observations")
-        before = [tensor.clone() for tensor in _tensors(context)]
-        chunk = policy.act(context, deterministic=True, generator=_generator(0))
-        again = policy.act(context, deterministic=True, generator=_generator(0))
-        sampled = policy.act(context, deterministic=False, generator=_generator(0))
+        before = [tensor.clone() for tensor in tensors_of(context)]
+        chunk = policy.act(context, deterministic=True, generator=seeded(0))
+        again = policy.act(context, deterministic=True, generator=seeded(0))
+        sampled = policy.act(context, deterministic=False, generator=seeded(0))
         evaluation = policy.evaluate_actions(context, sampled.trace)
         log_prob, value = evaluation.density.log_prob(), evaluation.value
     shape = (num, horizon, len(policy.embodiment.action))
@@ -46,24 +52,17 @@ def check_policy(policy: VLAPolicy, observation: Observation) -> None:
     came = tuple(sampled.log_prob.shape)
     _require(len(came) == 2 and came[0] == num, f"log_prob: {came}, expected ({num}, P)")
     _require(
-        all(torch.equal(a, b) for a, b in zip(before, _tensors(context), strict=True)),
+        all(torch.equal(a, b) for a, b in zip(before, tensors_of(context), strict=True)),
         "act or evaluate_actions changed the context, which PPO stores and uses again",
     )
+    came = tuple(log_prob.shape)
     _require(
-        torch.equal(log_prob, sampled.log_prob),
-        "evaluate_actions gives another log_prob than act for the same weights; "
-        "the first PPO ratio would not be 1",
+        came == tuple(sampled.log_prob.shape),
+        f"log_prob: {came} of evaluate_actions, {tuple(sampled.log_prob.shape)} of act",
     )
-
-
-def _tensors(rows: Rows) -> list[Tensor]:
-    return [getattr(rows, field.name) for field in fields(rows)]  # pyright: ignore[reportArgumentType]
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise SpecError(f"check_policy: {message}")
+    gap = log_prob_gap(log_prob, sampled.log_prob)
+    _require(
+        gap <= LOG_PROB_TOLERANCE,
+        f"evaluate_actions gives a log_prob that differs by {gap:.2g} from that of act for the "
+        f"same weights, at most {LOG_PROB_TOLERANCE}; the first PPO ratio would not be 1",
+    )

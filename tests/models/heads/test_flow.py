@@ -129,6 +129,16 @@ def test_log_prob_equals_torch_distributions_over_the_executed_actions():
     torch.testing.assert_close(result, expected[:, None])
 
 
+def test_a_deterministic_walk_begins_at_zero_whatever_the_start_of_sampling_is():
+    config = flow.FlowConfig(initial_noise="normal")
+    generator = torch.Generator().manual_seed(0)
+    mode = flow.draw(config, (2, 8, 7), generator, deterministic=True)
+    assert not mode.start.any()
+    assert mode.step is None
+    sampled = flow.draw(config, (500, 8, 7), generator, deterministic=False)
+    assert sampled.start.std().item() == pytest.approx(1.0, abs=0.02)
+
+
 def test_flow_time_follows_beta_three_halves_one():
     times = flow.sample_flow_time((100_000,), torch.Generator().manual_seed(0))
     assert times.min() >= 0.001

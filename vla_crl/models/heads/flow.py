@@ -24,12 +24,14 @@ from vla_crl.density import GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
 from vla_crl.models.context import Context
-from vla_crl.models.heads.head import ActionHead, HeadConfig, HeadSizes, Sampled
+from vla_crl.models.heads.drawn import DrawnHead
+from vla_crl.models.heads.head import HeadConfig, HeadSizes, Sampled
 from vla_crl.rows import Rows
 
 MAX_LOSS_WEIGHT = 3.0
 MIN_FLOW_TIME = 0.001
 
+InitialNoise = Literal["zero", "normal"]
 StochasticStep = Literal["last", "random"]
 NoiseLevel = Annotated[float, Interval(gt=0, le=100)]
 """Above 0: a policy acts without noise where it is told to act deterministically."""
@@ -46,8 +48,8 @@ class FlowConfig(HeadConfig):
     """Name of the head."""
     num_steps: Annotated[int, Interval(ge=1, le=1000)] = 4
     """Steps K from noise to action."""
-    initial_noise: Literal["zero", "normal"] = "zero"
-    """Start of sampling at flow time 1."""
+    initial_noise: InitialNoise = "zero"
+    """Start of sampling at flow time 1; deterministically it is zero."""
     noise_level: NoiseLevel = 0.6
     """Noise level of the one stochastic step when sampling."""
     stochastic_step: StochasticStep = "last"
@@ -88,10 +90,11 @@ class FlowDraws(Rows):
     noise: Tensor | None = None
 
 
-class FlowHead(ActionHead):
+class FlowHead(DrawnHead):
     """An action expert that predicts the clean chunk; one step of its walk may be stochastic."""
 
     config_class: ClassVar[type[HeadConfig]] = FlowConfig
+    draws_class: ClassVar[type[Rows]] = FlowDraws
     exploration: ClassVar[tuple[str, ...]] = ("noise_level", "stochastic_step", "initial_noise")
 
     def __init__(self, config: FlowConfig, sizes: HeadSizes) -> None:
@@ -103,16 +106,14 @@ class FlowHead(ActionHead):
         super().__init__(config, sizes)
         self.expert = make_expert(config.expert, sizes)
 
-    def sample(
-        self, context: Context, *, deterministic: bool, generator: torch.Generator | None
-    ) -> Sampled:
-        """Walk from noise to actions; deterministically the trace holds the last step."""
-        shape = len(context), self.sizes.action_horizon, self.sizes.num_numbers
-        draws = draw(self.config, shape, generator, deterministic=deterministic)
-        return self.walk(context, draws.to(context.features.device))
+    def draw(
+        self, num_rows: int, generator: torch.Generator | None, *, deterministic: bool
+    ) -> FlowDraws:
+        """Draw start, stochastic step and its noise; deterministically the start alone."""
+        return draw(self.config, self.chunk_shape(num_rows), generator, deterministic=deterministic)
 
     def walk(self, context: Context, draws: FlowDraws) -> Sampled:
-        """Sample chunks with what is random drawn before."""
+        """Walk from noise to actions; without a stochastic step the trace holds the last one."""
         memory = self.expert.remember(context)
         actions, trace, clean = sample(
             lambda x, flow_time: denoise(self.expert, memory, x, flow_time),
@@ -192,15 +193,22 @@ def draw(
         config: Settings of the flow.
         shape: [B, H, A] of the chunks.
         generator: Source of all randomness.
-        deterministic: Walk the ODE.
+        deterministic: Walk the ODE from zero.
     """
-    is_normal = config.initial_noise == "normal"
-    start = torch.randn(shape, generator=generator) if is_normal else torch.zeros(shape)
-    if deterministic:
-        return FlowDraws(start)
+    if deterministic:  # from the mode of either start
+        return FlowDraws(torch.zeros(shape))
+    start = draw_start(config.initial_noise, shape, generator)
     first = config.num_steps - 1 if config.stochastic_step == "last" else 0
     step = torch.randint(first, config.num_steps, shape[:1], generator=generator)
     return FlowDraws(start, step, torch.randn(shape, generator=generator))
+
+
+def draw_start(
+    initial_noise: InitialNoise, shape: tuple[int, int, int], generator: torch.Generator | None
+) -> Tensor:
+    """Return where a walk of chunks of a shape [B, H, A] begins, on the CPU."""
+    is_normal = initial_noise == "normal"
+    return torch.randn(shape, generator=generator) if is_normal else torch.zeros(shape)
 
 
 def time_grid(num_steps: int, device: torch.device | str = "cpu") -> Tensor:

@@ -24,6 +24,8 @@ from vla_crl.rows import Rows
 
 HEADS = {
     "flow": "vla_crl.models.heads.flow:FlowHead",
+    "noise": "vla_crl.models.heads.noise:NoiseHead",
+    "gaussian": "vla_crl.models.heads.gaussian:GaussianHead",
 }
 """Known heads by name, as "module:Attribute", imported on use."""
 
