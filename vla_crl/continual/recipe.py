@@ -61,9 +61,10 @@ class TrainConfig(Settings):
     """Learning rule."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters."""
-    insulation: Insulation = "full"
-    """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1).
-    Other than "full" is for adapters on the backbone, which then runs anew in every epoch."""
+    insulation: Insulation | None = None
+    """Gradient of the reward to the context: stopped ("full"), passed on ("none") or scaled by
+    (0, 1); None: as the policy's is. Other than "full" is for adapters on the backbone, which then
+    runs anew in every epoch."""
     exploration: dict[str, Any] = field(default_factory=dict)
     """How training samples actions: settings of the policy's head, such as noise_level; what is
     omitted is the policy's own."""
@@ -86,7 +87,7 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         """Check that the insulation fits the adapters."""
         super().__post_init__()
-        if self.insulation != "full" and self.lora.site == "action_expert":
+        if self.insulation not in (None, "full") and self.lora.site == "action_expert":
             raise ConfigError(
                 f"insulation is {self.insulation!r}, but with lora.site = 'action_expert' "
                 "nothing of the backbone is trained; choose the site 'backbone' or 'both', or "

@@ -98,10 +98,11 @@ class Trainer:
                 f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
                 f"{config.lora}; make them equal"
             )
+        insulation = config.insulation or self.policy.config.insulation
         self.policy.config = replace(
-            self.policy.config, insulation=config.insulation, pictures=self.suite.pictures
+            self.policy.config, insulation=insulation, pictures=self.suite.pictures
         )
-        check_loss_paths(self.policy, config.insulation)
+        check_loss_paths(self.policy, insulation)
         check_budget(config, self.suite, self.policy)
         self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self.loggers = Loggers(config.loggers, run, to_mapping(config))

@@ -227,10 +227,10 @@ def check_loss_paths(
 
 
 def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
-    """Return the names of the layers at a site that the action expert's output depends on.
+    """Return the names of the layers at a site that the density of actions depends on.
 
-    Of the backbone these are the layers behind the context. The last text layer's queries and MLP,
-    for one, reach neither keys nor values, and an adapter there would never get a gradient.
+    Behind the last keys and values of a context the backbone has layers that an action expert never
+    sees: an adapter there would never get a gradient. A head that continues the backbone does.
     """
     layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
     names = [name for name in layers if name.startswith("head.") and site != "backbone"]
@@ -240,8 +240,9 @@ def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
         # In this thread: those of the engine know only devices that were there when it started.
         with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             context = policy.encode(policy.example_observation())
-            read = context.keys.sum() + context.values.sum()
-            reached = torch.autograd.grad(read, weights, allow_unused=True)
+            chunk = policy.act(context, deterministic=True, generator=torch.Generator())
+            log_prob = policy.head.density(context, chunk.trace).log_prob().sum()
+            reached = torch.autograd.grad(log_prob, weights, allow_unused=True)
         pairs = zip(backbone, reached, strict=True)
         names += [name for name, gradient in pairs if gradient is not None]
     return names

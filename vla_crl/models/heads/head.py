@@ -24,6 +24,8 @@ from vla_crl.rows import Rows
 
 HEADS = {
     "flow": "vla_crl.models.heads.flow:FlowHead",
+    "parallel": "vla_crl.models.heads.parallel:ParallelHead",
+    "tokens": "vla_crl.models.heads.tokens:TokensHead",
 }
 """Known heads by name, as "module:Attribute", imported on use."""
 
