@@ -82,9 +82,12 @@ def untrained_policy(make_untrained_policy):
 
 @pytest.fixture(scope="session")
 def make_small_policy():
-    """Return a function that builds a policy of few weights, fixed and random, for a suite."""
+    """Return a function that builds a policy of few weights, fixed and random, for a suite.
 
-    def make(suite, *, image_size: int = 32):
+    Keywords replace settings.
+    """
+
+    def make(suite, *, image_size: int = 32, **settings: Any):
         import torch
 
         from vla_crl.models.action_expert import ActionExpertConfig
@@ -96,6 +99,8 @@ def make_small_policy():
             f"where is the {t}" for t in suite.things
         ]
         torch.manual_seed(0)
+        flow = FlowConfig(expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16))
+        defaults = {"action_horizon": 2, "execution_horizon": 2, "value_width": 8}
         policy = VLAPolicy(
             PolicyConfig(
                 embodiment=suite.embodiment,
@@ -104,9 +109,6 @@ def make_small_policy():
                 vocabulary=tuple(
                     dict.fromkeys(word for said in sentences for word in said.split())
                 ),
-                action_horizon=2,
-                execution_horizon=2,
-                value_width=8,
                 backbone=BackboneConfig(
                     vision_width=32,
                     num_vision_heads=2,
@@ -118,7 +120,7 @@ def make_small_policy():
                     mlp_width=32,
                     initializer_range=0.2,
                 ),
-                head=FlowConfig(expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16)),
+                **{"head": flow, **defaults, **settings},
             )
         )
         for parameter in policy.value_head.parameters():

@@ -16,7 +16,9 @@ def begin(config, **changes):
     """Return the policy of a recipe as it is trained."""
     changed = dataclasses.replace(config, **changes)
     policy = load_beginning(changed)
-    policy.config = dataclasses.replace(policy.config, insulation=changed.insulation)
+    policy.config = dataclasses.replace(
+        policy.config, insulation=changed.insulation or policy.config.insulation
+    )
     prepare_training(policy, changed)
     return policy
 

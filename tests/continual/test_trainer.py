@@ -16,7 +16,9 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.checksums import write_sums
-from vla_crl.models.checkpoint import load_adapter, load_policy
+from vla_crl.models.checkpoint import load_adapter, load_policy, save_policy
+from vla_crl.models.heads.parallel import ParallelConfig
+from vla_crl.models.heads.tokens import TokensConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.routes import TaskRoute
@@ -272,6 +274,28 @@ def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, 
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {name.split(".")[0] for name in changed} == {"backbone", "head", "value_head"}
     load_policy(str(run.checkpoint(1)))
+
+
+@pytest.mark.parametrize("head", [ParallelConfig(num_bins=9), TokensConfig(num_bins=9)])
+def test_a_policy_of_tokens_is_trained_as_insulated_as_it_is(
+    config, run_all, tmp_path, make_small_policy, head
+):
+    base = make_small_policy(find_suite("tabletop_object"), head=head, insulation=0.5)
+    save_policy(base, tmp_path / "base")
+    recipe = dataclasses.replace(
+        config,
+        policy=str(tmp_path / "base"),
+        tasks=TASKS[:1],
+        lora=LoRAConfig(rank=2),
+        exploration={"temperature": 2.0},
+    )
+    run = run_all(recipe, tmp_path / "run")
+    assert max(row["ratio_error"] for row in run.read_metrics()) < 5e-5
+    before, after = (load_file(run.checkpoint(stage) / "adapter.safetensors") for stage in (0, 1))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("layers.1.mlp" in name for name in changed)  # behind the context
+    assert any("vision_model" in name for name in changed)
+    assert load_policy(str(run.checkpoint(1))).exploration == {"temperature": 2.0}
 
 
 def test_insulation_of_nothing_is_refused(config, tmp_path):

@@ -11,7 +11,8 @@ from vla_crl.cli.main import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.files.checksums import find_damage
 from vla_crl.models.adapters import add_lora
-from vla_crl.models.checkpoint import load_policy, save_policy
+from vla_crl.models.checkpoint import load_policy, save_adapter, save_policy
+from vla_crl.models.heads.tokens import TokensConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.merging import merge_adapters
 from vla_crl.models.routes import TaskRoute
@@ -121,6 +122,22 @@ def test_what_cannot_be_exported_is_told_and_leaves_nothing(flags, said, tmp_pat
     assert main(["export", *flags, "--output", str(tmp_path / "new")]) == 2
     assert said in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_policy_of_tokens_is_merged_and_told_but_is_no_program(
+    make_small_policy, tmp_path, capsys
+):
+    policy = make_small_policy(load_suite("tabletop_object"), head=TokensConfig(num_bins=9))
+    save_policy(policy, tmp_path / "base")
+    add_lora(policy, LoRAConfig(rank=2, site="backbone"))
+    save_adapter(policy, tmp_path / "adapted", str(tmp_path / "base"))
+    flags = ["export", "--policy", str(tmp_path / "adapted"), "--merge"]
+    assert main([*flags, "--output", str(tmp_path / "new")]) == 0
+    page = (tmp_path / "new" / "README.md").read_text()
+    assert "| action head | tokens, one of 9 bins for every number |" in page
+    assert "in [-1, 1], differ from those before by 0e+00 at most" in page
+    assert main([*flags, "--torch-export", "--output", str(tmp_path / "other")]) == 2
+    assert "this policy's head 'tokens' is none; leave it out" in capsys.readouterr().err
 
 
 def test_a_card_that_nobody_wrote_is_blamed(base, tmp_path, capsys):

@@ -55,7 +55,7 @@ def prepare_training(policy: VLAPolicy, config: TrainConfig) -> None:
         _train_brought(policy, config.policy, config.lora)
     else:
         add_lora(policy, config.lora)
-    if config.insulation != "full" and not trains_backbone(policy):
+    if config.insulation not in (None, "full") and not trains_backbone(policy):
         raise ConfigError(
             f"insulation is {config.insulation!r}, but nothing of the backbone is trained; choose "
             "lora.site 'backbone' or 'both', or insulation 'full'"

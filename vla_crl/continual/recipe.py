@@ -75,9 +75,10 @@ class TrainConfig(Settings):
     train: Annotated[tuple[Group, ...], MinLen(1)] = TRAINED
     """Parts of the policy that are trained where there are no adapters; of each the weights on
     which actions or value depend."""
-    insulation: Insulation = "full"
-    """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1).
-    Other than "full" is for training the backbone, which then runs anew in every epoch."""
+    insulation: Insulation | None = None
+    """Gradient of the reward to the context: stopped ("full"), passed on ("none") or scaled by
+    (0, 1); None: as the policy's is. Other than "full" is for training the backbone, which then
+    runs anew in every epoch."""
     exploration: dict[str, Any] = field(default_factory=dict)
     """How training samples actions: settings of the policy's head, such as noise_level; what is
     omitted is the policy's own."""

@@ -91,8 +91,9 @@ class Trainer:
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
         self.policy.explore(config.exploration)
+        insulation = config.insulation or self.policy.config.insulation
         self.policy.config = replace(
-            self.policy.config, insulation=config.insulation, pictures=self.suite.pictures
+            self.policy.config, insulation=insulation, pictures=self.suite.pictures
         )
         prepare_training(self.policy, config)
         check_budget(config, self.suite, self.policy)

@@ -10,6 +10,7 @@ import torch
 
 from vla_crl.export.measured import Measured, TaskSuccess
 from vla_crl.hardware import hardware_name
+from vla_crl.models.heads.bins import BinConfig
 from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.heads.head import HeadConfig
 from vla_crl.models.heads.noise import NoiseConfig
@@ -112,6 +113,8 @@ def _what(policy: VLAPolicy, measured: Measured, notes: Sequence[str]) -> str:
 def _head(config: HeadConfig) -> str:
     if isinstance(config, FlowConfig | NoiseConfig):
         return f"{config.kind}, {config.num_steps} steps from {config.initial_noise} noise"
+    if isinstance(config, BinConfig):
+        return f"{config.kind}, one of {config.num_bins} bins for every number"
     return config.kind
 
 

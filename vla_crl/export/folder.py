@@ -12,7 +12,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.export import example
 from vla_crl.export.card import card_text
 from vla_crl.export.measured import read_measured
-from vla_crl.export.programs import Act, Encode, example_inputs, export_programs, measure_latency
+from vla_crl.export.programs import example_observations, export_programs, measure_latency
 from vla_crl.files.checksums import write_sums
 from vla_crl.models.checkpoint import save_policy
 from vla_crl.models.merging import merge_adapters
@@ -126,11 +126,12 @@ def _require_one_program(policy: VLAPolicy, source: str) -> None:
 
 def _actions_of(policy: VLAPolicy) -> Callable[[], torch.Tensor]:
     """Return a function that acts on the same random observations every time."""
-    seen = example_inputs(policy, NUM_COMPARED)
-    start = seen["act"][-1]
+    generator = torch.Generator().manual_seed(0)
+    seen, start = example_observations(policy, NUM_COMPARED, generator), generator.get_state()
 
     @torch.no_grad()
     def actions() -> torch.Tensor:
-        return Act(policy)(*Encode(policy)(*seen["encode"]), start)[0]
+        generator.set_state(start)
+        return policy.act(policy.encode(seen), deterministic=True, generator=generator).actions
 
     return actions

@@ -135,19 +135,9 @@ def largest_difference(
 
 @torch.no_grad()
 def example_inputs(policy: VLAPolicy, rows: int, *, seed: int = 0) -> dict[str, tuple[Any, ...]]:
-    """Return inputs of each program: noise for pictures, sentences of drawn words."""
-    config, generator = policy.config, torch.Generator().manual_seed(seed)
-    embodiment, size, words = policy.embodiment, config.image_size, config.max_words
-    num_words = policy.backbone.model.get_input_embeddings().num_embeddings
-    images = torch.randint(
-        0, 256, (rows, len(embodiment.cameras), size, size, 3), generator=generator
-    ).to(torch.uint8)
-    stats = policy.norm_stats
-    state = torch.randn(rows, len(embodiment.state), generator=generator)
-    lengths = torch.randint(1, max(words, 2), (rows, 1), generator=generator)
-    mask = torch.arange(words) < lengths
-    ids = torch.randint(0, num_words, (rows, words), generator=generator) * mask
-    seen = images, state * stats.state_std + stats.state_mean, ids, mask
+    """Return inputs of each program."""
+    generator = torch.Generator().manual_seed(seed)
+    seen = tuple(example_observations(policy, rows, generator).flatten().values())
     context = Encode(policy)(*seen)
     head = _drawn_head(policy)
     chance = {
@@ -155,6 +145,23 @@ def example_inputs(policy: VLAPolicy, rows: int, *, seed: int = 0) -> dict[str, 
         for name in ("act", "sample")
     }
     return {"encode": seen} | {name: (*context, *draws) for name, draws in chance.items()}
+
+
+def example_observations(
+    policy: VLAPolicy, rows: int, generator: torch.Generator
+) -> TokenizedObservation:
+    """Return noise for pictures, sentences of drawn words, and states."""
+    config, embodiment, stats = policy.config, policy.embodiment, policy.norm_stats
+    size, words = config.image_size, config.max_words
+    num_words = policy.backbone.model.get_input_embeddings().num_embeddings
+    images = torch.randint(
+        0, 256, (rows, len(embodiment.cameras), size, size, 3), generator=generator
+    ).to(torch.uint8)
+    state = torch.randn(rows, len(embodiment.state), generator=generator)
+    lengths = torch.randint(1, max(words, 2), (rows, 1), generator=generator)
+    mask = torch.arange(words) < lengths
+    ids = torch.randint(0, num_words, (rows, words), generator=generator) * mask
+    return TokenizedObservation(images, state * stats.state_std + stats.state_mean, ids, mask)
 
 
 def _drawn_head(policy: VLAPolicy) -> DrawnHead:

@@ -31,7 +31,7 @@ GROUP_OF_MODULE: dict[str, Group] = {
     "adapters": "router",
 }
 """By the beginning of a parameter's name; of several the longest counts."""
-BACKBONE, EXPERT = "backbone.", "head.expert."
+BACKBONE, HEAD, EXPERT = "backbone.", "head.", "head.expert."
 """Beginnings of the names of layers that can have adapters."""
 ADAPTED = (".lora_A.", ".lora_B.")
 """In the names of an adapter's matrices, behind the layer's and before the adapter's own."""
@@ -68,18 +68,22 @@ def light_names(policy: "VLAPolicy") -> set[str]:
     They are those of adapters, router, value head and of what the head learns to explore with: what
     is trained and stored in every stage.
     """
-    starts = LIGHT_MODULES + tuple(f"head.{name}" for name in policy.head.exploration_parameters)
+    starts = _light_starts(policy)
     return {n for n in policy.state_dict() if is_adapter(n) or n.startswith(starts)}
+
+
+def _light_starts(policy: "VLAPolicy") -> tuple[str, ...]:
+    return LIGHT_MODULES + tuple(HEAD + name for name in policy.head.exploration_parameters)
 
 
 def linear_layers(policy: "VLAPolicy") -> dict[str, nn.Linear]:
     """Return all layers that can have adapters, in the policy's order."""
-    modules: dict[str, nn.Module] = dict(policy.named_modules())
+    modules, light = dict(policy.named_modules()), _light_starts(policy)
     return {
         name: cast(nn.Linear, module)
         for name, module in modules.items()
         if type(module) in (nn.Linear, AdaptedLinear)
-        and not (is_adapter(f"{name}.") or name.startswith(LIGHT_MODULES))
+        and not (is_adapter(f"{name}.") or name.startswith(light))
     }
 
 
@@ -152,7 +156,7 @@ def _at_site(site: str | tuple[str, ...], layers: Sequence[str]) -> list[str]:
             "'head' for whatever computes the actions"
         )
     is_head = site in ("head", "action_expert") and bool(expert)
-    starts = EXPERT if is_head else (BACKBONE, EXPERT) if site == "both" else BACKBONE
+    starts = EXPERT if is_head else (BACKBONE, HEAD) if site == "both" else BACKBONE
     return [name for name in layers if name.startswith(starts)]
 
 

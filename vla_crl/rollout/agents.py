@@ -68,7 +68,7 @@ class PolicyAgent:
 
     policy: VLAPolicy
     deterministic: bool
-    """Follow the flow's ODE; otherwise sample as in training."""
+    """Take the head's mode, as of a flow its ODE's end; otherwise sample as in training."""
     seed: int = 0
     """Of sampling; without effect on deterministic actions."""
 

@@ -26,6 +26,8 @@ HEADS = {
     "flow": "vla_crl.models.heads.flow:FlowHead",
     "noise": "vla_crl.models.heads.noise:NoiseHead",
     "gaussian": "vla_crl.models.heads.gaussian:GaussianHead",
+    "parallel": "vla_crl.models.heads.parallel:ParallelHead",
+    "tokens": "vla_crl.models.heads.tokens:TokensHead",
 }
 """Known heads by name, as "module:Attribute", imported on use."""
 
