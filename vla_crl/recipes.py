@@ -12,7 +12,7 @@ from typing import Any, cast
 from vla_crl import catalog
 from vla_crl.config import from_mapping, read_toml, to_mapping
 from vla_crl.errors import ConfigError
-from vla_crl.flags import flag_value, override, unfinished
+from vla_crl.flags import flag_value, override
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def _is_recipe(command: str, recipe: Recipe) -> bool:
 
 def _override_with_method(config: Any, overrides: Sequence[str], prog: str, where: str) -> Any:
     """Apply flags, also those of the method's settings: which there are the method says."""
-    from vla_crl.continual.method import find_method
+    from vla_crl.continual.known_methods import settings_class
 
     method, settings = flag_value("--method", overrides) or config.method, config.method_settings
     if settings and method != config.method:
@@ -193,26 +193,26 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
             where, config.method, method,
         )  # fmt: skip
         settings = {}
-    settings_class = find_method(method).config_class
+    method_class = settings_class(method)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     where = f"{where}:method_settings"
     if overrides:
         flags_class = dataclasses.make_dataclass(
             type(config).__name__,
-            [("method_settings", settings_class)],
+            [("method_settings", method_class)],
             bases=(type(config),),
             namespace={"__post_init__": lambda self: None},  # checked below, when all is there
             frozen=True,
             kw_only=True,
         )
         flags_class.__doc__ = type(config).__doc__
-        given = unfinished(settings_class)
+        given = settings_class(method, finished=False)
         fields["method_settings"] = from_mapping(given, settings, where)
         chosen = override(flags_class(**fields), overrides, prog)
         fields = {name: getattr(chosen, name) for name in fields}
         settings = _plain(chosen.method_settings, method)
         where = f"{prog}: method_settings"
-    complete = from_mapping(settings_class, settings, where)
+    complete = from_mapping(method_class, settings, where)
     try:
         return type(config)(**fields | {"method_settings": _plain(complete, method)})
     except ConfigError as error:

@@ -1,14 +1,16 @@
 """PPO on a device that does not forgive tensors left on the CPU, with all that a method adds."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from vla_crl.algos.ppo import PPO, PPOConfig, policy_parameters
-from vla_crl.algos.protocols import ActorCritic, Batch, ReplayBatch
+from vla_crl.algos.protocols import ActorCritic, Batch
 from vla_crl.continual.method import ContinualMethod, NoSettings
+from vla_crl.density import Evaluation
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
@@ -52,19 +54,24 @@ class Everything(ContinualMethod):
         super().__init__(NoSettings())
         rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
         batch = next(rollout.minibatches(8, torch.Generator().manual_seed(1)))
-        self.memory = ReplayBatch(batch.context.detach(), batch.trace, 0.1 * batch.success.isnan())
+        self.memory = replace(batch, context=batch.context.detach())
         self.start = {n: p.detach().clone() for n, p in policy_parameters(policy).items()}
         self.num_steps = 0
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         return 1.0 + 0.5 * batch.success.nan_to_num(0.5)
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch:
-        return self.memory[: num_samples // 2]
-
-    def penalty(self, policy: ActorCritic, batch: Batch) -> Tensor:
+    def losses(
+        self, policy: ActorCritic, batch: Batch, evaluation: Evaluation
+    ) -> dict[str, Tensor]:
         gaps = [p - self.start[n] for n, p in policy_parameters(policy).items()]
-        return 0.1 * torch.stack([gap.square().sum() for gap in gaps]).sum()
+        old = self.memory[: len(batch) // 2]
+        density = policy.evaluate_actions(old.context, old.trace).density
+        weights = 0.1 * old.success.isnan()
+        return {
+            "replay": -(weights * density.log_prob().sum(dim=1)).mean(),
+            "penalty": 0.1 * torch.stack([gap.square().sum() for gap in gaps]).sum(),
+        }
 
     def transform_grads(self, policy: ActorCritic) -> None:
         for parameter in policy_parameters(policy).values():
@@ -90,7 +97,7 @@ def test_updates_are_those_of_the_cpu(policies, collect, contexts):
         results.append(metrics)
     for ours, theirs in zip(*results, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-4)
-    assert results[0][1]["replay_loss"] != 0.0
+    assert results[0][1]["replay"] != 0.0
     assert results[0][2]["penalty"] > 0.0
     ours, theirs = (policy.state_dict() for policy in policies)
     for name, tensor in theirs.items():

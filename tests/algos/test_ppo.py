@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from vla_crl.algos.ppo import PPO, PPOConfig, clipped_policy_loss, clipped_value_loss
-from vla_crl.algos.protocols import Batch, ReplayBatch
+from vla_crl.algos.protocols import Batch
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -192,7 +192,7 @@ class OnlyRow(ContinualMethod):
         super().__init__(NoSettings())
         self.row = row
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         return (batch.index == self.row).float()
 
 
@@ -223,29 +223,19 @@ def test_advantages_are_normalised_over_the_rollout_and_not_the_minibatch(
             r"sample_weights has shape \[64, 1\], expected \[64\]",
         ),
         (
-            "penalty",
-            torch.ones(3),
-            r"penalty has shape \[3\], expected \[\]; any other would be br",
+            "losses",
+            {"pull": torch.ones(3)},
+            r"losses\['pull'\] has shape \[3\], expected \[\]; any other would be br",
         ),
     ],
 )
 def test_what_would_be_broadcast_to_a_wrong_loss_is_refused(
-    monkeypatch: pytest.MonkeyPatch, hook: str, tensor: Tensor, message: str
+    monkeypatch: pytest.MonkeyPatch, hook: str, tensor: object, message: str
 ):
     monkeypatch.setattr(ContinualMethod, hook, lambda *arguments: tensor)
     policy = toy()
     with pytest.raises(SpecError, match=message):
         PPO(policy, config()).update(collect(policy, seeded()), NO_METHOD, seeded())
-
-
-def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPatch):
-    policy = toy()
-    rollout = collect(policy, seeded())
-    batch = next(iter(rollout.minibatches(8, seeded())))
-    replay = ReplayBatch(batch.context, batch.trace, torch.ones(8, 1))
-    monkeypatch.setattr(ContinualMethod, "extra_batch", lambda *arguments: replay)
-    with pytest.raises(SpecError, match=r"extra_batch.weights has shape \[8, 1\], expected \[8\]"):
-        PPO(policy, config()).update(rollout, NO_METHOD, seeded())
 
 
 @pytest.mark.parametrize(
@@ -256,8 +246,9 @@ def test_weights_of_replayed_chunks_are_one_a_chunk(monkeypatch: pytest.MonkeyPa
             None,
             r"sample_weights is a NoneType, expected a tensor of shape \[64\]",
         ),
-        ("penalty", 0.0, r"penalty is a float, expected a tensor of shape \[\]"),
-        ("extra_batch", (1, 2), "extra_batch is a tuple, expected a ReplayBatch or None"),
+        ("losses", 0.0, "losses is a float, expected a dictionary of scalars"),
+        ("losses", {"pull": 0.0}, r"losses\['pull'\] is a float, expected a tensor of shape"),
+        ("losses", {"kl": torch.zeros(())}, r"losses\['kl'\] has the name of another number"),
     ],
 )
 def test_a_hook_that_returns_something_else_is_named(
@@ -309,17 +300,18 @@ class Pulling(ContinualMethod):
         super().__init__(NoSettings())
         self.strength = strength
 
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        return self.strength * policy.mean.bias.sum()
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        return {"pull": self.strength * policy.mean.bias.sum()}
 
 
 def test_gradient_norms_tell_how_hard_each_term_pulls():
     # The gradient of 3 (b1 + b2) is (3, 3), and no other parameter's: norm 3 sqrt(2).
     policy = toy()
     metrics = PPO(policy, config()).update(collect(policy, seeded()), Pulling(3.0), seeded())
-    assert metrics["penalty_grad_norm"] == pytest.approx(3.0 * math.sqrt(2.0))
-    assert metrics["replay_loss_grad_norm"] == 0.0
-    assert metrics["policy_loss_grad_norm"] > 0.0
+    assert metrics["pull_grad_norm"] == pytest.approx(3.0 * math.sqrt(2.0))
+    policy_norm = metrics["policy_loss_grad_norm"]
+    assert policy_norm > 0.0
+    assert metrics["pull_grad_ratio"] == pytest.approx(3.0 * math.sqrt(2.0) / policy_norm)
     # What is half as heavy pulls half as hard; before the first step nothing else has changed.
     light, heavy = (
         PPO(policy := toy(), config(vf_coef=vf_coef, value_warmup_iterations=1)).update(
@@ -511,8 +503,8 @@ def test_log_probability_that_is_not_a_number_is_named():
 class RootPenalty(ContinualMethod):
     """Zero, but with an infinite slope."""
 
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        return (policy.mean.weight - policy.mean.weight.detach()).abs().sqrt().sum()
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        return {"root": (policy.mean.weight - policy.mean.weight.detach()).abs().sqrt().sum()}
 
 
 def test_gradient_that_is_not_a_number_stops_before_the_step():

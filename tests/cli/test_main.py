@@ -86,7 +86,6 @@ class Trainer:
 
     policy, suite, weights = "trained", KITCHEN, "0a1b"
     stream = types.SimpleNamespace(train_tasks=("lift",))
-    method = types.SimpleNamespace(chooses=False)
     loggers = Loggers((), RunDirectory(Path("nowhere")), {})
 
     def __init__(self, config: TrainConfig, run: RunDirectory) -> None:
@@ -306,9 +305,12 @@ def test_methods_are_listed_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, out, _ = run(capsys, "list", "methods", "--json")
-    (row,) = json.loads(out)
-    assert (row["name"], row["file"].endswith("methods/sequential.py")) == ("sequential", True)
+    rows = {row["name"]: row for row in json.loads(out)}
+    row = rows["sequential"]
+    assert row["file"].endswith("methods/sequential.py")
     assert row["description"].startswith("Train on one task after another")
+    assert (row["stores"], row["needs_task_id"]) == ("nothing", False)
+    assert rows["multitask"]["paper"].startswith("arXiv 2603.11653")
 
 
 def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -800,24 +802,6 @@ def test_train_makes_a_run_and_its_report(
     code, _, err = run(capsys, *arguments, "--resume", "--run-dir", "runs/begun")
     assert "runs/begun: nothing there to go on with, so the run begins\n" in err
     assert (code, Trainer.made[-1].resume) == (0, False)
-
-
-def test_a_policy_that_a_method_chooses_anew_for_every_task_is_not_filmed(
-    world: Path,
-    install: Install,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Trainer, "method", types.SimpleNamespace(chooses=True))
-    film_run = Calls()
-    install("vla_crl.report.film", film_run=film_run)
-    install("vla_crl.continual.recipe", TrainConfig=TrainConfig)
-    install("vla_crl.continual.trainer", Trainer=Trainer)
-    install("vla_crl.report.page", write_report=Calls())
-    code, _, err = run(capsys, "train", "demo")
-    assert code == 0
-    assert "no film after training: 'sequential' chooses for each task what acts" in err
-    assert [*film_run[0][0][0]] == ["before training"]
 
 
 def test_a_recipe_that_does_not_fit_leaves_no_run(

@@ -3,7 +3,6 @@ import dataclasses
 import json
 import shutil
 import warnings
-from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -19,10 +18,8 @@ from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.checksums import write_sums
-from vla_crl.models.adapters import adapter_disabled
 from vla_crl.models.checkpoint import load_adapter, load_policy
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.models.policy import VLAPolicy
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.runs.episodes import EVALUATION_COLUMNS
 from vla_crl.sim.backends import find_suite
@@ -104,14 +101,14 @@ def test_the_same_seed_gives_identical_runs(finished, config, tmp_path, run_all,
 class UnfreezingMethod(ContinualMethod):
     """Trains what no checkpoint of a run holds."""
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         dict(policy.named_parameters())["action_expert.norm.weight"].requires_grad_(True)
 
 
 class MergingMethod(ContinualMethod):
     """Changes what no checkpoint of a run holds."""
 
-    def after_task(self, policy, task, collect):
+    def after_task(self, policy, stage):
         dict(policy.named_parameters())["action_expert.norm.weight"].data += 1.0
 
 
@@ -127,17 +124,17 @@ class AddingMethod(ContinualMethod):
         for name, parameter in policy.named_parameters():
             parameter.requires_grad_(".lora_" in name or name.startswith("value_head."))
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         self.add(policy)
 
 
 class LateAddingMethod(AddingMethod):
     """Adds them when the stage is over."""
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         pass
 
-    def after_task(self, policy, task, collect):
+    def after_task(self, policy, stage):
         self.add(policy)
 
 
@@ -187,12 +184,12 @@ class RecordingMethod(ContinualMethod):
 
     calls: list[str] = []  # noqa: RUF012 (shared on purpose: the trainer builds the instance)
 
-    def before_task(self, policy, task):
-        self.calls.append(f"before {task}")
+    def before_task(self, policy, stage):
+        self.calls.append(f"before {stage.tasks[0]}, {stage.number} of {stage.num_stages}")
 
-    def after_task(self, policy, task, collect):
-        rollout = collect()
-        self.calls.append(f"after {task}, {rollout.values.shape[0]} chunks")
+    def after_task(self, policy, stage):
+        rollout = stage.collect()
+        self.calls.append(f"after {stage.tasks[0]}, {rollout.values.shape[0]} chunks")
         returns = rollout.returns.clone()
         rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
         assert torch.equal(rollout.returns, returns)  # of this rollout, not of the last one
@@ -207,9 +204,9 @@ def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, 
     method = f"{__name__}:RecordingMethod"
     run = run_all(dataclasses.replace(config, method=method), tmp_path / "e")
     assert RecordingMethod.calls == [
-        "before red_cube_in_basket",
+        "before red_cube_in_basket, 1 of 2",
         "after red_cube_in_basket, 6 chunks",
-        "before green_cube_in_tray",
+        "before green_cube_in_tray, 2 of 2",
         "after green_cube_in_tray, 6 chunks",
     ]
     state = load_file(run.checkpoint(2) / "method.safetensors")
@@ -357,35 +354,6 @@ def test_a_checkpoint_of_a_run_is_a_policy(finished, config):
     load_adapter(again, finished.checkpoint(2))
     states = policy.state_dict(), again.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[1])
-
-
-class ChoosingMethod(ContinualMethod):
-    """Lets the base policy act in all tasks but one."""
-
-    @contextmanager
-    def evaluating(self, policy, task):
-        assert isinstance(policy, VLAPolicy)
-        if task == TASKS[0]:
-            yield
-        else:
-            with adapter_disabled(policy):
-                yield
-
-
-def test_what_a_method_chooses_for_every_task_is_no_policy(config, run_all, tmp_path):
-    method = f"{__name__}:ChoosingMethod"
-    choosing = dataclasses.replace(config, method=method, tasks=TASKS[:1])
-    run = run_all(choosing, tmp_path / "choosing")
-    message = (
-        f"stage_1: the method '{method}' chooses for every task what acts .evaluating., which no "
-        "checkpoint holds, so it would not act as it was measured. Its success is in the run's mat"
-    )
-    with pytest.raises(CheckpointError, match=message):
-        load_policy(run.checkpoint(1))
-    further = dataclasses.replace(config, policy=str(run.checkpoint(1)))
-    with pytest.raises(CheckpointError, match=message):
-        Trainer(further, RunDirectory(tmp_path / "further"))
-    run_all(choosing, run.path, resume=True)
 
 
 def test_a_checkpoint_explores_as_its_run_did(config, run_all, tmp_path):

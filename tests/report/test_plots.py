@@ -41,19 +41,20 @@ def test_every_panel_of_the_diagnostics_has_numbers_at_its_own_axis(run_path: Pa
 def test_terms_that_are_felt_have_a_line_of_gradient_norms_and_no_others(run_path: Path) -> None:
     record = RunRecord.read(run_path)
     assert "gradient_norms" not in write_plots(record)  # of a run from before they were measured
-    norms = {"policy_loss_grad_norm": 0.5, "penalty_grad_norm": 0.0, "replay_loss_grad_norm": 0.0}
+    norms = {"policy_loss_grad_norm": 0.5, "ewc/penalty_grad_norm": 0.0, "clone_grad_norm": 0.0}
     rows = [
         {"stage": stage, "task": "a", "episodes": 10 * i, **norms, "value_loss_grad_norm": 0.1 * i}
         for stage in (1, 2)
         for i in (1, 2, 3)
     ]
-    rows[4]["penalty_grad_norm"] = 0.02
+    rows[4] |= {"ewc/penalty_grad_norm": 0.02, "ewc/penalty_grad_ratio": 0.04}
+    rows[5] |= {"clone_grad_ratio": 0.0, "value_loss_grad_ratio": 0.2}
     figure = draw_gradient_norms(replace(record, iterations=rows))
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["policy", "value", "penalty of the method"]
+    assert labels == ["policy", "value", "ewc/penalty"]
     value = np.asarray(axes.lines[1].get_ydata())
     assert np.allclose(value, [0.1, 0.2, 0.3, np.nan] * 2, equal_nan=True)
     assert len(axes.collections) == 1  # stages are shaded once

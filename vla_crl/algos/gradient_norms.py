@@ -12,6 +12,8 @@ from torch.nn.utils import get_total_norm
 
 SUFFIX = "_grad_norm"
 """Behind a term's name, that of its norm."""
+RATIO_SUFFIX = "_grad_ratio"
+"""Behind a term's name, its norm divided by that of the policy's loss."""
 
 
 def gradient_norms(
@@ -33,3 +35,17 @@ def gradient_norms(
             found = [gradient for gradient in gradients if gradient is not None]
         norms[name + SUFFIX] = get_total_norm(found) if found else torch.zeros(())
     return norms
+
+
+def gradient_ratios(norms: Mapping[str, Tensor], terms: Iterable[str]) -> dict[str, Tensor]:
+    """Return how hard terms pull beside the policy's loss; NaN where neither pulls.
+
+    Args:
+        norms: Of `gradient_norms`, that of "policy_loss" among them.
+        terms: Names of the terms.
+    """
+    names = list(terms)
+    if not names:  # as where the value head alone is trained
+        return {}
+    policy = norms["policy_loss" + SUFFIX]
+    return {name + RATIO_SUFFIX: norms[name + SUFFIX] / policy for name in names}

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from vla_crl.algos.gradient_norms import SUFFIX
 
-TERMS = ("policy_loss", "value_loss", "replay_loss", "penalty")
-"""Of the loss; replay is the imitation of a method's extra batch."""
+TERMS = ("policy_loss", "value_loss")
+"""Of the loss; a method's own have other names."""
 
 
 class MetricLog:
-    """Numbers of the minibatches of one update, by name; the names are always the same."""
+    """Numbers of the minibatches of one update, by name; those of a method's terms come last."""
 
     NAMES = (
         *TERMS,
@@ -33,7 +33,7 @@ class MetricLog:
         """Move all numbers to `values`, at once."""
         numbers = read_numbers([tensor for _, tensor in self._tensors])
         for (name, _), number in zip(self._tensors, numbers, strict=True):
-            self.values[name].append(number)
+            self.values.setdefault(name, []).append(number)
         self._tensors.clear()
 
     def means(self) -> dict[str, float]:

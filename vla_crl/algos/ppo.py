@@ -6,7 +6,7 @@ never runs the backbone: it re-evaluates the one stochastic flow step that was s
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, cast
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from vla_crl.algos.advantages import explained_variance, normalize_advantages
-from vla_crl.algos.gradient_norms import gradient_norms
+from vla_crl.algos.gradient_norms import gradient_norms, gradient_ratios
 from vla_crl.algos.metric_log import MetricLog, read_numbers
-from vla_crl.algos.protocols import ActorCritic, ReplayBatch, Rollout, UpdateHooks
+from vla_crl.algos.protocols import ActorCritic, ParamGroup, Rollout, UpdateHooks
 from vla_crl.config import Fraction, Settings, Size
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files.state_dicts import require_like
@@ -78,6 +78,15 @@ def value_parameters(policy: ActorCritic) -> dict[str, nn.Parameter]:
     }
 
 
+def param_groups(policy: ActorCritic, config: PPOConfig) -> list[ParamGroup]:
+    """Return what is trained in two groups, "policy" and "value"; an empty one is left out."""
+    groups = (
+        ParamGroup("policy", policy_parameters(policy), config.learning_rate),
+        ParamGroup("value", value_parameters(policy), config.value_learning_rate),
+    )
+    return [group for group in groups if group.parameters]
+
+
 def clipped_policy_loss(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
     """Return the negated clipped objective per sample (arXiv 1707.06347, eq. 7).
 
@@ -125,7 +134,12 @@ class PPO:
         ConfigError: The policy or its value head has no trainable parameter.
     """
 
-    def __init__(self, policy: ActorCritic, config: PPOConfig) -> None:
+    def __init__(
+        self,
+        policy: ActorCritic,
+        config: PPOConfig,
+        groups: Sequence[ParamGroup] | None = None,
+    ) -> None:
         self.policy = policy
         self.config = config
         self.iteration = 0
@@ -138,11 +152,10 @@ class PPO:
             )
         if not self._value_parameters:
             raise ConfigError("PPO: the value head has no trainable parameter; unfreeze it")
+        groups = param_groups(policy, config) if groups is None else groups
+        self._grouped = {name: p for group in groups for name, p in group.parameters.items()}
         self._optimizer = torch.optim.Adam(
-            [
-                {"params": list(self._policy_parameters.values()), "lr": config.learning_rate},
-                {"params": list(self._value_parameters.values()), "lr": config.value_learning_rate},
-            ],
+            [{"params": [*g.parameters.values()], "lr": g.learning_rate} for g in groups],
             fused=True,  # one call for all of them: many small ones take a tenth of an update
         )
 
@@ -164,11 +177,12 @@ class PPO:
             generator: Draws the minibatches.
 
         Returns:
-            Means over minibatches: policy_loss, value_loss, replay_loss, penalty, clip_fraction,
+            Means over minibatches: policy_loss, value_loss, the method's terms, clip_fraction,
             kl (against the collecting policy, before each step), and before clipping grad_norm
             and value_grad_norm. Of the first minibatch, before its step and before clipping:
-            <term>_grad_norm of policy_loss, value_loss, replay_loss and penalty, the norm of what
-            each adds to the gradient, coefficients included. Of the whole update: ratio_error
+            <term>_grad_norm of all terms, the norm of what each adds to the gradient,
+            coefficients included, and of the method's <term>_grad_ratio, that norm divided by
+            the policy loss's. Of the whole update: ratio_error
             (max |ratio - 1| before the first step; more than rounding means that the update does
             not see what the collection saw), explained_variance (of the stored values), epochs
             (completed), optimizer_steps.
@@ -183,6 +197,8 @@ class PPO:
         advantages = rollout.advantages
         if config.normalize_advantage:
             advantages = normalize_advantages(advantages, rollout.valid)
+        if not self.warming_up:
+            hooks.before_update(self.policy, rollout)
         log = MetricLog()
         epochs = 0
         while epochs < config.num_epochs and self._run_epoch(
@@ -222,13 +238,13 @@ class PPO:
                 value, batch.values, batch.returns, config.value_clip_range
             )
             losses = {"policy_loss": policy_loss.mean(), "value_loss": value_loss.mean()}
+            own: dict[str, Tensor] = {}
             if not self.warming_up:
-                weights = hooks.sample_weights(batch)
+                weights = hooks.sample_weights(batch, evaluation)
                 _require_shape("sample_weights", weights, policy_loss.shape)
                 losses["policy_loss"] = (weights * policy_loss).mean()
-                losses["replay_loss"] = self._replay_loss(hooks.extra_batch(len(batch)))
-                losses["penalty"] = hooks.penalty(self.policy, batch)
-                _require_shape("penalty", losses["penalty"], torch.Size())
+                own = _checked(hooks.losses(self.policy, batch, evaluation))
+                losses |= own
             numbers = self._require_finite({"log_prob": log_prob.sum(), "kl": kl} | losses)
             deviation = (ratio - 1).abs()
             clip_fraction = (deviation > config.clip_range).float().mean()
@@ -239,22 +255,11 @@ class PPO:
             losses["value_loss"] = config.vf_coef * losses["value_loss"]
             if log.num_steps == 0:  # each norm takes a backward pass: once an update
                 terms = {"value_loss": losses["value_loss"]} if self.warming_up else losses
-                log.append(gradient_norms(terms, self._parameters.values()))
+                norms = gradient_norms(terms, self._parameters.values())
+                log.append(norms | gradient_ratios(norms, own))
             log.append(self._step(losses, hooks))
             log.num_steps += 1
         return True
-
-    def _replay_loss(self, replay: ReplayBatch | None) -> Tensor:
-        if replay is None:
-            return torch.zeros(())
-        if not isinstance(cast(object, replay), ReplayBatch):
-            raise SpecError(
-                f"method: extra_batch is a {type(replay).__name__}, expected a ReplayBatch or None"
-            )
-        evaluation = self.policy.evaluate_actions(replay.context, replay.trace)
-        log_prob = evaluation.density.log_prob().sum(dim=1)
-        _require_shape("extra_batch.weights", replay.weights, log_prob.shape)
-        return -(replay.weights * log_prob).mean()
 
     def _step(self, losses: Mapping[str, Tensor], hooks: UpdateHooks) -> dict[str, Tensor]:
         """Apply one optimizer step and return the gradient norms before clipping."""
@@ -327,7 +332,7 @@ class PPO:
     @property
     def _parameters(self) -> dict[str, nn.Parameter]:
         """All trained parameters, in the optimizer's order."""
-        return self._policy_parameters | self._value_parameters
+        return self._grouped
 
     def _require_gradients(self) -> None:
         for name, parameter in self._parameters.items():
@@ -348,6 +353,23 @@ class PPO:
                     "rollout's rewards and values and what the method adds"
                 )
         return numbers
+
+
+def _checked(losses: object) -> dict[str, Tensor]:
+    """Return what a method's `losses` gave, if it is scalars by names that are free."""
+    if not isinstance(losses, Mapping):
+        raise SpecError(
+            f"method: losses is a {type(losses).__name__}, expected a dictionary of scalars"
+        )
+    own = cast(Mapping[str, Tensor], losses)
+    for name, loss in own.items():
+        if name in MetricLog.NAMES:
+            raise SpecError(
+                f"method: losses['{name}'] has the name of another number of the update; choose "
+                f"a name that is none of {', '.join(MetricLog.NAMES)}"
+            )
+        _require_shape(f"losses['{name}']", loss, torch.Size())
+    return dict(own)
 
 
 def _require_shape(hook: str, tensor: object, expected: torch.Size) -> None:

@@ -54,18 +54,18 @@ class Batch(Rows):
 
 
 @dataclass(frozen=True)
-class ReplayBatch(Rows):
-    """Chunks of earlier tasks to imitate: adds -mean(weights * log_prob) to the loss.
+class ParamGroup:
+    """Parameters that learn with one step size.
 
     Attributes:
-        context: What the policy's `encode` left behind.
-        trace: The flow step whose outcome is to be made likely.
-        weights: [B] weight per chunk, the loss coefficient included.
+        name: Unique among the groups of an optimizer.
+        parameters: By their names in the policy.
+        learning_rate: Adam step size.
     """
 
-    context: Rows
-    trace: Rows
-    weights: Tensor
+    name: str
+    parameters: dict[str, nn.Parameter]
+    learning_rate: float
 
 
 class ActorCritic(Protocol):
@@ -86,7 +86,22 @@ class ActorCritic(Protocol):
 
 
 class Rollout(Protocol):
-    """What PPO needs of a finished rollout of at most T chunks in each of N slots."""
+    """What PPO and methods need of a finished rollout of at most T chunks in each of N slots."""
+
+    @property
+    def steps(self) -> Any:
+        """Rows of all T N chunks: seen, trace, actions, task, episode and more; see `Step`."""
+        ...
+
+    @property
+    def episodes(self) -> Tensor:
+        """[T, N] int64, see `Batch.episode`."""
+        ...
+
+    @property
+    def successes(self) -> Tensor:
+        """[T, N], see `Batch.success`."""
+        ...
 
     @property
     def valid(self) -> Tensor:
@@ -120,16 +135,16 @@ class Rollout(Protocol):
 class UpdateHooks(Protocol):
     """Where a continual-learning method takes part in an update; see `ContinualMethod`."""
 
-    def sample_weights(self, batch: Batch) -> Tensor:
+    def before_update(self, policy: Any, rollout: Any) -> None:
+        """Look at a rollout whose advantages are estimated."""
+        ...
+
+    def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         """Return the factor [B] on each chunk's policy loss."""
         ...
 
-    def extra_batch(self, num_samples: int) -> ReplayBatch | None:
-        """Return chunks of earlier tasks to imitate in this step."""
-        ...
-
-    def penalty(self, policy: Any, batch: Batch) -> Tensor:
-        """Return a scalar to add to the loss."""
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Return scalars to add to the loss, by name."""
         ...
 
     def transform_grads(self, policy: Any) -> None:

@@ -81,17 +81,14 @@ def _train_once(
 
 def _film(trainer: Any) -> None:
     """Film a run's policy before and after training."""
-    from vla_crl.progress import console
     from vla_crl.report.film import film_run
     from vla_crl.rollout.agents import PolicyAgent
 
     config = trainer.config
-    agents = {"before training": PolicyAgent(trainer.load_base(), deterministic=True)}
-    if trainer.method.chooses:
-        line = f"no film after training: '{config.method}' chooses for each task what acts"
-        console.print(line, soft_wrap=True)
-    else:
-        agents["after training"] = PolicyAgent(trainer.policy, deterministic=True)
+    agents = {
+        "before training": PolicyAgent(trainer.load_base(), deterministic=True),
+        "after training": PolicyAgent(trainer.policy, deterministic=True),
+    }
     film_run(
         agents,
         trainer.suite,
@@ -201,12 +198,12 @@ def _is_complete(run: RunDirectory, config: Any) -> bool:
 
 def _sources(config: Any) -> Any:
     """Read what of the user's own a run of a recipe is made with."""
-    from vla_crl.continual.method import find_method
+    from vla_crl.continual.known_methods import find_methods
     from vla_crl.runs.sources import Sources
     from vla_crl.sim.backends import find_suite
 
     find_suite(config.suite)  # loads the modules of its backend
-    return Sources.read(find_method(config.method), config.suite)
+    return Sources.read([*find_methods(config.method).values()], config.suite)
 
 
 def _again(options: Options, error: Exception | None = None) -> str:

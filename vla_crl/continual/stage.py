@@ -1,20 +1,24 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.ppo import PPO
-from vla_crl.algos.protocols import ActorCritic, Rollout
+from vla_crl.algos.ppo import PPO, param_groups
+from vla_crl.algos.protocols import Rollout
 from vla_crl.config import Count, Settings, to_mapping
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_checks import method_groups, method_metrics, method_state
+from vla_crl.continual.method_stage import Stage
+from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
@@ -27,6 +31,7 @@ from vla_crl.models.adapters import (
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.contexts import ContextPlan, plan_contexts
+from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.rollout.episodes import shuffled_lanes
 from vla_crl.runs.records import Number
 from vla_crl.sim.simulation import Simulation
@@ -37,7 +42,7 @@ class StageRecord(Settings):
     """What of a stage's state is no tensor."""
 
     stage: Count
-    task: str
+    tasks: tuple[str, ...]
     iteration: Number
     """The last that is done."""
     episodes: Number
@@ -46,13 +51,23 @@ class StageRecord(Settings):
     is_closed: bool
 
 
-class Stage:
-    """Training on one task; between two iterations it can be stored.
+@dataclass(frozen=True, kw_only=True)
+class RunShared:
+    """What methods may use in every stage of a run; see `Stage`."""
+
+    num_stages: int
+    demonstrations: Callable[[str, int], Demonstrations]
+    folder: Path
+
+
+class StageTraining:
+    """Training on the tasks of a stage; between two iterations it can be stored.
 
     Attributes:
         number: From 1 on.
-        task: Name.
-        episodes: Of training, so far.
+        tasks: Names.
+        budget: Episodes of training.
+        episodes: Of these, so far.
         wall_s: Seconds that the run has taken so far.
         is_closed: Whether `close` was called, so that nothing is left to be trained.
     """
@@ -65,7 +80,8 @@ class Stage:
         sims: Sequence[Simulation],
         *,
         number: int,
-        task: str,
+        tasks: tuple[str, ...],
+        shared: RunShared,
         wall_s: float,
     ) -> None:
         """Let the method prepare, and begin an episode in every slot.
@@ -76,29 +92,48 @@ class Stage:
             method: Likewise.
             sims: Worlds of training.
             number: Of the stage.
-            task: To be trained.
+            tasks: To be trained.
+            shared: What the method may use of the run.
             wall_s: Seconds of the run until now.
 
         Raises:
             ConfigError: The method trains or adds what checkpoints do not hold.
         """
-        self.number, self.task = number, task
+        self.number, self.tasks = number, tasks
+        self.budget = config.episodes_per_task * len(tasks)
         self.episodes, self.wall_s, self.is_closed = 0, wall_s, False
         self._config, self._policy, self._method = config, policy, method
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
         self._layout = adapter_layout(policy)
-        method.before_task(policy, task)
+        self._rng = np.random.default_rng([config.seed, number])
+        draws = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        self._stage = Stage(
+            number=number,
+            num_stages=shared.num_stages,
+            tasks=tasks,
+            suite=suite,
+            collect=self._collect_fresh,
+            train=self._train_more,
+            demonstrations=shared.demonstrations,
+            generator=draws,
+            rng=self._rng,
+            folder=shared.folder,
+        )
+        self._collector: Collector | None = None
+        method.before_task(policy, self._stage)
         self._check_method("before_task")
+        groups = method_groups(method, config.method, policy, param_groups(policy, config.ppo))
+        self._ppo = PPO(policy, config.ppo, groups)
         self._collector = Collector(
             policy,
             sims,
-            shuffled_lanes(suite, [suite.task_index(task)], len(sims), seed),
+            shuffled_lanes(suite, [suite.task_index(task) for task in tasks], len(sims), seed),
             num_chunks=config.collector.num_chunks,
             seed=seed,
             contexts=contexts_of(config, policy).contexts,
+            keeps_seen=method.needs_observations,
         )
-        self._ppo = PPO(policy, config.ppo)
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -109,19 +144,20 @@ class Stage:
     @property
     def is_spent(self) -> bool:
         """Whether the budget of episodes is used up."""
-        return self.episodes >= self._config.episodes_per_task
+        return self.episodes >= self.budget
 
     def iterate(self) -> tuple[CollectionStatistics, dict[str, Any]]:
         """Collect and update once; return what happened, and the line of metrics.jsonl on it."""
-        statistics = self._collector.collect()
+        collector = self._begun
+        statistics = collector.collect()
         started = perf_counter()
-        metrics = self._ppo.update(self._collector.rollout, self._method, self._generator)
+        metrics = self._ppo.update(collector.rollout, self._method, self._generator)
         update_s = perf_counter() - started
         self.episodes += statistics.episodes
         self.wall_s += statistics.wall_s + update_s
-        return statistics, {
+        row = {
             "stage": self.number,
-            "task": self.task,
+            "task": " + ".join(self.tasks),
             "iteration": self.iteration,
             "episodes": self.episodes,
             "success": statistics.success,
@@ -137,6 +173,7 @@ class Stage:
             "update_s": update_s,
             "wall_s": self.wall_s,
         }
+        return statistics, {**row, **method_metrics(self._method, self._config.method, row)}
 
     def close(self) -> None:
         """Let the method close the stage.
@@ -152,7 +189,7 @@ class Stage:
                 f"{self.iteration} iterations, which train the value head alone "
                 f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
             )
-        self._method.after_task(self._policy, self.task, self._collect_fresh)
+        self._method.after_task(self._policy, self._stage)
         self._check_method("after_task")
         self.is_closed = True
 
@@ -171,11 +208,15 @@ class Stage:
             parts |= {
                 "ppo": self._ppo.state_dict(),
                 "minibatches": {"generator": self._generator.get_state()},
-                "collector": self._collector.state_dict(),
+                "collector": self._begun.state_dict(),
+                "stage": {
+                    "generator": self._stage.generator.get_state(),
+                    "rng": rng_state(self._rng),
+                },
             }
         record = StageRecord(
             stage=self.number,
-            task=self.task,
+            tasks=self.tasks,
             iteration=self.iteration,
             episodes=self.episodes,
             wall_s=self.wall_s,
@@ -198,18 +239,36 @@ class Stage:
         if not self.is_closed:
             self._ppo.load_state_dict(part_of(tensors, "ppo"))
             self._generator.set_state(tensors["minibatches/generator"])
-            self._collector.load_state_dict(part_of(tensors, "collector"))
+            self._begun.load_state_dict(part_of(tensors, "collector"))
+            self._stage.generator.set_state(tensors["stage/generator"])
+            load_rng_state(self._rng, tensors["stage/rng"])
         torch.set_rng_state(tensors["global/generator"])
 
     def _check_method(self, hook: str) -> None:
         where = f"method '{self._config.method}': {hook}"
         check_checkpoint_holds(self._policy, self._layout, where)
 
+    @property
+    def _begun(self) -> Collector:
+        """The collector, once there is one."""
+        if self._collector is None:
+            raise ConfigError(
+                f"method '{self._config.method}': before_task collects or trains, but what is "
+                "trained in the stage is not known before it returns; do it in after_task"
+            )
+        return self._collector
+
     def _collect_fresh(self) -> Rollout:
-        ppo, rollout = self._config.ppo, self._collector.rollout
-        self._collector.collect()
-        rollout.compute_advantages(gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
-        return rollout
+        ppo, collector = self._config.ppo, self._begun
+        collector.collect()
+        collector.rollout.compute_advantages(gamma=ppo.gamma, gae_lambda=ppo.gae_lambda)
+        return collector.rollout
+
+    def _train_more(self, num_episodes: int) -> None:
+        collector, done = self._begun, 0
+        while done < num_episodes:
+            done += collector.collect().episodes
+            self._ppo.update(collector.rollout, self._method, self._generator)
 
 
 def stage_seed(seed: int, stage: int) -> int:
@@ -222,51 +281,3 @@ def contexts_of(config: TrainConfig, policy: VLAPolicy) -> ContextPlan:
     settings = config.collector
     num_rows = settings.num_envs * settings.num_chunks
     return plan_contexts(policy, num_rows, settings.contexts, settings.max_stored_gib)
-
-
-def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
-    """Return the state of a method.
-
-    Args:
-        method: Any.
-        name: How the recipe calls it.
-
-    Raises:
-        ConfigError: It is none, or there is something in it that is no tensor.
-    """
-    state = method.state_dict()
-    if not isinstance(cast(Any, state), Mapping):
-        raise ConfigError(
-            f"method '{name}': state_dict() is a {type(state).__name__}, expected a dictionary of "
-            "tensors"
-        )
-    for key, value in state.items():
-        if not isinstance(cast(Any, value), Tensor):
-            raise ConfigError(
-                f"method '{name}': state_dict()['{key}'] is a "
-                f"{type(value).__name__}, expected a tensor"
-            )
-    return state
-
-
-def method_context(
-    method: ContinualMethod, name: str, policy: ActorCritic, task: str
-) -> AbstractContextManager[None]:
-    """Return the context in which a method wants a policy tested on a task.
-
-    Args:
-        method: Any.
-        name: How the recipe calls it.
-        policy: To be tested.
-        task: On which.
-
-    Raises:
-        ConfigError: It gives something else.
-    """
-    context = method.evaluating(policy, task)
-    if not isinstance(cast(Any, context), AbstractContextManager):
-        raise ConfigError(
-            f"method '{name}': evaluating() is a {type(context).__name__}, expected a context "
-            "manager, as a generator under @contextlib.contextmanager makes one"
-        )
-    return context

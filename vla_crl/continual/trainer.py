@@ -13,16 +13,18 @@ import torch
 from vla_crl.config import as_record, to_mapping
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
+from vla_crl.continual.demonstrated import Demonstrated
 from vla_crl.continual.generations import Generations, State
+from vla_crl.continual.known_methods import make_method
 from vla_crl.continual.loggers.loggers import Loggers
-from vla_crl.continual.method import ContinualMethod, make_method
+from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_checks import method_state, method_stream
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import (
-    Stage,
+    RunShared,
     StageRecord,
+    StageTraining,
     contexts_of,
-    method_context,
-    method_state,
     stage_seed,
 )
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
@@ -74,7 +76,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
         self.suite = find_suite(config.suite)
-        self.stream = config.stream(self.suite)
+        self.method: ContinualMethod = make_method(config.method, config.method_settings)
+        self.stream = method_stream(self.method, config.method, config.stream(self.suite))
         self.suite.require_states(
             **{
                 "evaluation.num_episodes": config.evaluation.num_episodes,
@@ -104,7 +107,6 @@ class Trainer:
         )
         check_loss_paths(self.policy, config.insulation)
         check_budget(config, self.suite, self.policy)
-        self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self.loggers = Loggers(config.loggers, run, to_mapping(config))
         self._wall_s = 0.0
         self._generations = Generations(run.state)
@@ -113,6 +115,15 @@ class Trainer:
         cost.require_memory(config.compute.device)
         console.print(cost.describe(config.compute.device), soft_wrap=True)
         self._make_worlds()
+        demonstrated = Demonstrated(
+            self.suite,
+            image_size=self.policy.config.image_size,
+            num_threads=config.compute.num_sim_threads,
+            seed=config.seed,
+        )
+        self._shared = RunShared(
+            num_stages=self.stream.num_stages, demonstrations=demonstrated, folder=run.memory
+        )
 
     def load_base(self) -> VLAPolicy:
         """Return the policy with which the run begins, as it is on disk."""
@@ -167,22 +178,23 @@ class Trainer:
         self.loggers.begin(self.stream.rounds)
         if last_done < 0:
             self._finish_stage(0)
-        for number, task in self.stream.stages():
+        for number, tasks in self.stream.stages():
             if number > last_done:
-                self._train_stage(number, task, state)
+                self._train_stage(number, tasks, state)
                 self._finish_stage(number)
                 state = None
         self._generations.clear()
 
-    def _train_stage(self, number: int, task: str, state: State | None) -> None:
-        """Spend the stage's budget of episodes on its task, from the beginning or from a state."""
-        stage = Stage(
+    def _train_stage(self, number: int, tasks: tuple[str, ...], state: State | None) -> None:
+        """Spend the stage's budget of episodes on its tasks, from the beginning or from a state."""
+        stage = StageTraining(
             self.config,
             self.policy,
             self.method,
             self._training_sims,
             number=number,
-            task=task,
+            tasks=tasks,
+            shared=self._shared,
             wall_s=self._wall_s,
         )
         if state is not None:
@@ -194,11 +206,11 @@ class Trainer:
             self._store(stage)
         self._wall_s = stage.wall_s
 
-    def _spend_budget(self, stage: Stage) -> None:
+    def _spend_budget(self, stage: StageTraining) -> None:
         """Iterate; SIGTERM ends it after an iteration, with its state stored."""
-        budget, every = self.config.episodes_per_task, self.config.checkpoint_every
-        name = f"stage {stage.number}/{self.stream.num_stages} {stage.task}"
-        with track(name, budget) as progress, holding_sigterm() as sigterm_came:
+        every = self.config.checkpoint_every
+        name = f"stage {stage.number}/{self.stream.num_stages} {' + '.join(stage.tasks)}"
+        with track(name, stage.budget) as progress, holding_sigterm() as sigterm_came:
             progress.advance(stage.episodes)
             while not stage.is_spent:
                 statistics, row = stage.iterate()
@@ -217,7 +229,7 @@ class Trainer:
                     progress.print(end_line(stage, every))
                     break
 
-    def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
+    def _episode_rows(self, stage: StageTraining, ended: Outcomes) -> Iterator[tuple[object, ...]]:
         """Return the lines of training_episodes.csv on what has ended in an iteration."""
         columns = (ended.episode, ended.task, ended.state_id, ended.group, ended.num_steps)
         for row, success in zip(torch.stack(columns, 1).tolist(), ended.success, strict=True):
@@ -225,14 +237,14 @@ class Trainer:
             name = self.suite.tasks[task].name
             yield stage.number, stage.iteration, episode, name, *rest, int(success)
 
-    def _store(self, stage: Stage) -> None:
+    def _store(self, stage: StageTraining) -> None:
         """Store the state of a stage, and before it what the run directory says about it."""
         if self.config.checkpoint_every:
             sync(self.run.metrics_file)
             state = stage.state()
             self._generations.save(state.record, state.tensors)
 
-    def _load(self, stage: Stage, state: State) -> None:
+    def _load(self, stage: StageTraining, state: State) -> None:
         """Bring a stage to a stored state."""
         try:
             stage.load_state(state)
@@ -254,8 +266,7 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        routing = self.config.method if self.method.chooses else None
-        save_adapter(self.policy, folder, self._base, routing=routing)
+        save_adapter(self.policy, folder, self._base)
         state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
@@ -282,24 +293,15 @@ class Trainer:
         return cells
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[TaskResult]:
-        results, seed = [], stage_seed(self.config.seed, stage)
-        agent = PolicyAgent(self.policy, deterministic, seed)
-        for tasks in self._evaluation_groups():
-            context = method_context(self.method, self.config.method, self.policy, tasks[0])
-            with context, adapters_merged(self.policy):
-                results += evaluate(
-                    agent,
-                    self._evaluation_sims,
-                    tasks,
-                    num_episodes=num_episodes,
-                    divergences=self.run.divergences,
-                )
-        return results
-
-    def _evaluation_groups(self) -> list[tuple[str, ...]]:
-        """Return the tasks that may share a batch: all, unless the method treats them apart."""
-        tasks = self.stream.tasks
-        return [(task,) for task in tasks] if self.method.chooses else [tasks]
+        agent = PolicyAgent(self.policy, deterministic, stage_seed(self.config.seed, stage))
+        with adapters_merged(self.policy):
+            return evaluate(
+                agent,
+                self._evaluation_sims,
+                self.stream.tasks,
+                num_episodes=num_episodes,
+                divergences=self.run.divergences,
+            )
 
     def _restore(self) -> tuple[int, State | None]:
         """Load the last stage that is done, and drop what was written after it was or is stored.
@@ -353,7 +355,8 @@ class Trainer:
             state = replace(state, record=record)
         if state is None or (number := state.record["stage"]) <= last_done:
             return None
-        if number > last_done + 1:
+        numbers = (0, *(number for number, _ in self.stream.stages()))
+        if number > next(n for n in (*numbers, number) if n > last_done):
             has = f"ends with stage {last_done}" if last_done >= 0 else "is missing"
             raise CheckpointError(
                 f"{self.run.state}: is of stage {number}, but {self.run.matrix_file} {has}; "

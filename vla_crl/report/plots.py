@@ -1,5 +1,6 @@
 """The figures of a run: success matrix, retention, learning curves, diagnostics of the update."""
 
+import itertools
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from vla_crl.report.drawing import (
     DPI,
     FAINT,
     INK,
+    MUTED,
     ORANGE,
     PURPLE,
     STYLE,
@@ -84,18 +86,23 @@ def _matrix_figure(name: str, matrix: SuccessMatrix) -> dict[str, Callable[[], F
 
 def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
     """Draw success in percent with counts; columns are tasks, rows stages."""
-    rates, num_train = matrix.rates, matrix.num_train_tasks
+    stages, num_train = matrix.shown_stages, matrix.num_train_tasks
+    rates = matrix.rates[list(stages)]
     gap = 0.35 if matrix.heldout_tasks else 0.0
     left = [column + (gap if column >= num_train else 0.0) for column in range(rates.shape[1])]
     num_rows, width = rates.shape[0], rates.shape[1] + gap
     figure = Figure(figsize=(1.5 + 1.02 * width, 1.05 + 0.66 * num_rows))
     axes = figure.add_axes((0, 0, 1, 1))
     for (row, column), rate in np.ndenumerate(rates):
-        counts = (int(matrix.successes[row, column]), int(matrix.episodes[row, column]))
+        cell = stages[row], column
+        counts = (int(matrix.successes[cell]), int(matrix.episodes[cell]))
         _draw_cell(axes, left[column], row, rate, counts)
-    for stage in range(1, num_rows):
-        corner = (matrix.trained_column(stage) + 0.02, stage + 0.02)
-        axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, ec=ORANGE, lw=2.4))
+    for row in range(1, num_rows):
+        first, size = matrix.trained_column(stages[row]), 1
+        if matrix.has_rounds_only:
+            first, size = 0, num_train
+        corner = (first + 0.02, row + 0.02)
+        axes.add_patch(Rectangle(corner, size - 0.04, 0.96, fill=False, ec=ORANGE, lw=2.4))
     axes.set(xlim=(-0.02, width + 0.02), ylim=(num_rows + 0.02, -0.02))
     axes.set_xticks(
         [position + 0.5 for position in left],
@@ -105,7 +112,7 @@ def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
     )
     axes.set_yticks(
         [row + 0.5 for row in range(num_rows)],
-        ["before\ntraining", *(f"after\nstage {stage}" for stage in range(1, num_rows))],
+        ["before\ntraining", *(f"after\nstage {stage}" for stage in stages[1:])],
         color=INK,
     )
     axes.xaxis.tick_top()
@@ -164,9 +171,11 @@ def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
     cells = [cell for cell in matrix.cells() if cell.task == task]
     ends = 100 * np.array([wilson_interval(cell.successes, cell.episodes) for cell in cells])
     axes.fill_between([cell.stage for cell in cells], *ends.T, color=color, alpha=0.16, lw=0)
-    for start in range(column, matrix.num_stages, num_train) if is_trained else ():
-        axes.axvspan(start, start + 1, color=ORANGE, alpha=0.10, lw=0)
-        axes.text(start + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
+    size = num_train if matrix.has_rounds_only else 1
+    first = 0 if matrix.has_rounds_only else column
+    for start in range(first, matrix.num_stages, num_train) if is_trained else ():
+        axes.axvspan(start, start + size, color=ORANGE, alpha=0.10, lw=0)
+        axes.text(start + size / 2, 3, "trained", color=ORANGE, fontsize=7, ha="center")
     axes.plot(stages, rates[:, column], color=color, marker="o", ms=4)
     gap = 0.045 * len(stages)
     for cell, offset, side in ((cells[-1], gap, "left"), (cells[0], -gap, "right"))[: len(cells)]:
@@ -265,28 +274,43 @@ def draw_diagnostics(record: RunRecord) -> Figure:
     return figure
 
 
+NORM, RATIO = "_grad_norm", "_grad_ratio"
+"""Behind a term's name in metrics.jsonl."""
 GRADIENT_TERMS: dict[str, dict[str, Any]] = {
     "policy_loss_grad_norm": {"label": "policy", "color": BLUE, "ls": "-"},
     "value_loss_grad_norm": {"label": "value", "color": ORANGE, "ls": "--"},
-    "replay_loss_grad_norm": {"label": "imitation (extra batch)", "color": PURPLE, "ls": ":"},
-    "penalty_grad_norm": {"label": "penalty of the method", "color": INK, "ls": "-."},
 }
+"""Of every learning rule; others are a method's own."""
+OWN_TERMS: list[dict[str, Any]] = [
+    {"color": color, "ls": style} for style in (":", "-.") for color in (PURPLE, INK, MUTED)
+]
+"""What lines of a method's terms look like, in turn."""
 
 
 def draw_gradient_norms(record: RunRecord) -> Figure:
     """Draw what each term of the loss adds to the gradient; one that never does is left out."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
-    for key in _felt_terms(record):
-        draw_all_stages(axes, record, key, look=GRADIENT_TERMS[key])
+    for key, look in _felt_terms(record).items():
+        draw_all_stages(axes, record, key, look=look)
     axes.set_yscale("log", nonpositive="mask")
     axes.set(xlabel="training episodes, stages shaded in turn", ylabel="gradient norm")
     figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
     return figure
 
 
-def _felt_terms(record: RunRecord) -> list[str]:
-    return [key for key in GRADIENT_TERMS if any(row.get(key) for row in record.iterations)]
+def _felt_terms(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """Return what lines look like, by the terms that have ever added to the gradient."""
+    names = dict.fromkeys(key.removesuffix(RATIO) for row in record.iterations for key in row)
+    rows = record.iterations
+    own = [name for name in names if any(f"{name}{RATIO}" in row for row in rows)]
+    own = [name for name in own if f"{name}{NORM}" not in GRADIENT_TERMS]
+    looks = {
+        f"{name}{NORM}": {"label": name.replace("_", " "), **look}
+        for name, look in zip(own, itertools.cycle(OWN_TERMS), strict=False)
+    }
+    terms = GRADIENT_TERMS | looks
+    return {key: look for key, look in terms.items() if any(row.get(key) for row in rows)}
 
 
 def _panel_rows(panels: Sequence[T]) -> list[Sequence[T]]:

@@ -20,7 +20,8 @@ class Step(Rows):
     """What B slots saw, chose and got in one chunk of actions; see `Batch` for what is not here.
 
     Attributes:
-        seen: Tokenized observations, where contexts are to be computed of them, else None.
+        seen: Tokenized observations, where contexts are to be computed of them or somebody else
+            asked for them, else None.
         context: What the policy's `encode` left behind; None where `seen` is kept.
         trace: See `Batch`.
         actions: Likewise.
@@ -201,6 +202,16 @@ class RolloutStorage:
         )
         self.advantages[:] = advantages
         self.returns[:] = returns
+
+    @property
+    def episodes(self) -> Tensor:
+        """[T, N] int64, see `Batch.episode`."""
+        return self.steps.episode.view(self.values.shape)
+
+    @property
+    def successes(self) -> Tensor:
+        """[T, N] float32, see `Batch.success`."""
+        return self._outcomes[1].view(self.values.shape)
 
     def minibatches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Yield copies of all chunks in random order, `size` at a time; the last may be smaller.

@@ -7,7 +7,7 @@ changed.
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,16 +69,16 @@ class Sources:
     content: dict[str, bytes]
 
     @classmethod
-    def read(cls, method: type, suite: str) -> "Sources":
-        """Read what is not ours of a method and of a suite, with the modules that are loaded.
+    def read(cls, methods: Sequence[type], suite: str) -> "Sources":
+        """Read what is not ours of methods and of a suite, with the modules that are loaded.
 
         Python has read its modules before: call this soon after.
 
         Args:
-            method: The method's class.
+            methods: Their classes.
             suite: The suite's name.
         """
-        files = {**dict(_modules(method)), **dict(_suite_files(suite))}
+        files = {**dict(_modules(methods)), **dict(_suite_files(suite))}
         num_bytes = sum(file.stat().st_size for file in files.values())
         if num_bytes > MAX_BYTES:
             logger.warning(
@@ -152,9 +152,9 @@ def _last_record(run: RunDirectory) -> SourceRecord | None:
     return records[-1] if records else None
 
 
-def _modules(method: type) -> Iterator[tuple[str, Path]]:
-    """Yield the loaded modules of own folders, and of the folder where the method's module lies."""
-    tops = [sys.modules.get(c.__module__.partition(".")[0]) for c in method.__mro__]
+def _modules(methods: Sequence[type]) -> Iterator[tuple[str, Path]]:
+    """Yield the loaded modules of own folders, and of folders where a method's module lies."""
+    tops = [sys.modules.get(c.__module__.partition(".")[0]) for m in methods for c in m.__mro__]
     homes = [Path(file).resolve().parent for top in tops if (file := _file(top)) and is_own(file)]
     roots = tuple(f"{folder}/" for folder in [*own_folders(), *homes])
     for name, module in [*sys.modules.items()]:
