@@ -88,6 +88,7 @@ def make_small_policy():
         import torch
 
         from vla_crl.models.action_expert import ActionExpertConfig
+        from vla_crl.models.heads.flow import FlowConfig
         from vla_crl.models.policy import PolicyConfig, VLAPolicy
         from vla_crl.models.vlm import BackboneConfig
 
@@ -117,7 +118,7 @@ def make_small_policy():
                     mlp_width=32,
                     initializer_range=0.2,
                 ),
-                action_expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16),
+                head=FlowConfig(expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16)),
             )
         )
         for parameter in policy.value_head.parameters():

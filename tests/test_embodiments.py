@@ -54,7 +54,7 @@ num_kv_heads = 2
 mlp_width = 96
 initializer_range = 0.06
 
-[action_expert]
+[head.expert]
 width = 48
 num_heads = 2
 mlp_width = 96

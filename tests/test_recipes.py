@@ -316,6 +316,28 @@ def test_help_lists_the_settings_of_the_method(
     assert "--ppo.learning-rate" in words
 
 
+def test_settings_of_the_exploration_are_flags_of_the_policys_head(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("base", TRAIN.replace('"p"', '"tiny"') + "[exploration]\nnoise_level = 0.5\n")
+    flags = ["--exploration.stochastic-step", "random", "--seed", "1"]
+    config = load_recipe("train", "base", flags)
+    assert config.exploration == {"noise_level": 0.5, "stochastic_step": "random"}
+    assert load_recipe("train", "base", ["--seed", "1"]).exploration == {"noise_level": 0.5}
+    with pytest.raises(ConfigError, match="noise_level = 0.0, expected more than 0"):
+        load_recipe("train", "base", ["--exploration.noise-level", "0"])
+    with pytest.raises(ConfigError, match="--exploration.num-steps"):
+        load_recipe("train", "base", ["--exploration.num-steps", "1"])
+    with pytest.raises(ConfigError, match="there is no policy 'p'|unknown policy 'p'"):
+        load_recipe("train", "base", ["--policy", "p", "--exploration.noise-level", "1"])
+    with pytest.raises(SystemExit):
+        load_recipe("train", "base", ["--help"])
+    told = capsys.readouterr().out
+    assert "--exploration.noise-level" in told
+    assert "Noise level of the one stochastic step" in told
+    assert "--exploration.num-steps" not in told
+
+
 @pytest.mark.parametrize("recipe", ["demo", "cw20", "pretrain_tiny", "pretrain_libero"])
 def test_every_setting_is_a_flag(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     def flags(config: Any, section: str = "") -> list[str]:

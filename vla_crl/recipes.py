@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 from vla_crl import catalog
-from vla_crl.config import from_mapping, read_toml, to_mapping
-from vla_crl.errors import ConfigError
+from vla_crl.config import differing_settings, from_mapping, hints_of, read_toml, to_mapping
+from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.flags import flag_value, override
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
         raise
     if not hasattr(config, "method_settings"):
         return override(config, overrides, prog)
-    return _override_with_method(config, overrides, prog, recipe.where)
+    return _override_open(config, overrides, prog, recipe.where)
 
 
 def _extended(name: object, files: Sequence[Path]) -> Path:
@@ -182,8 +182,8 @@ def _is_recipe(command: str, recipe: Recipe) -> bool:
     return True
 
 
-def _override_with_method(config: Any, overrides: Sequence[str], prog: str, where: str) -> Any:
-    """Apply flags, also those of the method's settings: which there are the method says."""
+def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str) -> Any:
+    """Apply flags, also those of sections whose settings others declare: of method and head."""
     from vla_crl.continual.known_methods import settings_class
 
     method, settings = flag_value("--method", overrides) or config.method, config.method_settings
@@ -197,26 +197,74 @@ def _override_with_method(config: Any, overrides: Sequence[str], prog: str, wher
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     where = f"{where}:method_settings"
     if overrides:
+        given = from_mapping(settings_class(method, finished=False), settings, where)
+        sections = {"method_settings": (method_class, given)} | _exploration(config, overrides)
         flags_class = dataclasses.make_dataclass(
             type(config).__name__,
-            [("method_settings", method_class)],
+            [(name, section_class) for name, (section_class, _) in sections.items()],
             bases=(type(config),),
             namespace={"__post_init__": lambda self: None},  # checked below, when all is there
             frozen=True,
             kw_only=True,
         )
         flags_class.__doc__ = type(config).__doc__
-        given = settings_class(method, finished=False)
-        fields["method_settings"] = from_mapping(given, settings, where)
-        chosen = override(flags_class(**fields), overrides, prog)
+        begun = {name: section for name, (_, section) in sections.items()}
+        chosen = override(flags_class(**fields | begun), overrides, prog)
         fields = {name: getattr(chosen, name) for name in fields}
         settings = _plain(chosen.method_settings, method)
         where = f"{prog}: method_settings"
+        if "exploration" in sections:
+            changed = differing_settings(
+                to_mapping(sections["exploration"][1]), to_mapping(chosen.exploration)
+            )
+            fields["exploration"] = config.exploration | {k: v for k, (_, v) in changed.items()}
+            known = cast(type[Any], type(chosen.exploration).__base__)
+            from_mapping(known, to_mapping(chosen.exploration), f"{prog}: exploration")
     complete = from_mapping(method_class, settings, where)
     try:
         return type(config)(**fields | {"method_settings": _plain(complete, method)})
     except ConfigError as error:
         raise ConfigError(f"{prog}: {error}") from error
+
+
+def _exploration(config: Any, overrides: Sequence[str]) -> dict[str, tuple[type[Any], Any]]:
+    """Return class and values of the exploration that the head of the policy has, if flags ask.
+
+    Of the settings of the head those that are no exploration are hidden.
+    """
+    flags = [flag.partition("=")[0] for flag in overrides]
+    asks_help = "--help" in flags or "-h" in flags
+    if not asks_help and not any(flag.startswith("--exploration.") for flag in flags):
+        return {}
+    import tyro
+
+    from vla_crl.models.heads.head import find_head
+    from vla_crl.models.presets import policy_config
+
+    policy = flag_value("--policy", overrides) or config.policy
+    try:
+        head = policy_config(policy, flag_value("--base", overrides) or config.base).head
+    except (ConfigError, CheckpointError):
+        if asks_help:
+            return {}  # what there is without a policy
+        raise
+    head_class = find_head(head.kind)
+    hints = hints_of(type(head))
+    hidden = [
+        (name, Annotated[hints[name], tyro.conf.Suppress], dataclasses.field(default=value))
+        for name, value in vars(head).items()
+        if name not in head_class.exploration
+    ]
+    flags_class = dataclasses.make_dataclass(
+        type(head).__name__,
+        hidden,
+        bases=(type(head),),
+        namespace={"__post_init__": lambda self: None},  # checked when the policy takes them over
+        frozen=True,
+        kw_only=True,
+    )
+    given = from_mapping(type(head), to_mapping(head) | config.exploration, "exploration")
+    return {"exploration": (flags_class, flags_class(**vars(given)))}
 
 
 def _plain(settings: Any, method: str) -> dict[str, Any]:

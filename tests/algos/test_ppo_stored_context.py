@@ -13,6 +13,7 @@ from vla_crl.errors import ConfigError
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.context import Insulation
+from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig, Site
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
@@ -45,7 +46,7 @@ def vla_policy(site: Site = "action_expert", insulation: Insulation = "full") ->
             image_size=32,
             vocabulary=("pick", "up", "the", "red", "cube"),
             backbone=backbone,
-            action_expert=ActionExpertConfig(width=32, num_heads=2, mlp_width=64),
+            head=FlowConfig(expert=ActionExpertConfig(width=32, num_heads=2, mlp_width=64)),
             insulation=insulation,
         )
     )

@@ -32,7 +32,7 @@ num_heads = 2
 num_kv_heads = 2
 mlp_width = 32
 
-[action_expert]
+[head.expert]
 width = 16
 num_heads = 2
 mlp_width = 16

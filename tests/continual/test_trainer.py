@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from vla_crl.continual import stage as stage_module
 from vla_crl.continual import trainer as trainer_module
 from vla_crl.continual.method import ContinualMethod
-from vla_crl.continual.recipe import EvaluationConfig, ExplorationConfig, TrainConfig
+from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
@@ -102,14 +102,14 @@ class UnfreezingMethod(ContinualMethod):
     """Trains what no checkpoint of a run holds."""
 
     def before_task(self, policy, stage):
-        dict(policy.named_parameters())["action_expert.norm.weight"].requires_grad_(True)
+        dict(policy.named_parameters())["head.expert.norm.weight"].requires_grad_(True)
 
 
 class MergingMethod(ContinualMethod):
     """Changes what no checkpoint of a run holds."""
 
     def after_task(self, policy, stage):
-        dict(policy.named_parameters())["action_expert.norm.weight"].data += 1.0
+        dict(policy.named_parameters())["head.expert.norm.weight"].data += 1.0
 
 
 class AddingMethod(ContinualMethod):
@@ -150,7 +150,7 @@ class CountingMethod(ContinualMethod):
     [
         (
             UnfreezingMethod, ConfigError,
-            "UnfreezingMethod': before_task: 'action_expert.norm.weight' is trainable, but check",
+            "UnfreezingMethod': before_task: 'head.expert.norm.weight' is trainable, but check",
         ),
         (
             AddingMethod, ConfigError,
@@ -230,7 +230,7 @@ def test_adapters_of_the_backbone_are_trained_where_it_is_not_insulated(config, 
     assert max(row["ratio_error"] for row in run.read_metrics()) < 5e-5
     before, after = (load_file(run.checkpoint(stage) / "adapter.safetensors") for stage in (0, 1))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {name.split(".")[0] for name in changed} == {"backbone", "action_expert", "value_head"}
+    assert {name.split(".")[0] for name in changed} == {"backbone", "head", "value_head"}
     load_policy(str(run.checkpoint(1)))
 
 
@@ -258,10 +258,10 @@ def test_metrics_are_plain_json_lines(finished):
 
 
 def test_the_recipe_may_change_the_exploration_of_the_policy(config, tmp_path):
-    exploration = ExplorationConfig(noise_level=0.3, stochastic_step="random")
+    exploration = {"noise_level": 0.3, "stochastic_step": "random"}
     wilder = dataclasses.replace(config, exploration=exploration)
-    flow = Trainer(wilder, RunDirectory(tmp_path / "h")).policy.config.flow
-    assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
+    policy = Trainer(wilder, RunDirectory(tmp_path / "h")).policy
+    assert policy.exploration == exploration | {"initial_noise": "zero"}
 
 
 def test_a_policy_of_another_robot_is_refused(config, tmp_path):
@@ -357,11 +357,10 @@ def test_a_checkpoint_of_a_run_is_a_policy(finished, config):
 
 
 def test_a_checkpoint_explores_as_its_run_did(config, run_all, tmp_path):
-    exploration = ExplorationConfig(noise_level=0.3, stochastic_step="random")
+    exploration = {"noise_level": 0.3, "stochastic_step": "random"}
     wilder = dataclasses.replace(config, tasks=TASKS[:1], exploration=exploration)
     run = run_all(wilder, tmp_path / "wilder")
-    flow = load_policy(run.checkpoint(1)).config.flow
-    assert (flow.noise_level, flow.stochastic_step) == (0.3, "random")
+    assert load_policy(run.checkpoint(1)).exploration == exploration | {"initial_noise": "zero"}
 
 
 def copy_without_base(run, path):

@@ -35,7 +35,7 @@ num_layers = 2
 num_heads = 2
 num_kv_heads = 2
 mlp_width = 32
-[action_expert]
+[head.expert]
 width = 32
 num_heads = 2
 mlp_width = 64
@@ -85,7 +85,9 @@ def test_a_policy_learns_from_recorded_demonstrations(
     told = capsys.readouterr().err
     assert "no questions are asked, and left out are the losses answer_tokens, named_offset" in told
     losses = [
-        float(line.split("flow ")[1].split()[0]) for line in told.splitlines() if "flow " in line
+        float(line.split("imitation ")[1].split()[0])
+        for line in told.splitlines()
+        if "imitation " in line
     ]
     assert losses[-1] < 0.5 * losses[0]
     assert "presence" not in told.split("left out are the losses")[1].split("update")[1]
@@ -105,7 +107,7 @@ def test_losses_of_which_no_label_is_left_are_refused(preset, write_hdf5, tmp_pa
 
 
 def test_losses_that_need_no_grounding_are_not_spoken_of(preset, write_hdf5, tmp_path, capsys):
-    settings = SupervisedConfig(num_updates=1, batch_size=4, loss_weights={"flow": 1.0})
+    settings = SupervisedConfig(num_updates=1, batch_size=4, loss_weights={"imitation": 1.0})
     pretrain(recipe(preset, write_hdf5(), settings), tmp_path / "checkpoint", recipe="mine")
     assert "left out are the losses" not in capsys.readouterr().err
 

@@ -21,7 +21,8 @@ def base(make_small_policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     policy = make_small_policy(load_suite("tabletop_object"))
     # Every step from noise is traced: two are enough.
-    policy.config = replace(policy.config, flow=replace(policy.config.flow, num_steps=2))
+    policy.head.config = replace(policy.config.head, num_steps=2)
+    policy.config = replace(policy.config, head=policy.head.config)
     save_policy(policy, folder)
     return folder
 

@@ -72,7 +72,7 @@ def test_sampling_takes_what_is_random_from_outside(policy, loaded):
     with torch.no_grad():
         context = policy.encode(seen)
         expected = policy.act(context, deterministic=False, generator=generator.manual_seed(1))
-    draws = flow.draw(policy.config.flow, (4, 2, 7), generator.manual_seed(1), deterministic=False)
+    draws = flow.draw(policy.config.head, (4, 2, 7), generator.manual_seed(1), deterministic=False)
     found = loaded["encode"](*seen.flatten().values())
     actions, _ = loaded["sample"](*found, draws.start, draws.step, draws.noise)
     torch.testing.assert_close(actions, expected.actions, rtol=0.0, atol=1e-5)

@@ -61,7 +61,7 @@ things = ["red square"]
 value_width = 8
 embodiment = {action = ["delta_x", "gripper"], state = ["x"], cameras = ["top"]}
 backbone = {vision_width = 32, num_vision_heads = 2, width = 32, num_layers = 1, num_heads = 2}
-action_expert = {width = 16, num_heads = 4, mlp_width = 16, num_action_tokens = 2}
+head = {kind = "flow", expert = {width = 16, num_heads = 4, mlp_width = 16, num_action_tokens = 2}}
 flow = {num_steps = 2, noise_level = 0.6, stochastic_step = "last"}
 """
 CONFIG = {"suite": "fake", "policy": "p", "rounds": 1, "seed": 0, "ppo": {"gamma": 0.9}}

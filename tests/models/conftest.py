@@ -9,6 +9,7 @@ import torch
 
 from vla_crl.contracts import ARM, Observation
 from vla_crl.models.action_expert import ActionExpertConfig
+from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.token_heads import SupervisedBatch
 from vla_crl.models.vlm import BackboneConfig
@@ -31,7 +32,7 @@ CONFIG = PolicyConfig(
     vocabulary=("pick", "up", "the", "red", "blue", "cube", "where", "is"),
     max_words=6,
     backbone=BACKBONE,
-    action_expert=ActionExpertConfig(width=12, num_heads=2, mlp_width=16),
+    head=FlowConfig(expert=ActionExpertConfig(width=12, num_heads=2, mlp_width=16)),
     things=("red cube", "blue cube", "cup"),
     value_width=8,
 )

@@ -25,8 +25,8 @@ def make_context(policy, num_rows: int = 3, length: int = 7) -> Context:
 
 
 def predict(policy, context, x, flow_time):
-    memory = policy.action_expert.remember(context, flow_time.shape[1])
-    return policy.action_expert(memory, x, flow_time)
+    memory = policy.head.expert.remember(context, flow_time.shape[1])
+    return policy.head.expert(memory, x, flow_time)
 
 
 def rotate(heads: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
@@ -54,7 +54,7 @@ def joint_attention(policy, prefix, valid, hidden):
     mask[:, :, :length] = valid[:, None]
     mask[:, length:, length:] = True
     text_layers = policy.backbone.model.text_model.layers
-    for ours, theirs in zip(policy.action_expert.layers, text_layers, strict=True):
+    for ours, theirs in zip(policy.head.expert.layers, text_layers, strict=True):
         attention = theirs.self_attn
         rows = theirs.input_layernorm(prefix), ours.attention_norm(hidden)
         q, k, v = (
@@ -81,7 +81,7 @@ def joint_attention(policy, prefix, valid, hidden):
         hidden = hidden + ours.down_proj(
             torch.nn.functional.silu(ours.gate_proj(x)) * ours.up_proj(x)
         )
-    return policy.action_expert.norm(hidden)
+    return policy.head.expert.norm(hidden)
 
 
 @pytest.mark.parametrize("num_kv_heads", [2, 1])
@@ -93,13 +93,13 @@ def test_two_passes_equal_one_joint_softmax(make_policy, num_kv_heads):
     valid[1, 4:] = False
     x, flow_time = torch.randn(3, 1, 8, 7, generator=generator), torch.full((3, 1), 0.5)
     first_layer_input = []
-    handle = policy.action_expert.layers[0].register_forward_pre_hook(
+    handle = policy.head.expert.layers[0].register_forward_pre_hook(
         lambda _, inputs: first_layer_input.append(inputs[0])
     )
     two_passes = predict(policy, policy.backbone(prefix, valid).context, x, flow_time)
     handle.remove()
     joint = joint_attention(policy, prefix, valid, first_layer_input[0])
-    joint = policy.action_expert.action_out(joint).reshape(3, 1, 8, 7)
+    joint = policy.head.expert.action_out(joint).reshape(3, 1, 8, 7)
     torch.testing.assert_close(two_passes, joint, rtol=1e-4, atol=1e-5)
 
 
@@ -154,12 +154,12 @@ def test_no_action_tokens_are_refused():
 
 def test_a_context_without_padding_needs_no_mask(policy):
     context, x, flow_time = make_context(policy), torch.randn(3, 1, 8, 7), torch.full((3, 1), 0.5)
-    assert policy.action_expert.remember(context).mask is not None
+    assert policy.head.expert.remember(context).mask is not None
     whole = replace(context, padding_mask=torch.ones_like(context.padding_mask))
-    assert policy.action_expert.remember(whole, draws=2).mask is not None
-    memory = policy.action_expert.remember(whole)
+    assert policy.head.expert.remember(whole, draws=2).mask is not None
+    memory = policy.head.expert.remember(whole)
     assert memory.mask is None
     masked = memory._replace(mask=torch.zeros(3, 1, 2, 7 + 2))
     assert torch.equal(
-        policy.action_expert(memory, x, flow_time), policy.action_expert(masked, x, flow_time)
+        policy.head.expert(memory, x, flow_time), policy.head.expert(masked, x, flow_time)
     )

@@ -78,7 +78,7 @@ def test_every_linear_layer_of_the_action_expert_has_an_adapter(policy):
     add_lora(policy, LoRAConfig(site="action_expert"))
     plain = [
         name
-        for name, module in policy.action_expert.named_modules()
+        for name, module in policy.head.expert.named_modules()
         if type(module) is torch.nn.Linear and "lora_" not in name and "base_layer" not in name
     ]
     assert plain == []
@@ -122,7 +122,7 @@ def test_adapter_state_of_another_site_is_refused(make_policy):
     source, target = make_policy(), make_policy()
     add_lora(source, LoRAConfig(site="backbone"))
     add_lora(target, LoRAConfig(site="action_expert"))
-    with pytest.raises(SpecError, match="adapters: 'action_expert.*lora_A.*' is missing"):
+    with pytest.raises(SpecError, match="adapters: 'backbone.*lora_A.*' is unknown"):
         load_adapter_state_dict(target, adapter_state_dict(source))
 
 

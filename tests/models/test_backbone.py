@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.backbone import Past
 from vla_crl.models.vlm import BackboneConfig
 
 # Of nine tokens, the first of which is the state's; in the second row seven are valid.
@@ -47,6 +48,53 @@ def test_query_tokens_leave_the_context_unchanged(policy):
         torch.testing.assert_close(context.values, alone.values)
         torch.testing.assert_close(context.features, alone.features)
         assert torch.equal(context.next_position, alone.next_position)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_tokens_behind_a_stored_context_are_those_of_the_cache_of_transformers(policy, causal):
+    prefix, valid = prefix_of(policy)
+    tokens = torch.randn(2, 3, policy.config.backbone.width)
+    context = policy.backbone.context(prefix, valid, padded_length=12)
+    ours = policy.backbone.extend(context, tokens, causal=causal)
+    text_model = policy.backbone.model.text_model
+    text_model.set_attn_implementation("sdpa")
+    mask = valid[:, None, None, :].expand(2, 1, 9, 9)
+    cache = text_model(
+        inputs_embeds=prefix, attention_mask=mask, position_ids=POSITIONS, use_cache=True
+    ).past_key_values
+    own = torch.ones(3, 3, dtype=torch.bool)
+    own = own.tril() if causal else own
+    mask = torch.cat([valid[:, None].expand(2, 3, 9), own.expand(2, 3, 3)], dim=2)[:, None]
+    theirs = text_model(
+        inputs_embeds=tokens,
+        attention_mask=mask,
+        position_ids=torch.tensor([[9, 10, 11], [7, 8, 9]]),
+        past_key_values=cache,
+    ).last_hidden_state
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_one_after_another_are_those_of_a_causal_pass(policy):
+    prefix, valid = prefix_of(policy)
+    tokens = torch.randn(2, 4, policy.config.backbone.width)
+    context, past = policy.backbone.context(prefix, valid), Past()
+    together = policy.backbone.extend(context, tokens, causal=True)
+    parts = [
+        policy.backbone.extend(context, part, causal=True, past=past)
+        for part in tokens.split([1, 2, 1], dim=1)
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), together, rtol=1e-4, atol=1e-5)
+    assert len(past) == 4
+
+
+def test_the_gradient_of_later_tokens_reaches_the_context_unless_it_is_stopped(policy):
+    prefix, valid = prefix_of(policy)
+    tokens, prefix = torch.randn(2, 2, policy.config.backbone.width), prefix.requires_grad_()
+    for insulation, reaches in (("none", True), ("full", False)):
+        context = policy.backbone.context(prefix, valid).insulate(insulation)
+        hidden = policy.backbone.extend(context, tokens, causal=True)
+        (gradient,) = torch.autograd.grad(hidden.sum(), prefix, allow_unused=True)
+        assert (gradient is not None) == reaches
 
 
 def test_query_tokens_do_not_see_each_other(policy):

@@ -187,7 +187,7 @@ def test_weights_of_another_size_are_refused(make_policy, tmp_path):
 def test_other_format_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     edit_record(tmp_path, format=99)
-    with pytest.raises(CheckpointError, match="format 99, expected 2; no other is read. Make the"):
+    with pytest.raises(CheckpointError, match="format 99, expected 3; no other is read. Make the"):
         load_policy(tmp_path)
 
 
@@ -195,13 +195,13 @@ def test_adapters_of_another_format_are_refused(policy, tmp_path):
     add_lora(policy, LoRAConfig(rank=2))
     save_adapter(policy, tmp_path, "tiny")
     edit_record(tmp_path, "adapter.json", format=1)
-    with pytest.raises(CheckpointError, match="adapter.json: format 1, expected 2"):
+    with pytest.raises(CheckpointError, match="adapter.json: format 1, expected 3"):
         load_policy(tmp_path)
 
 
 def test_record_without_a_part_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
-    (tmp_path / POLICY_FILE).write_text('{"format": 2, "config": {}}')
+    (tmp_path / POLICY_FILE).write_text('{"format": 3, "config": {}}')
     with pytest.raises(CheckpointError, match="json: key 'lora' of PolicyRecord is missing"):
         load_policy(tmp_path)
 
@@ -267,7 +267,7 @@ def test_weights_outside_of_the_adapters_must_not_change(policy, tmp_path):
     randomize_adapters(loaded)
     save_adapter(loaded, tmp_path / "stage_1", str(tmp_path / "base"))
     with torch.no_grad():
-        loaded.action_expert.norm.weight.add_(1.0)
+        loaded.get_parameter("head.expert.norm.weight").add_(1.0)
     with pytest.raises(CheckpointError, match="weights outside of adapters and value head have ch"):
         save_adapter(loaded, tmp_path / "stage_2", str(tmp_path / "base"))
     message = "stage_1: its adapters were trained on other weights than the policy's; load '.*/base"

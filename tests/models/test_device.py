@@ -24,7 +24,6 @@ from vla_crl.models.checkpoint import (
     save_adapter,
     save_policy,
 )
-from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.token_heads import LOSS_TERMS
@@ -59,8 +58,8 @@ def device():
 @pytest.fixture
 def base(make_policy, tmp_path):
     """Where a small policy was saved that draws all it can."""
-    flow = FlowConfig(initial_noise="normal", stochastic_step="random")
-    policy = make_policy(flow=flow)
+    policy = make_policy()
+    policy.explore({"initial_noise": "normal", "stochastic_step": "random"})
     policy.norm_stats.action_std.fill_(0.5)
     save_policy(policy, tmp_path / "base")
     return tmp_path / "base"
@@ -162,7 +161,7 @@ def test_pretrained_backbones_run_on_a_device(family, save_vlm, device, observat
     preset = tmp_path / "mine.toml"
     preset.write_text(
         f'max_words = 20\nimage_size = 32\n[backbone]\nsource = "{save_vlm(family)}"\n'
-        "[action_expert]\nnum_heads = 4\n"
+        "[head.expert]\nnum_heads = 4\n"
     )
     policy = build_policy(preset, embodiment=ARM, device=device).eval()
     check_policy(policy, observation)

@@ -24,8 +24,10 @@ def make_pretrained(save_vlm):
             image_size=48,
             max_words=20,
             backbone=PretrainedBackboneConfig(source=str(save_vlm(family)), num_layers=1),
-            flow=FlowConfig(num_steps=1),  # every step and layer is traced
-            action_expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16),
+            head=FlowConfig(
+                num_steps=1,  # every step and layer is traced
+                expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16),
+            ),
             value_width=8,
         )
         return VLAPolicy(config).eval()

@@ -10,7 +10,7 @@ from vla_crl.models.merged_lora import MAX_MERGED_NUMBERS, MergedLinear
 @pytest.fixture
 def layer(policy) -> MergedLinear:
     add_lora(policy, LoRAConfig(rank=2, alpha=3))
-    layer = policy.action_expert.layers[0].gate_proj
+    layer = policy.head.expert.layers[0].gate_proj
     torch.nn.init.normal_(layer.lora_B["default"].weight)
     return layer
 

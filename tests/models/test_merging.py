@@ -42,11 +42,11 @@ def outputs_of_base(policy, observation):
 
 
 def test_merged_weights_are_those_of_peft(adapted):
-    layer = adapted.action_expert.layers[0].gate_proj
+    layer = adapted.head.expert.layers[0].gate_proj
     expected = layer.base_layer.weight + layer.get_delta_weight("default")
     merge_adapters(adapted)
     torch.testing.assert_close(
-        adapted.action_expert.layers[0].gate_proj.weight, expected, rtol=1e-6, atol=1e-7
+        adapted.head.expert.layers[0].gate_proj.weight, expected, rtol=1e-6, atol=1e-7
     )
 
 
@@ -91,10 +91,10 @@ def damage_bias(layer):
     ],
 )
 def test_what_is_no_sum_is_refused_by_name_and_nothing_is_merged(adapted, change, said):
-    layer = adapted.action_expert.layers[1].up_proj
+    layer = adapted.head.expert.layers[1].up_proj
     change(layer)
     names = list(adapted.state_dict())
-    with pytest.raises(ConfigError, match=f"'action_expert.layers.1.up_proj' {said}"):
+    with pytest.raises(ConfigError, match=f"'head.expert.layers.1.up_proj' {said}"):
         merge_adapters(adapted)
     assert list(adapted.state_dict()) == names
     assert adapted.lora is not None
@@ -103,7 +103,7 @@ def test_what_is_no_sum_is_refused_by_name_and_nothing_is_merged(adapted, change
 def test_adapters_of_another_kind_are_refused(adapted):
     from peft.tuners.lora.layer import Linear
 
-    layer = adapted.action_expert.layers[1].up_proj
+    layer = adapted.head.expert.layers[1].up_proj
     layer.__class__ = Linear
     with pytest.raises(ConfigError, match="is a Linear, which is none of `add_lora`"):
         merge_adapters(adapted)

@@ -26,8 +26,14 @@ def gradients(policy, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def imitation(policy, context, batch) -> torch.Tensor:
+    mask = batch.action_mask & batch.has_action[:, None]
+    rows = policy.imitation(context, batch.action_chunk, mask, seeded())
+    return (rows * mask.sum(dim=1)).sum() / mask.sum()
+
+
 def flow_gradients(policy, batch) -> dict[str, torch.Tensor]:
-    loss = policy.losses(batch, terms=frozenset({"flow"}), generator=seeded())["flow"]
+    loss = policy.losses(batch, terms=frozenset({"imitation"}), generator=seeded())["imitation"]
     return gradients(policy, loss)
 
 
@@ -57,7 +63,7 @@ def test_action_expert_gradient_is_the_same_with_and_without_insulation(make_pol
     insulated = flow_gradients(make_policy(insulation="full"), batch)
     joint = flow_gradients(make_policy(insulation="none"), batch)
     for name, grad in insulated.items():
-        if name.startswith("action_expert."):
+        if name.startswith("head.expert."):
             assert torch.equal(grad, joint[name]), name
 
 
@@ -76,13 +82,13 @@ def test_stopping_only_keys_or_only_values_leaves_a_gradient(
     policy = make_policy(insulation="none")
     context = policy.encode(observation)
     context = replace(context, **{stopped: getattr(context, stopped).detach()})
-    grads = gradients(policy, policy.flow_loss(context, batch, seeded()))
+    grads = gradients(policy, imitation(policy, context, batch))
     assert any((grad != 0).any() for grad in backbone_only(grads))
 
 
 def test_query_tokens_do_not_change_the_flow_loss(policy, batch):
-    alone = policy.losses(batch, terms=frozenset({"flow"}), generator=seeded())["flow"]
-    together = policy.losses(batch, generator=seeded())["flow"]
+    alone = policy.losses(batch, terms=frozenset({"imitation"}), generator=seeded())["imitation"]
+    together = policy.losses(batch, generator=seeded())["imitation"]
     torch.testing.assert_close(together, alone)
 
 
@@ -99,9 +105,10 @@ def test_padding_of_the_words_does_not_change_the_actions(make_policy, observati
 def test_ratio_is_exactly_one_before_the_first_update(
     make_policy, observation, stochastic_step, initial_noise
 ):
-    policy = make_policy(
-        flow=FlowConfig(stochastic_step=stochastic_step, initial_noise=initial_noise)
-    )
+    exploration = {"stochastic_step": stochastic_step, "initial_noise": initial_noise}
+    policy = make_policy()
+    policy.explore(exploration)
+    assert policy.exploration == {"noise_level": 0.6} | exploration
     with torch.no_grad():
         context = policy.encode(observation)
     chunk = policy.act(context, deterministic=False, generator=seeded())
@@ -172,15 +179,16 @@ def test_actions_are_unnormalised_and_clipped(policy, observation):
 
 
 def test_supervised_and_acting_paths_build_the_same_context(policy, batch, observation):
-    loss = policy.losses(batch, terms=frozenset({"flow"}), generator=seeded())["flow"]
-    direct = policy.flow_loss(policy.encode(observation), batch, seeded())
+    loss = policy.losses(batch, terms=frozenset({"imitation"}), generator=seeded())["imitation"]
+    direct = imitation(policy, policy.encode(observation), batch)
     torch.testing.assert_close(loss, direct)
 
 
 def test_several_flow_draws_average_the_single_ones(make_policy, batch, observation):
-    policy = make_policy(flow=FlowConfig(num_flow_draws=3))
+    expert = make_policy().config.head.expert
+    policy = make_policy(head=FlowConfig(num_flow_draws=3, expert=expert))
     context = policy.encode(observation)
-    together = policy.flow_loss(context, batch, seeded())
+    together = imitation(policy, context, batch)
     generator = seeded()
     times = flow.sample_flow_time((4, 3), generator)
     noise = torch.randn(4, 3, 8, 7, generator=generator)
@@ -189,8 +197,9 @@ def test_several_flow_draws_average_the_single_ones(make_policy, batch, observat
     for draw in range(3):
         t = times[:, draw : draw + 1]
         x = flow.interpolate(batch.action_chunk[:, None], noise[:, draw : draw + 1], t)
-        prediction = policy.action_expert(policy.action_expert.remember(context, t.shape[1]), x, t)
-        singles.append(flow.flow_loss(prediction, batch.action_chunk, t, mask))
+        prediction = policy.head.expert(policy.head.expert.remember(context), x, t)
+        losses = flow.flow_loss(prediction, batch.action_chunk, t)
+        singles.append((losses * mask).sum() / mask.sum())
     torch.testing.assert_close(together, torch.stack(singles).mean())
 
 
@@ -207,7 +216,9 @@ def test_value_loss_stops_at_the_context(policy, observation):
     assert reached == {"value_head"}
 
 
-@pytest.mark.parametrize("terms", [{"flow"}, {"presence", "offset"}, {"action_tokens", "pointer"}])
+@pytest.mark.parametrize(
+    "terms", [{"imitation"}, {"presence", "offset"}, {"action_tokens", "pointer"}]
+)
 def test_only_the_asked_terms_are_returned(policy, batch, terms):
     assert policy.losses(batch, terms=frozenset(terms)).keys() == terms
 
@@ -226,20 +237,22 @@ def test_grounding_terms_do_not_run_the_text_model(policy, batch, monkeypatch):
 def test_policy_learns_to_imitate_a_state_dependent_action(make_policy, batch):
     policy = make_policy()
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
-    terms, generator = frozenset({"flow", "action_tokens"}), seeded()
+    terms, generator = frozenset({"imitation", "action_tokens"}), seeded()
     history = []
     for _ in range(60):
         losses = policy.losses(batch, terms=terms, generator=generator)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-        history.append(losses["flow"].item())
+        history.append(losses["imitation"].item())
     assert np.mean(history[-5:]) < 0.6 * np.mean(history[:5])
 
 
 def test_unknown_loss_term_is_an_error_with_the_nearest_name(policy, batch):
-    with pytest.raises(ConfigError, match="unknown loss term 'flows'. Did you mean 'flow'?"):
-        policy.losses(batch, terms=frozenset({"flows"}))
+    with pytest.raises(
+        ConfigError, match="unknown loss term 'imitations'. Did you mean 'imitation'?"
+    ):
+        policy.losses(batch, terms=frozenset({"imitations"}))
 
 
 def test_images_of_another_size_are_refused(policy, observation):
@@ -288,11 +301,9 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 
 def test_an_action_expert_that_cannot_share_the_backbones_heads_is_refused(make_policy):
-    message = (
-        "action_expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
-    )
+    message = "head.expert.num_heads = 3 must be a multiple of the backbone's 2 key and value heads"
     with pytest.raises(ConfigError, match=message):
-        make_policy(action_expert=ActionExpertConfig(num_heads=3))
+        make_policy(head=FlowConfig(expert=ActionExpertConfig(num_heads=3)))
 
 
 @pytest.mark.parametrize(
@@ -309,9 +320,9 @@ def test_flow_settings_out_of_range_are_refused(settings, message):
 
 
 def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observation):
-    before = policy.config.flow
-    policy.set_exploration(stochastic_step="random")
-    assert policy.config.flow.noise_level == before.noise_level
+    before = policy.config.head
+    policy.explore({"stochastic_step": "random"})
+    assert policy.config.head == replace(before, stochastic_step="random")
     with torch.no_grad():
         context = policy.encode(observation)
         generator = torch.Generator().manual_seed(0)
@@ -323,8 +334,25 @@ def test_exploration_can_be_changed_and_what_is_not_given_stays(policy, observat
 
 
 def test_exploration_without_noise_is_refused(policy):
-    with pytest.raises(ConfigError, match="noise_level = 0.0, expected more than 0"):
-        policy.set_exploration(noise_level=0.0)
+    with pytest.raises(
+        ConfigError, match="exploration of the head 'flow': noise_level = 0.0, expected more than 0"
+    ):
+        policy.explore({"noise_level": 0.0})
+
+
+def test_exploration_of_another_head_is_refused_with_the_settings_there_are(policy):
+    message = "exploration of the head 'flow': unknown setting 'temperature'. .*noise_level"
+    with pytest.raises(ConfigError, match=message):
+        policy.explore({"temperature": 1.0})
+
+
+def test_imitation_of_a_row_is_the_mean_over_its_actions_that_count(policy, batch, observation):
+    context, mask = policy.encode(observation), batch.action_mask & batch.has_action[:, None]
+    rows = policy.imitation(context, batch.action_chunk, mask, seeded())
+    weights = mask.sum(dim=1)
+    whole = imitation(policy, context, batch)
+    torch.testing.assert_close((rows * weights).sum() / weights.sum(), whole)
+    assert policy.imitation(context, batch.action_chunk, mask & False, seeded()).tolist() == [0] * 4
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_losses_and_their_gradients_agree_with_float32(exact, rounded, batch):
 def test_a_backbone_that_computes_in_bfloat16_learns_in_float32(exact, batch):
     policy = VLAPolicy(exact.config, dtype="bfloat16")
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
-    terms, history = frozenset({"flow", "action_tokens", "pointer"}), []
+    terms, history = frozenset({"imitation", "action_tokens", "pointer"}), []
     for _ in range(40):
         total = torch.stack([*policy.losses(batch, terms=terms, generator=seeded()).values()]).sum()
         optimizer.zero_grad()
@@ -211,7 +211,7 @@ def test_pretrained_backbones_compute_in_bfloat16(family, save_vlm, tmp_path, ob
     torch.manual_seed(0)
     preset.write_text(
         f'max_words = 20\nimage_size = 32\n[backbone]\nsource = "{save_vlm(family)}"\n'
-        "[action_expert]\nnum_heads = 4\n"
+        "[head.expert]\nnum_heads = 4\n"
     )
     trained = build_policy(preset, embodiment=ARM, dtype="bfloat16").eval()
     save_policy(trained, tmp_path / "base")

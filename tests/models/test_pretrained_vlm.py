@@ -18,6 +18,7 @@ from vla_crl.files.checksums import write_sums
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.adapters import add_lora, trainable_parameters
 from vla_crl.models.checkpoint import build_policy, load_policy, save_policy
+from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig
@@ -30,7 +31,7 @@ CONFIG = PolicyConfig(
     image_size=48,
     max_words=20,
     backbone=PretrainedBackboneConfig(source="?"),
-    action_expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16),
+    head=FlowConfig(expert=ActionExpertConfig(width=12, num_heads=4, mlp_width=16)),
     things=("red cube", "blue cube", "cup"),
     value_width=8,
 )
@@ -183,7 +184,7 @@ def test_a_preset_needs_nothing_but_the_source(save_vlm, seen, tmp_path):
     source = save_vlm("smolvlm")
     preset.write_text(
         f'max_words = 20\nimage_size = 48\n[backbone]\nsource = "{source}"\n'
-        "[action_expert]\nnum_heads = 4\n"
+        "[head.expert]\nnum_heads = 4\n"
     )
     check_policy(build_policy(preset, embodiment=ARM).eval(), seen)
 

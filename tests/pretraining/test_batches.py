@@ -110,7 +110,7 @@ def test_demonstrations_of_no_thing_are_drawn_without_questions(demonstrations, 
     assert not batch.object_visible.any()
     losses = untrained_policy.losses(batch)
     assert {losses[name].item() for name in ("presence", "pointer", "answer_tokens")} == {0.0}
-    assert losses["flow"] > 0.0
+    assert losses["imitation"] > 0.0
 
 
 def marked(demonstrations, number: float):

@@ -21,6 +21,7 @@ from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import load_policy, read_card, save_adapter, save_policy
+from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
@@ -93,7 +94,7 @@ def test_data_teaches_a_new_word_to_a_policy_that_goes_on(
             vision_width=48, num_vision_heads=2, vision_mlp_width=64, width=64, num_layers=2,
             num_heads=2, num_kv_heads=2, mlp_width=96,
         ),
-        action_expert=ActionExpertConfig(width=48, num_heads=2, mlp_width=96),
+        head=FlowConfig(expert=ActionExpertConfig(width=48, num_heads=2, mlp_width=96)),
     )  # fmt: skip
     torch.manual_seed(0)
     save_policy(VLAPolicy(config), worlds / "untaught")

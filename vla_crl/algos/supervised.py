@@ -30,7 +30,7 @@ class SupervisedConfig(Settings):
     """Gradient clipping."""
     loss_weights: Annotated[dict[str, Annotated[float, Interval(gt=0, le=1e6)]], MinLen(1)] = field(
         default_factory=lambda: {
-            "flow": 1.0,
+            "imitation": 1.0,
             "action_tokens": 1.0,
             "answer_tokens": 1.0,
             "pointer": 1.0,

@@ -12,7 +12,6 @@ from vla_crl.continual.loggers.loggers import LoggerName
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Insulation
-from vla_crl.models.heads.flow import NoiseLevel, StochasticStep
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
@@ -29,16 +28,6 @@ class EvaluationConfig(Settings):
     """The same for the sampling policy, as it acts in training; 0 leaves it out."""
     num_envs: Size = 128
     """Environments stepped together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplorationConfig(Settings):
-    """How training samples actions; what is omitted is the policy's own setting."""
-
-    noise_level: NoiseLevel | None = None
-    """Noise level of the stochastic flow step."""
-    stochastic_step: StochasticStep | None = None
-    """Which flow step is stochastic: always the last, or one drawn for every observation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +64,9 @@ class TrainConfig(Settings):
     insulation: Insulation = "full"
     """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1).
     Other than "full" is for adapters on the backbone, which then runs anew in every epoch."""
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
-    """Noise while collecting."""
+    exploration: dict[str, Any] = field(default_factory=dict)
+    """How training samples actions: settings of the policy's head, such as noise_level; what is
+    omitted is the policy's own."""
     variation: VariationConfig = field(default_factory=VariationConfig)
     """Domain randomisation: what training episodes vary, in tasks without a variation of their own.
     Evaluation does not."""

@@ -93,8 +93,7 @@ class Trainer:
         where = f"policy '{config.policy}' on suite '{config.suite}'"
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
-        explored = config.exploration
-        self.policy.set_exploration(explored.noise_level, explored.stochastic_step)
+        self.policy.explore(config.exploration)
         if self.policy.lora is None:
             add_lora(self.policy, config.lora)
         elif self.policy.lora != config.lora:

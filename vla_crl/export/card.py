@@ -10,6 +10,8 @@ import torch
 
 from vla_crl.export.measured import Measured, TaskSuccess
 from vla_crl.hardware import hardware_name
+from vla_crl.models.heads.flow import FlowConfig
+from vla_crl.models.heads.head import HeadConfig
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rounding import percentage
 
@@ -77,7 +79,8 @@ def front_matter(name: str, policy: VLAPolicy, measured: Measured, license_id: s
 
 
 def _tags(policy: VLAPolicy) -> list[str]:
-    tags = ["robotics", "vision-language-action", "continual-learning", "flow-matching"]
+    tags = ["robotics", "vision-language-action", "continual-learning"]
+    tags += ["flow-matching"] * isinstance(policy.config.head, FlowConfig)
     return [*tags, "lora"] if policy.lora is not None else tags
 
 
@@ -95,7 +98,7 @@ def _what(policy: VLAPolicy, measured: Measured, notes: Sequence[str]) -> str:
         ("state", ", ".join(robot.state)),
         ("action", f"{', '.join(robot.action)}, each in [-1, 1]"),
         ("chunk", f"{config.action_horizon} actions, {config.execution_horizon} are executed"),
-        ("flow", f"{config.flow.num_steps} steps from {config.flow.initial_noise} noise"),
+        ("action head", _head(config.head)),
     )
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts)
     text = " ".join([measured.origin, *notes])
@@ -103,6 +106,12 @@ def _what(policy: VLAPolicy, measured: Measured, notes: Sequence[str]) -> str:
         "A vision-language-action policy for a simulated robot: images, state and an instruction "
         f"in, a chunk of actions out. {text}\n\n| | |\n| --- | --- |\n{rows}\n"
     )
+
+
+def _head(config: HeadConfig) -> str:
+    if isinstance(config, FlowConfig):
+        return f"flow, {config.num_steps} steps from {config.initial_noise} noise"
+    return config.kind
 
 
 def _success(measured: Measured) -> str:

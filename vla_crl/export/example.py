@@ -37,7 +37,7 @@ def main() -> None:
     sentence = " ".join(list(vocabulary)[2:5])
     words = tokenize(sentence, vocabulary, config["max_words"])
     start = torch.zeros(1, config["action_horizon"], len(robot["action"]))
-    if config["flow"]["initial_noise"] == "normal":
+    if config["head"]["initial_noise"] == "normal":
         start = torch.randn(start.shape)
     actions, value = act(*encode(images, state, *words), start)
 

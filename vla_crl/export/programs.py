@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Context, TokenizedObservation
 from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowDraws
+from vla_crl.models.heads.flow import FlowDraws, FlowHead
 from vla_crl.models.policy import VLAPolicy
 
 TOLERANCE = 1e-4
@@ -54,8 +54,10 @@ class Act(nn.Module):
 
     def __init__(self, policy: VLAPolicy) -> None:
         super().__init__()
-        self.parts = nn.ModuleList([policy.action_expert, policy.value_head, policy.norm_stats])
-        self._walk = policy.walk
+        self.head = _flow_head(policy)
+        self.parts = nn.ModuleList([policy.value_head, policy.norm_stats])
+        self._insulate, self._to_actions = policy.insulate, policy.to_actions
+        self._value = policy.value
 
     def forward(
         self,
@@ -70,8 +72,8 @@ class Act(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """See `Context` and `FlowDraws` for the shapes."""
         context = Context(keys, values, padding_mask, next_position, features)
-        chunk = self._walk(context, FlowDraws(start, step, noise))
-        return chunk.actions, chunk.value
+        sampled = self.head.walk(self._insulate(context), FlowDraws(start, step, noise))
+        return self._to_actions(sampled.actions), self._value(context)
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,21 @@ def example_inputs(policy: VLAPolicy, rows: int, *, seed: int = 0) -> dict[str, 
     seen = images, state * stats.state_std + stats.state_mean, ids, mask
     context = Encode(policy)(*seen)
     shape = rows, config.action_horizon, len(embodiment.action)
-    draws = flow.draw(config.flow, shape, generator, deterministic=False)
+    draws = flow.draw(_flow_head(policy).config, shape, generator, deterministic=False)
     return {
         "encode": seen,
         "act": (*context, draws.start),
         "sample": (*context, draws.start, draws.step, draws.noise),
     }
+
+
+def _flow_head(policy: VLAPolicy) -> FlowHead:
+    if not isinstance(policy.head, FlowHead):
+        raise ConfigError(
+            f"--torch-export knows the programs of flow heads, this policy has the head "
+            f"'{policy.config.head.kind}'; leave it out"
+        )
+    return policy.head
 
 
 def _export(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:

@@ -76,7 +76,7 @@ class ActionExpert(nn.Module):
         super().__init__()
         if config.num_heads % backbone.num_kv_heads:
             raise ConfigError(
-                f"action_expert.num_heads = {config.num_heads} must be a multiple of the "
+                f"head.expert.num_heads = {config.num_heads} must be a multiple of the "
                 f"backbone's {backbone.num_kv_heads} key and value heads"
             )
         self.config = config

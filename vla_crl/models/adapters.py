@@ -22,7 +22,7 @@ _GROUP_OF_MODULE: dict[str, Group] = {
     "state_in": "backbone",
     "token_heads": "heads",
     "grounding": "heads",
-    "action_expert": "action_expert",
+    "head": "action_expert",
     "value_head": "value",
 }
 _ADAPTER_NAME = "default"
@@ -233,7 +233,7 @@ def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
     for one, reach neither keys nor values, and an adapter there would never get a gradient.
     """
     layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
-    names = [name for name in layers if name.startswith("action_expert.") and site != "backbone"]
+    names = [name for name in layers if name.startswith("head.") and site != "backbone"]
     if site != "action_expert":
         backbone = [name for name in layers if name.startswith("backbone.")]
         weights = [layers[name].weight.requires_grad_() for name in backbone]

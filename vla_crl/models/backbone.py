@@ -66,6 +66,22 @@ IMAGE_POSITION_SCALE = 0.5
 
 
 @dataclass
+class Past:
+    """Keys and values of tokens that stand behind a context, for those that follow them.
+
+    Attributes:
+        keys: [B, kv_heads, n, head_dim] of each layer, after the rotary embedding; none at first.
+        values: Likewise.
+    """
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.keys[0].shape[2] if self.keys else 0
+
+
+@dataclass
 class _Recorder:
     """Collects what a pass over the text model leaves of the prefix.
 
@@ -82,6 +98,37 @@ class _Recorder:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     hidden: Tensor | None = None
+
+
+@dataclass
+class _Reader:
+    """Shows a pass over the text model what stands before its tokens, and keeps theirs.
+
+    Attributes:
+        context: The prefix.
+        past: Tokens behind it, which get more with every layer.
+        layer: Index of the next layer.
+    """
+
+    context: Context
+    past: Past
+    layer: int = 0
+
+    def read(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all that the tokens of one layer may see."""
+        index, past = self.layer, self.past
+        self.layer += 1
+        if index == len(past.keys):
+            past.keys.append(key)
+            past.values.append(value)
+        else:
+            past.keys[index] = torch.cat([past.keys[index], key], dim=2)
+            past.values[index] = torch.cat([past.values[index], value], dim=2)
+        keys, values = self.context.keys[:, index], self.context.values[:, index]
+        return (
+            torch.cat([keys.to(key.dtype), past.keys[index]], dim=2),
+            torch.cat([values.to(key.dtype), past.values[index]], dim=2),
+        )
 
 
 class _ContextComplete(Exception):  # noqa: N818
@@ -194,6 +241,40 @@ class Backbone(nn.Module):
             state_hidden=output.hidden_states[-2][:, 0].float(),
             query_hidden=output.last_hidden_state[:, length:].float(),
         )
+
+    def extend(
+        self, context: Context, tokens: Tensor, *, causal: bool, past: Past | None = None
+    ) -> Tensor:
+        """Continue the text model behind a context: return what it makes of more tokens.
+
+        They see all valid tokens of the context, what is in `past`, and one another: all of them,
+        or each only those before it and itself.
+
+        Args:
+            context: Of B observations, stored or fresh; only keys, values and positions are read.
+            tokens: [B, Q, width] float32 embeddings.
+            causal: See above.
+            past: Tokens of earlier calls behind the same contexts; these ones are added to it.
+
+        Returns:
+            [B, Q, width] float32, the last hidden states.
+        """
+        past = Past() if past is None else past
+        num_past, (batch, num_tokens) = len(past), tokens.shape[:2]
+        steps = torch.arange(num_past, num_past + num_tokens, device=tokens.device)
+        own = torch.ones(num_tokens, num_past + num_tokens, dtype=torch.bool, device=tokens.device)
+        own = own.tril(num_past) if causal else own
+        seen = context.padding_mask[:, None].expand(batch, num_tokens, -1)
+        mask = torch.cat([seen, own.expand(batch, -1, -1)], dim=-1)[:, None]
+        with self._precision(tokens.device):
+            output = self.text_model(
+                inputs_embeds=tokens.to(self.weight_dtype),
+                attention_mask=mask,
+                position_ids=context.next_position[:, None] + steps,
+                use_cache=False,
+                reader=_Reader(context, past),
+            )
+        return output.last_hidden_state.float()
 
     def _run(
         self, prefix: Tensor, valid: Tensor, recorder: _Recorder, queries: Tensor | None = None
@@ -324,12 +405,17 @@ def _recording_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    recorder: _Recorder,
+    recorder: _Recorder | None = None,
+    reader: _Reader | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Record the prefix's keys and values, then run transformers' sdpa attention."""
+    """Record a prefix's keys and values, or read those of one; then run transformers' sdpa."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    if reader is not None:
+        read = reader.read(key, value)
+        return sdpa_attention_forward(module, query, *read, attention_mask, **kwargs)
+    assert recorder is not None
     recorder.keys.append(key[:, :, : recorder.prefix_length])
     recorder.values.append(value[:, :, : recorder.prefix_length])
     if len(recorder.keys) - 1 == recorder.last_layer:

@@ -315,7 +315,7 @@ def save_adapter(
         base=base,
         base_sha256=sha256,
         pictures=policy.config.pictures,
-        flow=policy.config.flow,
+        exploration=policy.exploration,
         routing=routing,
     )
     if base not in list_policies() and Path(base).exists():
@@ -352,8 +352,8 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
             "another checkpoint"
         ) from error
     pictures = policy.config.pictures if record.pictures is None else record.pictures
-    flow = record.flow or policy.config.flow
-    policy.config = replace(policy.config, pictures=pictures, flow=flow)
+    policy.config = replace(policy.config, pictures=pictures)
+    policy.explore(record.exploration)
 
 
 def require_base(policy: VLAPolicy, directory: Path, base: str) -> str:

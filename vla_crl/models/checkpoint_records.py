@@ -1,6 +1,6 @@
 """What the JSON files of policies and adapters say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,11 +8,10 @@ from vla_crl.config import Settings, from_mapping
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.reading import read_object, shown
 from vla_crl.files.state_dicts import require_part
-from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig
 
-FORMAT = 2
+FORMAT = 3
 Record = TypeVar("Record")
 
 
@@ -40,8 +39,8 @@ class AdapterRecord(Settings):
     """Its folder as seen from the adapters'."""
     pictures: str | None = None
     """As in `PolicyConfig`; None: those of the base."""
-    flow: FlowConfig | None = None
-    """Likewise."""
+    exploration: dict[str, Any] = field(default_factory=dict)
+    """How actions are sampled, see `ActionHead.exploration`."""
     routing: str | None = None
     """Name of the method that chooses what acts in which task, if one does."""
 

@@ -1,28 +1,27 @@
 """The VLA policy: backbone, action expert, token heads and value head behind one contract."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vla_crl.compute import Dtype
-from vla_crl.config import ImageSize, Settings, Size
+from vla_crl.config import Chosen, ImageSize, Settings, Size, from_mapping, to_mapping
 from vla_crl.contracts import Embodiment, Observation
-from vla_crl.density import Density, Evaluation
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
-from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
 from vla_crl.models.backbone import TORCH_DTYPE, Backbone
 from vla_crl.models.context import (
     Context,
     Insulation,
     TokenizedObservation,
 )
-from vla_crl.models.heads import flow
-from vla_crl.models.heads.flow import FlowConfig, FlowDraws, FlowTrace, StochasticStep
+from vla_crl.models.heads.flow import FlowConfig
+from vla_crl.models.heads.head import HeadConfig, HeadSizes, find_head
 from vla_crl.models.lora import BaseWeights, LoRAConfig
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
@@ -32,6 +31,7 @@ from vla_crl.models.token_heads import (
     GroundingHeads,
     SupervisedBatch,
     TokenHeads,
+    masked_mean,
 )
 from vla_crl.models.tokenizer import WordTokenizer, check_vocabulary
 from vla_crl.models.value import ValueHead
@@ -55,18 +55,18 @@ class PolicyConfig(Settings):
     this many prefix tokens."""
     backbone: BackboneConfig | PretrainedBackboneConfig = field(default_factory=BackboneConfig)
     """Vision-language model: sizes of one with random weights, or the source of another."""
-    action_expert: ActionExpertConfig = field(default_factory=ActionExpertConfig)
-    """Action expert."""
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    """Flow matching."""
+    head: Annotated[HeadConfig, Chosen("head", find_head)] = field(default_factory=FlowConfig)
+    """Action head: its kind, and the settings of that kind."""
     insulation: Insulation = "full"
-    """Gradient from the action expert to the backbone: stopped, passed on, or scaled by (0, 1)."""
+    """Gradient from the action head to the context: stopped, passed on, or scaled by (0, 1)."""
     action_horizon: Size = 8
     """Actions predicted per chunk."""
     execution_horizon: Size = 4
     """Leading actions that are executed and count in the log-probability."""
+    num_action_queries: Size = 2
+    """Query tokens from which the backbone learns to tell actions, see TokenHeads."""
     num_action_bins: Size = 32
-    """Bins of [-1, 1] for a discrete action number."""
+    """Bins of [-1, 1] for a number of these actions."""
     num_position_bins: Size = 32
     """Bins of the image edge in answers."""
     things: tuple[str, ...] = ()
@@ -88,10 +88,10 @@ class PolicyConfig(Settings):
                 f"execution_horizon = {self.execution_horizon} must be from 1 to action_horizon = "
                 f"{self.action_horizon}"
             )
-        if self.action_horizon % self.action_expert.num_action_tokens:
+        if self.action_horizon % self.num_action_queries:
             raise ConfigError(
                 f"action_horizon = {self.action_horizon} must be a multiple of "
-                f"action_expert.num_action_tokens = {self.action_expert.num_action_tokens}"
+                f"num_action_queries = {self.num_action_queries}"
             )
         if bool(self.vocabulary) == isinstance(self.backbone, PretrainedBackboneConfig):
             raise ConfigError(
@@ -113,13 +113,13 @@ class ActionChunk(Rows):
     """
 
     actions: Tensor
-    trace: FlowTrace
+    trace: Rows
     log_prob: Tensor
     value: Tensor
 
 
 class VLAPolicy(nn.Module):
-    """Vision-language-action policy with a knowledge-insulated action expert.
+    """Vision-language-action policy with a knowledge-insulated action head.
 
     The prefix is [camera 0 | camera 1 | ... | words | state] by position, with the state first in
     memory; see `Context` for what it leaves.
@@ -167,14 +167,15 @@ class VLAPolicy(nn.Module):
         sizes = self.backbone.sizes
         width = sizes.width
         self.state_in = nn.Linear(len(self.embodiment.state), width)
-        self.action_expert = ActionExpert(
-            config.action_expert, sizes, config.action_horizon, num_numbers
+        self.head = find_head(config.head.kind)(
+            config.head,
+            HeadSizes(sizes, config.action_horizon, config.execution_horizon, num_numbers),
         )
-        tokens = config.action_expert.num_action_tokens
+        self.head.extend = self.backbone.extend
         self.token_heads = TokenHeads(
             width,
-            num_action_tokens=tokens,
-            numbers_per_token=config.action_horizon // tokens * num_numbers,
+            num_action_tokens=config.num_action_queries,
+            numbers_per_token=config.action_horizon // config.num_action_queries * num_numbers,
             num_action_bins=config.num_action_bins,
             num_position_bins=config.num_position_bins,
             num_cameras=num_cameras,
@@ -187,17 +188,29 @@ class VLAPolicy(nn.Module):
         """Where the weights are."""
         return self.value_head.output.weight.device
 
-    def set_exploration(
-        self, noise_level: float | None = None, stochastic_step: StochasticStep | None = None
-    ) -> None:
-        """Change how actions are sampled from now on; what is None stays as it is.
+    def explore(self, settings: Mapping[str, Any]) -> None:
+        """Change how actions are sampled from now on.
+
+        Args:
+            settings: Of the head, some of `ActionHead.exploration`; others stay as they are.
 
         Raises:
-            ConfigError: The noise level is not positive.
+            ConfigError: The head has no such setting, or not such a value.
         """
-        changes = {"noise_level": noise_level, "stochastic_step": stochastic_step}
-        given = {name: value for name, value in changes.items() if value is not None}
-        self.config = replace(self.config, flow=replace(self.config.flow, **given))
+        kind, known = self.config.head.kind, self.head.exploration
+        for name in settings:
+            if name not in known:
+                raise unknown_name(f"exploration of the head '{kind}'", "setting", name, known)
+        plain = to_mapping(self.config.head) | dict(settings)
+        head = from_mapping(type(self.config.head), plain, f"exploration of the head '{kind}'")
+        self.head.config = head
+        self.config = replace(self.config, head=head)
+
+    @property
+    def exploration(self) -> dict[str, Any]:
+        """How actions are sampled now, as `explore` takes it."""
+        settings = to_mapping(self.config.head)
+        return {name: settings[name] for name in self.head.exploration}
 
     def tokenize(self, observation: Observation) -> TokenizedObservation:
         """Check an observation and turn it into tensors on the policy's device.
@@ -250,36 +263,50 @@ class VLAPolicy(nn.Module):
 
         Args:
             context: From `encode`.
-            deterministic: Walk the flow ODE; the trace then holds the last step and its mode.
+            deterministic: Return the head's mode; of a flow, walk the ODE.
             generator: Source of all randomness, on the CPU.
         """
-        shape = len(context), self.config.action_horizon, len(self.embodiment.action)
-        draws = flow.draw(self.config.flow, shape, generator, deterministic=deterministic)
-        return self.walk(context, draws.to(self.device))
+        insulated = self.insulate(context)
+        found = self.head.sample(insulated, deterministic=deterministic, generator=generator)
+        actions, log_prob = self.to_actions(found.actions), found.density.log_prob()
+        return ActionChunk(actions, found.trace, log_prob, self.value(context))
 
-    @torch.no_grad()
-    def walk(self, context: Context, draws: FlowDraws) -> ActionChunk:
-        """Choose action chunks as `act` does, with what is random drawn before."""
-        settings, memory = self.config.flow, self._remember(context)
-        sampled, trace, clean = flow.sample(
-            lambda x, flow_time: self._denoise(memory, x, flow_time),
-            draws,
-            num_steps=settings.num_steps,
-            noise_level=settings.noise_level,
-        )
-        actions = self.norm_stats.unnormalize_action(sampled)
-        log_prob = self._density(trace, clean).log_prob()
-        return ActionChunk(actions, trace, log_prob, self.value(context))
+    def to_actions(self, chunk: Tensor) -> Tensor:
+        """Return the actions [B, H, A] in [-1, 1] of chunks as the head counts them."""
+        if self.head.is_normalized:
+            return self.norm_stats.unnormalize_action(chunk)
+        return chunk.clamp(-1.0, 1.0)
 
-    def evaluate_actions(self, context: Context, trace: FlowTrace) -> Evaluation:
-        """Return density and value [B] of stored chunks.
+    def evaluate_actions(self, context: Context, trace: Rows) -> Evaluation:
+        """Return density and value [B] of stored chunks; the backbone does not see again what was.
 
-        Runs the action expert once, at the stored step on the stored keys and values; the
-        backbone is not run again.
+        Args:
+            context: Of the observations.
+            trace: Of chunks that a policy of this architecture has chosen.
         """
-        flow_time, _ = flow.trace_times(trace, self.config.flow.num_steps)
-        clean = self._denoise(self._remember(context), trace.x, flow_time)
-        return Evaluation(self._density(trace, clean), self.value(context))
+        return Evaluation(self.head.density(self.insulate(context), trace), self.value(context))
+
+    def imitation(
+        self,
+        context: Context,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the supervised loss [B] of chunks, the mean over their actions that count.
+
+        Args:
+            context: Of the observations.
+            actions: [B, H, A] in [-1, 1].
+            mask: [B, H] bool, which count; 0 where none does.
+            generator: Source of all randomness, on the CPU.
+        """
+        losses = self._imitation(context, actions, generator)
+        return (losses * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    def insulate(self, context: Context) -> Context:
+        """Return a context as its head reads it: without padding, gradients as the config says."""
+        return context.compact().insulate(self.config.insulation)
 
     def value(self, context: Context) -> Tensor:
         """Return the value [B]; its gradient stops at the context."""
@@ -323,23 +350,20 @@ class VLAPolicy(nn.Module):
             losses["action_tokens"] = self.token_heads.action_loss(output.query_hidden, batch)
         if "answer_tokens" in terms:
             losses["answer_tokens"] = self.token_heads.answer_loss(output.state_hidden, batch)
-        if "flow" in terms:
-            losses["flow"] = self.flow_loss(output.context, batch, generator)
+        if "imitation" in terms:
+            losses["imitation"] = masked_mean(
+                self._imitation(output.context, batch.action_chunk, generator),
+                batch.action_mask & batch.has_action[:, None],
+            )
         return losses
 
-    def flow_loss(
-        self, context: Context, batch: SupervisedBatch, generator: torch.Generator | None = None
+    def _imitation(
+        self, context: Context, actions: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """Return the flow-matching loss of the batch's chunks given an encoded context."""
-        actions = self.norm_stats.normalize_action(batch.action_chunk)
-        draws = (len(actions), self.config.flow.num_flow_draws)
-        flow_time = flow.sample_flow_time(draws, generator).to(self.device)
-        noise = torch.randn((*draws, *actions.shape[1:]), generator=generator).to(self.device)
-        x = flow.interpolate(actions[:, None], noise, flow_time)
-        memory = self._remember(context, draws[1])
-        prediction = self.action_expert(memory, x, flow_time)
-        mask = batch.action_mask & batch.has_action[:, None]
-        return flow.flow_loss(prediction, actions, flow_time, mask)
+        """Return the head's loss [B, H] of each action in [-1, 1]."""
+        if self.head.is_normalized:
+            actions = self.norm_stats.normalize_action(actions)
+        return self.head.imitation(self.insulate(context), actions, generator)
 
     def _prefix(
         self, image_tokens: Tensor, observation: TokenizedObservation
@@ -350,22 +374,6 @@ class VLAPolicy(nn.Module):
         words, word_mask = self.backbone.embed_words(observation.token_ids), observation.word_mask
         valid = torch.cat([word_mask.new_ones(always.shape[:2]), word_mask], dim=1)
         return torch.cat([always, words], dim=1), valid
-
-    def _remember(self, context: Context, draws: int = 1) -> Memory:
-        context = context.compact().insulate(self.config.insulation)
-        return self.action_expert.remember(context, draws)
-
-    def _denoise(self, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
-        return self.action_expert(memory, x[:, None], flow_time[:, None]).squeeze(1)
-
-    def _density(self, trace: FlowTrace, clean: Tensor) -> Density:
-        return flow.step_density(
-            trace,
-            clean,
-            num_steps=self.config.flow.num_steps,
-            noise_level=self.config.flow.noise_level,
-            execution_horizon=self.config.execution_horizon,
-        )
 
     def _check_images(self, shape: Sequence[int]) -> None:
         cameras, size = self.embodiment.cameras, self.config.image_size

@@ -11,7 +11,7 @@ from vla_crl.rows import Rows
 
 GROUNDING_TERMS = frozenset({"answer_tokens", "presence", "offset", "pointer", "named_offset"})
 """Losses whose labels say where things are."""
-LOSS_TERMS = frozenset({"flow", "action_tokens"}) | GROUNDING_TERMS
+LOSS_TERMS = frozenset({"imitation", "action_tokens"}) | GROUNDING_TERMS
 """Names of all supervised losses."""
 NUM_ROLES = 2
 """Things that a sentence names: what is to be moved (or asked for), and where it goes."""

@@ -310,7 +310,7 @@ def _terms(demonstrations: Sequence[Demonstrations], settings: SupervisedConfig)
     if terms <= GROUNDING_TERMS:
         raise ConfigError(
             f"supervised.loss_weights names {left_out}, but the demonstrations do not say where "
-            "things are; name flow or action_tokens"
+            "things are; name imitation or action_tokens"
         )
     console.print(
         "the demonstrations do not say where things are: no questions are asked, and left out are "

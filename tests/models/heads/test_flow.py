@@ -146,16 +146,9 @@ def test_interpolation_is_noise_at_one_and_actions_at_zero():
     assert torch.equal(mixed[1], actions[1])
 
 
-def test_flow_loss_weighs_by_inverse_time_capped_at_three_and_skips_padding():
+def test_flow_loss_weighs_by_inverse_time_capped_at_three():
     prediction = torch.ones(1, 2, 2, 7)
-    prediction[:, :, 1] = 100.0
-    mask = torch.tensor([[True, False]])
-    # (min(1/.5, 3) + min(1/.1, 3)) / 2 draws = (2 + 3) / 2
-    loss = flow.flow_loss(prediction, torch.zeros(1, 2, 7), torch.tensor([[0.5, 0.1]]), mask)
-    assert loss.item() == pytest.approx(2.5)
-
-
-def test_flow_loss_of_a_batch_without_actions_is_zero():
-    mask = torch.zeros(1, 2, dtype=torch.bool)
-    loss = flow.flow_loss(torch.ones(1, 1, 2, 7), torch.zeros(1, 2, 7), torch.ones(1, 1), mask)
-    assert loss.item() == 0.0
+    prediction[:, :, 1] = 2.0
+    # (min(1/.5, 3) + min(1/.1, 3)) / 2 draws = (2 + 3) / 2, times the squared error 1 or 4
+    loss = flow.flow_loss(prediction, torch.zeros(1, 2, 7), torch.tensor([[0.5, 0.1]]))
+    torch.testing.assert_close(loss, torch.tensor([[2.5, 10.0]]))

@@ -1,4 +1,4 @@
-"""Flow matching and Flow-SDE on action chunks, as pure functions of tensors.
+"""A flow from noise to action chunks: the head, and flow matching and Flow-SDE as pure functions.
 
 Flow time t = 1 is noise and t = 0 the clean, normalised action chunk a:
 
@@ -13,15 +13,18 @@ References: Flow-GRPO, arXiv 2505.05470, eq. 9 (the SDE step); pi_RL, arXiv 2510
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.config import Settings
 from vla_crl.density import GaussianDensity
+from vla_crl.errors import ConfigError
+from vla_crl.models.action_expert import ActionExpert, ActionExpertConfig, Memory
+from vla_crl.models.context import Context
+from vla_crl.models.heads.head import ActionHead, HeadConfig, HeadSizes, Sampled
 from vla_crl.rows import Rows
 
 MAX_LOSS_WEIGHT = 3.0
@@ -36,9 +39,11 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig(Settings):
+class FlowConfig(HeadConfig):
     """Training and sampling of the flow."""
 
+    kind: str = "flow"
+    """Name of the head."""
     num_steps: Annotated[int, Interval(ge=1, le=1000)] = 4
     """Steps K from noise to action."""
     initial_noise: Literal["zero", "normal"] = "zero"
@@ -49,6 +54,8 @@ class FlowConfig(Settings):
     """Which step is stochastic; "random" draws one for every observation."""
     num_flow_draws: Annotated[int, Interval(ge=1, le=1000)] = 4
     """(noise, flow time) pairs per observation in the supervised loss."""
+    expert: ActionExpertConfig = field(default_factory=ActionExpertConfig)
+    """Action expert."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,97 @@ class FlowDraws(Rows):
     start: Tensor
     step: Tensor | None = None
     noise: Tensor | None = None
+
+
+class FlowHead(ActionHead):
+    """An action expert that predicts the clean chunk; one step of its walk may be stochastic."""
+
+    config_class: ClassVar[type[HeadConfig]] = FlowConfig
+    exploration: ClassVar[tuple[str, ...]] = ("noise_level", "stochastic_step", "initial_noise")
+
+    def __init__(self, config: FlowConfig, sizes: HeadSizes) -> None:
+        """Build the expert.
+
+        Raises:
+            ConfigError: It does not fit the backbone or the chunks.
+        """
+        super().__init__(config, sizes)
+        self.expert = make_expert(config.expert, sizes)
+
+    def sample(
+        self, context: Context, *, deterministic: bool, generator: torch.Generator | None
+    ) -> Sampled:
+        """Walk from noise to actions; deterministically the trace holds the last step."""
+        shape = len(context), self.sizes.action_horizon, self.sizes.num_numbers
+        draws = draw(self.config, shape, generator, deterministic=deterministic)
+        return self.walk(context, draws.to(context.features.device))
+
+    def walk(self, context: Context, draws: FlowDraws) -> Sampled:
+        """Sample chunks with what is random drawn before."""
+        memory = self.expert.remember(context)
+        actions, trace, clean = sample(
+            lambda x, flow_time: denoise(self.expert, memory, x, flow_time),
+            draws,
+            num_steps=self.config.num_steps,
+            noise_level=self.config.noise_level,
+        )
+        return Sampled(actions, trace, self._density(trace, clean))
+
+    def density(self, context: Context, trace: FlowTrace) -> GaussianDensity:
+        """Run the expert once, at the stored step."""
+        flow_time, _ = trace_times(trace, self.config.num_steps)
+        clean = denoise(self.expert, self.expert.remember(context), trace.x, flow_time)
+        return self._density(trace, clean)
+
+    def imitation(
+        self, context: Context, actions: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return the flow-matching loss."""
+        return matching_loss(self.expert, context, actions, self.config.num_flow_draws, generator)
+
+    def _density(self, trace: FlowTrace, clean: Tensor) -> GaussianDensity:
+        return step_density(
+            trace,
+            clean,
+            num_steps=self.config.num_steps,
+            noise_level=self.config.noise_level,
+            execution_horizon=self.sizes.execution_horizon,
+        )
+
+
+def make_expert(config: ActionExpertConfig, sizes: HeadSizes) -> ActionExpert:
+    """Build an action expert for chunks.
+
+    Raises:
+        ConfigError: It does not fit the backbone, or its tokens do not share the chunk evenly.
+    """
+    if sizes.action_horizon % config.num_action_tokens:
+        raise ConfigError(
+            f"action_horizon = {sizes.action_horizon} must be a multiple of "
+            f"head.expert.num_action_tokens = {config.num_action_tokens}"
+        )
+    return ActionExpert(config, sizes.backbone, sizes.action_horizon, sizes.num_numbers)
+
+
+def denoise(expert: ActionExpert, memory: Memory, x: Tensor, flow_time: Tensor) -> Tensor:
+    """Return the clean chunk [B, H, A] that an expert predicts from x [B, H, A] at times [B]."""
+    return expert(memory, x[:, None], flow_time[:, None]).squeeze(1)
+
+
+def matching_loss(
+    expert: ActionExpert,
+    context: Context,
+    actions: Tensor,
+    num_draws: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Draw flow times and noise, and return `flow_loss` [B, H] of what an expert predicts."""
+    draws = (len(actions), num_draws)
+    flow_time = sample_flow_time(draws, generator).to(actions.device)
+    noise = torch.randn((*draws, *actions.shape[1:]), generator=generator).to(actions.device)
+    x = interpolate(actions[:, None], noise, flow_time)
+    prediction = expert(expert.remember(context, num_draws), x, flow_time)
+    return flow_loss(prediction, actions, flow_time)
 
 
 def draw(
@@ -125,8 +223,8 @@ def interpolate(actions: Tensor, noise: Tensor, flow_time: Tensor) -> Tensor:
     return t * noise + (1.0 - t) * actions
 
 
-def flow_loss(prediction: Tensor, actions: Tensor, flow_time: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of min(1/t, 3) * (a_hat - a)^2 over the valid actions.
+def flow_loss(prediction: Tensor, actions: Tensor, flow_time: Tensor) -> Tensor:
+    """Return min(1/t, 3) * (a_hat - a)^2 [B, H], the mean over draws and numbers.
 
     The velocity loss would weigh the same error with 1/t^2; predicting a_hat with a capped weight
     learns faster from pixels (deviation from pi_0, measured).
@@ -135,11 +233,9 @@ def flow_loss(prediction: Tensor, actions: Tensor, flow_time: Tensor, mask: Tens
         prediction: [B, D, H, A] predicted clean chunks of D draws per observation.
         actions: [B, H, A] clean chunks.
         flow_time: [B, D].
-        mask: [B, H] True where the action counts.
     """
-    weight = (1.0 / flow_time).clamp(max=MAX_LOSS_WEIGHT)[..., None] * mask[:, None]
-    error = (prediction - actions[:, None]).square().mean(dim=-1)
-    return (weight * error).sum() / (mask.sum() * flow_time.shape[1]).clamp(min=1)
+    weight = (1.0 / flow_time).clamp(max=MAX_LOSS_WEIGHT)[..., None]
+    return (weight * (prediction - actions[:, None]).square().mean(dim=-1)).mean(dim=1)
 
 
 def step_mean_std(
