@@ -1,6 +1,7 @@
 """Several methods as one: weights multiply, losses join, gradient transforms follow each other."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -58,7 +59,7 @@ class Composite(ContinualMethod):
         changed: dict[str, str] = {}
         for name, method in self.methods.items():
             before = {n: p.requires_grad for n, p in policy.named_parameters()}
-            method.before_task(policy, stage)
+            method.before_task(policy, _own(stage, name))
             switched = {n for n, p in policy.named_parameters() if before.get(n) != p.requires_grad}
             _claim(changed, name, switched, "before_task")
 
@@ -93,8 +94,8 @@ class Composite(ContinualMethod):
 
     def after_task(self, policy: ActorCritic, stage: Stage) -> None:
         """Let each close the stage."""
-        for method in self.methods.values():
-            method.after_task(policy, stage)
+        for name, method in self.methods.items():
+            method.after_task(policy, _own(stage, name))
 
     def metrics(self) -> dict[str, float]:
         """Return the numbers of all."""
@@ -112,6 +113,11 @@ class Composite(ContinualMethod):
         """Give each its own."""
         for name, method in self.methods.items():
             method.load_state_dict(part_of(state, name))
+
+
+def _own(stage: Stage, name: str) -> Stage:
+    """Return the stage with a folder for one method."""
+    return replace(stage, folder=stage.folder / name)
 
 
 def _places(groups: list[ParamGroup]) -> Iterator[tuple[str, tuple[str, float]]]:

@@ -16,7 +16,9 @@ from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.flags import unfinished
 
 METHODS = {
+    "ewc": "vla_crl.continual.methods.ewc:EWC",
     "multitask": "vla_crl.continual.methods.multitask:Multitask",
+    "own_replay": "vla_crl.continual.methods.own_replay:OwnReplay",
     "sequential": "vla_crl.continual.methods.sequential:SequentialFineTuning",
 }
 """Known methods by name, as "module:Attribute", imported on use."""

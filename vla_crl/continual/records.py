@@ -249,7 +249,7 @@ def _bytes(data: bytes) -> Tensor:
 
 def _as_bytes(tensor: Tensor) -> np.ndarray:
     """Return [B, bytes of a row]."""
-    rows = tensor.detach().cpu().reshape(len(tensor), -1).contiguous()
+    rows = tensor.detach().cpu().reshape(len(tensor), prod(tensor.shape[1:])).contiguous()
     return rows.view(torch.uint8).numpy()
 
 

@@ -1,8 +1,9 @@
-"""Checkers of the contracts, for suites and policies of your own, and worlds to test with."""
+"""Checkers of the contracts, for methods, suites and policies of your own, and worlds for tests."""
 
+from vla_crl.testing.check_method import check_method
 from vla_crl.testing.check_policy import check_policy
 from vla_crl.testing.check_suite import check_suite
 from vla_crl.testing.fake_worlds import FakeSuite, fake_suite
 from vla_crl.testing.limited import Limited
 
-__all__ = ["FakeSuite", "Limited", "check_policy", "check_suite", "fake_suite"]
+__all__ = ["FakeSuite", "Limited", "check_method", "check_policy", "check_suite", "fake_suite"]
