@@ -198,7 +198,8 @@ def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str)
     where = f"{where}:method_settings"
     if overrides:
         given = from_mapping(settings_class(method, finished=False), settings, where)
-        sections = {"method_settings": (method_class, given)} | _exploration(config, overrides)
+        flagged = method_class if isinstance(given, method_class) else type(given)
+        sections = {"method_settings": (flagged, given)} | _exploration(config, overrides)
         flags_class = dataclasses.make_dataclass(
             type(config).__name__,
             [(name, section_class) for name, (section_class, _) in sections.items()],
