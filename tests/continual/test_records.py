@@ -72,6 +72,12 @@ def test_rows_that_are_views_are_kept_as_they_are():
     assert_same(turned.unflatten(records.layout.decode(records.data)), turned)
 
 
+def test_a_column_of_a_wider_table_is_kept():
+    chunks = Inner(torch.zeros(3, 4) > 0, torch.arange(12.0).reshape(4, 3).T[:, :1])
+    records = Records.of(chunks)
+    assert_same(chunks.unflatten(records.layout.decode(records.data)), chunks)
+
+
 def test_a_file_gives_records_one_by_one_and_has_a_checksum(tmp_path: Path):
     records = Records.of(make_chunks())
     path = tmp_path / "memory" / "000000.safetensors"

@@ -249,8 +249,9 @@ def _bytes(data: bytes) -> Tensor:
 
 def _as_bytes(tensor: Tensor) -> np.ndarray:
     """Return [B, bytes of a row]."""
-    rows = tensor.detach().cpu().reshape(len(tensor), prod(tensor.shape[1:])).contiguous()
-    return rows.view(torch.uint8).numpy()
+    numbers = tensor.detach().cpu().contiguous().reshape(-1)  # without odd strides of size 1
+    size = prod(tensor.shape[1:]) * tensor.dtype.itemsize
+    return numbers.view(torch.uint8).reshape(len(tensor), size).numpy()
 
 
 def _as_tensor(flat: np.ndarray, column: Column) -> Tensor:

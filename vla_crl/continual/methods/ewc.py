@@ -29,8 +29,9 @@ from vla_crl.files.state_dicts import join_states, part_of
 class EWCConfig(Settings):
     """Settings of `EWC`."""
 
-    strength: Annotated[float, Interval(ge=0, le=1e12)] = 1.0
-    """Lambda, the factor on the penalty."""
+    strength: Annotated[float, Interval(ge=0, le=1e12)] = 10.0
+    """Lambda, the factor on the penalty. With this its gradient reaches about half of the policy
+    loss's after one update of `tiny` (penalty_grad_ratio in metrics.jsonl)."""
     variant: Literal["separate", "online"] = "separate"
     """Whether each task holds the weights where that task left them, or all where the last did."""
     decay: Fraction = 0.9

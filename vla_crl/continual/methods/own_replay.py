@@ -34,13 +34,14 @@ from vla_crl.rows import Rows
 class OwnReplayConfig(Settings):
     """Settings of `OwnReplay`."""
 
-    coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 0.1
-    """Weight of the imitation in the loss."""
+    coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 5.0
+    """Weight of the imitation in the loss. With this its gradient begins at about a quarter of the
+    policy loss's, for the flow head of `tiny` (replay_grad_ratio in metrics.jsonl)."""
     quota: Count = 2000
     """Chunks that are kept of each task."""
     fraction: Fraction = 0.25
     """Chunks imitated in a step, as a part of a minibatch."""
-    num_drawn: Size = 512
+    num_drawn: Size = 256
     """Chunks that are drawn for an update, in equal parts of the earlier tasks; its steps take
     theirs of these."""
 
