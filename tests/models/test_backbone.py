@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.backbone import Past
+from vla_crl.models.attention import Past
 from vla_crl.models.vlm import BackboneConfig
 
 # Of nine tokens, the first of which is the state's; in the second row seven are valid.

@@ -88,8 +88,8 @@ def test_things_that_the_policy_does_not_know_are_told(tmp_path, monkeypatch, ca
             "num_check_episodes is 5000, but suite 'tabletop_30' has 4000 training states",
         ),
         (
-            {"supervised": dataclasses.replace(CONFIG.supervised, loss_weights={"flo": 1.0})},
-            "supervised.loss_weights: unknown loss term 'flo'. Did you mean 'flow'",
+            {"supervised": dataclasses.replace(CONFIG.supervised, loss_weights={"imitatio": 1.0})},
+            "supervised.loss_weights: unknown loss term 'imitatio'. Did you mean 'imitation'",
         ),
     ],
 )

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +11,19 @@ from torch.nn import functional
 
 from vla_crl.compute import Dtype
 from vla_crl.errors import ConfigError
+from vla_crl.models.attention import (
+    RECORDING_ATTENTION,
+    ContextComplete,
+    Past,
+    Reader,
+    Recorder,
+    record_hidden,
+    recording_attention,
+)
 from vla_crl.models.context import Context
 from vla_crl.models.rope import rope_frequencies, rotate, rotation
 from vla_crl.models.vlm import VisionLanguageModel
 
-RECORDING_ATTENTION = "vla_crl_recording_sdpa"
 NUM_PROBES = 20
 """Tokens on which a text model is tried out."""
 TORCH_DTYPE: dict[Dtype, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,76 +73,6 @@ IMAGE_POSITION_SCALE = 0.5
 """Standard deviation of the initial position embeddings; image tokens have about 1."""
 
 
-@dataclass
-class Past:
-    """Keys and values of tokens that stand behind a context, for those that follow them.
-
-    Attributes:
-        keys: [B, kv_heads, n, head_dim] of each layer, after the rotary embedding; none at first.
-        values: Likewise.
-    """
-
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return self.keys[0].shape[2] if self.keys else 0
-
-
-@dataclass
-class _Recorder:
-    """Collects what a pass over the text model leaves of the prefix.
-
-    Attributes:
-        prefix_length: L.
-        last_layer: Index of the text layer whose attention ends the pass, or None.
-        keys: Post-RoPE keys [B, kv_heads, L, head_dim] of the layers so far.
-        values: Likewise.
-        hidden: What went into the last layer.
-    """
-
-    prefix_length: int
-    last_layer: int | None = None
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    hidden: Tensor | None = None
-
-
-@dataclass
-class _Reader:
-    """Shows a pass over the text model what stands before its tokens, and keeps theirs.
-
-    Attributes:
-        context: The prefix.
-        past: Tokens behind it, which get more with every layer.
-        layer: Index of the next layer.
-    """
-
-    context: Context
-    past: Past
-    layer: int = 0
-
-    def read(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all that the tokens of one layer may see."""
-        index, past = self.layer, self.past
-        self.layer += 1
-        if index == len(past.keys):
-            past.keys.append(key)
-            past.values.append(value)
-        else:
-            past.keys[index] = torch.cat([past.keys[index], key], dim=2)
-            past.values[index] = torch.cat([past.values[index], value], dim=2)
-        keys, values = self.context.keys[:, index], self.context.values[:, index]
-        return (
-            torch.cat([keys.to(key.dtype), past.keys[index]], dim=2),
-            torch.cat([values.to(key.dtype), past.values[index]], dim=2),
-        )
-
-
-class _ContextComplete(Exception):  # noqa: N818
-    """Ends a pass after the last keys and values: nothing would read what follows."""
-
-
 class Backbone(nn.Module):
     """A vision-language model, called part by part.
 
@@ -168,7 +106,7 @@ class Backbone(nn.Module):
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-        AttentionInterface.register(RECORDING_ATTENTION, _recording_attention)
+        AttentionInterface.register(RECORDING_ATTENTION, recording_attention)
         AttentionMaskInterface.register(RECORDING_ATTENTION, sdpa_mask)
         self.vlm = vlm
         self.model = vlm.model
@@ -211,10 +149,10 @@ class Backbone(nn.Module):
             valid: Likewise.
             padded_length: L of the context, at least that of the prefix and the same by default.
         """
-        recorder = _Recorder(prefix.shape[1])
+        recorder = Recorder(prefix.shape[1])
         if not torch.compiler.is_exporting():  # there what nothing reads is dropped anyway
             recorder.last_layer = self.sizes.num_layers - 1
-        with suppress(_ContextComplete):
+        with suppress(ContextComplete):
             self._run(prefix, valid, recorder)
         return self._recorded(recorder, valid, padded_length or prefix.shape[1])
 
@@ -233,7 +171,7 @@ class Backbone(nn.Module):
             queries: [Q, width] learned embeddings, or none.
         """
         length = prefix.shape[1]
-        recorder = _Recorder(length)
+        recorder = Recorder(length)
         output = self._run(prefix, valid, recorder, queries)
         return BackboneOutput(
             self._recorded(recorder, valid, length),
@@ -272,12 +210,12 @@ class Backbone(nn.Module):
                 attention_mask=mask,
                 position_ids=context.next_position[:, None] + steps,
                 use_cache=False,
-                reader=_Reader(context, past),
+                reader=Reader(context, past),
             )
         return output.last_hidden_state.float()
 
     def _run(
-        self, prefix: Tensor, valid: Tensor, recorder: _Recorder, queries: Tensor | None = None
+        self, prefix: Tensor, valid: Tensor, recorder: Recorder, queries: Tensor | None = None
     ) -> Any:
         """Call the text model."""
         next_position = valid.sum(dim=1)
@@ -299,7 +237,7 @@ class Backbone(nn.Module):
                 recorder=recorder,
             )
 
-    def _recorded(self, recorder: _Recorder, valid: Tensor, length: int) -> Context:
+    def _recorded(self, recorder: Recorder, valid: Tensor, length: int) -> Context:
         """Return what a pass left, padded to `length`."""
         assert recorder.hidden is not None  # every text model has a layer
         num_valid = valid.sum(dim=1)
@@ -327,7 +265,7 @@ class Backbone(nn.Module):
         self.eval()
         try:
             text_model.set_attn_implementation(RECORDING_ATTENTION)
-            text_model.layers[-1].register_forward_pre_hook(_record_hidden, with_kwargs=True)
+            text_model.layers[-1].register_forward_pre_hook(record_hidden, with_kwargs=True)
             black = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=device)
             with self._precision(device):
                 image_tokens = self.vlm.embed_images(black)
@@ -396,34 +334,3 @@ def _attention_mask(valid: Tensor, num_queries: int) -> Tensor:
         own[length:] = True
         mask = mask | torch.diag(own)
     return mask
-
-
-def _recording_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    recorder: _Recorder | None = None,
-    reader: _Reader | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Record a prefix's keys and values, or read those of one; then run transformers' sdpa."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if reader is not None:
-        read = reader.read(key, value)
-        return sdpa_attention_forward(module, query, *read, attention_mask, **kwargs)
-    assert recorder is not None
-    recorder.keys.append(key[:, :, : recorder.prefix_length])
-    recorder.values.append(value[:, :, : recorder.prefix_length])
-    if len(recorder.keys) - 1 == recorder.last_layer:
-        raise _ContextComplete
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-def _record_hidden(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Record what goes into the last layer, if somebody wants to know."""
-    if recorder := kwargs.get("recorder"):
-        recorder.hidden = args[0] if args else kwargs["hidden_states"]
