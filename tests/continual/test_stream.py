@@ -26,6 +26,12 @@ def test_a_stream_may_be_run_through_twice() -> None:
     assert stream.tasks == ("a", "b", "x")
 
 
+def test_a_joint_stream_trains_all_tasks_in_the_last_stage_of_a_round() -> None:
+    stream = make_stream(train_tasks=("a", "b", "c"), rounds=2).joined()
+    assert list(stream.stages()) == [(3, ("a", "b", "c")), (6, ("a", "b", "c"))]
+    assert stream.num_stages == 6
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
