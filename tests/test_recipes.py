@@ -417,6 +417,24 @@ def test_a_method_whose_settings_cannot_be_kept_is_told(write: Write) -> None:
         load_recipe("train", "base", ["--method", "anchoring:Settled"])
 
 
+def test_a_section_is_switched_off_and_on_by_flags() -> None:
+    for flags in (
+        ["--lora", "None"],
+        ["--lora=None", "--seed", "3"],
+        ["--seed", "3", "--lora", "None"],
+    ):
+        config = load_recipe("train", "sequential_goal", flags)
+        assert config.lora is None
+        assert config.seed == 3 * ("--seed" in flags)
+    on = load_recipe("train", "full_finetuning", ["--lora.rank", "4", "--lora.alpha", "8"])
+    assert (on.lora.rank, on.lora.alpha) == (4, 8)
+    assert load_recipe("train", "full_finetuning", ["--seed", "3"]).lora is None
+    with pytest.raises(ConfigError, match="train from_scratch: train is .*, but adapters are trai"):
+        load_recipe("train", "from_scratch", ["--lora.rank", "4"])
+    with pytest.raises(ConfigError, match="Unrecognized options: --lora.rank"):
+        load_recipe("train", "sequential_goal", ["--lora", "None", "--lora.rank", "4"])
+
+
 def test_recipes_of_a_command_without_methods_take_flags(write: Write) -> None:
     config = load_recipe("pretrain", "pretrain_tiny", ["--seed", "3", "--num-episodes", "5"])
     assert (config.seed, config.num_episodes) == (3, 5)

@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import textwrap
 import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from vla_crl.config import chosen_by, from_mapping, hints_of, to_mapping
 from vla_crl.errors import ConfigError
@@ -40,6 +41,36 @@ def override(config: T, arguments: Sequence[str], prog: str) -> T:
         chosen = _parse(unfinished(type(config))(**fields | others), arguments, prog)
         return from_mapping(type(config), to_mapping(chosen), prog)
     return _parse(config, arguments, prog)
+
+
+def switch_sections(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
+    """Apply flags that switch a section off, `--lora None`, or on where it is off, `--lora.rank 4`.
+
+    Args:
+        config: With sections, of which some may be None.
+        flags: As on the command line.
+
+    Returns:
+        The config, and the flags that are left.
+
+    Raises:
+        ConfigError: The config may not be so.
+    """
+    left, changes = list(flags), {}
+    for name, hint in hints_of(type(config)).items():
+        members = typing.get_args(hint)
+        sections = [member for member in members if dataclasses.is_dataclass(member)]
+        if type(None) not in members or len(sections) != 1:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        is_off = any(pair == (flag, "None") for pair in itertools.pairwise(left))
+        if is_off or f"{flag}=None" in left:
+            place = left.index(flag) if is_off else left.index(f"{flag}=None")
+            del left[place : place + 1 + is_off]
+            changes[name] = None
+        elif getattr(config, name) is None and any(f.startswith(f"{flag}.") for f in left):
+            changes[name] = cast(Any, sections[0])()
+    return (dataclasses.replace(config, **changes) if changes else config), left
 
 
 def flag_value(name: str, arguments: Sequence[str]) -> str | None:

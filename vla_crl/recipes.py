@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 from vla_crl import catalog
 from vla_crl.config import differing_settings, from_mapping, hints_of, read_toml, to_mapping
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.flags import flag_value, override
+from vla_crl.flags import flag_value, override, switch_sections
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,10 @@ def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
                     f"{command}'"
                 ) from error
         raise
+    try:
+        config, overrides = switch_sections(config, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{prog}: {error}") from error
     if not hasattr(config, "method_settings"):
         return override(config, overrides, prog)
     return _override_open(config, overrides, prog, recipe.where)

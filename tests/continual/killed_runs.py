@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from vla_crl.cli import main as cli
 from vla_crl.continual.method import ContinualMethod
 
-for name in ("vla_crl.continual.trainer", "vla_crl.report.film", "vla_crl.report.page", "peft"):
+for name in ("vla_crl.continual.trainer", "vla_crl.report.film", "vla_crl.report.page"):
     importlib.import_module(name)  # else every child does, on use
 
 MOMENTS = {

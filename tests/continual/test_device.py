@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
-from vla_crl.continual import trainer as trainer_module
+from vla_crl.continual import beginning
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.trainer import Trainer
@@ -71,9 +71,9 @@ def test_a_run_is_that_of_the_cpu(config, tmp_path, monkeypatch):
     on_cpu = train(config, tmp_path / "cpu")
     with strict_device() as strict:
         monkeypatch.setattr(
-            trainer_module,
+            beginning,
             "load_policy",
-            lambda path, *, base, device, dtype: load_policy(path, device=strict, dtype=dtype),
+            lambda path, *, device, **settings: load_policy(path, device=strict, **settings),
         )
         run = train(config, tmp_path / "strict")
         resumed = Trainer(config, run)

@@ -9,12 +9,16 @@ import torch
 from safetensors.torch import save
 
 from vla_crl.algos.ppo import PPO
+from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.checksums import write_sums
 from vla_crl.models.checkpoint import save_policy
+from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.routes import TaskRoute
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
@@ -31,7 +35,7 @@ def after_signal(function):
     return call
 
 
-def kill_in_stage_two(run_all, config, path: Path, monkeypatch) -> Path:
+def kill_in_stage_two(run_all, config, path: Path, monkeypatch, *, resume: bool = False) -> Path:
     """Run until the update of the second iteration of stage 2."""
     update = PPO.update
 
@@ -44,7 +48,7 @@ def kill_in_stage_two(run_all, config, path: Path, monkeypatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(PPO, "update", fail)
         with pytest.raises(KeyboardInterrupt):
-            run_all(config, path)
+            run_all(config, path, resume=resume)
     return path
 
 
@@ -96,6 +100,53 @@ def assert_tensorboard_shows_it_once(run: RunDirectory) -> None:
         shown = [(event.step, event.value) for event in events.Scalars(f"test_success/{task}")]
         assert shown == list(zip(ends, map(pytest.approx, rates), strict=True))
         assert len(events.Scalars(f"sampled_success/{task}")) == len(ends)
+
+
+class Everything(ContinualMethod):
+    """Adds an adapter for each task to weights that are trained themselves, and keeps a copy."""
+
+    def before_task(self, policy, stage):
+        assert isinstance(policy, VLAPolicy)
+        bank, task = policy.adapters, stage.tasks[0]
+        bank.add(task, LoRAConfig(rank=2, alpha=3))
+        bank.activate({task: 1.0}, train=(task,))
+        bank.route = TaskRoute(tasks={**getattr(bank.route, "tasks", {}), task: {task: 1.0}})
+        bank.route = dataclasses.replace(bank.route, default={})
+
+    def after_task(self, policy, stage):
+        assert isinstance(policy, VLAPolicy)
+        policy.adapters.snapshot(f"{stage.tasks[0]}_old")
+        dict(policy.named_parameters())["state_in.bias"].data += 0.1
+
+
+def test_random_weights_that_are_trained_and_adapters_that_come_and_go_are_resumed(
+    config, run_all, assert_same_run, tmp_path, monkeypatch, capsys
+):
+    every = dataclasses.replace(
+        config,
+        lora=None,
+        init="random",
+        method=f"{__name__}:Everything",
+        checkpoint_every=1,
+    )
+    expected = run_all(every, tmp_path / "whole")
+    path, finish = tmp_path / "killed", Trainer._finish_stage
+
+    def fail(self, stage):
+        if stage == 1:
+            raise KeyboardInterrupt
+        finish(self, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_finish_stage", fail)
+        with pytest.raises(KeyboardInterrupt):  # the method has closed the stage
+            run_all(every, path)
+    kill_in_stage_two(run_all, every, path, monkeypatch, resume=True)
+    resumed = run_all(every, path, resume=True)
+    told = capsys.readouterr().err
+    assert "goes on in stage 2 after iteration 1" in told
+    assert_same_run(resumed, expected)
+    assert (resumed.checkpoint(2) / "policy.json").is_file()
 
 
 def test_where_all_states_are_damaged_the_stage_begins_again(

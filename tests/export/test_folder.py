@@ -11,9 +11,10 @@ from vla_crl.cli.main import main
 from vla_crl.compute import ComputeConfig
 from vla_crl.files.checksums import find_damage
 from vla_crl.models.adapters import add_lora
-from vla_crl.models.checkpoint import load_policy
+from vla_crl.models.checkpoint import load_policy, save_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.merging import merge_adapters
+from vla_crl.models.routes import TaskRoute
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
@@ -29,7 +30,7 @@ def test_an_exported_policy_stands_alone_and_acts_as_the_checkpoint(
     exported.rename(alone)
     try:
         policy, before = load_policy(alone), load_policy(checkpoint)
-        assert policy.lora is None
+        assert not policy.adapters.names
         seen = before.example_observation()
         with torch.no_grad():
             own, other = (p.act(p.encode(seen), deterministic=True) for p in (policy, before))
@@ -96,12 +97,12 @@ def test_adapters_stay_apart_where_merging_is_not_asked_for(checkpoint, tmp_path
     assert main(["export", "--policy", str(checkpoint), "--output", str(output)]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     own, other = load_policy(output), load_policy(checkpoint)
-    assert own.lora == other.lora
+    assert own.adapters.record() == other.adapters.record()
     seen = own.example_observation()
     with torch.no_grad():
         actions = [p.act(p.encode(seen), deterministic=True).actions for p in (own, other)]
     assert torch.equal(*actions)
-    assert "LoRA of rank 2, are kept apart" in (output / "README.md").read_text()
+    assert "LoRA adapters, 'default' of rank 2 in" in (output / "README.md").read_text()
     # What is exported again is still known by its success.
     again = tmp_path / "again"
     assert main(["export", "--policy", str(output), "--merge", "--output", str(again)]) == 0
@@ -139,13 +140,21 @@ def test_an_export_overwrites_nothing(tmp_path, capsys):
     assert "nothing was overwritten" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_does_not_act_as_measured_is_not_exported(checkpoint, tmp_path, capsys):
-    other = shutil.copytree(checkpoint, tmp_path / "stage_1")
-    record = json.loads((other / "adapter.json").read_text()) | {"routing": "gate"}
-    (other / "adapter.json").write_text(json.dumps(record))
-    (other / "SHA256SUMS").unlink()
-    assert main(["export", "--policy", str(other), "--output", str(tmp_path / "new")]) == 2
-    assert "the method 'gate' chooses for every task what acts" in capsys.readouterr().err
+def test_adapters_that_are_chosen_by_task_are_kept_apart_only(checkpoint, tmp_path, capsys):
+    policy = load_policy(checkpoint)
+    policy.adapters.route = TaskRoute(tasks={"red": {"default": 1.0}}, default={})
+    save_policy(policy, tmp_path / "routed")
+    source = str(tmp_path / "routed")
+    assert main(["export", "--policy", source, "--output", str(tmp_path / "new")]) == 0
+    assert load_policy(tmp_path / "new").adapters.record() == policy.adapters.record()
+    assert "scale 1.5, chosen by task, are kept" in (tmp_path / "new/README.md").read_text()
+    for flag, said in (
+        ("--merge", f"policy '{source}': the policy's adapters default are chosen by task, so no"),
+        ("--torch-export", f"'{source}': its adapters are chosen by task, which no program of"),
+    ):
+        assert main(["export", "--policy", source, flag, "--output", str(tmp_path / "x")]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
 
 
 def test_merged_weights_succeed_on_the_same_states(tmp_path):
@@ -166,7 +175,7 @@ def test_merged_weights_succeed_on_the_same_states(tmp_path):
                 PolicyAgent(policy, deterministic=True), sims, [TASK], num_episodes=12
             )
             found.append(results[0].successes)
-            if policy.lora is not None:
+            if policy.adapters.names:
                 merge_adapters(policy)
     finally:
         close_lanes(sims)

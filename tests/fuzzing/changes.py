@@ -28,7 +28,7 @@ VALUES: tuple[Any, ...] = (
         "[/red]",
     ),
     *("\U0001f916", "$x^2$", [], {}, [[]], [None], [0, 1], ["a"], {"a": 1}, [1e9] * 3),
-    *(["a"] * 200, [math.nan] * 2, {"": {}}, {"format": 2}, "\ud800", "a\0b", "os:system", "a:b"),
+    *(["a"] * 200, [math.nan] * 2, {"": {}}, {"format": 3}, "\ud800", "a\0b", "os:system", "a:b"),
 )
 DIGITS = b"9" * 5000
 STARTS = (b"\xef\xbb\xbf", b"PK\x03\x04", b"\x1f\x8b", b"{", b"[")

@@ -1,22 +1,27 @@
+import dataclasses
+
 import pytest
 import torch
 
 from vla_crl import hardware
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.adapters import (
-    adapter_disabled,
-    adapter_layout,
     adapter_state_dict,
     adapters_merged,
     add_lora,
-    check_checkpoint_holds,
     check_loss_paths,
+    is_base_trained,
     load_adapter_state_dict,
+    load_trained_state_dict,
+    train_adapters,
     train_only,
+    train_reached,
     trainable_parameters,
+    trained_state_dict,
+    trains_backbone,
 )
 from vla_crl.models.lora import LoRAConfig
-from vla_crl.models.merged_lora import MergedLinear
+from vla_crl.models.routes import RouterRoute
 
 SITES = ["action_expert", "backbone", "both"]
 
@@ -46,25 +51,18 @@ def test_disabled_trained_adapters_give_the_base_bit_for_bit(policy, observation
     randomize_adapters(policy)
     trained = outputs(policy, observation)
     assert not torch.equal(trained[0], before[0])
-    with adapter_disabled(policy):
+    with policy.adapters.acting({}):
         assert all(map(torch.equal, before, outputs(policy, observation)))
     assert all(map(torch.equal, trained, outputs(policy, observation)))
-
-
-def test_disabling_keeps_what_is_trainable_even_after_an_error(policy):
-    add_lora(policy, LoRAConfig())
-    before = {name: p.requires_grad for name, p in policy.named_parameters()}
-    with pytest.raises(KeyError), adapter_disabled(policy):
-        raise KeyError
-    assert before == {name: p.requires_grad for name, p in policy.named_parameters()}
 
 
 @pytest.mark.parametrize(
     ("site", "groups"),
     [
-        ("action_expert", {"action_expert", "value"}),
+        ("head", {"head", "value"}),
+        ("action_expert", {"head", "value"}),
         ("backbone", {"backbone", "value"}),
-        ("both", {"backbone", "action_expert", "value"}),
+        ("both", {"backbone", "head", "value"}),
     ],
 )
 def test_only_adapters_and_value_head_are_trainable(policy, site, groups):
@@ -79,7 +77,7 @@ def test_every_linear_layer_of_the_action_expert_has_an_adapter(policy):
     plain = [
         name
         for name, module in policy.head.expert.named_modules()
-        if type(module) is torch.nn.Linear and "lora_" not in name and "base_layer" not in name
+        if type(module) is torch.nn.Linear and "lora_" not in name
     ]
     assert plain == []
 
@@ -134,61 +132,144 @@ def test_adapter_state_of_another_rank_is_refused(make_policy):
         load_adapter_state_dict(target, adapter_state_dict(source))
 
 
-def test_adapters_that_act_otherwise_than_they_are_loaded_are_told(policy):
-    add_lora(policy, LoRAConfig(rank=2, alpha=2))
-    layout = adapter_layout(policy)
-    check_checkpoint_holds(policy, layout, "here")
-    randomize_adapters(policy)
-    check_checkpoint_holds(policy, layout, "here")
-    message = r"here: adapters were changed: '.*' is \(\['default'\], \{'default': 3.0\}\), exp"
-    layer = next(module for module in policy.modules() if isinstance(module, MergedLinear))
-    layer.scaling["default"] = 3.0
-    with pytest.raises(ConfigError, match=message):
-        check_checkpoint_holds(policy, layout, "here")
-    layer.scaling["default"] = 1.0
-    layer.enable_adapters(False)
-    for parameter in layer.parameters():
-        parameter.requires_grad_(False)
-    with pytest.raises(ConfigError, match=r"is \('switched off', .*; a checkpoint could not"):
-        check_checkpoint_holds(policy, layout, "here")
-
-
 def test_second_set_of_adapters_is_refused(policy):
     add_lora(policy, LoRAConfig())
-    with pytest.raises(ConfigError, match="already has adapters"):
+    with pytest.raises(
+        ConfigError, match="adapter 'default': there is one of that name, of rank 8"
+    ):
         add_lora(policy, LoRAConfig())
 
 
+def insulate(policy, insulation):
+    policy.config = dataclasses.replace(policy.config, insulation=insulation)
+
+
 @pytest.mark.parametrize("site", ["backbone", "both"])
-def test_backbone_adapters_under_full_insulation_need_a_token_loss(policy, site):
+def test_backbone_adapters_under_full_insulation_get_no_gradient(policy, site):
     add_lora(policy, LoRAConfig(site=site))
-    with pytest.raises(ConfigError, match="no gradient reaches them: .*insulation = 'full'"):
-        check_loss_paths(policy, "full")
-    check_loss_paths(policy, "full", has_token_losses=True)
-    check_loss_paths(policy, "none")
-    check_loss_paths(policy, 0.5)
+    message = (
+        r"no gradient of .* reaches them: 'backbone\..*lora_A.*and \d+ more, .*insulation = 'full'"
+    )
+    with pytest.raises(ConfigError, match=message):
+        check_loss_paths(policy)
+    for insulation in ("none", 0.5):
+        insulate(policy, insulation)
+        check_loss_paths(policy)
 
 
 def test_action_expert_adapters_have_a_loss_path_under_full_insulation(policy):
     add_lora(policy, LoRAConfig(site="action_expert"))
-    check_loss_paths(policy, "full")
+    before = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+    config = policy.config
+    check_loss_paths(policy)
+    assert before == {name: p.requires_grad for name, p in policy.named_parameters()}
+    assert policy.config is config
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_checking_loss_paths_draws_nothing_of_the_global_generator(policy):
+    state = torch.get_rng_state()
+    check_loss_paths_of_expert(policy)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def check_loss_paths_of_expert(policy):
+    train_only(policy, "head", "value")
+    check_loss_paths(policy)
 
 
 def test_trainable_token_heads_need_a_token_loss(policy):
-    train_only(policy, "action_expert", "heads")
-    with pytest.raises(ConfigError, match="no token loss is trained"):
-        check_loss_paths(policy, "none")
+    insulate(policy, "none")
+    train_only(policy, "head", "auxiliary")
+    with pytest.raises(ConfigError, match="the token and grounding heads are trainable, but no"):
+        check_loss_paths(policy)
+
+
+def test_single_parameters_that_no_gradient_reaches_are_named(policy):
+    insulate(policy, "none")
+    train_only(policy, "head")
+    unused = [name for name, _ in policy.named_parameters() if "layers.1.mlp.up_proj" in name]
+    policy.get_parameter(unused[-1]).requires_grad_()
+    with pytest.raises(ConfigError, match=f"reaches them: '{unused[-1]}' .insulation = 'none'"):
+        check_loss_paths(policy)
 
 
 def test_nothing_trainable_is_refused(policy):
     train_only(policy)
     with pytest.raises(ConfigError, match="nothing is trainable"):
-        check_loss_paths(policy, "none")
+        check_loss_paths(policy)
+
+
+def test_of_the_groups_of_a_full_fine_tuning_what_is_reached_is_trained(policy):
+    insulate(policy, "none")
+    train_reached(policy, "backbone", "head", "value")
+    check_loss_paths(policy)
+    assert trainable_parameters(policy).keys() == {"backbone", "head", "value"}
+    frozen = {name for name, p in policy.named_parameters() if not p.requires_grad}
+    assert any(name.startswith("backbone.") for name in frozen)
+    assert not any(name.startswith("head.expert.") for name in frozen)
+    insulate(policy, "full")
+    with pytest.raises(
+        ConfigError, match="reaches them: all parameters of 'backbone', as it stops"
+    ):
+        train_reached(policy, "backbone", "value")
+
+
+def test_whether_contexts_change_in_training_is_told(policy):
+    add_lora(policy, LoRAConfig(rank=2, site="both"))
+    assert trains_backbone(policy)
+    policy.adapters.add("other", LoRAConfig(rank=2), trained=False)
+    train_adapters(policy, ["other"])
+    assert not trains_backbone(policy)
+    policy.adapters.route = RouterRoute(router="linear", names=("other",))
+    assert not trains_backbone(policy)
+    policy.adapters.route = RouterRoute(router="linear", names=("default", "other"))
+    train_adapters(policy, ())
+    assert trains_backbone(policy)
+
+
+def test_what_training_may_have_changed_is_stored_and_loaded(make_policy, observation):
+    source, target = make_policy(), make_policy()
+    for policy in (source, target):
+        train_only(policy, "head", "value")
+        assert is_base_trained(policy)
+    assert trained_state_dict(source).keys() == {
+        name for name, p in source.named_parameters() if p.requires_grad
+    }
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.01)  # also of what is frozen
+    load_trained_state_dict(target, trained_state_dict(source))
+    assert all(map(torch.equal, outputs(source, observation), outputs(target, observation)))
+
+
+def test_a_weight_that_changed_and_changed_back_is_stored_too(make_policy):
+    source, target = make_policy(), make_policy()
+    for policy in (source, target):
+        add_lora(policy, LoRAConfig(rank=2))
+        assert not is_base_trained(policy)
+        with torch.no_grad():
+            policy.state_in.bias.add_(1.0)
+        assert is_base_trained(policy)
+    with torch.no_grad():
+        source.state_in.bias.sub_(1.0)
+    load_trained_state_dict(target, trained_state_dict(source))
+    assert torch.equal(target.state_in.bias, source.state_in.bias)
+
+
+def test_trained_weights_of_something_else_are_refused(make_policy):
+    source, target = make_policy(), make_policy()
+    train_only(source, "head", "value")
+    train_only(target, "head", "value", "auxiliary")
+    with pytest.raises(SpecError, match="trained weights: '.*' is missing .* of the same run"):
+        load_trained_state_dict(target, trained_state_dict(source))
+    with pytest.raises(SpecError, match="trained weights: 'strange' is unknown"):
+        load_trained_state_dict(source, trained_state_dict(source) | {"strange": torch.ones(1)})
 
 
 def test_every_parameter_belongs_to_a_group(policy):
     groups = trainable_parameters(policy)
-    assert groups.keys() == {"backbone", "heads", "action_expert", "value"}
+    assert groups.keys() == {"backbone", "auxiliary", "head", "value"}
     assert sum(len(group) for group in groups.values()) == len(list(policy.parameters()))
 
 
@@ -200,9 +281,10 @@ def test_a_rank_out_of_range_is_refused(rank):
 
 def test_adapters_that_the_memory_cannot_hold_are_refused_before_they_are_made(policy, monkeypatch):
     monkeypatch.setattr(hardware, "available_memory", lambda device="cpu": 2**20)
-    with pytest.raises(ConfigError, match="adapters of rank 4096: would .* a smaller lora.rank"):
+    message = "adapter 'default' of rank 4096 in 18 layers, .*: would .* a smaller lora.rank"
+    with pytest.raises(ConfigError, match=message):
         add_lora(policy, LoRAConfig(rank=4096))
-    assert policy.lora is None
+    assert policy.adapters.names == ()
 
 
 @pytest.mark.parametrize("site", SITES)

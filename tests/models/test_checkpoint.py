@@ -56,7 +56,7 @@ def test_saved_policy_keeps_its_adapters_and_what_is_trainable(policy, observati
     randomize_adapters(policy)
     save_policy(policy, tmp_path)
     loaded = load_policy(tmp_path)
-    assert loaded.lora == policy.lora
+    assert loaded.adapters.record() == policy.adapters.record()
     assert torch.equal(actions(loaded, observation), actions(policy, observation))
     for (name, ours), theirs in zip(policy.named_parameters(), loaded.parameters(), strict=True):
         assert ours.requires_grad == theirs.requires_grad, name
@@ -202,7 +202,7 @@ def test_adapters_of_another_format_are_refused(policy, tmp_path):
 def test_record_without_a_part_is_refused(policy, tmp_path):
     save_policy(policy, tmp_path)
     (tmp_path / POLICY_FILE).write_text('{"format": 3, "config": {}}')
-    with pytest.raises(CheckpointError, match="json: key 'lora' of PolicyRecord is missing"):
+    with pytest.raises(CheckpointError, match="json: key 'card' of PolicyRecord is missing"):
         load_policy(tmp_path)
 
 
@@ -224,14 +224,26 @@ def test_a_vocabulary_that_has_a_word_twice_is_told_with_its_file(policy, tmp_pa
         load_policy(tmp_path)
 
 
-def test_adapter_of_another_site_is_refused(make_policy, tmp_path):
+def test_adapters_take_the_place_of_those_that_a_policy_has(make_policy, observation, tmp_path):
     policy, other = make_policy(), make_policy()
     add_lora(policy, LoRAConfig(site="backbone"))
     add_lora(other, LoRAConfig(site="action_expert"))
+    randomize_adapters(policy)
     save_adapter(policy, tmp_path, "tiny")
-    message = "cannot be loaded into the policy: the policy has .*site='action_expert'"
+    load_adapter(other, tmp_path)
+    assert other.adapters.record() == policy.adapters.record()
+    assert torch.equal(actions(other, observation), actions(policy, observation))
+
+
+def test_adapters_of_layers_that_are_not_there_are_refused(policy, make_policy, tmp_path):
+    add_lora(policy, LoRAConfig(rank=2))
+    save_adapter(policy, tmp_path, "tiny")
+    text = (tmp_path / "adapter.json").read_text().replace("layers.0.q_proj", "layers.9.q_proj")
+    (tmp_path / "adapter.json").write_text(text)
+    write_sums(tmp_path, "adapter.json")
+    message = "into the policy: adapter 'default': unknown layer 'head.expert.layers.9.q_proj'. Did"
     with pytest.raises(CheckpointError, match=message):
-        load_adapter(other, tmp_path)
+        load_adapter(make_policy(), tmp_path)
 
 
 def test_saving_an_adapter_needs_adapters(policy, tmp_path):
@@ -245,7 +257,7 @@ def test_adapters_of_a_run_load_with_the_base_policy_they_name(policy, observati
     randomize_adapters(policy)
     save_adapter(policy, tmp_path / "stage_1", str(tmp_path / "base"))
     loaded = load_policy(tmp_path / "stage_1")
-    assert loaded.lora == policy.lora
+    assert loaded.adapters.record() == policy.adapters.record()
     assert torch.equal(actions(loaded, observation), actions(policy, observation))
 
 

@@ -22,9 +22,14 @@ def moving(policy, tmp_path):
     return tmp_path / "here"
 
 
+def rank_of(policy) -> int:
+    (rank,) = set(policy.adapters.layouts["default"].ranks.values())
+    return rank
+
+
 def test_a_checkpoint_that_is_copied_alone_finds_its_base_where_it_was(moving, tmp_path):
     shutil.move(moving / "run", tmp_path / "there")
-    assert load_policy(tmp_path / "there/stage_1").lora == LoRAConfig(rank=2)
+    assert rank_of(load_policy(tmp_path / "there/stage_1")) == 2
 
 
 def test_a_checkpoint_that_moves_with_its_base_finds_it_from_where_it_is(
@@ -33,7 +38,7 @@ def test_a_checkpoint_that_moves_with_its_base_finds_it_from_where_it_is(
     (tmp_path / "far").mkdir()
     shutil.move(moving, tmp_path / "far/there")
     monkeypatch.chdir(tmp_path / "far/there/run/stage_1")
-    assert load_policy("../stage_1").lora == LoRAConfig(rank=2)
+    assert rank_of(load_policy("../stage_1")) == 2
 
 
 def test_of_two_policies_in_the_place_of_the_base_the_weights_decide(moving, make_policy, tmp_path):
@@ -42,7 +47,7 @@ def test_of_two_policies_in_the_place_of_the_base_the_weights_decide(moving, mak
     with torch.no_grad():
         next(other.parameters()).add_(1.0)
     save_policy(other, tmp_path / "there/base")
-    assert load_policy(tmp_path / "there/run/stage_1").lora == LoRAConfig(rank=2)
+    assert rank_of(load_policy(tmp_path / "there/run/stage_1")) == 2
     shutil.rmtree(moving / "base")
     message = (
         f"'{tmp_path}/there/base' has other weights than those that it was trained on; "
@@ -55,7 +60,7 @@ def test_of_two_policies_in_the_place_of_the_base_the_weights_decide(moving, mak
 def test_the_place_of_a_base_that_was_moved_can_be_named(moving, make_policy, tmp_path):
     shutil.move(moving / "base", tmp_path / "moved")
     folder = moving / "run/stage_1"
-    assert load_policy(folder, base=tmp_path / "moved").lora == LoRAConfig(rank=2)
+    assert rank_of(load_policy(folder, base=tmp_path / "moved")) == 2
     with pytest.raises(CheckpointError, match="'tiny' has other weights than those that it was"):
         load_policy(folder, base="tiny")
     with pytest.raises(CheckpointError, match="'tinny' is not there"):
@@ -93,7 +98,7 @@ def test_a_flipped_bit_in_the_weights_is_found(moving, file):
     ("file", "old", "new"),
     [
         ("base/policy.json", '"noise_level": 0.6', '"noise_level": 0.8'),
-        ("run/stage_1/adapter.json", '"alpha": 16', '"alpha": 17'),
+        ("run/stage_1/adapter.json", '"scale": 8.0', '"scale": 9.0'),
     ],
 )
 def test_a_changed_setting_is_found(moving, file, old, new):

@@ -11,7 +11,6 @@ from vla_crl.algos.supervised import SupervisedConfig, SupervisedLearner
 from vla_crl.contracts import ARM
 from vla_crl.files.state_dicts import load_tensors
 from vla_crl.models.adapters import (
-    adapter_disabled,
     add_lora,
     load_adapter_state_dict,
     trainable_parameters,
@@ -130,7 +129,7 @@ def test_adapters_learn_on_a_device(base, device, observation, tmp_path, site, d
         torch.nn.utils.clip_grad_norm_(trained, 0.5)
         optimizer.step()
     assert not any(map(torch.equal, start, trained))
-    with adapter_disabled(policy):
+    with policy.adapters.acting({}):
         policy.encode(observation)
     save_adapter(policy, tmp_path / "stage_1", str(base))
     loaded = load_policy(tmp_path / "stage_1", device=device, dtype=dtype)

@@ -116,7 +116,7 @@ def test_recomputed_contexts_leave_the_first_ratio_at_one(rounded, observation):
 
 def test_losses_and_their_gradients_agree_with_float32(exact, rounded, batch):
     if rounded.backbone.weight_dtype == torch.bfloat16:
-        train_only(rounded, "heads", "action_expert")
+        train_only(rounded, "auxiliary", "head")
     losses, gradients = [], []
     for policy in (rounded, exact):
         losses.append(policy.losses(batch, generator=seeded()))
@@ -155,7 +155,7 @@ def test_adapters_are_float32_and_learn_on_a_bfloat16_backbone(exact, tmp_path, 
     add_lora(policy, LoRAConfig(rank=2, site=site))
     trained = [p for group in trainable_parameters(policy).values() for p in group]
     assert {p.dtype for p in trained} == {torch.float32}
-    check_loss_paths(policy, "none")
+    check_loss_paths(policy)
     assert torch.equal(policy.encode(observation).keys, before)
     chunk = policy.act(policy.encode(observation).detach(), deterministic=False)
     start = [p.detach().clone() for p in trained]
@@ -172,7 +172,7 @@ def test_weights_held_in_bfloat16_cannot_be_trained(exact, tmp_path):
     policy = load_policy(tmp_path / "base", dtype="bfloat16")
     train_only(policy, "backbone")
     with pytest.raises(ConfigError, match=r"is trainable but torch.bfloat16, in which small steps"):
-        check_loss_paths(policy, "none")
+        check_loss_paths(policy)
 
 
 def test_a_policy_held_in_bfloat16_is_not_saved_whole(exact, tmp_path):

@@ -148,7 +148,7 @@ def test_every_adapter_gets_a_gradient_where_nothing_is_insulated(source, seen):
     trace = policy.act(context.detach(), deterministic=False).trace
     policy.evaluate_actions(context, trace).density.log_prob().sum().backward()
     groups = trainable_parameters(policy)
-    for group in ("backbone", "action_expert"):
+    for group in ("backbone", "head"):
         assert groups[group]
         assert all(parameter.grad is not None for parameter in groups[group])
 

@@ -166,7 +166,7 @@ def _check_begun(
     runs: Mapping[int, RunDirectory], configs: Mapping[int, Any], sources: Any, options: Options
 ) -> None:
     """Check that what is there was begun with the same settings, policy and sources."""
-    from vla_crl.models.checkpoint import load_policy
+    from vla_crl.continual.beginning import load_beginning
     from vla_crl.models.weights import weights_fingerprint
 
     begun = {
@@ -176,10 +176,11 @@ def _check_begun(
         RunDirectory.open(next(iter(runs.values())).path)  # tells that it is none
     config = next(iter(configs.values()))
     config.compute.prepare()
-    on = config.compute
-    policy = load_policy(config.policy, base=config.base, device=on.device, dtype=on.dtype)
+    weights = weights_fingerprint(load_beginning(config))
     for seed, run in begun.items():
-        RunDirectory.open(run.path).require_config(configs[seed], weights_fingerprint(policy))
+        if config.init == "random":  # each seed has others
+            weights = weights_fingerprint(load_beginning(configs[seed]))
+        RunDirectory.open(run.path).require_config(configs[seed], weights)
         sources.require(run, may_differ=options.changed_sources)
 
 

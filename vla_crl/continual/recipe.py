@@ -1,9 +1,9 @@
 """What a training recipe says: suite, policy, method, stream and budget."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from annotated_types import Interval
+from annotated_types import Interval, MinLen
 
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.compute import ComputeConfig
@@ -13,9 +13,13 @@ from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
 from vla_crl.models.context import Insulation
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.sites import Group
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.sim.task_suite import TaskSuite
 from vla_crl.sim.variation import VariationConfig
+
+TRAINED: tuple[Group, ...] = ("head", "value")
+"""What is trained where there are no adapters and a recipe does not say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,17 @@ class TrainConfig(Settings):
     """Devices, precision and threads."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Learning rule."""
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters."""
+    init: Literal["checkpoint", "random"] = "checkpoint"
+    """Whether the run begins with the policy's weights, or with random ones in the same
+    architecture, with the vocabulary and normalisation of the checkpoint; for lora = "None"."""
+    lora: LoRAConfig | None = field(default_factory=LoRAConfig)
+    """Adapters; "None" trains the weights themselves, see `train`."""
+    train: Annotated[tuple[Group, ...], MinLen(1)] = TRAINED
+    """Parts of the policy that are trained where there are no adapters; of each the weights on
+    which actions or value depend."""
     insulation: Insulation = "full"
     """Gradient of the reward to the backbone: stopped, passed on ("none") or scaled by (0, 1).
-    Other than "full" is for adapters on the backbone, which then runs anew in every epoch."""
+    Other than "full" is for training the backbone, which then runs anew in every epoch."""
     exploration: dict[str, Any] = field(default_factory=dict)
     """How training samples actions: settings of the policy's head, such as noise_level; what is
     omitted is the policy's own."""
@@ -84,13 +94,17 @@ class TrainConfig(Settings):
     """Episodes filmed of every training task, before and after the stream; 0 films nothing."""
 
     def __post_init__(self) -> None:
-        """Check that the insulation fits the adapters."""
+        """Check that nothing is said of what is not trained."""
         super().__post_init__()
-        if self.insulation != "full" and self.lora.site == "action_expert":
+        if self.lora is not None and self.train != TRAINED:
             raise ConfigError(
-                f"insulation is {self.insulation!r}, but with lora.site = 'action_expert' "
-                "nothing of the backbone is trained; choose the site 'backbone' or 'both', or "
-                "insulation 'full'"
+                f"train is {list(self.train)}, but adapters are trained; leave it out, or train "
+                'the weights themselves with lora = "None"'
+            )
+        if self.lora is not None and self.init == "random":
+            raise ConfigError(
+                "init is 'random', but adapters of random weights that stay as they are learn "
+                'little, and no file holds these; train the weights with lora = "None"'
             )
 
     def stream(self, suite: TaskSuite) -> TaskStream:

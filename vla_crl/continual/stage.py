@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla_crl.algos.ppo import PPO, param_groups
 from vla_crl.algos.protocols import Rollout
-from vla_crl.config import Count, Settings, to_mapping
+from vla_crl.config import Count, Settings, from_mapping, to_mapping
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_checks import method_groups, method_metrics, method_state
@@ -22,13 +22,9 @@ from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
-from vla_crl.models.adapters import (
-    adapter_layout,
-    adapter_state_dict,
-    check_checkpoint_holds,
-    load_adapter_state_dict,
-)
+from vla_crl.models.adapters import load_trained_state_dict, trained_state_dict
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.routes import BankRecord
 from vla_crl.rollout.collector import CollectionStatistics, Collector
 from vla_crl.rollout.contexts import ContextPlan, plan_contexts
 from vla_crl.rollout.demonstrations import Demonstrations
@@ -49,6 +45,8 @@ class StageRecord(Settings):
     """Of training, so far."""
     wall_s: Annotated[float, Interval(ge=0)]
     is_closed: bool
+    adapters: BankRecord
+    """All of the policy's adapters but their numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,6 @@ class StageTraining:
             tasks: To be trained.
             shared: What the method may use of the run.
             wall_s: Seconds of the run until now.
-
-        Raises:
-            ConfigError: The method trains or adds what checkpoints do not hold.
         """
         self.number, self.tasks = number, tasks
         self.budget = config.episodes_per_task * len(tasks)
@@ -105,7 +100,6 @@ class StageTraining:
         self._config, self._policy, self._method = config, policy, method
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
-        self._layout = adapter_layout(policy)
         self._rng = np.random.default_rng([config.seed, number])
         draws = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
         self._stage = Stage(
@@ -122,7 +116,6 @@ class StageTraining:
         )
         self._collector: Collector | None = None
         method.before_task(policy, self._stage)
-        self._check_method("before_task")
         groups = method_groups(method, config.method, policy, param_groups(policy, config.ppo))
         self._ppo = PPO(policy, config.ppo, groups)
         self._collector = Collector(
@@ -179,8 +172,7 @@ class StageTraining:
         """Let the method close the stage.
 
         Raises:
-            ConfigError: Nothing but the value head was trained, or the method leaves what
-                checkpoints do not hold.
+            ConfigError: Nothing but the value head was trained.
         """
         warmup = self._config.ppo.value_warmup_iterations
         if self.iteration <= warmup:
@@ -190,7 +182,6 @@ class StageTraining:
                 f"(ppo.value_warmup_iterations = {warmup}); raise episodes_per_task"
             )
         self._method.after_task(self._policy, self._stage)
-        self._check_method("after_task")
         self.is_closed = True
 
     def state(self) -> State:
@@ -200,7 +191,7 @@ class StageTraining:
             ConfigError: Backend or method cannot be stored.
         """
         parts: dict[str, Mapping[str, Tensor]] = {
-            "policy": adapter_state_dict(self._policy),
+            "policy": trained_state_dict(self._policy),
             "method": method_state(self._method, self._config.method),
             "global": {"generator": torch.get_rng_state()},
         }
@@ -221,6 +212,7 @@ class StageTraining:
             episodes=self.episodes,
             wall_s=self.wall_s,
             is_closed=self.is_closed,
+            adapters=self._policy.adapters.record(),
         )
         return State(to_mapping(record), join_states(parts))
 
@@ -228,11 +220,18 @@ class StageTraining:
         """Go on from where another process was in this stage.
 
         Raises:
-            SpecError: It is that of other adapters or worlds.
+            ConfigError: It is that of adapters that the policy cannot have.
+            SpecError: It is that of other weights or worlds.
             CheckpointError: Other parameters are trained.
         """
         record, tensors = state.record, state.tensors
-        load_adapter_state_dict(self._policy, part_of(tensors, "policy"))
+        adapters = from_mapping(BankRecord, record["adapters"], "adapters")
+        if self._policy.adapters.record() != adapters:
+            trained = [n for n, p in self._policy.named_parameters() if p.requires_grad]
+            self._policy.adapters.arrange(adapters)
+            for name, parameter in self._policy.named_parameters():
+                parameter.requires_grad_(name in trained)
+        load_trained_state_dict(self._policy, part_of(tensors, "policy"))
         self._method.load_state_dict(part_of(tensors, "method"))
         self.episodes, self.wall_s = record["episodes"], record["wall_s"]
         self.is_closed = record["is_closed"]
@@ -243,10 +242,6 @@ class StageTraining:
             self._stage.generator.set_state(tensors["stage/generator"])
             load_rng_state(self._rng, tensors["stage/rng"])
         torch.set_rng_state(tensors["global/generator"])
-
-    def _check_method(self, hook: str) -> None:
-        where = f"method '{self._config.method}': {hook}"
-        check_checkpoint_holds(self._policy, self._layout, where)
 
     @property
     def _begun(self) -> Collector:

@@ -11,6 +11,7 @@ from time import perf_counter
 import torch
 
 from vla_crl.config import as_record, to_mapping
+from vla_crl.continual.beginning import load_beginning, prepare_training
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
 from vla_crl.continual.demonstrated import Demonstrated
@@ -33,9 +34,8 @@ from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files.checksums import require_undamaged, write_sums
 from vla_crl.files.state_dicts import join_states, load_tensors, part_of, save_tensors
 from vla_crl.files.writing import replacing, sync
-from vla_crl.models.adapters import adapters_merged, add_lora, check_loss_paths
-from vla_crl.models.checkpoint import load_adapter, load_policy, require_base, save_adapter
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.stage_checkpoint import restore, save_checkpoint
 from vla_crl.models.weights import weights_fingerprint
 from vla_crl.progress import console, track
 from vla_crl.rollout.agents import PolicyAgent
@@ -94,17 +94,10 @@ class Trainer:
         check_fits(self.policy.embodiment, self.suite.embodiment, where)
         compare_pictures(self.policy.config.pictures, self.suite.pictures, where)
         self.policy.explore(config.exploration)
-        if self.policy.lora is None:
-            add_lora(self.policy, config.lora)
-        elif self.policy.lora != config.lora:
-            raise ConfigError(
-                f"policy '{config.policy}' brings adapters {self.policy.lora}, the recipe asks for "
-                f"{config.lora}; make them equal"
-            )
         self.policy.config = replace(
             self.policy.config, insulation=config.insulation, pictures=self.suite.pictures
         )
-        check_loss_paths(self.policy, config.insulation)
+        prepare_training(self.policy, config)
         check_budget(config, self.suite, self.policy)
         self.loggers = Loggers(config.loggers, run, to_mapping(config))
         self._wall_s = 0.0
@@ -126,8 +119,7 @@ class Trainer:
 
     def load_base(self) -> VLAPolicy:
         """Return the policy with which the run begins, as it is on disk."""
-        config, on = self.config, self.config.compute
-        return load_policy(config.policy, base=config.base, device=on.device, dtype=on.dtype)
+        return load_beginning(self.config)
 
     def _make_worlds(self) -> None:
         """Make the worlds of training and of evaluation."""
@@ -201,7 +193,6 @@ class Trainer:
         if not stage.is_closed:
             self._spend_budget(stage)
             stage.close()
-            require_base(self.policy, self.run.checkpoint(number), self._base)
             self._store(stage)
         self._wall_s = stage.wall_s
 
@@ -247,7 +238,7 @@ class Trainer:
         """Bring a stage to a stored state."""
         try:
             stage.load_state(state)
-        except (SpecError, CheckpointError) as error:
+        except (SpecError, ConfigError, CheckpointError) as error:
             raise CheckpointError(
                 f"{self.run.state} does not fit this run any more: {error}. Resume with the "
                 f"versions that wrote it, or remove {self.run.state}: the stage then begins again"
@@ -265,7 +256,7 @@ class Trainer:
             sampled = self._evaluate(stage, settings.num_sampled_episodes, deterministic=False)
         self._wall_s += perf_counter() - started
         folder = self.run.checkpoint(stage)
-        save_adapter(self.policy, folder, self._base)
+        save_checkpoint(self.policy, folder, self._base)
         state = join_states({"method": method_state(self.method, self.config.method)})
         state["wall_s"] = torch.tensor(self._wall_s, dtype=torch.float64)
         save_tensors(state, folder / METHOD_FILE)
@@ -292,15 +283,14 @@ class Trainer:
         return cells
 
     def _evaluate(self, stage: int, num_episodes: int, *, deterministic: bool) -> list[TaskResult]:
-        agent = PolicyAgent(self.policy, deterministic, stage_seed(self.config.seed, stage))
-        with adapters_merged(self.policy):
-            return evaluate(
-                agent,
-                self._evaluation_sims,
-                self.stream.tasks,
-                num_episodes=num_episodes,
-                divergences=self.run.divergences,
-            )
+        seed = stage_seed(self.config.seed, stage)
+        return evaluate(
+            PolicyAgent(self.policy, deterministic, seed),
+            self._evaluation_sims,
+            self.stream.tasks,
+            num_episodes=num_episodes,
+            divergences=self.run.divergences,
+        )
 
     def _restore(self) -> tuple[int, State | None]:
         """Load the last stage that is done, and drop what was written after it was or is stored.
@@ -327,7 +317,7 @@ class Trainer:
         if last_done < 0:
             return last_done, None
         folder = run.checkpoint(last_done)
-        load_adapter(self.policy, folder)
+        restore(self.policy, folder)
         stored = load_tensors(folder / METHOD_FILE)
         require_undamaged(folder, METHOD_FILE)
         if "wall_s" not in stored:

@@ -81,7 +81,7 @@ def front_matter(name: str, policy: VLAPolicy, measured: Measured, license_id: s
 def _tags(policy: VLAPolicy) -> list[str]:
     tags = ["robotics", "vision-language-action", "continual-learning"]
     tags += ["flow-matching"] * isinstance(policy.config.head, FlowConfig)
-    return [*tags, "lora"] if policy.lora is not None else tags
+    return [*tags, "lora"] if policy.adapters.names else tags
 
 
 def _by_split(measured: Measured) -> list[tuple[str, list[TaskSuccess]]]:

@@ -58,6 +58,8 @@ def export_policy(
             f"policy '{source}' has a pretrained backbone, whose licence is its makers'; name "
             "the one under which you share this, e.g. --license apache-2.0"
         )
+    if torch_export:
+        _require_one_program(policy, source)
     measured, notes = read_measured(source), [_kept_apart(policy)]
     if merge:
         notes = [_merged(policy, source)]
@@ -89,23 +91,37 @@ def export_policy(
 
 
 def _kept_apart(policy: VLAPolicy) -> str:
-    if policy.lora is None:
+    bank = policy.adapters
+    if not bank.names:
         return ""
-    return f"Its adapters, LoRA of rank {policy.lora.rank}, are kept apart from the base."
+    chosen = "" if bank.route.kind == "fixed" else f", chosen by {bank.route.kind}"
+    return f"Its LoRA adapters, {bank.record()}{chosen}, are kept apart from the base."
 
 
 def _merged(policy: VLAPolicy, source: str) -> str:
     """Merge adapters and tell in a sentence how much that has changed."""
-    if policy.lora is None:
+    if not policy.adapters.names:
         raise ConfigError(f"policy '{source}' has no adapters to be merged; leave out --merge")
-    rank, actions = policy.lora.rank, _actions_of(policy)
+    told, actions = str(policy.adapters.record()), _actions_of(policy)
     before = actions()
-    merge_adapters(policy)
+    try:
+        merge_adapters(policy)
+    except ConfigError as error:
+        raise ConfigError(f"policy '{source}': {error}") from error
     difference = float((actions() - before).abs().max())
     return (
-        f"Its adapters, LoRA of rank {rank}, are merged into the base; on {NUM_COMPARED} random "
+        f"Its LoRA adapters, {told}, are merged into the base; on {NUM_COMPARED} random "
         f"observations actions, in [-1, 1], differ from those before by {difference:.0e} at most."
     )
+
+
+def _require_one_program(policy: VLAPolicy, source: str) -> None:
+    """Check that the policy acts alike in all tasks, as a program does."""
+    if policy.adapters.route.kind == "task":
+        raise ConfigError(
+            f"policy '{source}': its adapters are chosen by task, which no program of "
+            "torch.export is told; leave out --torch-export"
+        )
 
 
 def _actions_of(policy: VLAPolicy) -> Callable[[], torch.Tensor]:

@@ -1,91 +1,135 @@
-"""LoRA adapters on the action expert and the backbone, and which parameters are trained."""
+"""Which parameters are trained, adapters or base weights, and what is then stored of a policy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
-from vla_crl.errors import ConfigError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.files.state_dicts import require_like
-from vla_crl.hardware import require_memory
-from vla_crl.models.context import Insulation
-from vla_crl.models.lora import LoRAConfig, Site
+from vla_crl.models.gradient_paths import reached
+from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.sites import Group, light_names, site_of
+from vla_crl.models.weights import changed_weights
 
-Group = Literal["backbone", "heads", "action_expert", "value"]
-
-_GROUP_OF_MODULE: dict[str, Group] = {
-    "backbone": "backbone",
-    "state_in": "backbone",
-    "token_heads": "heads",
-    "grounding": "heads",
-    "head": "action_expert",
-    "value_head": "value",
-}
-_ADAPTER_NAME = "default"
-TRAINED_BYTES = 16
-"""For each trained number itself, its gradient and two averages of Adam's, float32."""
+ADAPTER = "default"
+"""Name of the adapter that a recipe trains."""
+SHOWN_NAMES = 3
 
 
 def add_lora(policy: VLAPolicy, config: LoRAConfig) -> None:
-    """Insert adapters that leave the policy's output unchanged, and freeze the base.
+    """Add the adapter that a recipe trains, and train nothing else but the value head.
 
-    Afterwards the adapters and the value head are trainable, nothing else. Only the
-    initialisation B = 0 is offered: others (PiSSA, OLoRA) change the base weights, which breaks
-    `adapter_disabled` and every comparison with the base policy. Adapters are float32 whatever the
-    layers are: Adam's small steps would be lost in bfloat16.
+    The policy's output is left unchanged.
 
     Raises:
-        ConfigError: The policy has adapters already, or there is no room for these.
+        ConfigError: The policy has it already, its settings fit no layer, or there is no room.
     """
-    import peft
+    policy.adapters.add(ADAPTER, config)
+    train_adapters(policy, [ADAPTER])
 
-    from vla_crl.models.merged_lora import MergedLinear
 
-    if policy.lora is not None:
-        raise ConfigError(
-            f"add_lora: the policy already has adapters ({policy.lora}); load the base anew"
-        )
-    names = _linear_layers(policy, config.site)
-    layers = [cast(nn.Linear, policy.get_submodule(name)) for name in names]
-    edges = sum(layer.in_features + layer.out_features for layer in layers)
-    taken, advice = TRAINED_BYTES * config.rank * edges, "choose a smaller lora.rank"
-    require_memory(taken, f"adapters of rank {config.rank}", advice, policy.device.type)
-    settings = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        target_modules=names,
-        init_lora_weights=True,
-    )
-    settings._register_custom_module({nn.Linear: MergedLinear})
-    peft.inject_adapter_in_model(settings, policy, _ADAPTER_NAME)
-    policy.lora = config
+def train_adapters(policy: VLAPolicy, names: Collection[str]) -> None:
+    """Train some adapters, the router if there is one, and the value head; freeze all else.
+
+    Raises:
+        ConfigError: An unknown adapter.
+    """
+    light = light_names(policy)
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(_is_saved(name))
-        if _is_saved(name):
-            parameter.data = parameter.data.float()
+        parameter.requires_grad_(name in light)
+    policy.adapters.train_only(names)
 
 
-@contextmanager
-def adapter_disabled(policy: VLAPolicy) -> Iterator[None]:
-    """Run the base policy inside the block, bit for bit as before `add_lora`."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def train_only(policy: VLAPolicy, *groups: Group) -> None:
+    """Make all base parameters of these groups trainable and freeze the others."""
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(site_of(name) in groups)
 
-    layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
-    # `enable_adapters` also switches `requires_grad`, which is not ours to change here.
-    trainable = {name: p.requires_grad for name, p in policy.named_parameters()}
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
-        for name, parameter in policy.named_parameters():
-            parameter.requires_grad_(trainable[name])
+
+def train_reached(policy: VLAPolicy, *groups: Group) -> None:
+    """Train the base parameters of these groups on which actions or value depend, freeze the rest.
+
+    Of a backbone the last text layer's queries and MLP, for one, may reach neither.
+
+    Raises:
+        ConfigError: None of a group is left.
+    """
+    train_only(policy, *groups)
+    named = [(name, p) for name, p in policy.named_parameters() if p.requires_grad]
+    found = reached(policy, [p for _, p in named], with_value=True)
+    for (_, parameter), is_reached in zip(named, found, strict=True):
+        parameter.requires_grad_(is_reached)
+    for group in set(groups) - trainable_parameters(policy).keys():
+        raise ConfigError(_unreached(policy, group, f"all parameters of '{group}'"))
+
+
+def trainable_parameters(policy: VLAPolicy) -> dict[Group, list[Parameter]]:
+    """Return the trainable parameters by group, without empty groups."""
+    groups: dict[Group, list[Parameter]] = {}
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(site_of(name), []).append(parameter)
+    return groups
+
+
+def trains_backbone(policy: VLAPolicy) -> bool:
+    """Tell whether training changes contexts, by weights, adapters or router of the backbone."""
+    groups, bank = trainable_parameters(policy), policy.adapters
+    if "backbone" in groups:
+        return True
+    layers = (layer for name in bank.route.names for layer in bank.layouts[name].ranks)
+    return "router" in groups and any(site_of(layer) == "backbone" for layer in layers)
+
+
+def check_loss_paths(policy: VLAPolicy) -> None:
+    """Fail before training if the gradient of actions and value misses a trainable parameter.
+
+    A chunk is sampled for an example observation, and the gradients of its log-probability and of
+    the value are computed, whatever the action head.
+
+    Args:
+        policy: With `requires_grad` and insulation as it will be trained.
+
+    Raises:
+        ConfigError: A trainable parameter has no loss path, nothing is trainable, or something that
+            is not float32.
+    """
+    named = [(name, p) for name, p in policy.named_parameters() if p.requires_grad]
+    if not named:
+        raise ConfigError("nothing is trainable; add_lora or train_only first")
+    for name, parameter in named:
+        if parameter.dtype != torch.float32:
+            raise ConfigError(
+                f"'{name}' is trainable but {parameter.dtype}, in which small steps are lost; "
+                "load the policy in float32, or train adapters"
+            )
+    found = reached(policy, [parameter for _, parameter in named], with_value=True)
+    missed = [name for (name, _), is_reached in zip(named, found, strict=True) if not is_reached]
+    if missed:
+        more = f" and {len(missed) - SHOWN_NAMES} more" if len(missed) > SHOWN_NAMES else ""
+        told = ", ".join(f"'{name}'" for name in missed[:SHOWN_NAMES]) + more
+        raise ConfigError(_unreached(policy, site_of(missed[0]), told))
+
+
+def _unreached(policy: VLAPolicy, group: Group, told: str) -> str:
+    """Say that no gradient reaches parameters of a group, and what to do."""
+    said = f"trainable, but no gradient of actions or value reaches them: {told}"
+    if group == "auxiliary":
+        return (
+            f"the token and grounding heads are {said}; only token losses, which are not trained "
+            "here, do: freeze them with train_only"
+        )
+    insulation = policy.config.insulation
+    if group == "backbone" and insulation == "full":
+        return (
+            f"backbone parameters are {said}, as it stops at the context (insulation = 'full'); "
+            "use LoRA site 'action_expert', or insulation 'none' or a number in (0, 1)"
+        )
+    return f"parameters are {said} (insulation = {insulation!r}); freeze them"
 
 
 @contextmanager
@@ -94,77 +138,24 @@ def adapters_merged(policy: VLAPolicy) -> Iterator[None]:
 
     Nothing but rounding changes. Inside, adapters must not change and no gradient is taken.
     """
-    if policy.lora is None:
-        yield  # without peft, which takes seconds to import
-        return
-    from vla_crl.models.merged_lora import MergedLinear
-
-    layers = [module for module in policy.modules() if isinstance(module, MergedLinear)]
     try:
-        for layer in layers:
-            layer.keep()
+        policy.adapters.keep_merged(merged=True)
         yield
     finally:
-        for layer in layers:
-            layer.kept = None
+        policy.adapters.keep_merged(merged=False)
 
 
 def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
-    """Return the adapters and the value head: all that changes in PPO with LoRA."""
-    return {name: tensor for name, tensor in policy.state_dict().items() if _is_saved(name)}
-
-
-def adapter_layout(policy: VLAPolicy) -> dict[str, Any]:
-    """Return all that adapters are but for their numbers, by name.
-
-    Of tensors it is the shape, of layers which of their adapters act, and how strongly.
-    """
-    from peft.tuners.lora.layer import LoraLayer
-
-    layout: dict[str, Any] = {
-        name: tuple(tensor.shape) for name, tensor in adapter_state_dict(policy).items()
-    }
-    for name, layer in policy.named_modules():
-        if isinstance(layer, LoraLayer):
-            acting = not layer.disable_adapters and not layer.merged and layer.active_adapters
-            layout[name] = acting or "switched off", dict(layer.scaling)
-    return layout
-
-
-def check_checkpoint_holds(policy: VLAPolicy, layout: Mapping[str, Any], where: str) -> None:
-    """Fail if what is trained or acts would not be what is loaded from the checkpoints of a run.
-
-    Args:
-        policy: With `requires_grad` set as it will be trained.
-        layout: `adapter_layout` as `add_lora` made it.
-        where: Who changed the policy, for the error message.
-
-    Raises:
-        ConfigError: Something besides adapters and value head is trainable, or adapters are others.
-    """
-    for name, parameter in policy.named_parameters():
-        if parameter.requires_grad and not _is_saved(name):
-            raise ConfigError(
-                f"{where}: '{name}' is trainable, but checkpoints of a run hold adapters and value "
-                "head only; leave the rest frozen"
-            )
-    own = adapter_layout(policy)
-    changed = [name for name in {**own, **layout} if own.get(name) != layout.get(name)]
-    if changed:
-        came, expected = (of.get(changed[0], "not there") for of in (own, layout))
-        raise ConfigError(
-            f"{where}: adapters were changed: '{changed[0]}' is {came}, expected {expected} "
-            f"({len(changed)} differ); a checkpoint could not be loaded as it acts here. Use those "
-            "that there are, of a higher lora.rank if need be"
-        )
+    """Return the adapters, their router and the value head: all but the base."""
+    light = light_names(policy)
+    return {name: tensor for name, tensor in policy.state_dict().items() if name in light}
 
 
 def load_adapter_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> None:
     """Write what `adapter_state_dict` returned into a policy with the same adapters.
 
     Raises:
-        SpecError: They are others (add_lora with the same rank, alpha and site first), of another
-            type, or not finite.
+        SpecError: They are others, of another type, or not finite.
     """
     own = adapter_state_dict(policy)
     require_like(tensors, own, "adapters")
@@ -172,85 +163,36 @@ def load_adapter_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) ->
         own[name].copy_(tensor)
 
 
-def train_only(policy: VLAPolicy, *groups: Group) -> None:
-    """Make all base parameters of these groups trainable and freeze the others."""
-    for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(_group_of(name) in groups)
+def is_base_trained(policy: VLAPolicy) -> bool:
+    """Tell whether base weights are trained or have changed since they were loaded."""
+    return bool(_trained_base(policy))
 
 
-def trainable_parameters(policy: VLAPolicy) -> dict[Group, list[Parameter]]:
-    """Return the trainable parameters by group, without empty groups."""
-    groups: dict[Group, list[Parameter]] = {}
-    for name, parameter in policy.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault(_group_of(name), []).append(parameter)
-    return groups
+def trained_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:
+    """Return all that training may have changed of the policy that was loaded.
+
+    That is `adapter_state_dict`, the base weights that are trained, and those that have changed.
+    """
+    return adapter_state_dict(policy) | _trained_base(policy)
 
 
-def check_loss_paths(
-    policy: VLAPolicy, insulation: Insulation, *, has_token_losses: bool = False
-) -> None:
-    """Fail before training if a trainable group would never receive a gradient.
-
-    Args:
-        policy: With `requires_grad` set as it will be trained.
-        insulation: Insulation during this training.
-        has_token_losses: Whether the objective includes losses on tokens or grounding, the only
-            ones that reach an insulated backbone.
+def load_trained_state_dict(policy: VLAPolicy, tensors: Mapping[str, Tensor]) -> None:
+    """Write what `trained_state_dict` returned into the same policy with the same adapters.
 
     Raises:
-        ConfigError: A trainable group has no loss path, nothing is trainable, or something that is
-            not float32.
+        SpecError: They are others, of another type, or not finite; nothing is written then.
     """
-    groups = trainable_parameters(policy)
-    if not groups:
-        raise ConfigError("nothing is trainable; add_lora or train_only first")
-    for name, parameter in policy.named_parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            raise ConfigError(
-                f"'{name}' is trainable but {parameter.dtype}, in which small steps are lost; "
-                "load the policy in float32, or train adapters"
-            )
-    if has_token_losses:
-        return
-    if "heads" in groups:
-        raise ConfigError(
-            "the token and grounding heads are trainable, but no token loss is trained; "
-            "freeze them with train_only or add a token loss"
-        )
-    if "backbone" in groups and insulation == "full":
-        raise ConfigError(
-            "backbone parameters are trainable, but no gradient reaches them: the flow's stops at "
-            "the context (insulation = 'full') and no token loss is trained; use LoRA site "
-            "'action_expert', or insulation 'none' or a number in (0, 1)"
-        )
+    every = policy.state_dict()
+    own = trained_state_dict(policy) | {name: every[name] for name in tensors if name in every}
+    try:
+        require_like(tensors, own, "trained weights")
+    except SpecError as error:
+        raise SpecError(f"{error}; expected those of the same run") from error
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
 
 
-def _linear_layers(policy: VLAPolicy, site: Site) -> list[str]:
-    """Return the names of the layers at a site that the action expert's output depends on.
-
-    Of the backbone these are the layers behind the context. The last text layer's queries and MLP,
-    for one, reach neither keys nor values, and an adapter there would never get a gradient.
-    """
-    layers = {name: layer for name, layer in policy.named_modules() if type(layer) is nn.Linear}
-    names = [name for name in layers if name.startswith("head.") and site != "backbone"]
-    if site != "action_expert":
-        backbone = [name for name in layers if name.startswith("backbone.")]
-        weights = [layers[name].weight.requires_grad_() for name in backbone]
-        # In this thread: those of the engine know only devices that were there when it started.
-        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
-            context = policy.encode(policy.example_observation())
-            read = context.keys.sum() + context.values.sum()
-            reached = torch.autograd.grad(read, weights, allow_unused=True)
-        pairs = zip(backbone, reached, strict=True)
-        names += [name for name, gradient in pairs if gradient is not None]
-    return names
-
-
-def _is_saved(name: str) -> bool:
-    """Tell whether a parameter belongs to an adapter or the value head."""
-    return ".lora_A." in name or ".lora_B." in name or name.startswith("value_head.")
-
-
-def _group_of(name: str) -> Group:
-    return _GROUP_OF_MODULE[name.split(".", 1)[0]]
+def _trained_base(policy: VLAPolicy) -> dict[str, Tensor]:
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    names = (trained | changed_weights(policy)) - light_names(policy)
+    return {name: tensor for name, tensor in policy.state_dict().items() if name in names}

@@ -3,7 +3,9 @@
 A policy is a directory with `policy.json` (format, config with vocabulary, adapters, card) and
 `model.safetensors`; where its backbone began as a pretrained model also `vlm/`, with that model's
 config, tokenizer and image processor, so that loading asks no network. An adapter is a directory
-with `adapter.json`, which names its base policy, and `adapter.safetensors`. A run keeps adapters.
+with `adapter.json`, which names its base policy, and `adapter.safetensors`: all adapters, their
+router and the value head. Both tell which adapters act in which task. A run keeps for every stage
+what was trained or added: adapters, or the whole policy where weights of the base were trained.
 Checksums of all these files lie beside them, in `SHA256SUMS`.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vla_crl.catalog import OWN_FOLDERS, list_policies, policy_path
 from vla_crl.compute import Dtype
@@ -25,11 +28,12 @@ from vla_crl.files.reading import require_file
 from vla_crl.files.state_dicts import load_tensors, require_like, save_tensors
 from vla_crl.models.adapters import (
     adapter_state_dict,
-    add_lora,
     load_adapter_state_dict,
+    train_adapters,
 )
 from vla_crl.models.checkpoint_records import FORMAT, AdapterRecord, PolicyRecord, read_record
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
+from vla_crl.models.routes import BankRecord
 from vla_crl.models.sizes import require_room
 from vla_crl.models.weights import base_fingerprint, remember_base
 
@@ -56,12 +60,15 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
             "the policy in float32 to save it whole, or save its adapters"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / SUMS_FILE).unlink(missing_ok=True)  # they are of what is replaced now
+    _clear(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
     if policy.backbone.vlm.is_pretrained:
         policy.backbone.vlm.save_files(directory / VLM_FOLDER)
     record = PolicyRecord(
-        format=FORMAT, config=policy.config, lora=policy.lora, card=dict(card or {})
+        format=FORMAT,
+        config=policy.config,
+        adapters=policy.adapters.record(),
+        card=dict(card or {}),
     )
     save_json(record, directory / POLICY_FILE)
     vlm_files = (file for file in (directory / VLM_FOLDER).rglob("*") if file.is_file())
@@ -121,8 +128,8 @@ def load_policy(
 ) -> VLAPolicy:
     """Load a checkpoint directory, or the one that ships with a preset.
 
-    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. A checkpoint of
-    a run (`checkpoints/stage_3`) holds adapters; its base policy is loaded first.
+    The weights of `policies/<preset>.toml` lie beside it in `policies/<preset>/`. Where a
+    checkpoint of a run (`checkpoints/stage_3`) holds adapters, its base policy is loaded first.
 
     Args:
         path_or_preset: Checkpoint directory, name of a preset in `policies/`, or a preset's file.
@@ -134,8 +141,7 @@ def load_policy(
             adapters are refused.
 
     Raises:
-        CheckpointError: A file is missing, damaged or does not fit, or the checkpoint would not act
-            as it was measured.
+        CheckpointError: A file is missing, damaged or does not fit.
         ConfigError: There is no such preset, it is some other file, or torch cannot use the
             device.
     """
@@ -184,12 +190,6 @@ def _load(
                 f"{path}: holds adapters of the policy '{record.base}', but all weights are to "
                 "be trained; name that policy, or what 'vla-crl export --merge' makes of this one"
             )
-        if routing := record.routing:
-            raise CheckpointError(
-                f"{path}: the method '{routing}' chooses for every task what acts (evaluating), "
-                "which no checkpoint holds, so it would not act as it was measured. Its success is "
-                "in the run's matrix.csv; choose a checkpoint of a method that does not choose"
-            )
         above = (*above, path.resolve())
         policy = _load_base(record, base, device=device, dtype=dtype, above=above)
         load_adapter(policy, path)
@@ -207,7 +207,7 @@ def _load_whole(path: Path, device: str, dtype: Dtype, *, is_trained: bool) -> V
             "name a stage, RUN/checkpoints/stage_1"
         )
     record, files = read_record(PolicyRecord, path / POLICY_FILE), path / VLM_FOLDER
-    if is_trained and record.lora is not None:
+    if is_trained and record.adapters.layouts:
         raise CheckpointError(
             f"{path}: the policy has adapters, but all weights are to be trained; take one without"
         )
@@ -216,10 +216,32 @@ def _load_whole(path: Path, device: str, dtype: Dtype, *, is_trained: bool) -> V
     try:
         require_room(record.config, str(path / POLICY_FILE))
         policy = VLAPolicy(record.config, vlm_files=files, dtype=dtype, holds_dtype=not is_trained)
-        if record.lora is not None:
-            add_lora(policy, record.lora)
+        arrange_adapters(policy, record.adapters)
     except ConfigError as error:
         raise CheckpointError(f"{error} (written by another version of the policy?)") from error
+    write_weights(policy, tensors, path)
+    policy = policy.to(device).eval()
+    remember_base(policy, tensors)
+    return policy
+
+
+def arrange_adapters(policy: VLAPolicy, record: BankRecord) -> None:
+    """Give a policy the adapters of a record; of these what acts is trainable then.
+
+    Raises:
+        ConfigError: They do not fit it.
+    """
+    policy.adapters.arrange(record)
+    if record.layouts:
+        train_adapters(policy, policy.adapters.scales)
+
+
+def write_weights(policy: VLAPolicy, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write all tensors of a checkpoint into a policy with the same adapters.
+
+    Raises:
+        CheckpointError: They do not fit it.
+    """
     try:
         # On disk all is float32, whatever the backbone is held in here.
         own = {name: tensor.to("meta") for name, tensor in policy.state_dict().items()}
@@ -231,9 +253,6 @@ def _load_whole(path: Path, device: str, dtype: Dtype, *, is_trained: bool) -> V
             "both from the same checkpoint"
         ) from error
     policy.load_state_dict(tensors)
-    policy = policy.to(device).eval()
-    remember_base(policy, tensors)
-    return policy
 
 
 def _load_base(
@@ -289,34 +308,34 @@ def read_card(directory: Path) -> dict[str, Any]:
     return read_record(PolicyRecord, directory / POLICY_FILE).card
 
 
-def save_adapter(
-    policy: VLAPolicy, directory: Path, base: str, *, routing: str | None = None
-) -> None:
-    """Write only the adapters and the value head.
+def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
+    """Write only the adapters, their router, the value head, and what acts when.
 
     Args:
         policy: Has adapters.
         directory: Made if missing.
         base: Preset or checkpoint directory of the policy without them.
-        routing: Name of the method that chooses what acts in which task, if one does.
 
     Raises:
         CheckpointError: The policy has no adapters, or other weights have changed since.
     """
-    if policy.lora is None:
+    if not policy.adapters.names:
         raise CheckpointError(f"{directory}: the policy has no adapters; use save_policy")
-    sha256 = require_base(policy, directory, base)
+    if (sha256 := base_fingerprint(policy)) is None:
+        raise CheckpointError(
+            f"{directory}: weights outside of adapters and value head have changed since '{base}' "
+            "was loaded, and a checkpoint of adapters does not hold them; use save_checkpoint"
+        )
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / SUMS_FILE).unlink(missing_ok=True)  # they are of what is replaced now
+    _clear(directory, POLICY_FILE, MODEL_FILE)
     save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
     record = AdapterRecord(
         format=FORMAT,
-        lora=policy.lora,
+        adapters=policy.adapters.record(),
         base=base,
         base_sha256=sha256,
         pictures=policy.config.pictures,
         exploration=policy.exploration,
-        routing=routing,
     )
     if base not in list_policies() and Path(base).exists():
         place = Path(base).resolve()
@@ -327,7 +346,7 @@ def save_adapter(
 
 
 def load_adapter(policy: VLAPolicy, directory: Path) -> None:
-    """Load adapters into the policy they were trained on, adding them if it has none.
+    """Load adapters into the policy they were trained on, in the place of those that it has.
 
     Raises:
         CheckpointError: A file is missing, damaged or does not fit the policy.
@@ -341,10 +360,7 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
             f"'{record.base}' as it was"
         )
     try:
-        if policy.lora is None:
-            add_lora(policy, record.lora)
-        elif policy.lora != record.lora:
-            raise SpecError(f"the policy has {policy.lora}, the file holds {record.lora}")
+        arrange_adapters(policy, record.adapters)
         load_adapter_state_dict(policy, tensors)
     except (ConfigError, SpecError) as error:
         raise CheckpointError(
@@ -356,27 +372,10 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
     policy.explore(record.exploration)
 
 
-def require_base(policy: VLAPolicy, directory: Path, base: str) -> str:
-    """Check that a checkpoint of adapters would hold all that has changed.
-
-    Args:
-        policy: To be saved.
-        directory: Where to.
-        base: What was loaded.
-
-    Returns:
-        `base_fingerprint`.
-
-    Raises:
-        CheckpointError: Other weights have changed.
-    """
-    sha256 = base_fingerprint(policy)
-    if sha256 is None:
-        raise CheckpointError(
-            f"{directory}: weights outside of adapters and value head have changed since '{base}' "
-            "was loaded, and a checkpoint of adapters does not hold them; change adapters only"
-        )
-    return sha256
+def _clear(directory: Path, *names: str) -> None:
+    """Remove checksums, which are of what is replaced now, and files of the other kind."""
+    for name in (SUMS_FILE, *names):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _check_device(device: str) -> None:

@@ -8,8 +8,8 @@ from vla_crl.config import Settings, from_mapping
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.files.reading import read_object, shown
 from vla_crl.files.state_dicts import require_part
-from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import PolicyConfig
+from vla_crl.models.routes import BankRecord
 
 FORMAT = 3
 Record = TypeVar("Record")
@@ -21,8 +21,8 @@ class PolicyRecord(Settings):
 
     format: int
     config: PolicyConfig
-    lora: LoRAConfig | None
     card: dict[str, Any]
+    adapters: BankRecord = field(default_factory=BankRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class AdapterRecord(Settings):
     """What adapter.json says."""
 
     format: int
-    lora: LoRAConfig
+    adapters: BankRecord
     base: str
     """Preset or folder of the policy that the adapters are of."""
     base_sha256: str
@@ -41,8 +41,6 @@ class AdapterRecord(Settings):
     """As in `PolicyConfig`; None: those of the base."""
     exploration: dict[str, Any] = field(default_factory=dict)
     """How actions are sampled, see `ActionHead.exploration`."""
-    routing: str | None = None
-    """Name of the method that chooses what acts in which task, if one does."""
 
 
 def read_record(record_class: type[Record], path: Path) -> Record:

@@ -1,70 +1,69 @@
 """Adapters folded into the weights that they adapt."""
 
-from typing import Any, cast
-
 import torch
-from torch import nn
+from torch import Tensor
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.merged_lora import MergedLinear
+from vla_crl.models.adapted_linear import AdaptedLinear
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.routes import FixedRoute
+from vla_crl.models.sites import linear_layers
 
 
 def merge_adapters(policy: VLAPolicy) -> None:
-    """Make W + (alpha / rank) B A the weights themselves, and take the adapters away.
+    """Make W + sum_k c_k B_k A_k the weights themselves, and take all adapters away.
 
-    The sum is formed in float64 and rounded once, so actions change by rounding alone. What is left
-    is a policy as `save_policy` wrote it before it had adapters.
+    The sum is over the adapters that act; it is formed in float64 and rounded once, so actions
+    change by rounding alone. What is left is a policy as `save_policy` wrote it before it had
+    adapters.
 
     Raises:
-        ConfigError: It has no adapters, or some that are not such a sum; it is as it was.
+        ConfigError: None acts, what acts depends on the task or the input, or a sum would be
+            rounded; the policy is as it was.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers: dict[str, Any] = {
-        name: layer for name, layer in policy.named_modules() if isinstance(layer, BaseTunerLayer)
-    }
-    if policy.lora is None or not layers:
+    bank = policy.adapters
+    if not bank.names:
         raise ConfigError("the policy has no adapters to be merged")
-    merged = {name: _merged_weight(name, layer) for name, layer in layers.items()}
+    if not isinstance(bank.route, FixedRoute):
+        what = "task" if bank.route.kind == "task" else "input"
+        raise ConfigError(
+            f"the policy's adapters {', '.join(bank.names)} are chosen by {bank.route.kind}, so "
+            f"no single sum acts as they do for every {what}, and they cannot be merged; keep them "
+            "apart, or set a fixed route first"
+        )
+    if not bank.scales:
+        raise ConfigError(
+            f"none of the policy's adapters {', '.join(bank.names)} acts, so there is nothing to "
+            "be merged; activate some, or take the base policy"
+        )
+    layers = linear_layers(policy)
+    merged = {
+        name: _merged_weight(name, layer)
+        for name, layer in layers.items()
+        if isinstance(layer, AdaptedLinear) and layer.acting
+    }
     for name, weight in merged.items():
-        place, _, attribute = name.rpartition(".")
-        base = layers[name].base_layer
-        base.weight.data = weight
-        setattr(policy.get_submodule(place), attribute, base)
-    policy.lora = policy.base = None
+        layers[name].weight.data = weight
+    bank.clear()
+    policy.base = None
     policy.requires_grad_()
 
 
-def _merged_weight(name: str, layer: nn.Module) -> torch.Tensor:
-    """Return the weights of a layer with its adapter, [out, in] float32."""
-    problem = _not_a_sum(layer)
-    if problem:
+@torch.no_grad()
+def _merged_weight(name: str, layer: AdaptedLinear) -> Tensor:
+    """Return the weights of a layer with what acts of its adapters, [out, in] float32."""
+    if layer.weight.dtype != torch.float32:
         raise ConfigError(
-            f"'{name}' {problem}, so its adapter cannot be merged; keep the adapters apart"
+            f"'{name}' is held in {layer.weight.dtype}, in which the sum is rounded, so its "
+            "adapters cannot be merged; load the policy in float32"
         )
-    layer = cast(MergedLinear, layer)
-    (adapter,) = layer.active_adapters
-    base = cast(nn.Linear, layer.base_layer).weight
-    down, up = (cast(nn.Linear, part[adapter]).weight for part in (layer.lora_A, layer.lora_B))
-    with torch.no_grad():
-        update = layer.scaling[adapter] * (up.double() @ down.double())
-        weight = (base.double() + update).float()
-    if not weight.isfinite().all():
+    weight = layer.weight.double()
+    for adapter, scale in layer.acting.items():
+        down, up = layer.matrices(adapter)
+        weight = weight + scale * (up.double() @ down.double())
+    if not (weight := weight.float()).isfinite().all():
         raise ConfigError(
-            f"'{name}' would have numbers that are not finite, so its adapter cannot be merged; "
-            "look at the training that made it"
+            f"'{name}' would have numbers that are not finite, so its adapters cannot be merged; "
+            "look at the training that made them"
         )
     return weight
-
-
-def _not_a_sum(layer: nn.Module) -> str | None:
-    """Say why a layer with adapters is not W + (alpha / rank) B A in float32, None if it is."""
-    if not isinstance(layer, MergedLinear):
-        return f"is a {type(layer).__name__}, which is none of `add_lora`"
-    if layer.disable_adapters or len(layer.active_adapters) != 1:
-        return f"has {0 if layer.disable_adapters else len(layer.active_adapters)} that act"
-    if layer.lora_variant or any(layer.lora_bias.values()):
-        return "has one that does more than to add a product"
-    dtype = cast(nn.Linear, layer.base_layer).weight.dtype
-    return None if dtype == torch.float32 else f"is held in {dtype}, in which the sum is rounded"

@@ -14,6 +14,7 @@ from vla_crl.config import Chosen, ImageSize, Settings, Size, from_mapping, to_m
 from vla_crl.contracts import Embodiment, Observation
 from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError, SpecError, unknown_name
+from vla_crl.models.adapter_bank import AdapterBank
 from vla_crl.models.backbone import TORCH_DTYPE, Backbone
 from vla_crl.models.context import (
     Context,
@@ -22,7 +23,7 @@ from vla_crl.models.context import (
 )
 from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.heads.head import HeadConfig, HeadSizes, find_head
-from vla_crl.models.lora import BaseWeights, LoRAConfig
+from vla_crl.models.lora import BaseWeights
 from vla_crl.models.normalization import NormStats
 from vla_crl.models.pretrained_vlm import PretrainedBackboneConfig, load_vlm
 from vla_crl.models.token_heads import (
@@ -158,7 +159,6 @@ class VLAPolicy(nn.Module):
             )
         self.config, self.embodiment = config, config.embodiment
         num_numbers, num_cameras = len(self.embodiment.action), len(self.embodiment.cameras)
-        self.lora: LoRAConfig | None = None
         self.base: BaseWeights | None = None
         self.norm_stats = NormStats(len(self.embodiment.state), num_numbers)
         vlm = _make_vlm(config, vlm_files, TORCH_DTYPE[dtype if holds_dtype else "float32"])
@@ -182,6 +182,7 @@ class VLAPolicy(nn.Module):
         )
         self.grounding = GroundingHeads(width, sizes.tokens_per_side, len(config.things))
         self.value_head = ValueHead(self.backbone.feature_dim, config.value_width)
+        self.adapters = AdapterBank(self)
 
     @property
     def device(self) -> torch.device:

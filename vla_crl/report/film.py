@@ -14,7 +14,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.errors import ConfigError
 from vla_crl.progress import console
 from vla_crl.report.video import GridVideo
-from vla_crl.rollout.agents import Agent
+from vla_crl.rollout.agents import Agent, act_by_task
 from vla_crl.rollout.episodes import evaluated
 from vla_crl.rollout.evaluate import evaluate
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
@@ -205,7 +205,7 @@ def _record(
 ) -> list[bool]:
     slots = np.arange(sim.num_slots)
     sim.reset(slots, tasks=tiles.tasks, state_ids=tiles.state_ids)
-    act, draw = agent(sim), _DRAWERS[renderer](sim)
+    act, draw = act_by_task(agent, sim), _DRAWERS[renderer](sim)
     outcomes: list[bool | None] = [None] * sim.num_slots
     captions = sim.observe(images=False).instruction
     running = slots

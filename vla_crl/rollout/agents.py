@@ -1,13 +1,15 @@
 """Who may act in a simulation: a policy, or the scripted expert."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from vla_crl.errors import ConfigError
+from vla_crl.models.adapters import adapters_merged
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.models.weights import weights_fingerprint
 from vla_crl.rollout.lanes import lane_generator
@@ -17,6 +19,18 @@ from vla_crl.sim.task_suite import TaskSuite
 
 Act = Callable[[np.ndarray], np.ndarray]
 """From slots [B] to their next actions [B, K, A]."""
+
+
+class TaskGroup(NamedTuple):
+    """Tasks that may share a batch.
+
+    Attributes:
+        tasks: Names.
+        acting: Context in which the agent acts as it does in them; to be entered once.
+    """
+
+    tasks: tuple[str, ...]
+    acting: AbstractContextManager[None]
 
 
 class Agent(Protocol):
@@ -31,9 +45,21 @@ class Agent(Protocol):
         """Return what of it a result in the suite depends on, for `fingerprint`."""
         ...
 
+    def groups(self, tasks: Sequence[str]) -> list[TaskGroup]:
+        """Divide tasks into those in which it acts as the same one, on all lanes at once."""
+        ...
+
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`."""
         ...
+
+
+class SameInAllTasks:
+    """Base of agents that do not look at the task."""
+
+    def groups(self, tasks: Sequence[str]) -> list[TaskGroup]:
+        """Return all tasks as one group."""
+        return [TaskGroup(tuple(tasks), nullcontext())]
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,23 @@ class PolicyAgent:
             "executed_actions": suite.executed_chunk or self.policy.config.execution_horizon,
         }
 
+    def groups(self, tasks: Sequence[str]) -> list[TaskGroup]:
+        """Divide tasks by the adapters that act in them.
+
+        Raises:
+            ConfigError: The policy's route says nothing of one.
+        """
+        bank = self.policy.adapters
+        groups: dict[frozenset[tuple[str, float]], list[str]] = {}
+        for task in tasks:
+            groups.setdefault(frozenset(bank.route_of(task).items()), []).append(task)
+        return [TaskGroup(tuple(group), self._acting(group[0])) for group in groups.values()]
+
+    @contextmanager
+    def _acting(self, task: str) -> Iterator[None]:
+        with self.policy.adapters.routed(task), adapters_merged(self.policy):
+            yield
+
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`.
 
@@ -83,7 +126,7 @@ class PolicyAgent:
         return act
 
 
-class ExpertAgent:
+class ExpertAgent(SameInAllTasks):
     """Lets the scripted expert act, one control step at a time."""
 
     image_size = 64
@@ -97,6 +140,25 @@ class ExpertAgent:
         """Return what acts in `sim`."""
         expert = expert_of(sim)
         return lambda slots: expert.act(slots)[:, None]
+
+
+def act_by_task(agent: Agent, sim: Simulation) -> Act:
+    """Return what acts in slots of several tasks at once; for a simulation that is the only lane.
+
+    In each task the agent acts as it does there, whatever the other slots play.
+    """
+    act, names = agent(sim), [task.name for task in sim.suite.tasks]
+
+    def act_in_turn(slots: np.ndarray) -> np.ndarray:
+        tasks = np.array(names)[sim.tasks[slots]]
+        chunks: dict[int, np.ndarray] = {}
+        for group in agent.groups(list(dict.fromkeys(tasks.tolist()))):
+            own = slots[np.isin(tasks, group.tasks)]
+            with group.acting:
+                chunks |= zip(own.tolist(), act(own), strict=True)
+        return np.stack([chunks[slot] for slot in slots.tolist()])
+
+    return act_in_turn
 
 
 def executed(policy: VLAPolicy, chunk: ActionChunk, num_actions: int | None = None) -> np.ndarray:

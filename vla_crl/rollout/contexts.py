@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import trainable_parameters
+from vla_crl.models.adapters import trains_backbone
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rows import Rows
 
@@ -72,7 +72,7 @@ def plan_contexts(
         seen = policy.tokenize(policy.example_observation())
         context = policy.encode(seen)
     context_bytes = _row_bytes(context)
-    is_trained = "backbone" in trainable_parameters(policy)
+    is_trained = trains_backbone(policy)
     if is_trained and contexts == "stored":
         raise ConfigError(
             "collector.contexts is 'stored', but weights of the backbone are trained, which stored "

@@ -29,10 +29,12 @@ def evaluate(
     """Run one episode on each of the first test (or training) states of each task.
 
     Every episode has its own initial state, so fast (successful) episodes are not over-represented
-    however the slots are refilled. All tasks share one batch. Matrix products round by the size of
-    the batch and contacts are chaotic: other tasks, another number of environments or threads or
-    another processor move a success rate by some points, the same call on the same machine never
-    does. Of more environments than there are episodes some stay idle, which changes nothing.
+    however the slots are refilled. All tasks in which the same adapters act share one batch; where
+    adapters are chosen by task, such groups are played one after another. Matrix products round by
+    the size of the batch and contacts are chaotic: other tasks, another number of environments or
+    threads or another processor move a success rate by some points, the same call on the same
+    machine never does. Of more environments than there are episodes some stay idle, which changes
+    nothing.
 
     Args:
         agent: Who acts.
@@ -46,12 +48,45 @@ def evaluate(
         One result a task, in the order asked for.
 
     Raises:
-        ConfigError: An unknown task or kind of states, no task, or a number out of range.
+        ConfigError: An unknown task or kind of states, no task, a number out of range, or a task
+            for which the policy has no adapters.
         StoppedEvaluationError: An environment of another package failed for good.
     """
     check_lanes("evaluate", sims)
     suite = sims[0].suite
     indices, ids = evaluated(suite, tasks, num_episodes, states)
+    names = [suite.tasks[index].name for index in indices]
+    found: dict[str, TaskResult] = {}
+    for group in agent.groups(names):
+        chosen = [index for index, name in zip(indices, names, strict=True) if name in group.tasks]
+        try:
+            with group.acting:
+                results = _evaluate_together(agent, sims, chosen, ids, divergences)
+        except StoppedEvaluationError as error:
+            found |= {result.task: result for result in error.results}
+            kept = [found[name] for name in names if name in found]
+            raise StoppedEvaluationError(str(error), kept) from error
+        found |= {result.task: result for result in results}
+    return [found[name] for name in names]
+
+
+def _evaluate_together(
+    agent: Agent,
+    sims: Sequence[Simulation],
+    indices: Sequence[int],
+    ids: Sequence[int],
+    divergences: Path,
+) -> list[TaskResult]:
+    """Run the episodes of tasks in which the same acts, in one batch.
+
+    Args:
+        agent: As of `evaluate`.
+        sims: Likewise.
+        indices: Of the tasks.
+        ids: Initial states of each.
+        divergences: As of `evaluate`.
+    """
+    suite, num_episodes = sims[0].suite, len(ids)
     queue_tasks = np.repeat(indices, num_episodes)
     queue_ids = np.tile(ids, len(indices))
     success, has_ended = np.zeros((2, len(queue_tasks)), dtype=bool)

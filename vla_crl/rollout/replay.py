@@ -1,12 +1,12 @@
 """To see an episode again exactly as it went: what an agent did, and doing it once more."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vla_crl.rollout.agents import Act, Agent
+from vla_crl.rollout.agents import Act, Agent, SameInAllTasks, TaskGroup
 from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.task_suite import TaskSuite
 
@@ -30,6 +30,10 @@ class RecordingAgent:
         """Return that of the other agent."""
         return self.agent.description(suite)
 
+    def groups(self, tasks: Sequence[str]) -> list[TaskGroup]:
+        """Return those of the other agent."""
+        return self.agent.groups(tasks)
+
     def __call__(self, sim: Simulation, lane: int = 0) -> Act:
         """Return what acts in `sim`."""
         act = self.agent(sim, lane)
@@ -45,7 +49,7 @@ class RecordingAgent:
 
 
 @dataclass(frozen=True)
-class ReplayingAgent:
+class ReplayingAgent(SameInAllTasks):
     """Does what was recorded; all episodes begin when it begins to act."""
 
     recording: Recording

@@ -15,14 +15,14 @@ from stable_baselines3.common.vec_env import (
 )
 
 from vla_crl.errors import SpecError
-from vla_crl.rollout.agents import Act
+from vla_crl.rollout.agents import Act, SameInAllTasks
 from vla_crl.sb3.vec_env import SuiteVecEnv
 from vla_crl.sim.robots import DRAWN_PIXELS
 from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.task_suite import TaskSuite
 
 
-class SB3Agent:
+class SB3Agent(SameInAllTasks):
     """Lets a model of stable-baselines3 act, most probable action first, one step at a time.
 
     evaluate(SB3Agent(model, env), simulate_lanes(...), ["open_drawer"])
