@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from vla_crl.algos.ppo import policy_parameters
 from vla_crl.continual.known_methods import METHODS
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.errors import ConfigError, SpecError
@@ -20,6 +21,10 @@ def test_the_methods_of_the_package_keep_the_contract(name: str):
     check_method(name)
 
 
+def trained(policy: Any) -> torch.Tensor:
+    return policy.get_parameter("head.2.lora_B.default.weight")
+
+
 class Averaging(ContinualMethod):
     """Holds the policy near a moving average of itself: all that a method can do."""
 
@@ -28,14 +33,14 @@ class Averaging(ContinualMethod):
         self.average: dict[str, torch.Tensor] = {}
 
     def after_step(self, policy: Any):
-        for name, parameter in policy.head.named_parameters():
+        for name, parameter in policy_parameters(policy).items():
             old = self.average.get(name, torch.zeros_like(parameter))
             self.average[name] = 0.9 * old + 0.1 * parameter.detach()
 
     def losses(self, policy: Any, batch, evaluation):
         gaps = [
             (p - self.average[n]).square().sum()
-            for n, p in policy.head.named_parameters()
+            for n, p in policy_parameters(policy).items()
             if n in self.average
         ]
         return {"pull": 0.1 * torch.stack(gaps).sum()} if gaps else {}
@@ -61,7 +66,7 @@ class Forgetful(Averaging):
 
 class HalfForgetful(Averaging):
     def load_state_dict(self, state):
-        self.average = {n: t for n, t in state.items() if n != "0.bias"}
+        self.average = {n: t for n, t in state.items() if ".lora_A." in n}
 
 
 class Rounding(Averaging):
@@ -74,17 +79,17 @@ class Rounding(Averaging):
 
 class Unfelt(ContinualMethod):
     def losses(self, policy: Any, batch, evaluation):
-        return {"pull": policy.head[2].bias.detach().square().sum()}
+        return {"pull": trained(policy).detach().square().sum()}
 
 
 class Weightless(ContinualMethod):
     def losses(self, policy: Any, batch, evaluation):
-        return {"pull": 0.0 * policy.head[2].bias.square().sum()}
+        return {"pull": 0.0 * trained(policy).square().sum()}
 
 
 class Endless(ContinualMethod):
     def losses(self, policy: Any, batch, evaluation):
-        return {"pull": policy.head[2].bias.sum() * float("inf")}
+        return {"pull": trained(policy).sum() * float("inf")}
 
 
 class Protecting(ContinualMethod):
@@ -111,7 +116,7 @@ class Thawing(ContinualMethod):
 
 class Peeking(ContinualMethod):
     def losses(self, policy: Any, batch, evaluation):
-        policy.head[2].bias.data += 1.0
+        trained(policy).data += 1.0
         return {}
 
 
@@ -135,7 +140,7 @@ class CriticResetting(ContinualMethod):
     [
         (Forgetful, "stage 1, stopped after iteration 2 and gone on with, differs in '.*'"),
         (HalfForgetful, "stage 1, stopped after iteration 2"),
-        (Rounding, "load_state_dict changes '0.weight' of state_dict"),
+        (Rounding, "load_state_dict changes 'head.0.lora_"),
         (Unfelt, r"losses\['pull'\] has never had a gradient to the policy, in \d+ steps"),
         (Weightless, r"losses\['pull'\] has never had a gradient to the policy"),
         (Endless, r"losses\['pull'\] is .*, expected a finite number"),
@@ -143,7 +148,7 @@ class CriticResetting(ContinualMethod):
         (Weighing, "sample_weights carries a gradient; detach"),
         (Random, "two trainings with the same seeds differ in 'policy_loss' of iteration 2"),
         (Thawing, "before_task changes 'backbone.weight', a frozen parameter"),
-        (Peeking, "losses changes 'head.2.bias', a trained parameter"),
+        (Peeking, "losses changes 'head.2.lora_B.default.weight', a trained parameter"),
         (CriticKeeping, "transform_grads changes the gradient of the value head's 'weight'"),
         (CriticFreezing, "before_task freezes the value head"),
         (CriticResetting, "after_task changes 'value_head.bias', the value head"),

@@ -17,9 +17,11 @@ from vla_crl.flags import unfinished
 
 METHODS = {
     "ewc": "vla_crl.continual.methods.ewc:EWC",
+    "kl_to_previous": "vla_crl.continual.methods.kl_to_previous:KLToPrevious",
     "multitask": "vla_crl.continual.methods.multitask:Multitask",
     "own_replay": "vla_crl.continual.methods.own_replay:OwnReplay",
     "sequential": "vla_crl.continual.methods.sequential:SequentialFineTuning",
+    "task_adapters": "vla_crl.continual.methods.task_adapters:TaskAdapters",
 }
 """Known methods by name, as "module:Attribute", imported on use."""
 

@@ -4,6 +4,7 @@ import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from vla_crl.testing.toy_stream import ToyPolicy, ToyTraining
 
 NUM_TASKS, NUM_ITERATIONS, STOP = 2, 4, 2
 """Of the toy stream; after how many iterations of a stage it is stopped."""
+RANK = 4
+"""Of the adapters that are trained."""
 
 
 def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
-    """Train a method on toy tasks, stop it, go on, and check that it keeps its contract.
+    """Train adapters by a method on toy tasks, stop, go on, and check that it keeps its contract.
 
     It takes a few seconds. What is checked, in this order: that hooks return what the loop can use;
     that they leave frozen parameters, the value head and its gradients alone; that each loss is
@@ -48,7 +51,7 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
         def begin(place: str) -> ToyTraining:
             method = _Watched(make_method(name, given))
             return ToyTraining(
-                method, root / place, num_tasks=NUM_TASKS, num_iterations=NUM_ITERATIONS
+                method, root / place, num_tasks=NUM_TASKS, num_iterations=NUM_ITERATIONS, rank=RANK
             )
 
         whole = begin("whole")
@@ -176,6 +179,9 @@ def _unchanged(policy: Any, hook: str, all_but: Collection[str] = ()) -> Iterato
     before = {n: t.detach().clone() for n, t in policy.state_dict().items() if n not in all_but}
     yield
     now = policy.state_dict()
+    for name in before.keys() - now.keys():
+        _require(".lora_" in name, f"{hook} removes '{name}', which is no adapter's")
+        del before[name]
     for name, tensor in before.items():
         what = "the value head" if name.startswith("value_head.") else "a frozen parameter"
         what = "a trained parameter" if name in _trained(policy) else what
@@ -202,12 +208,14 @@ def _check_going_on(begin: Callable[[str], ToyTraining], whole: ToyTraining) -> 
     for number, _ in stopped.stream.stages():
         beginning = {n: t.detach().clone() for n, t in stopped.method.state_dict().items()}
         start = {n: t.clone() for n, t in stopped.policy.state_dict().items()}
+        adapters = deepcopy(stopped.policy.adapters.record())
         stopped.begin(number)
         for _ in range(STOP):
             stopped.iterate()
         state = stopped.state()
         resumed = begin("stopped")
         resumed.method.load_state_dict(beginning)
+        resumed.policy.adapters.arrange(adapters)
         resumed.policy.load_state_dict(start)
         resumed.begin(number)
         resumed.load_state(state)

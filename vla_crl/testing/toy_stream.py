@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from vla_crl.continual.stream import TaskStream
 from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
+from vla_crl.models.adapter_bank import AdapterBank
+from vla_crl.models.lora import AdapterLayout
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
@@ -82,8 +84,13 @@ class ToyTrace(Rows):
 class ToyPolicy(nn.Module):
     """A Gaussian action by a small network on a frozen backbone."""
 
-    def __init__(self, seed: int = 0) -> None:
-        """Build with weights of a seed."""
+    def __init__(self, seed: int = 0, *, rank: int | None = None) -> None:
+        """Build with weights of a seed.
+
+        Args:
+            seed: Of the weights.
+            rank: Of an adapter on the frozen network, or None to train the network itself.
+        """
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -94,6 +101,19 @@ class ToyPolicy(nn.Module):
             self.value_head = nn.Linear(NUM_FEATURES, 1)
             nn.init.orthogonal_(self.backbone.weight)
         self.backbone.requires_grad_(False)
+        self.adapters = AdapterBank(cast(Any, self))
+        if rank is not None:
+            self.head.requires_grad_(False)
+            layers = [f"head.{number}" for number in (0, 2)]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                layout = AdapterLayout(scale=1.0, ranks=dict.fromkeys(layers, rank))
+                self.adapters.add("default", layout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.value_head.weight.device
 
     def encode(self, seen: ToySeen, /) -> ToyContext:
         """Return the context of observations."""
@@ -141,6 +161,7 @@ class ToyTraining:
         num_tasks: int = 3,
         num_iterations: int = 20,
         seed: int = 0,
+        rank: int | None = None,
     ) -> None:
         """Begin with stage 0.
 
@@ -150,8 +171,9 @@ class ToyTraining:
             num_tasks: T, up to 4.
             num_iterations: Of a stage, a task.
             seed: Of everything.
+            rank: As of `ToyPolicy`; then the network itself is not trained.
         """
-        self.policy, self.method = ToyPolicy(seed), method
+        self.policy, self.method = ToyPolicy(seed, rank=rank), method
         self._folder, self._seed, self._num_iterations = folder, seed, num_iterations
         self._suite = fake_suite(train=get_args(Colour)[:num_tasks], heldout=(), horizon=1)
         names = tuple(task.name for task in self._suite.tasks)
@@ -302,7 +324,9 @@ class ToyTraining:
         rates = []
         for task in range(len(self._wanted)):
             context = self.policy.encode(self._see(torch.full((NUM_SLOTS,), task)))
-            distance = (self.policy.mean(context)[:, 0] - self._wanted[task]).norm(dim=1)
+            with self.policy.adapters.routed(self._suite.tasks[task].name):
+                mean = self.policy.mean(context)[:, 0]
+            distance = (mean - self._wanted[task]).norm(dim=1)
             rates.append(float((distance < REACH).float().mean()))
         self._rng = rng
         return np.array(rates)
