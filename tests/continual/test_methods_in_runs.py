@@ -1,7 +1,6 @@
 """Methods of the package in whole runs, in fake worlds: what they write, and going on with them."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,13 @@ from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
 from vla_crl.errors import CheckpointError
-from vla_crl.models.checkpoint import save_policy
+from vla_crl.models.checkpoint import load_policy, save_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.report.page import write_report
+from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.collector import CollectorConfig
+from vla_crl.rollout.evaluate import evaluate
+from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
 
@@ -110,6 +112,50 @@ def test_a_memory_that_is_damaged_is_told_on_resuming(config, tmp_path, monkeypa
         train(replay, path, resume=True)
 
 
+def outcomes(run: RunDirectory, task: str) -> dict[int, list[str]]:
+    """Return the lines of a task's evaluated episodes by stage, without the stage."""
+    found: dict[int, list[str]] = {}
+    for line in run.episodes.path.read_text().splitlines()[1:]:
+        stage, rest = line.split(",", 1)
+        if rest.startswith(f"{task},"):
+            found.setdefault(int(stage), []).append(rest)
+    return found
+
+
+def test_adapters_of_tasks_forget_nothing_and_act_as_they_were_measured(
+    config, tmp_path, monkeypatch
+):
+    more = dataclasses.replace(config.evaluation, num_episodes=20, num_sampled_episodes=0)
+    own = dataclasses.replace(config, method="task_adapters", evaluation=more)
+    run = train(own, tmp_path / "whole")
+    red = outcomes(run, "reach_red")
+    assert red[1] == red[2]  # the very same episodes
+    policy = load_policy(str(run.checkpoint(2)))
+    assert policy.adapters.names == ("task_0", "task_1")
+    suite = find_suite(config.suite)
+    sims = simulate_lanes(suite, 6, image_size=32, compute=config.compute)
+    tasks = [task.name for task in suite.tasks]
+    agent = PolicyAgent(policy, deterministic=True, seed=0)
+    results = evaluate(agent, sims, tasks, num_episodes=20)
+    matrix = SuccessMatrix.read(run.matrix_file)
+    assert [result.successes for result in results] == matrix.successes[2].tolist()
+    close_lanes(sims)
+
+    path = tmp_path / "killed"
+    kill(own, path, monkeypatch, stage=2, iteration=3)
+    assert content(train(own, path, resume=True)) == content(run)
+
+
+def test_a_policy_held_to_another_goes_on_to_the_same_numbers(config, tmp_path, monkeypatch):
+    settings = {"coefficient": 1.0}
+    held = dataclasses.replace(config, method="kl_to_previous", method_settings=settings)
+    whole = train(held, tmp_path / "whole")
+    assert whole.read_metrics()[-1]["reference_kl_grad_ratio"] > 0.0
+    assert load_policy(str(whole.checkpoint(2))).adapters.names == ("default",)
+    kill(held, tmp_path / "killed", monkeypatch, stage=2, iteration=3)
+    assert content(train(held, tmp_path / "killed", resume=True)) == content(whole)
+
+
 def test_all_tasks_at_once_are_one_stage_with_the_budget_of_all(config, tmp_path, monkeypatch):
     joint = dataclasses.replace(config, method="multitask")
     run = train(joint, tmp_path / "joint")
@@ -131,10 +177,3 @@ def test_all_tasks_at_once_are_one_stage_with_the_budget_of_all(config, tmp_path
     path = tmp_path / "killed"
     kill(joint, path, monkeypatch, stage=2, iteration=3)
     assert content(train(joint, path, resume=True)) == content(run)
-
-
-def test_a_joint_stream_runs_twice_through_in_two_stages(config, tmp_path):
-    run = train(dataclasses.replace(config, method="multitask", rounds=2), tmp_path / "twice")
-    matrix = SuccessMatrix.read(run.matrix_file, rounds=2)
-    assert matrix.evaluated_stages == (0, 2, 4)
-    assert json.loads((run.path / "config.json").read_text())["method"] == "multitask"
