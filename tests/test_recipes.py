@@ -384,6 +384,29 @@ def test_settings_are_those_of_their_method_alone(
     assert load_recipe("train", "same").method_settings == settings
 
 
+def test_settings_of_composed_methods_are_sections_and_flags_of_their_names(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(
+        "both",
+        TRAIN + 'method = "ewc+anchoring:Anchor"\n'
+        '[method_settings.ewc]\nstrength = 2\n[method_settings.Anchor]\nkept = ["a"]\n',
+    )
+    settings = load_recipe("train", "both").method_settings
+    assert (settings["ewc"]["strength"], settings["Anchor"]["kept"]) == (2.0, ["a"])
+    flags = ["--method-settings.ewc.strength", "3", "--method-settings.Anchor.strength", "5"]
+    settings = load_recipe("train", "both", flags).method_settings
+    assert (settings["ewc"]["strength"], settings["Anchor"]["strength"]) == (3.0, 5.0)
+    assert settings["Anchor"]["kept"] == ["a"]
+    with pytest.raises(ConfigError, match="method-settings.strength.*method-settings.*strength"):
+        load_recipe("train", "both", ["--method-settings.strength", "3"])
+    with pytest.raises(SystemExit):
+        load_recipe("train", "both", ["--method", "ewc+own_replay", "--help"])
+    assert "--method-settings.own-replay.coefficient FLOAT" in capsys.readouterr().out
+    one = load_recipe("train", "both", ["--method", "ewc", "--method-settings.strength", "3"])
+    assert one.method_settings["strength"] == 3.0
+
+
 def test_a_method_whose_settings_cannot_be_kept_is_told(write: Write) -> None:
     write("base", TRAIN)
     with pytest.raises(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 from vla_crl import catalog
 from vla_crl.config import differing_settings, from_mapping, hints_of, read_toml, to_mapping
 from vla_crl.errors import CheckpointError, ConfigError
-from vla_crl.flags import flag_value, override, switch_sections, unfinished
+from vla_crl.flags import flag_value, override, switch_sections
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _is_recipe(command: str, recipe: Recipe) -> bool:
 
 def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str) -> Any:
     """Apply flags, also those of sections whose settings others declare: of method and head."""
-    from vla_crl.continual.method import find_method
+    from vla_crl.continual.known_methods import settings_class
 
     method, settings = flag_value("--method", overrides) or config.method, config.method_settings
     if settings and method != config.method:
@@ -197,12 +197,13 @@ def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str)
             where, config.method, method,
         )  # fmt: skip
         settings = {}
-    settings_class = find_method(method).config_class
+    method_class = settings_class(method)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     where = f"{where}:method_settings"
     if overrides:
-        given = from_mapping(unfinished(settings_class), settings, where)
-        sections = {"method_settings": (settings_class, given)} | _exploration(config, overrides)
+        given = from_mapping(settings_class(method, finished=False), settings, where)
+        flagged = method_class if isinstance(given, method_class) else type(given)
+        sections = {"method_settings": (flagged, given)} | _exploration(config, overrides)
         flags_class = dataclasses.make_dataclass(
             type(config).__name__,
             [(name, section_class) for name, (section_class, _) in sections.items()],
@@ -224,7 +225,7 @@ def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str)
             fields["exploration"] = config.exploration | {k: v for k, (_, v) in changed.items()}
             known = cast(type[Any], type(chosen.exploration).__base__)
             from_mapping(known, to_mapping(chosen.exploration), f"{prog}: exploration")
-    complete = from_mapping(settings_class, settings, where)
+    complete = from_mapping(method_class, settings, where)
     try:
         return type(config)(**fields | {"method_settings": _plain(complete, method)})
     except ConfigError as error:

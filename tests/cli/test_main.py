@@ -305,9 +305,12 @@ def test_methods_are_listed_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, out, _ = run(capsys, "list", "methods", "--json")
-    (row,) = json.loads(out)
-    assert (row["name"], row["file"].endswith("methods/sequential.py")) == ("sequential", True)
+    rows = {row["name"]: row for row in json.loads(out)}
+    row = rows["sequential"]
+    assert row["file"].endswith("methods/sequential.py")
     assert row["description"].startswith("Train on one task after another")
+    assert (row["stores"], row["needs_task_id"]) == ("nothing", False)
+    assert rows["multitask"]["paper"].startswith("arXiv 2603.11653")
 
 
 def test_learners_are_listed_by_name_with_those_of_ones_own(

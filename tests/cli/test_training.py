@@ -49,8 +49,8 @@ class Hold(ContinualMethod):
     def sample_weights(self, batch, evaluation):
         return super().sample_weights(batch, evaluation) * strength_of(self)
 
-    def after_task(self, policy, task, collect):
-        CLOSED.append(task)
+    def after_task(self, policy, stage):
+        CLOSED.append(stage.tasks[0])
         if os.environ.get("FAIL_AT") == str(len(CLOSED)):
             {}["nothing"]
 '''

@@ -89,3 +89,33 @@ def assert_same_run() -> Callable:
             assert found[part] == value, f"{part} of {one.path.name}"
 
     return compare
+
+
+@pytest.fixture
+def make_stage(tmp_path: Path) -> Callable:
+    """Return a function that makes what a method sees of a stage; nothing can be done in it."""
+    import numpy as np
+    import torch
+
+    from vla_crl.continual.method_stage import Stage
+    from vla_crl.sim.native.suite import load_suite
+
+    def refuse(*_):
+        raise AssertionError
+
+    def make(**changes) -> Stage:
+        settings = {
+            "number": 1,
+            "num_stages": 2,
+            "tasks": ("a",),
+            "suite": load_suite("tabletop_object"),
+            "collect": refuse,
+            "train": refuse,
+            "demonstrations": refuse,
+            "generator": torch.Generator().manual_seed(0),
+            "rng": np.random.default_rng(0),
+            "folder": tmp_path / "memory",
+        }
+        return Stage(**(settings | changes))
+
+    return make

@@ -30,7 +30,7 @@ for name in ("vla_crl.continual.trainer", "vla_crl.report.film", "vla_crl.report
 MOMENTS = {
     "collection": "vla_crl.rollout.collector_lane:CollectorLane._play",
     "update": "vla_crl.algos.learner:Learner._step",
-    "closing": "vla_crl.continual.stage:Stage._collect_fresh",
+    "closing": "vla_crl.continual.stage:StageTraining._collect_fresh",
     "rows": "vla_crl.runs.directory:RunDirectory.append_metrics",
     "tensors": "safetensors.torch:save_file",
     "text": "pathlib:Path.write_text",
@@ -58,7 +58,7 @@ class Remembering(ContinualMethod):
         self.memory = torch.zeros(0)
         self.is_prepared = False
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         self.is_prepared, self.mean = True, torch.rand(())
 
     def sample_weights(self, batch, evaluation):
@@ -71,8 +71,8 @@ class Remembering(ContinualMethod):
         norm = sum(parameter.detach().norm() for parameter in trained)
         self.mean = 0.9 * self.mean + 0.1 * norm
 
-    def after_task(self, policy, task, collect):
-        self.memory = torch.cat([self.memory, *collect().values, collect().returns[0]])
+    def after_task(self, policy, stage):
+        self.memory = torch.cat([self.memory, *stage.collect().values, stage.collect().returns[0]])
 
     def state_dict(self):
         return {"steps": self.steps, "mean": self.mean, "memory": self.memory}

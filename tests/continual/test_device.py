@@ -30,8 +30,8 @@ class Averaging(ContinualMethod):
         super().__init__(config)
         self.mean_return = torch.zeros(1)
 
-    def after_task(self, policy, task, collect):
-        self.mean_return = collect().returns.mean(dim=(0, 1), keepdim=True)[0]
+    def after_task(self, policy, stage):
+        self.mean_return = stage.collect().returns.mean(dim=(0, 1), keepdim=True)[0]
 
     def state_dict(self):
         return {"mean_return": self.mean_return}

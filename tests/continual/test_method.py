@@ -1,9 +1,8 @@
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,10 +11,17 @@ from torch import Tensor, nn
 
 from vla_crl.algos.learner import policy_parameters
 from vla_crl.algos.ppo import PPO, PPOConfig
-from vla_crl.algos.protocols import ActorCritic, Batch, UpdateHooks
-from vla_crl.continual.method import METHODS, ContinualMethod, NoSettings, make_method
+from vla_crl.algos.protocols import ActorCritic, Batch, ParamGroup, Rollout, UpdateHooks
+from vla_crl.continual.known_methods import METHODS, make_method
+from vla_crl.continual.method import ContinualMethod, NoSettings
+from vla_crl.continual.method_checks import (
+    method_groups,
+    method_metrics,
+    method_state,
+    method_stream,
+)
 from vla_crl.continual.methods.sequential import SequentialFineTuning
-from vla_crl.continual.stage import method_state
+from vla_crl.continual.stream import TaskStream
 from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.rollout.storage import RolloutStorage, Step
@@ -117,15 +123,18 @@ class Recording(ContinualMethod):
         super().__init__(NoSettings())
         self.calls: list[str] = []
 
-    def before_update(self, policy: ActorCritic, rollout: Any) -> None:
-        assert rollout.advantages.any()  # those of this rollout
+    def before_update(self, policy: ActorCritic, rollout: Rollout) -> None:
+        assert rollout.returns.any()  # estimated
         self.calls.append("before_update")
 
     def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         self.calls.append("sample_weights")
         return super().sample_weights(batch, evaluation)
 
-    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
+    def losses(
+        self, policy: ActorCritic, batch: Batch, evaluation: Evaluation
+    ) -> dict[str, Tensor]:
+        assert evaluation.density.log_prob().requires_grad
         self.calls.append(f"losses of {len(batch)}")
         return super().losses(policy, batch, evaluation)
 
@@ -160,8 +169,8 @@ def test_the_base_changes_nothing():
         def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
             return torch.ones(len(batch))
 
-        def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> Terms:
-            return {"nothing": torch.tensor(0.0)}
+        def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+            return {}
 
         def transform_grads(self, policy: Any) -> None: ...
 
@@ -176,7 +185,9 @@ def test_the_base_changes_nothing():
 class Anchor(ContinualMethod):
     """Pull the weight towards -1."""
 
-    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
+    def losses(
+        self, policy: ActorCritic, batch: Batch, evaluation: Evaluation
+    ) -> dict[str, Tensor]:
         weight = policy_parameters(policy)["mean.weight"]
         return {"anchor": 100.0 * (weight + 1.0).square().sum()}
 
@@ -228,31 +239,6 @@ def test_gradients_are_clipped_after_the_transform():
     assert scaled["grad_norm"] > 1e4 * plain["grad_norm"]
 
 
-class Imitation(ContinualMethod):
-    """Replay one remembered chunk: at x = 1 the action was -2."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__(NoSettings())
-        self.weight = weight
-
-    def losses(self, policy: ActorCritic, batch: Batch, evaluation: Evaluation) -> Terms:
-        ones = torch.ones(len(batch), 1)
-        replayed = policy.evaluate_actions(Features(ones), Sample(-2.0 * ones))
-        return {"replay": -self.weight * replayed.density.log_prob().mean()}
-
-
-def test_what_is_replayed_is_imitated():
-    policy = GaussianPolicy()
-    update(policy, Imitation(1000.0), iterations=60)
-    assert policy.weight == pytest.approx(-2.0, abs=0.1)
-
-
-def test_a_replayed_chunk_by_hand():
-    # -0.5 * log N(-2; 0, 1) = 0.5 * (2^2 / 2 + ln(2 pi) / 2) = 0.5 * 2.918939
-    metrics = update(GaussianPolicy(), Imitation(0.5), minibatch_size=8, num_epochs=1)
-    assert metrics["replay"] == pytest.approx(1.4594693)
-
-
 class NothingCounts(ContinualMethod):
     def sample_weights(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         return torch.zeros_like(batch.advantages)
@@ -298,35 +284,23 @@ def test_state_survives_a_restart():
     assert resumed.average == method.average
 
 
-def test_stage_hooks_of_the_base_do_nothing():
+def test_hooks_of_the_base_do_nothing(make_stage):
     method, policy = make_method("sequential", {}), GaussianPolicy(0.5)
-    method.before_task(policy, "a")
-    method.after_task(policy, "a", lambda: collect(policy))
-    with method.evaluating(policy, "a"):
-        assert policy.weight == 0.5
-    assert method.state_dict() == {}
+    stream = TaskStream(train_tasks=("a", "b"), episodes_per_task=3)
+    assert method.stream(stream) is stream
+    groups = PPO.param_groups(policy, PPOConfig())
+    assert method.param_groups(policy, groups) is groups
+    method.before_task(policy, make_stage())
+    method.after_task(policy, make_stage())
+    assert policy.weight == 0.5
+    assert method.state_dict() == method.metrics() == {}
     method.load_state_dict({})
-
-
-class Choosing(ContinualMethod):
-    """Has an `evaluating` of its own."""
-
-    def evaluating(self, policy: ActorCritic, task: str) -> AbstractContextManager[None]:
-        return nullcontext()
-
-
-def test_a_method_chooses_for_every_task_by_an_evaluating_of_its_own():
-    assert Choosing(NoSettings()).chooses
-    plain = make_method("sequential", {})
-    assert not plain.chooses
-    plain.evaluating = lambda policy, task: nullcontext()
-    assert plain.chooses
 
 
 def test_base_hooks_fit_any_device_and_type():
     policy = GaussianPolicy()
     batch = next(collect(policy).minibatches(8, torch.Generator()))
-    evaluation = policy.evaluate_actions(Features(torch.ones(8, 1)), Sample(torch.ones(8, 1)))
+    evaluation = policy.evaluate_actions(cast(Any, batch.context), cast(Any, batch.trace))
     method = make_method("sequential", {})
     assert method.sample_weights(batch, evaluation).tolist() == [1.0] * 8
     assert method.losses(policy, batch, evaluation) == {}
@@ -397,7 +371,7 @@ def test_method_of_another_kind_is_an_error():
 
 def test_methods_do_not_load_simulator_or_transformers():
     code = (
-        "import sys, vla_crl.continual.method as m; m.make_method('sequential', {});"
+        "import sys, vla_crl.continual.known_methods as m; m.make_method('sequential', {});"
         "print([n for n in ('mujoco', 'transformers', 'numba') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -414,9 +388,9 @@ class WithoutTask(ContinualMethod):
         pass
 
 
-class AsksForLess(ContinualMethod):
-    def before_update(self, policy: ActorCritic) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        pass
+class AsksForMore(ContinualMethod):
+    def sample_weights(self, batch: Batch, evaluation: Evaluation, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return torch.zeros(len(batch)) * scale
 
 
 class NoFunction(ContinualMethod):
@@ -445,8 +419,11 @@ class OtherWays(ContinualMethod):
     ("method", "message"),
     [
         (WithoutConfig, r"__init__\(self\) .*expected __init__\(self, config\)"),
-        (WithoutTask, r"before_task\(self, policy.* expected before_task\(self, policy, task\)"),
-        (AsksForLess, r"before_update\(self, policy.* expected before_update\(self, policy, roll"),
+        (WithoutTask, r"before_task\(self, policy.* expected before_task\(self, policy, stage\)"),
+        (
+            AsksForMore,
+            r"sample_weights\(self, .*scale.* expected sample_weights\(self, batch, eval",
+        ),
         (NoFunction, r"after_step = 3 cannot be called .* expected after_step\(self, policy\)"),
     ],
 )
@@ -462,11 +439,85 @@ def test_hooks_may_be_written_in_any_way_that_the_loop_can_call():
     assert isinstance(make_method(f"{__name__}:OtherWays", {}), OtherWays)
 
 
-class NoState(ContinualMethod):
+class Odd(ContinualMethod):
+    """Returns what the test says."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(NoSettings())
+        self.value = value
+
+    def stream(self, stream: TaskStream) -> Any:
+        return self.value
+
+    def param_groups(self, policy: ActorCritic, groups: list[ParamGroup]) -> Any:
+        return self.value
+
+    def metrics(self) -> Any:
+        return self.value
+
     def state_dict(self) -> Any:
-        return None
+        return self.value
+
+
+STREAM = TaskStream(train_tasks=("a", "b"), episodes_per_task=3)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"stream\(\) is a NoneType, expected a TaskStream"),
+        (
+            replace(STREAM, train_tasks=("a",)),
+            r"stream\(\) has other tasks \(a\), expected .* a, b",
+        ),
+    ],
+)
+def test_a_stream_of_other_tasks_is_refused(value: Any, message: str):
+    with pytest.raises(ConfigError, match=f"method 'm': {message}"):
+        method_stream(Odd(value), "m", STREAM)
+
+
+def test_a_stream_in_another_order_is_taken():
+    other = replace(STREAM, train_tasks=("b", "a"))
+    assert method_stream(Odd(other), "m", STREAM) is other
+
+
+def group(policy: GaussianPolicy, *names: str, name: str = "policy") -> ParamGroup:
+    parameters = dict(policy.named_parameters())
+    return ParamGroup(name, {n: parameters[n] for n in names}, 0.1)
+
+
+def test_groups_have_every_trainable_parameter_once():
+    policy = GaussianPolicy()
+    policy.value_head.bias.requires_grad_(False)
+    mean, value = group(policy, "mean.weight"), group(policy, "value_head.weight", name="value")
+    assert method_groups(Odd([mean, value]), "m", policy, [mean, value]) == [mean, value]
+    frozen = group(policy, "value_head.weight", "value_head.bias", name="value")
+    twice = group(policy, "value_head.weight", "mean.weight", name="value")
+    for groups, message in (
+        ([mean], r"leaves out 'value_head.weight' \(1 in all\), which is trainable"),
+        ([mean, frozen], "has 'value_head.bias' in 'value', which is not trainable"),
+        ([mean, twice], "has 'mean.weight' in 'policy' and in 'value'"),
+        ({"policy": mean}, "is a dict, expected a list of ParamGroup"),
+    ):
+        with pytest.raises(ConfigError, match=rf"method 'm': param_groups\(\) {message}"):
+            method_groups(Odd(groups), "m", policy, [mean, value])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3.0, r"metrics\(\) is a float, expected a dictionary of numbers"),
+        ({"pull": torch.zeros(())}, r"metrics\(\)\['pull'\] is a Tensor, .*; of a tensor .item"),
+        ({"kl": 1.0}, r"metrics\(\) has 'kl', which a line of metrics.jsonl has already"),
+    ],
+)
+def test_metrics_that_are_none_are_refused(value: Any, message: str):
+    assert method_metrics(Odd({"pull": 3}), "m", {"kl": 0.1}) == {"pull": 3.0}
+    with pytest.raises(ConfigError, match=f"method 'm': {message}"):
+        method_metrics(Odd(value), "m", {"kl": 0.1})
 
 
 def test_a_state_that_is_none_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"'m': state_dict\(\) is a NoneType, expected a dict"):
-        method_state(NoState(NoSettings()), "m")
+        method_state(Odd(None), "m")

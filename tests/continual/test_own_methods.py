@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vla_crl.continual.method import find_method, list_methods
+from vla_crl.continual.known_methods import METHODS as KNOWN
+from vla_crl.continual.known_methods import find_method, list_methods
 from vla_crl.errors import ConfigError
 
 METHODS = '''
@@ -51,7 +52,7 @@ def test_methods_of_ones_own_are_listed_without_running_them(own: Path, tmp_path
     (own / "loose/other.py").write_text(METHODS)  # in no package: nothing could import it
     rows = {row["name"]: row for row in list_methods()}
     assert [*rows] == [
-        "sequential",
+        *sorted(KNOWN),
         "my_methods:Anchor",
         "my_methods:Dotted",
         "my_methods:Firmer",
@@ -104,7 +105,8 @@ def test_what_is_not_a_method_is_never_suggested_as_one(own: Path, name: str) ->
 
 
 def test_a_method_in_a_folder_of_ones_own_needs_no_pythonpath(own: Path) -> None:
-    find = "from vla_crl.continual.method import find_method as f; print(f('my_methods:Anchor'))"
+    module = "vla_crl.continual.known_methods"
+    find = f"from {module} import find_method as f; print(f('my_methods:Anchor'))"
     command = [sys.executable, "-P", "-c", find]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "<class 'my_methods.Anchor'>\n"

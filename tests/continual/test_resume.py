@@ -105,17 +105,17 @@ def assert_tensorboard_shows_it_once(run: RunDirectory) -> None:
 class Everything(ContinualMethod):
     """Adds an adapter for each task to weights that are trained themselves, and keeps a copy."""
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         assert isinstance(policy, VLAPolicy)
-        bank = policy.adapters
+        bank, task = policy.adapters, stage.tasks[0]
         bank.add(task, LoRAConfig(rank=2, alpha=3))
         bank.activate({task: 1.0}, train=(task,))
         bank.route = TaskRoute(tasks={**getattr(bank.route, "tasks", {}), task: {task: 1.0}})
         bank.route = dataclasses.replace(bank.route, default={})
 
-    def after_task(self, policy, task, collect):
+    def after_task(self, policy, stage):
         assert isinstance(policy, VLAPolicy)
-        policy.adapters.snapshot(f"{task}_old")
+        policy.adapters.snapshot(f"{stage.tasks[0]}_old")
         dict(policy.named_parameters())["state_in.bias"].data += 0.1
 
 

@@ -13,7 +13,7 @@ def make_stream(**changes: object) -> TaskStream:
 
 def test_stages_count_from_one_in_the_order_of_training() -> None:
     stream = make_stream()
-    assert list(stream.stages()) == [(1, "a"), (2, "b"), (3, "c")]
+    assert list(stream.stages()) == [(1, ("a",)), (2, ("b",)), (3, ("c",))]
     assert stream.num_stages == 3
     assert stream.tasks == ("a", "b", "c", "x")
     assert [stream.split(task) for task in stream.tasks] == ["train", "train", "train", "heldout"]
@@ -21,9 +21,15 @@ def test_stages_count_from_one_in_the_order_of_training() -> None:
 
 def test_a_stream_may_be_run_through_twice() -> None:
     stream = make_stream(train_tasks=("a", "b"), rounds=2)
-    assert list(stream.stages()) == [(1, "a"), (2, "b"), (3, "a"), (4, "b")]
+    assert list(stream.stages()) == [(1, ("a",)), (2, ("b",)), (3, ("a",)), (4, ("b",))]
     assert stream.num_stages == 4
     assert stream.tasks == ("a", "b", "x")
+
+
+def test_a_joint_stream_trains_all_tasks_in_the_last_stage_of_a_round() -> None:
+    stream = make_stream(train_tasks=("a", "b", "c"), rounds=2).joined()
+    assert list(stream.stages()) == [(3, ("a", "b", "c")), (6, ("a", "b", "c"))]
+    assert stream.num_stages == 6
 
 
 @pytest.mark.parametrize(

@@ -103,27 +103,27 @@ def test_the_same_seed_gives_identical_runs(finished, config, tmp_path, run_all,
 class UnfreezingMethod(ContinualMethod):
     """Trains one weight of the base beside the adapters, and changes another when all is over."""
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         dict(policy.named_parameters())["head.expert.norm.weight"].requires_grad_(True)
 
-    def after_task(self, policy, task, collect):
+    def after_task(self, policy, stage):
         dict(policy.named_parameters())["state_in.bias"].data += 1.0
 
 
 class AddingMethod(ContinualMethod):
     """Has an adapter for each task, and a copy of the first when it was trained."""
 
-    def before_task(self, policy, task):
+    def before_task(self, policy, stage):
         assert isinstance(policy, VLAPolicy)
-        bank = policy.adapters
+        bank, task = policy.adapters, stage.tasks[0]
         bank.add(task, LoRAConfig(rank=2, alpha=3))
         bank.activate({task: 1.0}, train=(task,))
         known = {name: {name: 1.0} for name in bank.names if name in TASKS}
         bank.route = TaskRoute(tasks=known, default={})
 
-    def after_task(self, policy, task, collect):
+    def after_task(self, policy, stage):
         assert isinstance(policy, VLAPolicy)
-        if task == TASKS[0]:
+        if stage.tasks[0] == TASKS[0]:
             policy.adapters.snapshot("first")
 
 
@@ -226,12 +226,12 @@ class RecordingMethod(ContinualMethod):
 
     calls: list[str] = []  # noqa: RUF012 (shared on purpose: the trainer builds the instance)
 
-    def before_task(self, policy, task):
-        self.calls.append(f"before {task}")
+    def before_task(self, policy, stage):
+        self.calls.append(f"before {stage.tasks[0]}, {stage.number} of {stage.num_stages}")
 
-    def after_task(self, policy, task, collect):
-        rollout = collect()
-        self.calls.append(f"after {task}, {rollout.values.shape[0]} chunks")
+    def after_task(self, policy, stage):
+        rollout = stage.collect()
+        self.calls.append(f"after {stage.tasks[0]}, {rollout.values.shape[0]} chunks")
         returns = rollout.returns.clone()
         rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
         assert torch.equal(rollout.returns, returns)  # of this rollout, not of the last one
@@ -246,9 +246,9 @@ def test_the_method_is_called_around_every_stage_and_its_state_is_saved(config, 
     method = f"{__name__}:RecordingMethod"
     run = run_all(dataclasses.replace(config, method=method), tmp_path / "e")
     assert RecordingMethod.calls == [
-        "before red_cube_in_basket",
+        "before red_cube_in_basket, 1 of 2",
         "after red_cube_in_basket, 6 chunks",
-        "before green_cube_in_tray",
+        "before green_cube_in_tray, 2 of 2",
         "after green_cube_in_tray, 6 chunks",
     ]
     state = load_file(run.checkpoint(2) / "method.safetensors")

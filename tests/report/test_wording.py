@@ -104,8 +104,14 @@ def test_numbers_are_written_with_their_unit() -> None:
 
 def test_names_become_words() -> None:
     assert task_label("red_cube_in_basket") == "red cube in basket"
-    assert stage_label(0, ["a_b"]) == "before training"
-    assert stage_label(1, ["a_b"]) == "after stage 1: a b"
+    cells = [
+        Cell(stage=stage, task=task, split="train", successes=1, episodes=2)
+        for stage in (0, 1)
+        for task in ("a_b", "c_d")
+    ]
+    matrix = SuccessMatrix.from_cells(cells)
+    assert stage_label(0, matrix) == "before training"
+    assert stage_label(2, matrix) == "after stage 2: c d"
 
 
 def test_nothing_is_neither_gained_nor_lost() -> None:

@@ -29,6 +29,7 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
         num_chunks: int = 13,
         contexts: Contexts = "stored",
         *,
+        keeps_seen: bool = False,
         whole_episodes: bool = False,
     ) -> Collector:
         suite = load_suite("tabletop_object")
@@ -39,6 +40,7 @@ def collect(untrained_policy: VLAPolicy, make_lanes):
             num_chunks=num_chunks,
             seed=seed,
             contexts=contexts,
+            keeps_seen=keeps_seen,
             whole_episodes=whole_episodes,
         )
 
@@ -113,6 +115,17 @@ def test_observations_are_kept_where_contexts_are_to_be_recomputed(collect):
     assert not one.context.keys.requires_grad
     assert other.seen.images.dtype == torch.uint8
     assert one.seen is None
+
+
+def test_observations_are_kept_beside_stored_contexts_where_somebody_needs_them(collect):
+    plain, both, anew = collect(), collect(keeps_seen=True), collect(contexts="every_epoch")
+    batches = []
+    for collector in (plain, both, anew):
+        collector.collect()
+        batches.append(next(collector.rollout.minibatches(8, torch.Generator().manual_seed(0))))
+    assert torch.equal(batches[1].context.keys, batches[0].context.keys)
+    assert torch.equal(batches[1].log_probs, batches[0].log_probs)
+    assert torch.equal(batches[1].seen.images, batches[2].seen.images)
 
 
 def test_the_same_seed_collects_the_same_numbers(collect):

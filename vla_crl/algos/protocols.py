@@ -114,7 +114,12 @@ class ActorCritic(Protocol):
 
 
 class Rollout(Protocol):
-    """What learners need of a finished rollout of at most T chunks in each of N slots."""
+    """What learners and methods need of a finished rollout of at most T chunks in N slots."""
+
+    @property
+    def steps(self) -> Any:
+        """Rows of all T N chunks: seen, trace, actions, task, episode and more; see `Step`."""
+        ...
 
     @property
     def valid(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.algos.protocols import Rollout
 from vla_crl.bench.record import BenchRecord, against_peer
-from vla_crl.continual.method import make_method
+from vla_crl.continual.known_methods import make_method
 from vla_crl.contracts import ARM, Observation
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.lora import LoRAConfig

@@ -49,7 +49,7 @@ def list_definitions(options: Options) -> Records:
         case "recipes":
             names, path = catalog.list_recipes(), catalog.recipe_path
         case "methods":
-            from vla_crl.continual.method import list_methods
+            from vla_crl.continual.known_methods import list_methods
 
             return list_methods()
         case "learners":

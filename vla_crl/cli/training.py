@@ -199,12 +199,13 @@ def _is_complete(run: RunDirectory, config: Any) -> bool:
 
 def _sources(config: Any) -> Any:
     """Read what of the user's own a run of a recipe is made with."""
-    from vla_crl.continual.method import find_method
+    from vla_crl.continual.known_methods import find_methods
     from vla_crl.runs.sources import Sources
     from vla_crl.sim.backends import find_suite
 
     find_suite(config.suite)  # loads the modules of its backend
-    return Sources.read(find_method(config.method), config.suite, type(config.learner))
+    classes = [*find_methods(config.method).values(), type(config.learner)]
+    return Sources.read(classes, config.suite)
 
 
 def _again(options: Options, error: Exception | None = None) -> str:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
-from vla_crl.continual.stage import Stage
+from vla_crl.continual.stage import StageTraining
 from vla_crl.continual.success_matrix import Cell
 from vla_crl.rounding import percentage
 
 
-def end_line(stage: Stage, every: int) -> str:
+def end_line(stage: StageTraining, every: int) -> str:
     """Tell what SIGTERM leaves of a stage, stored after so many iterations."""
     if every:
         return f"SIGTERM: stage {stage.number} is stored after iteration {stage.iteration}"

@@ -79,7 +79,7 @@ def estimate_cost(
         policy: With `requires_grad` as it will be trained.
         contexts: Of a rollout.
     """
-    evaluation, stages = config.evaluation, stream.num_stages
+    evaluation, num_rows = config.evaluation, 1 + sum(1 for _ in stream.stages())
     episodes = evaluation.num_episodes + evaluation.num_sampled_episodes
     picture = 3 * len(policy.embodiment.cameras) * policy.config.image_size**2
     return RunCost(
@@ -87,8 +87,8 @@ def estimate_cost(
         num_trained=sum(p.numel() for p in policy.parameters() if p.requires_grad),
         contexts=contexts,
         picture_bytes=picture * (config.collector.num_envs + evaluation.num_envs),
-        training_steps=stages * config.episodes_per_task * suite.horizon,
-        evaluation_steps=(stages + 1) * len(stream.tasks) * episodes * suite.horizon,
+        training_steps=stream.num_stages * config.episodes_per_task * suite.horizon,
+        evaluation_steps=num_rows * len(stream.tasks) * episodes * suite.horizon,
     )
 
 

@@ -73,6 +73,8 @@ class OwnEpisodes(Experience):
         sims: Sequence[Simulation],
         tasks: Sequence[int],
         seed: int,
+        *,
+        keeps_seen: bool = False,
     ) -> None:
         """Begin an episode in every slot, unless the learner wants whole ones.
 
@@ -82,6 +84,7 @@ class OwnEpisodes(Experience):
             sims: Worlds of training, one a lane.
             tasks: Indices of what is trained.
             seed: Of the stage.
+            keeps_seen: Keep observations beside stored contexts, too.
 
         Raises:
             ConfigError: The size of groups does not divide the worlds of a lane.
@@ -99,6 +102,7 @@ class OwnEpisodes(Experience):
             seed=seed,
             contexts=contexts_of(config, suite, policy).contexts,
             whole_episodes=learner_class.whole_episodes,
+            keeps_seen=keeps_seen,
         )
 
     def gather(self, learner: Learner) -> tuple[CollectionStatistics, Any]:

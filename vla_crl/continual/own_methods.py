@@ -4,6 +4,7 @@ import ast
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vla_crl.catalog import own_folders, own_modules
 from vla_crl.own_code import in_a_line
@@ -17,11 +18,13 @@ class OwnMethod:
         description: The first line of its docstring.
         file: Where it stands.
         bases: Names of the classes that it derives from, as they were called where they came from.
+        told: Its class attributes that are plain numbers or text.
     """
 
     description: str
     file: Path
     bases: frozenset[str]
+    told: dict[str, Any]
 
 
 def own_methods(bases: Collection[str]) -> tuple[dict[str, OwnMethod], dict[Path, str]]:
@@ -74,8 +77,18 @@ def _classes_in(tree: ast.Module, module: str, file: Path) -> dict[str, OwnMetho
             names = [_last_name(base) for base in node.bases]
             description = (ast.get_docstring(node) or "").partition("\n")[0]
             bases = frozenset(renamed.get(name, name) for name in names if name)
-            classes[f"{module}:{node.name}"] = OwnMethod(description, file, bases)
+            told = dict(_constants(node))
+            classes[f"{module}:{node.name}"] = OwnMethod(description, file, bases, told)
     return classes
+
+
+def _constants(node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    """Yield what is assigned to the names of a class as it stands."""
+    for line in node.body:
+        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            for target in line.targets if isinstance(line, ast.Assign) else (line.target,):
+                if isinstance(target, ast.Name):
+                    yield target.id, line.value.value
 
 
 def _last_name(node: ast.expr) -> str | None:

@@ -1,22 +1,27 @@
 """One stage of a run: training on its task, and the state of it that can be stored."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
+import numpy as np
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.learner import Learner
 from vla_crl.algos.learners import find_learner
-from vla_crl.algos.protocols import Rollout
+from vla_crl.algos.protocols import ParamGroup, Rollout
 from vla_crl.config import Count, Settings, from_mapping, to_mapping
-from vla_crl.continual.experience import ExpertEpisodes, OwnEpisodes, contexts_of
+from vla_crl.continual.experience import Experience, ExpertEpisodes, OwnEpisodes, contexts_of
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_checks import method_groups, method_metrics, method_state
+from vla_crl.continual.method_stage import Stage
+from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.reference import make_reference
 from vla_crl.errors import ConfigError
@@ -25,6 +30,7 @@ from vla_crl.models.adapters import load_trained_state_dict, trained_state_dict
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.models.routes import BankRecord
 from vla_crl.rollout.collector import CollectionStatistics
+from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.runs.records import Number
 from vla_crl.sim.simulation import Simulation
 from vla_crl.sim.task_suite import TaskSuite
@@ -37,7 +43,7 @@ class StageRecord(Settings):
     """What of a stage's state is no tensor."""
 
     stage: Count
-    task: str
+    tasks: tuple[str, ...]
     iteration: Number
     """The last that is done."""
     episodes: Number
@@ -48,13 +54,23 @@ class StageRecord(Settings):
     """All of the policy's adapters but their numbers."""
 
 
-class Stage:
-    """Training on one task; between two iterations it can be stored.
+@dataclass(frozen=True, kw_only=True)
+class RunShared:
+    """What methods may use in every stage of a run; see `Stage`."""
+
+    num_stages: int
+    demonstrations: Callable[[str, int], Demonstrations]
+    folder: Path
+
+
+class StageTraining:
+    """Training on the tasks of a stage; between two iterations it can be stored.
 
     Attributes:
         number: From 1 on.
-        task: Name.
-        episodes: Of training, so far.
+        tasks: Names.
+        budget: Episodes of training.
+        episodes: Of these, so far.
         wall_s: Seconds that the run has taken so far.
         is_closed: Whether `close` was called, so that nothing is left to be trained.
     """
@@ -67,7 +83,8 @@ class Stage:
         sims: Sequence[Simulation],
         *,
         number: int,
-        task: str,
+        tasks: tuple[str, ...],
+        shared: RunShared,
         wall_s: float,
     ) -> None:
         """Let the method prepare, and begin an episode in every slot.
@@ -78,22 +95,41 @@ class Stage:
             method: Likewise.
             sims: Worlds of training.
             number: Of the stage.
-            task: To be trained.
+            tasks: To be trained.
+            shared: What the method may use of the run.
             wall_s: Seconds of the run until now.
         """
-        self.number, self.task = number, task
+        self.number, self.tasks = number, tasks
+        self.budget = config.episodes_per_task * len(tasks)
         self.episodes, self.wall_s, self.is_closed = 0, wall_s, False
         self._config, self._policy, self._method = config, policy, method
         seed, suite = stage_seed(config.seed, number), sims[0].suite
         torch.manual_seed(seed)  # for what methods draw
-        method.before_task(policy, task)
-        self._sims, self._tasks = sims, [suite.task_index(task)]
+        self._rng = np.random.default_rng([config.seed, number])
+        draws = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        self._stage = Stage(
+            number=number,
+            num_stages=shared.num_stages,
+            tasks=tasks,
+            suite=suite,
+            collect=self._collect_fresh,
+            train=self._train_more,
+            demonstrations=shared.demonstrations,
+            generator=draws,
+            rng=self._rng,
+            folder=shared.folder,
+        )
+        self._experience: Experience | None = None
+        method.before_task(policy, self._stage)
+        self._sims, self._tasks = sims, [suite.task_index(task) for task in tasks]
         learner_class = find_learner(config.learner.kind)
+        groups = learner_class.param_groups(policy, config.learner)
+        groups = method_groups(method, config.method, policy, groups)
+        self._learner = make_learner(config, policy, suite, groups)
         if learner_class.data == "demonstrations":
             self._experience = ExpertEpisodes(policy, sims, self._tasks, seed)
         else:
-            self._experience = OwnEpisodes(config, policy, sims, self._tasks, seed)
-        self._learner = make_learner(config, policy, suite)
+            self._experience = self._own_episodes()
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -104,19 +140,19 @@ class Stage:
     @property
     def is_spent(self) -> bool:
         """Whether the budget of episodes is used up."""
-        return self.episodes >= self._config.episodes_per_task
+        return self.episodes >= self.budget
 
     def iterate(self) -> tuple[CollectionStatistics, dict[str, Any]]:
         """Collect and update once; return what happened, and the line of metrics.jsonl on it."""
-        statistics, data = self._experience.gather(self._learner)
+        statistics, data = self._begun.gather(self._learner)
         started = perf_counter()
         metrics = self._learner.update(data, self._method, self._generator)
         update_s = perf_counter() - started
         self.episodes += statistics.episodes
         self.wall_s += statistics.wall_s + update_s
-        return statistics, {
+        row = {
             "stage": self.number,
-            "task": self.task,
+            "task": " + ".join(self.tasks),
             "iteration": self.iteration,
             "episodes": self.episodes,
             "success": statistics.success,
@@ -132,6 +168,7 @@ class Stage:
             "update_s": update_s,
             "wall_s": self.wall_s,
         }
+        return statistics, {**row, **method_metrics(self._method, self._config.method, row)}
 
     def close(self) -> None:
         """Let the method close the stage.
@@ -153,7 +190,7 @@ class Stage:
                 "one, or learn by PPO or SFT",
                 self.number, learner.name, self.episodes,
             )  # fmt: skip
-        self._method.after_task(self._policy, self.task, self._collect_fresh)
+        self._method.after_task(self._policy, self._stage)
         self.is_closed = True
 
     def state(self) -> State:
@@ -171,11 +208,15 @@ class Stage:
             parts |= {
                 "learner": self._learner.state_dict(),
                 "minibatches": {"generator": self._generator.get_state()},
-                "experience": self._experience.state_dict(),
+                "experience": self._begun.state_dict(),
+                "stage": {
+                    "generator": self._stage.generator.get_state(),
+                    "rng": rng_state(self._rng),
+                },
             }
         record = StageRecord(
             stage=self.number,
-            task=self.task,
+            tasks=self.tasks,
             iteration=self.iteration,
             episodes=self.episodes,
             wall_s=self.wall_s,
@@ -206,26 +247,59 @@ class Stage:
         if not self.is_closed:
             self._learner.load_state_dict(part_of(tensors, "learner"))
             self._generator.set_state(tensors["minibatches/generator"])
-            self._experience.load_state_dict(part_of(tensors, "experience"))
+            self._begun.load_state_dict(part_of(tensors, "experience"))
+            self._stage.generator.set_state(tensors["stage/generator"])
+            load_rng_state(self._rng, tensors["stage/rng"])
         torch.set_rng_state(tensors["global/generator"])
 
+    @property
+    def _begun(self) -> Experience:
+        """What the learner learns of, once there is something."""
+        if self._experience is None:
+            raise ConfigError(
+                f"method '{self._config.method}': before_task collects or trains, but what is "
+                "trained in the stage is not known before it returns; do it in after_task"
+            )
+        return self._experience
+
     def _collect_fresh(self) -> Rollout:
-        own = self._experience
+        own = self._begun
         if not isinstance(own, OwnEpisodes):
-            seed = stage_seed(self._config.seed, self.number)
-            own = OwnEpisodes(self._config, self._policy, self._sims, self._tasks, seed)
+            own = self._own_episodes()
         own.collector.collect()
         self._learner.prepare(own.collector.rollout, self._generator)
         return own.collector.rollout
 
+    def _own_episodes(self) -> OwnEpisodes:
+        seed, keeps_seen = (
+            stage_seed(self._config.seed, self.number),
+            self._method.needs_observations,
+        )
+        return OwnEpisodes(
+            self._config, self._policy, self._sims, self._tasks, seed, keeps_seen=keeps_seen
+        )
 
-def make_learner(config: TrainConfig, policy: VLAPolicy, suite: TaskSuite) -> Learner:
+    def _train_more(self, num_episodes: int) -> None:
+        done = 0
+        while done < num_episodes:
+            statistics, data = self._begun.gather(self._learner)
+            self._learner.update(data, self._method, self._generator)
+            done += statistics.episodes
+
+
+def make_learner(
+    config: TrainConfig,
+    policy: VLAPolicy,
+    suite: TaskSuite,
+    groups: Sequence[ParamGroup] | None = None,
+) -> Learner:
     """Build the recipe's learner, for the parameters that are trainable now.
 
     Args:
         config: The recipe.
         policy: What learns.
         suite: On which.
+        groups: Of parameters; by default the learner's own.
 
     Raises:
         ConfigError: There is nothing to train, or the reference does not fit the policy.
@@ -235,34 +309,9 @@ def make_learner(config: TrainConfig, policy: VLAPolicy, suite: TaskSuite) -> Le
     if which := learner_class.reference_of(config.learner):
         contexts = contexts_of(config, suite, policy).contexts
         reference = make_reference(which, policy, config.compute, contexts)
-    return learner_class(policy, config.learner, reference=reference)
+    return learner_class(policy, config.learner, groups, reference=reference)
 
 
 def stage_seed(seed: int, stage: int) -> int:
     """Give every stage its own random stream, so that a resumed stage repeats itself."""
     return 1_000 * seed + stage
-
-
-def method_state(method: ContinualMethod, name: str) -> Mapping[str, Tensor]:
-    """Return the state of a method.
-
-    Args:
-        method: Any.
-        name: How the recipe calls it.
-
-    Raises:
-        ConfigError: It is none, or there is something in it that is no tensor.
-    """
-    state = method.state_dict()
-    if not isinstance(cast(Any, state), Mapping):
-        raise ConfigError(
-            f"method '{name}': state_dict() is a {type(state).__name__}, expected a dictionary of "
-            "tensors"
-        )
-    for key, value in state.items():
-        if not isinstance(cast(Any, value), Tensor):
-            raise ConfigError(
-                f"method '{name}': state_dict()['{key}'] is a "
-                f"{type(value).__name__}, expected a tensor"
-            )
-    return state

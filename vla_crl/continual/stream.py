@@ -1,7 +1,7 @@
 """The order in which tasks are learnt, and what is only ever tested."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from annotated_types import Interval
@@ -17,7 +17,8 @@ class TaskStream(Settings):
     """Training tasks in order, held-out tasks, and the budget of each stage.
 
     Stage `k` (1, 2, ..., T) trains `train_tasks[k - 1]`; stage 0 is the policy before training.
-    Where the stream is run through again, stage `T + k` trains that task once more.
+    Where the stream is run through again, stage `T + k` trains that task once more. Of a joint
+    stream stage `T` trains all tasks at once, stage `2 T` once more; there are no others.
     """
 
     train_tasks: Names
@@ -28,6 +29,8 @@ class TaskStream(Settings):
     """Budget of one stage: training episodes on its task."""
     rounds: Annotated[int, Interval(ge=1, le=MAX_STAGES)] = 1
     """How often the training tasks are run through, in the same order."""
+    joint: bool = False
+    """Whether the training tasks are trained at once, with the budgets of all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +56,7 @@ class TaskStream(Settings):
 
     @property
     def num_stages(self) -> int:
-        """The number of training stages, stage 0 not counted."""
+        """The number of the last stage."""
         return self.rounds * len(self.train_tasks)
 
     @property
@@ -61,9 +64,16 @@ class TaskStream(Settings):
         """All tasks, in the order of the success matrix' columns."""
         return self.train_tasks + self.heldout_tasks
 
-    def stages(self) -> Iterator[tuple[int, str]]:
-        """Yield (stage, task to train), from stage 1 on."""
-        return enumerate(self.train_tasks * self.rounds, start=1)
+    def stages(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield (stage, tasks to train) in order, stage 0 left out."""
+        size = len(self.train_tasks) if self.joint else 1
+        for number in range(size, self.num_stages + 1, size):
+            column = (number - size) % len(self.train_tasks)
+            yield number, self.train_tasks[column : column + size]
+
+    def joined(self) -> "TaskStream":
+        """Return the stream with all training tasks trained at once."""
+        return replace(self, joint=True)
 
     def split(self, task: str) -> Split:
         """Tell whether a task of the stream is trained or held out.

@@ -104,6 +104,22 @@ class SuccessMatrix:
         """The number of training tasks T."""
         return len(self.train_tasks)
 
+    @property
+    def has_rounds_only(self) -> bool:
+        """Whether no stage was evaluated but the last of every round, as of a joint run."""
+        last = [stage for stage in self.evaluated_stages if stage]
+        return (
+            bool(last)
+            and self.num_train_tasks > 1
+            and not any(stage % self.num_train_tasks for stage in last)
+        )
+
+    @property
+    def shown_stages(self) -> tuple[int, ...]:
+        """The stages that a table of all has: those that were or will be evaluated."""
+        step = self.num_train_tasks if self.has_rounds_only else 1
+        return tuple(range(0, self.num_stages + 1, step))
+
     def trained_column(self, stage: int) -> int:
         """Return the column of the task that a stage, counted from 1, trains."""
         return (stage - 1) % self.num_train_tasks

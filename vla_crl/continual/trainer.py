@@ -14,16 +14,19 @@ from vla_crl.config import as_record, to_mapping
 from vla_crl.continual.beginning import load_beginning, prepare_training
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
+from vla_crl.continual.demonstrated import Demonstrated
 from vla_crl.continual.experience import check_group_size, contexts_of
 from vla_crl.continual.generations import Generations, State
+from vla_crl.continual.known_methods import make_method
 from vla_crl.continual.loggers.loggers import Loggers
-from vla_crl.continual.method import ContinualMethod, make_method
+from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_checks import method_state, method_stream
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import (
-    Stage,
+    RunShared,
     StageRecord,
+    StageTraining,
     make_learner,
-    method_state,
     stage_seed,
 )
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix, append_stage
@@ -74,7 +77,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.run = config, run
         self.suite = find_suite(config.suite)
-        self.stream = config.stream(self.suite)
+        self.method: ContinualMethod = make_method(config.method, config.method_settings)
+        self.stream = method_stream(self.method, config.method, config.stream(self.suite))
         self.suite.require_states(
             **{
                 "evaluation.num_episodes": config.evaluation.num_episodes,
@@ -97,7 +101,6 @@ class Trainer:
         )
         prepare_training(self.policy, config)
         check_budget(config, self.suite, self.policy)
-        self.method: ContinualMethod = make_method(config.method, config.method_settings)
         self.loggers = Loggers(config.loggers, run, to_mapping(config))
         self._wall_s = 0.0
         self._generations = Generations(run.state)
@@ -107,6 +110,15 @@ class Trainer:
         console.print(cost.describe(config.compute.device), soft_wrap=True)
         self._make_worlds()
         self._check_learner()
+        demonstrated = Demonstrated(
+            self.suite,
+            image_size=self.policy.config.image_size,
+            num_threads=config.compute.num_sim_threads,
+            seed=config.seed,
+        )
+        self._shared = RunShared(
+            num_stages=self.stream.num_stages, demonstrations=demonstrated, folder=run.memory
+        )
 
     def load_base(self) -> VLAPolicy:
         """Return the policy with which the run begins, as it is on disk."""
@@ -168,22 +180,23 @@ class Trainer:
         self.loggers.begin(self.stream.rounds)
         if last_done < 0:
             self._finish_stage(0)
-        for number, task in self.stream.stages():
+        for number, tasks in self.stream.stages():
             if number > last_done:
-                self._train_stage(number, task, state)
+                self._train_stage(number, tasks, state)
                 self._finish_stage(number)
                 state = None
         self._generations.clear()
 
-    def _train_stage(self, number: int, task: str, state: State | None) -> None:
-        """Spend the stage's budget of episodes on its task, from the beginning or from a state."""
-        stage = Stage(
+    def _train_stage(self, number: int, tasks: tuple[str, ...], state: State | None) -> None:
+        """Spend the stage's budget of episodes on its tasks, from the beginning or from a state."""
+        stage = StageTraining(
             self.config,
             self.policy,
             self.method,
             self._training_sims,
             number=number,
-            task=task,
+            tasks=tasks,
+            shared=self._shared,
             wall_s=self._wall_s,
         )
         if state is not None:
@@ -194,11 +207,11 @@ class Trainer:
             self._store(stage)
         self._wall_s = stage.wall_s
 
-    def _spend_budget(self, stage: Stage) -> None:
+    def _spend_budget(self, stage: StageTraining) -> None:
         """Iterate; SIGTERM ends it after an iteration, with its state stored."""
-        budget, every = self.config.episodes_per_task, self.config.checkpoint_every
-        name = f"stage {stage.number}/{self.stream.num_stages} {stage.task}"
-        with track(name, budget) as progress, holding_sigterm() as sigterm_came:
+        every = self.config.checkpoint_every
+        name = f"stage {stage.number}/{self.stream.num_stages} {' + '.join(stage.tasks)}"
+        with track(name, stage.budget) as progress, holding_sigterm() as sigterm_came:
             progress.advance(stage.episodes)
             while not stage.is_spent:
                 statistics, row = stage.iterate()
@@ -217,7 +230,7 @@ class Trainer:
                     progress.print(end_line(stage, every))
                     break
 
-    def _episode_rows(self, stage: Stage, ended: Outcomes) -> Iterator[tuple[object, ...]]:
+    def _episode_rows(self, stage: StageTraining, ended: Outcomes) -> Iterator[tuple[object, ...]]:
         """Return the lines of training_episodes.csv on what has ended in an iteration."""
         columns = (ended.episode, ended.task, ended.state_id, ended.group, ended.num_steps)
         for row, success in zip(torch.stack(columns, 1).tolist(), ended.success, strict=True):
@@ -225,14 +238,14 @@ class Trainer:
             name = self.suite.tasks[task].name
             yield stage.number, stage.iteration, episode, name, *rest, int(success)
 
-    def _store(self, stage: Stage) -> None:
+    def _store(self, stage: StageTraining) -> None:
         """Store the state of a stage, and before it what the run directory says about it."""
         if self.config.checkpoint_every:
             sync(self.run.metrics_file)
             state = stage.state()
             self._generations.save(state.record, state.tensors)
 
-    def _load(self, stage: Stage, state: State) -> None:
+    def _load(self, stage: StageTraining, state: State) -> None:
         """Bring a stage to a stored state."""
         try:
             stage.load_state(state)
@@ -342,7 +355,8 @@ class Trainer:
             state = replace(state, record=record)
         if state is None or (number := state.record["stage"]) <= last_done:
             return None
-        if number > last_done + 1:
+        numbers = (0, *(number for number, _ in self.stream.stages()))
+        if number > next(n for n in (*numbers, number) if n > last_done):
             has = f"ends with stage {last_done}" if last_done >= 0 else "is missing"
             raise CheckpointError(
                 f"{self.run.state}: is of stage {number}, but {self.run.matrix_file} {has}; "

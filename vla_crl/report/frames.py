@@ -10,6 +10,7 @@ from vla_crl.errors import ConfigError, install_extra
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from vla_crl.continual.success_matrix import SuccessMatrix
     from vla_crl.report.run_record import RunRecord
 
 Runs = str | Path | Sequence[str | Path]
@@ -104,17 +105,23 @@ def _recipe(command: Sequence[str]) -> str | None:
     return None if recipe is None or recipe.startswith("-") else recipe
 
 
+def _trained(matrix: "SuccessMatrix | None", stage: int) -> str | None:
+    """Return the task that a stage trained, None where there is none or all were."""
+    if matrix is None or not stage or matrix.has_rounds_only:
+        return None
+    return matrix.train_tasks[matrix.trained_column(stage)]
+
+
 def _cells(record: "RunRecord") -> Iterator[dict[str, Any]]:
     from vla_crl.continual.statistics import wilson_interval
 
     for acting, matrix in (("deterministic", record.matrix), ("sampled", record.sampled_matrix)):
         for cell in matrix.cells() if matrix else ():
             low, high = wilson_interval(cell.successes, cell.episodes)
-            trained = matrix.train_tasks[matrix.trained_column(cell.stage)] if matrix else None
             yield {
                 "acting": acting,
                 "stage": cell.stage,
-                "trained_task": trained if cell.stage else None,
+                "trained_task": _trained(matrix, cell.stage),
                 "task": cell.task,
                 "split": cell.split,
                 "successes": cell.successes,

@@ -251,8 +251,9 @@ def _table(
 
 def _own_stage(matrix: SuccessMatrix, task: str, last: int) -> int:
     """Return the last stage until `last` that trained a task, 0 if there is none."""
-    first = matrix.train_tasks.index(task) + 1
-    return max(range(first, last + 1, matrix.num_train_tasks), default=0)
+    num_train = matrix.num_train_tasks
+    first = num_train if matrix.has_rounds_only else matrix.train_tasks.index(task) + 1
+    return max(range(first, last + 1, num_train), default=0)
 
 
 def _numbers(pairs: Pairs) -> tuple[str, ...]:

@@ -84,18 +84,23 @@ def _matrix_figure(name: str, matrix: SuccessMatrix) -> dict[str, Callable[[], F
 
 def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
     """Draw success in percent with counts; columns are tasks, rows stages."""
-    rates, num_train = matrix.rates, matrix.num_train_tasks
+    stages, num_train = matrix.shown_stages, matrix.num_train_tasks
+    rates = matrix.rates[list(stages)]
     gap = 0.35 if matrix.heldout_tasks else 0.0
     left = [column + (gap if column >= num_train else 0.0) for column in range(rates.shape[1])]
     num_rows, width = rates.shape[0], rates.shape[1] + gap
     figure = Figure(figsize=(1.5 + 1.02 * width, 1.05 + 0.66 * num_rows))
     axes = figure.add_axes((0, 0, 1, 1))
     for (row, column), rate in np.ndenumerate(rates):
-        counts = (int(matrix.successes[row, column]), int(matrix.episodes[row, column]))
+        cell = stages[row], column
+        counts = (int(matrix.successes[cell]), int(matrix.episodes[cell]))
         _draw_cell(axes, left[column], row, rate, counts)
-    for stage in range(1, num_rows):
-        corner = (matrix.trained_column(stage) + 0.02, stage + 0.02)
-        axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, ec=ORANGE, lw=2.4))
+    for row in range(1, num_rows):
+        first, size = matrix.trained_column(stages[row]), 1
+        if matrix.has_rounds_only:
+            first, size = 0, num_train
+        corner = (first + 0.02, row + 0.02)
+        axes.add_patch(Rectangle(corner, size - 0.04, 0.96, fill=False, ec=ORANGE, lw=2.4))
     axes.set(xlim=(-0.02, width + 0.02), ylim=(num_rows + 0.02, -0.02))
     axes.set_xticks(
         [position + 0.5 for position in left],
@@ -105,7 +110,7 @@ def draw_success_matrix(matrix: SuccessMatrix) -> Figure:
     )
     axes.set_yticks(
         [row + 0.5 for row in range(num_rows)],
-        ["before\ntraining", *(f"after\nstage {stage}" for stage in range(1, num_rows))],
+        ["before\ntraining", *(f"after\nstage {stage}" for stage in stages[1:])],
         color=INK,
     )
     axes.xaxis.tick_top()
@@ -164,9 +169,11 @@ def _draw_retention_panel(axes: Axes, matrix: SuccessMatrix, task: str) -> None:
     cells = [cell for cell in matrix.cells() if cell.task == task]
     ends = 100 * np.array([wilson_interval(cell.successes, cell.episodes) for cell in cells])
     axes.fill_between([cell.stage for cell in cells], *ends.T, color=color, alpha=0.16, lw=0)
-    for start in range(column, matrix.num_stages, num_train) if is_trained else ():
-        axes.axvspan(start, start + 1, color=ORANGE, alpha=0.10, lw=0)
-        axes.text(start + 0.5, 3, "trained", color=ORANGE, fontsize=7, ha="center")
+    size = num_train if matrix.has_rounds_only else 1
+    first = 0 if matrix.has_rounds_only else column
+    for start in range(first, matrix.num_stages, num_train) if is_trained else ():
+        axes.axvspan(start, start + size, color=ORANGE, alpha=0.10, lw=0)
+        axes.text(start + size / 2, 3, "trained", color=ORANGE, fontsize=7, ha="center")
     axes.plot(stages, rates[:, column], color=color, marker="o", ms=4)
     gap = 0.045 * len(stages)
     for cell, offset, side in ((cells[-1], gap, "left"), (cells[0], -gap, "right"))[: len(cells)]:

@@ -39,7 +39,8 @@ def draw_success_map(matrix: SuccessMatrix) -> Figure:
     )
     axes.set_facecolor(MUTED)
     stages = np.arange(1, num_stages + 1)
-    axes.plot((stages - 1) % num_train + 1, stages, ".", color=ORANGE, ms=2)
+    if not matrix.has_rounds_only:
+        axes.plot((stages - 1) % num_train + 1, stages, ".", color=ORANGE, ms=2)
     axes.set(xlabel="training tasks, in the order of training", ylabel="stages finished")
     if matrix.heldout_tasks:
         axes.axvline(num_train + 0.5, color=INK, lw=1)

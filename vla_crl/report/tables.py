@@ -88,10 +88,10 @@ def matrix_table(matrix: SuccessMatrix) -> tuple[Row, list[Row]] | None:
         texts[cell.stage, cell.task] = f"{rate} ({percentage(low)} to {percentage(high)})"
     rows = [
         (
-            stage_label(stage, matrix.train_tasks),
+            stage_label(stage, matrix),
             *(texts.get((stage, task), MISSING) for task in matrix.tasks),
         )
-        for stage in range(matrix.num_stages + 1)
+        for stage in matrix.shown_stages
     ]
     return _matrix_header(matrix), rows
 
@@ -323,7 +323,7 @@ def _mean_matrix(summary: RunsSummary) -> str:
     rates = np.stack([matrix.rates for matrix in summary.matrices])
     rows = [
         (
-            stage_label(stage, first.train_tasks),
+            stage_label(stage, first),
             *(
                 f"{percentage(cells.mean())} ({percentage(cells.min())} to "
                 f"{percentage(cells.max())})"
@@ -332,7 +332,7 @@ def _mean_matrix(summary: RunsSummary) -> str:
                 for cells in rates[:, stage].T
             ),
         )
-        for stage in range(first.num_stages + 1)
+        for stage in first.shown_stages
     ]
     note = "Success in percent on the test states, mean (least to greatest) over the runs:"
     return f"{note}\n\n{_markdown(_matrix_header(first), rows)}"

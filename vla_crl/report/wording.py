@@ -60,11 +60,13 @@ def task_label(task: str) -> str:
     return re.sub(r"[_\s]+", " ", task).strip()
 
 
-def stage_label(stage: int, train_tasks: Sequence[str]) -> str:
-    """Name a row of the success matrix."""
+def stage_label(stage: int, matrix: SuccessMatrix) -> str:
+    """Name a row of a success matrix."""
     if stage == 0:
         return "before training"
-    return f"after stage {stage}: {task_label(train_tasks[(stage - 1) % len(train_tasks)])}"
+    if matrix.has_rounds_only:
+        return f"after stage {stage}: all tasks"
+    return f"after stage {stage}: {task_label(matrix.train_tasks[matrix.trained_column(stage)])}"
 
 
 def headline(matrix: SuccessMatrix | None) -> str:
@@ -80,7 +82,8 @@ def headline(matrix: SuccessMatrix | None) -> str:
     final, gain, forgetting = values["avg"], values["delta_avg"], values["nbt_final"]
     if final is None or gain is None:
         return f"All {num_stages} stages finished, but some tasks were not evaluated."
-    subject = "One task trained" if num_stages == 1 else f"{num_stages} tasks trained in a row"
+    in_a_row = "" if matrix.has_rounds_only else " in a row"
+    subject = "One task trained" if num_stages == 1 else f"{num_stages} tasks trained{in_a_row}"
     start = percent(final.value - gain.value)
     change = _change(gain, rose="rose", fell="fell")
     if change:

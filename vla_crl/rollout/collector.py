@@ -111,6 +111,7 @@ class Collector:
         num_chunks: int,
         seed: int,
         contexts: Contexts = "stored",
+        keeps_seen: bool = False,
         whole_episodes: bool = False,
     ) -> None:
         """Start an episode in every slot.
@@ -122,6 +123,7 @@ class Collector:
             num_chunks: T.
             seed: Seed of the actions.
             contexts: "stored", or "every_epoch" for a policy whose backbone learns from reward.
+            keeps_seen: Keep observations beside stored contexts, too.
             whole_episodes: See above.
 
         Raises:
@@ -149,14 +151,15 @@ class Collector:
                 first_slot=num_slots,
                 place=(index, len(sims)),
                 seed=seed,
-                keeps_seen=contexts == "every_epoch",
+                keeps_seen=keeps_seen or contexts == "every_epoch",
+                keeps_context=contexts == "stored",
             )
             self._lanes.append(lane)
             num_slots += sim.num_slots
         if not whole_episodes:
             self.restart()
         encode = policy.encode if contexts == "every_epoch" else None
-        example = _example_step(policy, contexts)
+        example = _example_step(policy, contexts, keeps_seen=keeps_seen)
         self.rollout = RolloutStorage(num_chunks, num_slots, example, encode=encode)
         self._recent = RecentSuccess(num_slots, max_chunks)
 
@@ -230,7 +233,7 @@ class Collector:
 
 
 @torch.no_grad()
-def _example_step(policy: VLAPolicy, contexts: Contexts) -> Step:
+def _example_step(policy: VLAPolicy, contexts: Contexts, *, keeps_seen: bool) -> Step:
     """Return a step of one robot, as it is stored."""
     seen = policy.tokenize(policy.example_observation())
     context = policy.encode(seen)
@@ -238,7 +241,7 @@ def _example_step(policy: VLAPolicy, contexts: Contexts) -> Step:
     number = chunk.value
     flag, whole = number.new_zeros(1, dtype=torch.bool), number.new_zeros(1, dtype=torch.int64)
     return Step(
-        seen=seen if contexts == "every_epoch" else None,
+        seen=seen if keeps_seen or contexts == "every_epoch" else None,
         context=context if contexts == "stored" else None,
         trace=chunk.trace,
         actions=chunk.actions,

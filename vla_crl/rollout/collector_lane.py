@@ -56,6 +56,7 @@ class CollectorLane:
         place: tuple[int, int],
         seed: int,
         keeps_seen: bool,
+        keeps_context: bool,
     ) -> None:
         """Prepare; `begin_all` begins the first episodes.
 
@@ -66,10 +67,12 @@ class CollectorLane:
             first_slot: Of the rollout.
             place: The lane's number and how many there are.
             seed: Of the actions, together with the lane's number.
-            keeps_seen: Keep observations in the place of contexts.
+            keeps_seen: Keep observations.
+            keeps_context: Keep contexts.
         """
         self.sim, self.source = sim, source
-        self._policy, self._first_slot, self._keeps_seen = policy, first_slot, keeps_seen
+        self._policy, self._first_slot = policy, first_slot
+        self._keeps_seen, self._keeps_context = keeps_seen, keeps_context
         self._lane, self._num_lanes = place
         self._generator = lane_generator(seed, self._lane)
         self.clock = 0
@@ -80,7 +83,7 @@ class CollectorLane:
         self._return = np.zeros(sim.num_slots, np.float32)
         # What is seen at the end of one iteration is seen at the beginning of the next; and where
         # contexts are stored, nothing is trained that they depend on.
-        self._keeps_sight = not keeps_seen
+        self._keeps_sight = keeps_context
         self._sight: tuple[TokenizedObservation, Context] | None = None
         self._clear()
 
@@ -262,7 +265,7 @@ class CollectorLane:
         seen, context = sight
         return Step(
             seen=seen if self._keeps_seen else None,
-            context=None if self._keeps_seen else context,
+            context=context if self._keeps_context else None,
             trace=chunk.trace,
             actions=chunk.actions,
             log_probs=chunk.log_prob,

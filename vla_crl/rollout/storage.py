@@ -20,7 +20,8 @@ class Step(Rows):
     """What B slots saw, chose and got in one chunk of actions; see `Batch` for what is not here.
 
     Attributes:
-        seen: Tokenized observations, where contexts are to be computed of them, else None.
+        seen: Tokenized observations, where contexts are to be computed of them or somebody else
+            asked for them, else None.
         context: What the policy's `encode` left behind; None where `seen` is kept.
         trace: See `Batch`.
         actions: Likewise.

@@ -197,6 +197,11 @@ class RunDirectory:
         return self.path / "state"
 
     @property
+    def memory(self) -> Path:
+        """Folder of what a method keeps of earlier tasks, if that is too large for its state."""
+        return self.path / "memory"
+
+    @property
     def matrix_file(self) -> Path:
         """Success matrix of the deterministic policy, long format."""
         return self.path / "matrix.csv"

@@ -7,7 +7,7 @@ changed.
 import hashlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,16 @@ class Sources:
     content: dict[str, bytes]
 
     @classmethod
-    def read(cls, method: type, suite: str, *others: type) -> "Sources":
-        """Read what is not ours of a method and of a suite, with the modules that are loaded.
+    def read(cls, classes: Sequence[type], suite: str) -> "Sources":
+        """Read what is not ours of classes and of a suite, with the modules that are loaded.
 
         Python has read its modules before: call this soon after.
 
         Args:
-            method: The method's class.
+            classes: What a run is made with: methods, settings of a learner.
             suite: The suite's name.
-            others: Classes that a run is made with besides the method, e.g. of a learner.
         """
-        files = {**dict(_modules(method, *others)), **dict(_suite_files(suite))}
+        files = {**dict(_modules(classes)), **dict(_suite_files(suite))}
         num_bytes = sum(file.stat().st_size for file in files.values())
         if num_bytes > MAX_BYTES:
             logger.warning(
@@ -153,10 +152,9 @@ def _last_record(run: RunDirectory) -> SourceRecord | None:
     return records[-1] if records else None
 
 
-def _modules(*classes: type) -> Iterator[tuple[str, Path]]:
-    """Yield the loaded modules of own folders, and of the folders where those of classes lie."""
-    bases = [base for each in classes for base in each.__mro__]
-    tops = [sys.modules.get(base.__module__.partition(".")[0]) for base in bases]
+def _modules(classes: Sequence[type]) -> Iterator[tuple[str, Path]]:
+    """Yield the loaded modules of own folders, and of folders where the module of a class lies."""
+    tops = [sys.modules.get(c.__module__.partition(".")[0]) for m in classes for c in m.__mro__]
     homes = [Path(file).resolve().parent for top in tops if (file := _file(top)) and is_own(file)]
     roots = tuple(f"{folder}/" for folder in [*own_folders(), *homes])
     for name, module in [*sys.modules.items()]:

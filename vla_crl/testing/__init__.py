@@ -2,6 +2,7 @@
 
 from vla_crl.testing.check_head import check_head
 from vla_crl.testing.check_learner import check_learner
+from vla_crl.testing.check_method import check_method
 from vla_crl.testing.check_policy import check_policy
 from vla_crl.testing.check_suite import check_suite
 from vla_crl.testing.fake_worlds import FakeSuite, fake_suite
@@ -12,6 +13,7 @@ __all__ = [
     "Limited",
     "check_head",
     "check_learner",
+    "check_method",
     "check_policy",
     "check_suite",
     "fake_suite",

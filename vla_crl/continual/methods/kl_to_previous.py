@@ -1,0 +1,97 @@
+"""KL to the policy of the previous task, or to the base: what the policy does may not change far.
+
+The penalty of learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282, eq. 1-3) as a
+divergence of policies on the states of the present task, the form that reinforcement learning from
+feedback uses (Ouyang et al. 2022, arXiv 2203.02155, eq. 2, there from the first policy):
+
+    L = L_policy + coefficient * mean_b KL(pi_theta(.|s_b) || pi_ref(.|s_b))
+
+in closed form (`Density.kl`). The reference is a frozen copy of the adapters, not of the policy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Interval
+from torch import Tensor
+
+from vla_crl.algos.protocols import Batch
+from vla_crl.config import Settings
+from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_stage import Stage
+from vla_crl.density import Evaluation
+from vla_crl.errors import ConfigError
+
+REFERENCE = "reference"
+"""Name of the adapter that is the policy of the previous task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLToPreviousConfig(Settings):
+    """Settings of `KLToPrevious`."""
+
+    coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 0.1
+    """Weight of the divergence in the loss."""
+    reference: Literal["previous_task", "base"] = "previous_task"
+    """Near which policy: that of the end of the previous task, so nothing is held in the first, or
+    the one without adapters, in all stages."""
+
+
+class KLToPrevious(ContinualMethod):
+    """Stay near the policy that the previous task left, or near the base."""
+
+    config_class = KLToPreviousConfig
+    config: KLToPreviousConfig
+    paper = "arXiv 1606.09282, arXiv 2203.02155"
+    stores = "the adapters of the previous task, while the next is trained"
+    needs_observations = True
+
+    def __init__(self, config: KLToPreviousConfig) -> None:
+        """Begin with no task done."""
+        super().__init__(config)
+        self._num_done = 0
+        self._scales: dict[str, float] | None = None
+
+    def before_task(self, policy: Any, stage: Stage) -> None:
+        """Keep a copy of what acts.
+
+        Raises:
+            ConfigError: No adapter does, so there is nothing to copy but the whole policy.
+        """
+        self._scales = {} if self.config.reference == "base" else None
+        if self._scales is None and self._num_done:
+            if not policy.adapters.scales:
+                raise ConfigError(
+                    "method 'kl_to_previous': no adapter acts, and a copy of the whole policy is "
+                    "not kept; give the recipe a section lora, or choose the reference 'base'"
+                )
+            policy.adapters.snapshot(REFERENCE)
+            self._scales = {REFERENCE: 1.0}
+
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        """Return the mean divergence times the coefficient."""
+        if self._scales is None:
+            return {}
+        is_trained = any(column.requires_grad for column in batch.context.flatten().values())
+        with torch.no_grad(), policy.adapters.acting(self._scales):
+            context = policy.encode(batch.seen) if is_trained else batch.context
+            reference = policy.evaluate_actions(context, batch.trace).density
+        kl = evaluation.density.kl(reference).mean()
+        return {"reference_kl": self.config.coefficient * kl}
+
+    def after_task(self, policy: Any, stage: Stage) -> None:
+        """Let go of the copy."""
+        if self._scales:
+            policy.adapters.remove(REFERENCE)
+        self._num_done += 1
+        self._scales = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return how many stages are done; the copy is one of the policy's adapters."""
+        return {"num_done": torch.tensor(self._num_done)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` returned."""
+        self._num_done = int(state["num_done"])
