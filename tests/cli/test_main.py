@@ -328,6 +328,20 @@ def test_learners_are_listed_by_name_with_those_of_ones_own(
     assert rows["broken"]["description"].startswith("cannot be read: ")
 
 
+def test_heads_are_listed_by_name_with_those_of_ones_own(
+    capsys: pytest.CaptureFixture[str], own_folder: Path
+) -> None:
+    code = (
+        'from vla_crl.models.heads.flow import FlowHead\nclass Mine(FlowHead):\n    """Bolder."""\n'
+    )
+    (own_folder / "my_heads.py").write_text(code)
+    _, out, _ = run(capsys, "list", "heads", "--json")
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert [*rows] == ["flow", "noise", "gaussian", "parallel", "tokens", "my_heads:Mine"]
+    assert rows["flow"]["description"].startswith("An action expert that predicts the clean chunk")
+    assert rows["my_heads:Mine"]["description"] == "Bolder."
+
+
 def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(capsys, "show", "suite", "kitchen")
     assert "description: Two pots." in out

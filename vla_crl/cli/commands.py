@@ -19,6 +19,7 @@ from vla_crl.config import read_toml
 from vla_crl.errors import ConfigError, ForeignError, StoppedEvaluationError, unknown_name
 from vla_crl.files.reading import read_text
 from vla_crl.files.writing import keep
+from vla_crl.own_classes import list_classes
 from vla_crl.recipes import load_recipe, read_recipe
 from vla_crl.rounding import percentage
 
@@ -35,7 +36,7 @@ FILMED_EPISODES = 4
 
 
 def list_definitions(options: Options) -> Records:
-    """List the suites, policies, recipes, methods, learners or tasks there are."""
+    """List the suites, policies, recipes, methods, learners, heads or tasks there are."""
     if options.suite and options.what != "tasks":
         raise ConfigError(f"list {options.what}: --suite is for tasks only")
     match options.what:
@@ -53,9 +54,14 @@ def list_definitions(options: Options) -> Records:
 
             return list_methods()
         case "learners":
-            from vla_crl.continual.own_learners import list_learners
+            from vla_crl.algos.learner import Learner
+            from vla_crl.algos.learners import LEARNERS, find_learner
 
-            return list_learners()
+            return list_classes(LEARNERS, find_learner, Learner)
+        case "heads":
+            from vla_crl.models.heads.head import HEADS, ActionHead, find_head
+
+            return list_classes(HEADS, find_head, ActionHead)
         case _:
             return _describe_suite(options.suite)["tasks"] if options.suite else _all_tasks()
     return [{"name": name, "description": _describe(name, path)} for name in names]

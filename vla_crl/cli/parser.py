@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = add("list", commands.list_definitions)
     command.add_argument(
-        "what", choices=("suites", "policies", "recipes", "methods", "learners", "tasks")
+        "what",
+        choices=("suites", "policies", "recipes", "methods", "learners", "heads", "tasks"),
     )
     command.add_argument("--suite", help="for tasks: only those of this suite")
     _add_json(command)

@@ -11,9 +11,9 @@ from vla_crl.catalog import load_attribute
 from vla_crl.config import from_mapping
 from vla_crl.continual.composite import Composite
 from vla_crl.continual.method import ContinualMethod
-from vla_crl.continual.own_methods import OwnMethod, own_methods
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.flags import unfinished
+from vla_crl.own_classes import OwnClass, own_classes
 
 METHODS = {
     "ewc": "vla_crl.continual.methods.ewc:EWC",
@@ -186,6 +186,6 @@ def _is_method(value: object) -> bool:
     )
 
 
-def _own_methods() -> tuple[dict[str, OwnMethod], dict[Path, str]]:
+def _own_methods() -> tuple[dict[str, OwnClass], dict[Path, str]]:
     ours = {target.partition(":")[2] for target in METHODS.values()}
-    return own_methods(ours | {ContinualMethod.__name__})
+    return own_classes(ours | {ContinualMethod.__name__})

@@ -1,7 +1,8 @@
-"""Which methods lie in the folders of VLA_CRL_PATH, found without running anything there."""
+"""Which classes lie in the folders of VLA_CRL_PATH, found without running anything there."""
 
 import ast
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from vla_crl.own_code import in_a_line
 
 
 @dataclass(frozen=True)
-class OwnMethod:
+class OwnClass:
     """A class of the user's.
 
     Attributes:
@@ -27,20 +28,20 @@ class OwnMethod:
     told: dict[str, Any]
 
 
-def own_methods(bases: Collection[str]) -> tuple[dict[str, OwnMethod], dict[Path, str]]:
+def own_classes(bases: Collection[str]) -> tuple[dict[str, OwnClass], dict[Path, str]]:
     """Find the user's classes that derive from some of ours, directly or through one another.
 
     Args:
         bases: Names of ours.
 
     Returns:
-        The classes by the name that `--method` takes, "module:Class"; and files that are not
+        The classes by the name that recipes take, "module:Class"; and files that are not
         Python, with what is wrong with them.
 
     Raises:
         ConfigError: VLA_CRL_PATH lists what holds no definitions.
     """
-    classes: dict[str, OwnMethod] = {}
+    classes: dict[str, OwnClass] = {}
     broken: dict[Path, str] = {}
     for module, file in _modules():
         try:
@@ -49,12 +50,34 @@ def own_methods(bases: Collection[str]) -> tuple[dict[str, OwnMethod], dict[Path
             broken[file] = in_a_line(error) or f"{file}: {error}"
         else:
             classes |= _classes_in(tree, module, file)
-    known, found = set(bases), dict[str, OwnMethod]()
+    known, found = set(bases), dict[str, OwnClass]()
     while new := {n: c for n, c in classes.items() if n not in found and known & c.bases}:
         found |= new
         known |= {name.partition(":")[2] for name in new}
     public = {name: found[name] for name in sorted(found) if ":_" not in name}
     return public, broken
+
+
+def list_classes(
+    names: Mapping[str, str], find: Callable[[str], type], base: type
+) -> list[dict[str, str]]:
+    """Return name, description and file of classes: of ours, then of the user's, which are not run.
+
+    Args:
+        names: Of ours, with what they stand for as "module:Attribute".
+        find: Returns one of ours.
+        base: From which all derive.
+    """
+    rows = [(name, find(name)) for name in names]
+    told = [(name, c.__doc__ or "", sys.modules[c.__module__].__file__) for name, c in rows]
+    ours = {target.partition(":")[2] for target in names.values()} | {base.__name__}
+    own, broken = own_classes(ours)
+    told += [(name, each.description, each.file) for name, each in own.items()]
+    told += [(file.stem, f"cannot be read: {why}", file) for file, why in broken.items()]
+    return [
+        {"name": name, "description": text.partition("\n")[0], "file": str(file)}
+        for name, text, file in told
+    ]
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
@@ -68,17 +91,17 @@ def _modules() -> Iterator[tuple[str, Path]]:
                     yield ".".join(parts), inner
 
 
-def _classes_in(tree: ast.Module, module: str, file: Path) -> dict[str, OwnMethod]:
+def _classes_in(tree: ast.Module, module: str, file: Path) -> dict[str, OwnClass]:
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     renamed = {name.asname: name.name for node in imports for name in node.names if name.asname}
-    classes: dict[str, OwnMethod] = {}
+    classes: dict[str, OwnClass] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             names = [_last_name(base) for base in node.bases]
             description = (ast.get_docstring(node) or "").partition("\n")[0]
             bases = frozenset(renamed.get(name, name) for name in names if name)
             told = dict(_constants(node))
-            classes[f"{module}:{node.name}"] = OwnMethod(description, file, bases, told)
+            classes[f"{module}:{node.name}"] = OwnClass(description, file, bases, told)
     return classes
 
 
