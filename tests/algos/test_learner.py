@@ -29,7 +29,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def error_of(toy: Toy) -> float:
+def error_of(toy: GaussianToy | TokenToy) -> float:
     """Mean distance of the mode from what should be learnt."""
     seen = torch.randn(500, 3, generator=seeded(99))
     with torch.no_grad():

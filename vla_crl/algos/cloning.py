@@ -14,6 +14,7 @@ from annotated_types import Interval
 
 from vla_crl.algos.learner import Learner, LearnerConfig, Terms
 from vla_crl.algos.protocols import Batch, Rollout
+from vla_crl.algos.ratios import kl_estimate
 from vla_crl.config import Fraction
 from vla_crl.density import Evaluation
 
@@ -66,8 +67,7 @@ class Cloning(Learner):
         else:
             loss = -log_prob.sum(dim=1)
         weights = torch.where(batch.success == 1, 1.0, self.config.failure_weight)
-        log_ratio = (log_prob - batch.log_probs).detach()
-        kl = (log_ratio.exp() - 1 - log_ratio).sum(dim=1).mean()  # as in `PolicyGradient`
+        kl = kl_estimate((log_prob - batch.log_probs).detach())
         return Terms(weights * loss, metrics={"kl": kl})
 
     def is_far(self, numbers: Mapping[str, float]) -> bool:

@@ -113,9 +113,9 @@ class Distillation(PolicyGradient):
     def terms(self, batch: Batch, evaluation: Evaluation) -> Terms:
         """Return the loss of each chunk."""
         teacher = self._teacher(batch)
-        advantages = self._gap(batch, teacher)
+        gap = advantages = self._gap(batch, teacher)
         if self.is_hybrid:
-            told = (advantages - self._mean) / (self._std + 1e-8)
+            told = (gap - self._mean) / (self._std + 1e-8)
             is_success = (batch.episode_return > 0)[:, None]
             advantages = torch.where(
                 is_success, batch.advantages[:, None], self.config.teacher_coef * told
@@ -123,7 +123,7 @@ class Distillation(PolicyGradient):
         terms = self.clipped_terms(batch, evaluation.density, advantages)
         if self.config.exact:
             terms.policy_loss = evaluation.density.kl(teacher)
-        terms.metrics["teacher_gap"] = self._gap(batch, teacher).sum(dim=1).mean()
+        terms.metrics["teacher_gap"] = gap.sum(dim=1).mean()
         return terms
 
     def _teacher(self, batch: Batch) -> Density:

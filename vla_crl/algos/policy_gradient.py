@@ -10,7 +10,13 @@ from torch import Tensor
 
 from vla_crl.algos.learner import Learner, LearnerConfig, Terms
 from vla_crl.algos.protocols import Batch
-from vla_crl.algos.ratios import Ratio, chunk_ratio, part_weights, sequence_ratio
+from vla_crl.algos.ratios import (
+    Ratio,
+    chunk_ratio,
+    kl_estimate,
+    part_weights,
+    sequence_ratio,
+)
 from vla_crl.density import Density, Evaluation
 from vla_crl.errors import ConfigError
 
@@ -144,8 +150,7 @@ class PolicyGradient(Learner):
     def _metrics(self, ratio: Tensor, log_ratio: Tensor, parts: Tensor) -> dict[str, Tensor]:
         above = ratio - 1
         metrics = {
-            # k3 of Schulman's "Approximating KL divergence": unbiased and never negative.
-            "kl": (log_ratio.exp() - 1 - log_ratio).sum(dim=1).mean(),
+            "kl": kl_estimate(log_ratio),
             "ratio_error": above.abs().max(),
         }
         if self.clip is not None:

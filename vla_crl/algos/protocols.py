@@ -52,6 +52,14 @@ class Batch(Rows):
     episode_return: Tensor
     success: Tensor
 
+    @property
+    def is_of_trained_backbone(self) -> bool:
+        """Whether the context changes with what is trained, so that it carries the graph.
+
+        Another policy than the trained one has another context then, to be computed of `seen`.
+        """
+        return any(column.requires_grad for column in self.context.flatten().values())
+
 
 @dataclass(frozen=True)
 class LabelledBatch(Batch):

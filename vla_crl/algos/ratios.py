@@ -16,6 +16,17 @@ def chunk_ratio(log_ratio: Tensor) -> Tensor:
     return log_ratio.sum(dim=1, keepdim=True).exp()
 
 
+def kl_estimate(log_ratio: Tensor) -> Tensor:
+    """Return the mean over B chunks of k3, an estimate of KL(pi_old || pi), summed over the parts.
+
+    Of Schulman's "Approximating KL divergence": unbiased and never negative.
+
+    Args:
+        log_ratio: [B, P], see `chunk_ratio`.
+    """
+    return (log_ratio.exp() - 1 - log_ratio).sum(dim=1).mean()
+
+
 def part_weights(parts: Tensor) -> Tensor:
     """Return [B, P] so that a weighted sum is the mean over the parts of a chunk.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +42,10 @@ def make_reference(
                 "learner.reference is 'base', the policy without its adapters, but it has none; "
                 "name the base policy's preset or folder"
             )
-        return _reference(policy, lambda: policy.adapters.acting({}))
+        return reference_by(policy, lambda: policy.adapters.acting({}))
     if which == "previous_task":
         kept = {name: p.detach().clone() for name, p in policy_parameters(policy).items()}
-        return _reference(policy, lambda: _weights(policy, kept))
+        return reference_by(policy, lambda: _weights(policy, kept))
     teacher = load_policy(which, device=compute.device, dtype=compute.dtype)
     teacher.requires_grad_(False)
     where = f"reference '{which}' of the learner"
@@ -52,22 +53,34 @@ def make_reference(
     _check_head(teacher, policy, where)
     _check_senses(teacher, policy, where)
     teacher.explore(policy.exploration)
-    if contexts == "stored" and not _see_alike(teacher, policy):
+    sees_alike = _see_alike(teacher, policy)
+    if contexts == "stored" and not sees_alike:
         raise ConfigError(
             f"{where}: has another backbone than the policy, so it needs observations, but "
             "contexts are stored; set collector.contexts = 'every_epoch'"
         )
-    return _reference(teacher, torch.no_grad)
+    return reference_by(teacher, torch.no_grad, sees_alike=sees_alike)
 
 
-def _reference(
-    policy: VLAPolicy, acting: Callable[[], AbstractContextManager[object]]
+def reference_by(
+    policy: Any,
+    acting: Callable[[], AbstractContextManager[object]],
+    *,
+    sees_alike: bool = True,
 ) -> Reference:
+    """Return what says how likely a policy finds chunks while it acts in another way.
+
+    Args:
+        policy: Any.
+        acting: Returns a block in which it acts so.
+        sees_alike: Whether it has the backbone that the contexts of batches are of.
+    """
+
     def density(batch: Batch) -> Density:
+        looks_anew = batch.is_of_trained_backbone or not sees_alike
         with torch.no_grad(), acting():
-            # Where observations are kept, contexts may depend on what acts.
-            context = batch.context if batch.seen is None else policy.encode(batch.seen)  # pyright: ignore[reportArgumentType]
-            return policy.evaluate_actions(context, batch.trace).density  # pyright: ignore[reportArgumentType]
+            context = policy.encode(batch.seen) if looks_anew else batch.context
+            return policy.evaluate_actions(context, batch.trace).density
 
     return density
 

@@ -308,7 +308,8 @@ class AdapterBank(nn.Module):
 
     def record(self) -> BankRecord:
         """Return all of it but the numbers."""
-        return BankRecord(layouts=self._layouts, acting=self._scales, route=self._route)
+        layouts, acting = dict(self._layouts), dict(self._scales)
+        return BankRecord(layouts=layouts, acting=acting, route=self._route)
 
     def arrange(self, record: BankRecord) -> None:
         """Become as a record says; the numbers, which are not in it, are for the caller to write.

@@ -4,7 +4,6 @@ import math
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +207,7 @@ def _check_going_on(begin: Callable[[str], ToyTraining], whole: ToyTraining) -> 
     for number, _ in stopped.stream.stages():
         beginning = {n: t.detach().clone() for n, t in stopped.method.state_dict().items()}
         start = {n: t.clone() for n, t in stopped.policy.state_dict().items()}
-        adapters = deepcopy(stopped.policy.adapters.record())
+        adapters = stopped.policy.adapters.record()
         stopped.begin(number)
         for _ in range(STOP):
             stopped.iterate()

@@ -1,5 +1,6 @@
 """Policies of a few weights and the rollouts that they play, to try learners and methods on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla_crl.algos.protocols import LabelledBatch
-from vla_crl.density import CategoricalDensity, Evaluation, GaussianDensity
+from vla_crl.density import CategoricalDensity, Density, Evaluation, GaussianDensity
 from vla_crl.rollout.storage import RolloutStorage, Step
 from vla_crl.rows import Rows
 
@@ -35,7 +36,49 @@ class ToyTrace(Rows):
     sample: Tensor
 
 
-class GaussianToy(nn.Module):
+class Toy(nn.Module, ABC):
+    """What toys share: they look at features alone, and a linear value head learns of these."""
+
+    value_head: nn.Linear
+
+    def encode(self, seen: Features, /) -> Features:
+        """Return what is seen."""
+        return seen
+
+    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
+        """Return density and value."""
+        value = self.value_head(context.features).squeeze(-1)
+        return Evaluation(self.density(context, trace), value)
+
+    def imitation(
+        self,
+        context: Any,
+        actions: Tensor,
+        mask: Tensor,
+        generator: torch.Generator | None = None,
+        /,
+    ) -> Tensor:
+        """Return the supervised loss [B]."""
+        return self.imitated(context, actions, mask)
+
+    @abstractmethod
+    def density(self, context: Features, trace: ToyTrace) -> Density:
+        """Return the density of traces."""
+
+    @abstractmethod
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
+        """Return the supervised loss [B] of actions [B, 1, 2]."""
+
+    @abstractmethod
+    def sample(self, context: Features, generator: torch.Generator) -> ToyTrace:
+        """Draw."""
+
+    @abstractmethod
+    def actions(self, trace: ToyTrace) -> Tensor:
+        """Return the actions [B, 1, 2] of traces."""
+
+
+class GaussianToy(Toy):
     """Two actions, linear in three features, with noise of a learnt size: one part."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -46,25 +89,13 @@ class GaussianToy(nn.Module):
         self.log_std = nn.Parameter(torch.full((NUM_ACTIONS,), -1.0))
         self.value_head = nn.Linear(NUM_FEATURES, 1)
 
-    def encode(self, seen: Features, /) -> Features:
-        """Return what is seen."""
-        return seen
-
-    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
-        """Return density and value."""
+    def density(self, context: Features, trace: ToyTrace) -> GaussianDensity:
+        """Return that of numbers."""
         mean = self.mean(context.features)[:, None]
-        density = GaussianDensity(trace.sample, mean, self.log_std.exp().expand_as(mean))
-        return Evaluation(density, self.value_head(context.features).squeeze(-1))
+        return GaussianDensity(trace.sample, mean, self.log_std.exp().expand_as(mean))
 
-    def imitation(
-        self,
-        context: Any,
-        actions: Tensor,
-        mask: Tensor,
-        generator: torch.Generator | None = None,
-        /,
-    ) -> Tensor:
-        """Return the squared error [B]."""
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
+        """Return the squared error."""
         error = (self.mean(context.features)[:, None] - actions).square().mean(dim=2)
         likely = error / self.log_std.exp().square().mean() + self.log_std.mean()
         return (likely * mask).mean(dim=1)
@@ -81,7 +112,7 @@ class GaussianToy(nn.Module):
         return trace.sample
 
 
-class TokenToy(nn.Module):
+class TokenToy(Toy):
     """Two tokens of five bins each, with logits linear in three features: two parts."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -91,25 +122,13 @@ class TokenToy(nn.Module):
         self.logits = nn.Linear(NUM_FEATURES, NUM_ACTIONS * NUM_BINS)
         self.value_head = nn.Linear(NUM_FEATURES, 1)
 
-    def encode(self, seen: Features, /) -> Features:
-        """Return what is seen."""
-        return seen
-
-    def evaluate_actions(self, context: Any, trace: Any, /) -> Evaluation:
-        """Return density and value."""
+    def density(self, context: Features, trace: ToyTrace) -> CategoricalDensity:
+        """Return that of bins."""
         everywhere = torch.ones_like(trace.sample, dtype=torch.bool)
-        density = CategoricalDensity(trace.sample, self._logits(context), everywhere)
-        return Evaluation(density, self.value_head(context.features).squeeze(-1))
+        return CategoricalDensity(trace.sample, self._logits(context), everywhere)
 
-    def imitation(
-        self,
-        context: Any,
-        actions: Tensor,
-        mask: Tensor,
-        generator: torch.Generator | None = None,
-        /,
-    ) -> Tensor:
-        """Return the cross-entropy [B] of the bins."""
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
+        """Return the cross-entropy of the bins."""
         bins = ((actions[:, 0] + 1.0) / 2.0 * (NUM_BINS - 1)).round().long().clamp(0, NUM_BINS - 1)
         logits = self._logits(context).flatten(0, 1)
         losses = functional.cross_entropy(logits, bins.flatten(), reduction="none")
@@ -128,9 +147,6 @@ class TokenToy(nn.Module):
 
     def _logits(self, context: Features) -> Tensor:
         return self.logits(context.features).unflatten(1, (NUM_ACTIONS, NUM_BINS))
-
-
-Toy = GaussianToy | TokenToy
 
 
 def target(features: Tensor) -> Tensor:

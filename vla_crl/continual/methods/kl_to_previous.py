@@ -17,10 +17,11 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.protocols import Batch
+from vla_crl.algos.protocols import Batch, Reference
 from vla_crl.config import Settings
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_stage import Stage
+from vla_crl.continual.reference import reference_by
 from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError
 
@@ -46,13 +47,12 @@ class KLToPrevious(ContinualMethod):
     config: KLToPreviousConfig
     paper = "arXiv 1606.09282, arXiv 2203.02155"
     stores = "the adapters of the previous task, while the next is trained"
-    needs_observations = True
 
     def __init__(self, config: KLToPreviousConfig) -> None:
         """Begin with no task done."""
         super().__init__(config)
         self._num_done = 0
-        self._scales: dict[str, float] | None = None
+        self._reference: Reference | None = None
 
     def before_task(self, policy: Any, stage: Stage) -> None:
         """Keep a copy of what acts.
@@ -60,33 +60,30 @@ class KLToPrevious(ContinualMethod):
         Raises:
             ConfigError: No adapter does, so there is nothing to copy but the whole policy.
         """
-        self._scales = {} if self.config.reference == "base" else None
-        if self._scales is None and self._num_done:
+        if self.config.reference == "base":
+            self._reference = reference_by(policy, lambda: policy.adapters.acting({}))
+        elif self._num_done:
             if not policy.adapters.scales:
                 raise ConfigError(
                     "method 'kl_to_previous': no adapter acts, and a copy of the whole policy is "
                     "not kept; give the recipe a section lora, or choose the reference 'base'"
                 )
             policy.adapters.snapshot(REFERENCE)
-            self._scales = {REFERENCE: 1.0}
+            self._reference = reference_by(policy, lambda: policy.adapters.acting({REFERENCE: 1.0}))
 
     def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
         """Return the mean divergence times the coefficient."""
-        if self._scales is None:
+        if self._reference is None:
             return {}
-        is_trained = any(column.requires_grad for column in batch.context.flatten().values())
-        with torch.no_grad(), policy.adapters.acting(self._scales):
-            context = policy.encode(batch.seen) if is_trained else batch.context
-            reference = policy.evaluate_actions(context, batch.trace).density
-        kl = evaluation.density.kl(reference).mean()
+        kl = evaluation.density.kl(self._reference(batch)).mean()
         return {"reference_kl": self.config.coefficient * kl}
 
     def after_task(self, policy: Any, stage: Stage) -> None:
         """Let go of the copy."""
-        if self._scales:
+        if REFERENCE in policy.adapters.names:
             policy.adapters.remove(REFERENCE)
         self._num_done += 1
-        self._scales = None
+        self._reference = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return how many stages are done; the copy is one of the policy's adapters."""

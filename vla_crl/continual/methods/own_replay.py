@@ -107,7 +107,7 @@ class OwnReplay(ContinualMethod):
         rows = torch.randint(len(chunks), (num_chunks,), generator=draws)
         rows = rows.to(batch.advantages.device)
         actions = chunks.actions[rows]
-        is_trained = any(column.requires_grad for column in batch.context.flatten().values())
+        is_trained = batch.is_of_trained_backbone
         seen_anew = policy.encode(chunks.seen[rows]) if is_trained else context[rows]
         mask = torch.ones_like(actions[..., 0], dtype=torch.bool)
         loss = policy.imitation(seen_anew, actions, mask, draws)
