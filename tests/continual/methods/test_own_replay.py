@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla_crl.continual.methods.own_replay import OwnChunk, OwnReplay, OwnReplayConfig
-from vla_crl.testing.toy_stream import ToyPolicy, ToySeen, ToyTraining
+from vla_crl.testing.toy_stream import STD, ToyPolicy, ToySeen, ToyTrace, ToyTraining
 
 
 def training(folder: Path, num_tasks: int = 3, **settings) -> ToyTraining:
@@ -32,15 +32,15 @@ def test_only_successful_chunks_of_trained_tasks_are_kept(tmp_path: Path):
     run_stage(run, 1)
     memory = memory_of(run)
     assert memory.tasks == (0,)
-    like = OwnChunk(ToySeen(torch.zeros(1, 8)), torch.zeros(1, 1, 2))
-    kept = memory.draw(memory.num_chunks(0), [0], run._rng, like)
-    distance = (kept.actions[:, 0] - torch.tensor([1.0, 0.0])).norm(dim=1)
+    like = OwnChunk(ToySeen(torch.zeros(1, 8)), ToyTrace(torch.zeros(1, 1, 2)))
+    kept: Any = memory.draw(memory.num_chunks(0), [0], run._rng, like)
+    distance = (kept.trace.action[:, 0] - torch.tensor([1.0, 0.0])).norm(dim=1)
     assert distance.max() < 0.4  # what the toy calls a success
     nearest = (kept.seen.features @ run._centres.T).argmax(dim=1)
     assert nearest.tolist() == [0] * len(kept)
 
 
-def test_tasks_to_come_and_the_present_one_are_never_imitated(tmp_path: Path, monkeypatch):
+def test_tasks_to_come_and_the_present_one_are_never_replayed(tmp_path: Path, monkeypatch):
     run, drawn = training(tmp_path), []
     draw = memory_of(run).draw
 
@@ -62,20 +62,37 @@ def test_no_task_has_more_than_its_quota(tmp_path: Path):
     assert run.rows[-1]["num_kept"] == 100.0
 
 
-def test_the_loss_is_the_imitation_of_what_was_done_times_the_coefficient(tmp_path: Path):
-    class Remembering(ToyPolicy):
-        def imitation(self, context, actions, mask, generator, /):
-            imitated.append((len(actions), bool(mask.all()), mask.shape))
-            return super().imitation(context, actions, mask, generator)
-
-    imitated: list[Any] = []
+def test_the_loss_is_how_unlikely_what_succeeded_has_become(tmp_path: Path):
     run = training(tmp_path, num_tasks=2, fraction=0.5, coefficient=2.0)
+    run_stage(run, 1)
+    assert "replay" not in run.rows[-1]
+    run.begin(2)
+    rollout = run._collect_fresh()
+    run.method.before_update(run.policy, rollout)
+    (batch,) = rollout.minibatches(128, torch.Generator().manual_seed(0))
+    method: Any = run.method
+    chunks, context = method._drawn
+    rows = torch.randint(len(chunks), (64,), generator=torch.Generator().manual_seed(5))
+    run._stage.generator.manual_seed(5)
+    loss = method.losses(run.policy, batch, None)["replay"]
+    normal = torch.distributions.Normal(run.policy.mean(context[rows]), STD)
+    unlikely = -normal.log_prob(chunks.trace.action[rows]).sum(dim=(1, 2))
+    torch.testing.assert_close(loss, 2.0 * unlikely.mean())
+
+
+def test_a_step_of_training_replays_its_fraction(tmp_path: Path):
+    class Remembering(ToyPolicy):
+        def evaluate_actions(self, context, trace, /):
+            num_evaluated.append(len(context))
+            return super().evaluate_actions(context, trace)
+
+    num_evaluated: list[int] = []
+    run = training(tmp_path, num_tasks=2, fraction=0.5)
     run.policy = Remembering()
     run_stage(run, 1)
-    assert imitated == []
+    assert 32 not in num_evaluated
     run_stage(run, 2)
-    assert set(imitated) == {(32, True, (32, 1))}  # half of minibatches of 64
-    assert run.rows[-1]["replay"] > 0.0
+    assert 32 in num_evaluated  # half of minibatches of 64
 
 
 def test_the_gradient_grows_with_the_coefficient(tmp_path: Path):
@@ -91,7 +108,7 @@ def test_the_gradient_grows_with_the_coefficient(tmp_path: Path):
     assert ratios[0] > 0.0
 
 
-def test_without_a_fraction_nothing_is_imitated(tmp_path: Path):
+def test_without_a_fraction_nothing_is_replayed(tmp_path: Path):
     run = training(tmp_path, num_tasks=2, fraction=0.0)
     run.train()
     assert "replay" not in run.rows[-1]

@@ -1,14 +1,16 @@
-"""Replay of one's own successes: chunks that once led to success are imitated while others train.
+"""Replay of one's own successes: chunks that once led to success stay likely while others train.
 
 Experience replay as self-imitation: of every task the policy keeps chunks of its own episodes that
-ended in success, and in later stages adds their supervised loss
+ended in success, and in later stages adds how unlikely they have become,
 
-    L = L_policy + coefficient * mean_j imitation(o_j, a_j)
+    L = L_policy - coefficient * mean_j log pi_theta(trace_j | o_j),
 
 over a draw of what is kept of earlier tasks (ER in Hu et al. 2026, arXiv 2603.11653, there of
 demonstrations; behavioural cloning on kept data as in ClonEx-SAC, Wolczyk et al. 2022,
-arXiv 2209.13900). Nothing can be kept of a task that was not trained yet, as it is the policy's own
-experience, and nothing is demonstrated.
+arXiv 2209.13900; the likelihood of one's own good actions: Oh et al. 2018, arXiv 1806.05635).
+Nothing can be kept of a task that was not trained yet, as it is the policy's own experience, and
+nothing is demonstrated. What was sampled is kept and not only what was done: the supervised loss of
+a flow would also teach it the exploration noise in the actions.
 """
 
 from collections.abc import Mapping
@@ -34,13 +36,13 @@ from vla_crl.rows import Rows
 class OwnReplayConfig(Settings):
     """Settings of `OwnReplay`."""
 
-    coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 5.0
-    """Weight of the imitation in the loss. With this its gradient begins at about a quarter of the
-    policy loss's, for the flow head of `tiny` (replay_grad_ratio in metrics.jsonl)."""
+    coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 0.1
+    """Weight of the likelihood in the loss. With this its gradient is about a sixth of the policy
+    loss's, for the flow head of `tiny` (replay_grad_ratio in metrics.jsonl)."""
     quota: Count = 2000
     """Chunks that are kept of each task."""
     fraction: Fraction = 0.25
-    """Chunks imitated in a step, as a part of a minibatch."""
+    """Chunks replayed in a step, as a part of a minibatch."""
     num_drawn: Size = 256
     """Chunks that are drawn for an update, in equal parts of the earlier tasks; its steps take
     theirs of these."""
@@ -52,20 +54,20 @@ class OwnChunk(Rows):
 
     Attributes:
         seen: What was observed.
-        actions: [B, H, A] what was done, all that was predicted.
+        trace: What was sampled.
     """
 
     seen: Rows
-    actions: Tensor
+    trace: Rows
 
 
 class OwnReplay(ContinualMethod):
-    """Imitate successful chunks of one's own of earlier tasks."""
+    """Keep successful chunks of one's own of earlier tasks likely."""
 
     config_class = OwnReplayConfig
     config: OwnReplayConfig
     paper = "arXiv 2209.13900, arXiv 2603.11653"
-    stores = "observations and actions of successful chunks, `quota` a task"
+    stores = "observations and samples of successful chunks, `quota` a task"
     needs_observations = True
 
     def __init__(self, config: OwnReplayConfig) -> None:
@@ -83,9 +85,9 @@ class OwnReplay(ContinualMethod):
         self._successes.begin()
 
     def before_update(self, policy: Any, rollout: Rollout) -> None:
-        """Keep what succeeded, and draw what is imitated in this update."""
+        """Keep what succeeded, and draw what is replayed in this update."""
         stage = self._required_stage
-        rows = OwnChunk(rollout.steps.seen, rollout.steps.actions)
+        rows = OwnChunk(rollout.steps.seen, rollout.steps.trace)
         for task, records in self._successes.of(rollout, rows):
             self._memory.add(task, records, stage.rng)
         now = {stage.suite.task_index(name) for name in stage.tasks}
@@ -98,20 +100,17 @@ class OwnReplay(ContinualMethod):
             self._drawn = drawn, policy.encode(drawn.seen)
 
     def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
-        """Return the mean supervised loss of some of the drawn chunks, times the coefficient."""
+        """Return minus the mean log-density of some of the drawn chunks, times the coefficient."""
         num_chunks = round(self.config.fraction * len(batch))
         if self._drawn is None or not num_chunks:
             return {}
-        draws = self._required_stage.generator
         chunks, context = self._drawn
-        rows = torch.randint(len(chunks), (num_chunks,), generator=draws)
+        rows = torch.randint(len(chunks), (num_chunks,), generator=self._required_stage.generator)
         rows = rows.to(batch.advantages.device)
-        actions = chunks.actions[rows]
         is_trained = batch.is_of_trained_backbone
         seen_anew = policy.encode(chunks.seen[rows]) if is_trained else context[rows]
-        mask = torch.ones_like(actions[..., 0], dtype=torch.bool)
-        loss = policy.imitation(seen_anew, actions, mask, draws)
-        return {"replay": self.config.coefficient * loss.mean()}
+        density = policy.evaluate_actions(seen_anew, chunks.trace[rows]).density
+        return {"replay": -self.config.coefficient * density.log_prob().sum(dim=1).mean()}
 
     def after_task(self, policy: ActorCritic, stage: Stage) -> None:
         """Bring together what is kept of the stage's tasks."""
