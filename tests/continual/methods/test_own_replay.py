@@ -2,11 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from vla_crl.continual.methods.own_replay import OwnChunk, OwnReplay, OwnReplayConfig
-from vla_crl.testing.toy_stream import ToyPolicy, ToySeen, ToyTraining
+from vla_crl.testing.toy_learning import Features
+from vla_crl.testing.toy_stream import ToyPolicy, ToyTraining
 
 
 def training(folder: Path, num_tasks: int = 3, **settings) -> ToyTraining:
@@ -32,8 +34,8 @@ def test_only_successful_chunks_of_trained_tasks_are_kept(tmp_path: Path):
     run_stage(run, 1)
     memory = memory_of(run)
     assert memory.tasks == (0,)
-    like = OwnChunk(ToySeen(torch.zeros(1, 8)), torch.zeros(1, 1, 2))
-    kept = memory.draw(memory.num_chunks(0), [0], run._rng, like)
+    like = OwnChunk(Features(torch.zeros(1, 8)), torch.zeros(1, 1, 2))
+    kept = memory.draw(memory.num_chunks(0), [0], np.random.default_rng(0), like)
     distance = (kept.actions[:, 0] - torch.tensor([1.0, 0.0])).norm(dim=1)
     assert distance.max() < 0.4  # what the toy calls a success
     nearest = (kept.seen.features @ run._centres.T).argmax(dim=1)
@@ -112,7 +114,7 @@ def test_contexts_are_computed_anew_where_their_backbone_is_trained(tmp_path: Pa
     assert calls == []
     losses["replay"].backward()
     assert policy.backbone.weight.grad is None
-    fresh = replace(minibatch, context=policy.encode(cast(ToySeen, minibatch.seen)))
+    fresh = replace(minibatch, context=policy.encode(cast(Features, minibatch.seen)))
     calls.clear()
     run.method.losses(policy, fresh, None)["replay"].backward()  # type: ignore[arg-type]
     assert calls == [32]
