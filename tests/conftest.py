@@ -81,7 +81,26 @@ def untrained_policy(make_untrained_policy):
 
 
 @pytest.fixture(scope="session")
-def make_small_policy():
+def make_small_head():
+    """Return a function that gives settings of a head of few weights, by its name."""
+
+    def make(kind: str):
+        from vla_crl.models.action_expert import ActionExpertConfig
+        from vla_crl.models.heads.head import find_head
+
+        config_class: Any = find_head(kind).config_class
+        sizes = {
+            "expert": ActionExpertConfig(width=16, num_heads=2, mlp_width=16),
+            "num_bins": 9,
+        }
+        names = config_class.__dataclass_fields__
+        return config_class(**{name: size for name, size in sizes.items() if name in names})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_small_policy(make_small_head):
     """Return a function that builds a policy of few weights, fixed and random, for a suite.
 
     Keywords replace settings.
@@ -90,8 +109,6 @@ def make_small_policy():
     def make(suite, *, image_size: int = 32, **settings: Any):
         import torch
 
-        from vla_crl.models.action_expert import ActionExpertConfig
-        from vla_crl.models.heads.flow import FlowConfig
         from vla_crl.models.policy import PolicyConfig, VLAPolicy
         from vla_crl.models.vlm import BackboneConfig
 
@@ -99,7 +116,6 @@ def make_small_policy():
             f"where is the {t}" for t in suite.things
         ]
         torch.manual_seed(0)
-        flow = FlowConfig(expert=ActionExpertConfig(width=16, num_heads=2, mlp_width=16))
         defaults = {"action_horizon": 2, "execution_horizon": 2, "value_width": 8}
         policy = VLAPolicy(
             PolicyConfig(
@@ -120,7 +136,7 @@ def make_small_policy():
                     mlp_width=32,
                     initializer_range=0.2,
                 ),
-                **{"head": flow, **defaults, **settings},
+                **{"head": make_small_head("flow"), **defaults, **settings},
             )
         )
         for parameter in policy.value_head.parameters():

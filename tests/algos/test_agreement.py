@@ -58,7 +58,7 @@ def theirs() -> Any:
 def ours_of(model: Any) -> tuple[GaussianToy, RolloutStorage]:
     """The same weights, and the same experience."""
     toy, policy, buffer = GaussianToy(), model.policy, model.rollout_buffer
-    toy.mean.load_state_dict(policy.action_net.state_dict())
+    toy.linear.load_state_dict(policy.action_net.state_dict())
     toy.value_head.load_state_dict(policy.value_net.state_dict())
     toy.log_std.data[:] = policy.log_std.data
     columns = {name: torch.from_numpy(getattr(buffer, name)[:, 0].copy()) for name in (
@@ -93,7 +93,7 @@ def test_an_update_of_ppo_is_that_of_stable_baselines3():
         max_grad_norm=1e9, target_kl=None, vf_coef=0.7, entropy_coef=0.01,
         normalize_advantage=False, value_warmup_iterations=0,
     )  # fmt: skip
-    start = toy.mean.weight.clone()
+    start = toy.linear.weight.clone()
     model.train()
     method = ContinualMethod(NoSettings())
     PPO(toy, config).update(rollout, method, torch.Generator().manual_seed(0))
@@ -101,10 +101,10 @@ def test_an_update_of_ppo_is_that_of_stable_baselines3():
     for name in ("advantages", "returns"):
         found, expected = getattr(rollout, name).flatten(), getattr(buffer, name).flatten()
         torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-6, atol=1e-6)
-    assert (toy.mean.weight - start).abs().max() > 1e-3
+    assert (toy.linear.weight - start).abs().max() > 1e-3
     policy = model.policy
     pairs = [
-        (toy.mean.weight, policy.action_net.weight), (toy.mean.bias, policy.action_net.bias),
+        (toy.linear.weight, policy.action_net.weight), (toy.linear.bias, policy.action_net.bias),
         (toy.log_std, policy.log_std), (toy.value_head.weight, policy.value_net.weight),
         (toy.value_head.bias, policy.value_net.bias),
     ]  # fmt: skip

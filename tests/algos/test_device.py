@@ -15,7 +15,7 @@ from vla_crl.compute import ComputeConfig
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.continual.reference import make_reference
 from vla_crl.density import Evaluation
-from vla_crl.models.adapters import add_lora
+from vla_crl.models.adapters import add_lora, trains_backbone
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector
@@ -33,9 +33,10 @@ SETTINGS = PPOConfig(
 
 
 @pytest.fixture
-def policies(make_small_policy):
+def policies(make_small_policy, make_small_head, request):
     """The same policy with adapters on the device and on the CPU."""
-    on_cpu = make_small_policy(SUITE)
+    settings = {"insulation": "none"} if request.param in ("parallel", "tokens") else {}
+    on_cpu = make_small_policy(SUITE, head=make_small_head(request.param), **settings)
     add_lora(on_cpu, LoRAConfig(rank=2))
     with strict_device() as device:
         yield copy.deepcopy(on_cpu).to(device), on_cpu
@@ -91,7 +92,18 @@ class Everything(ContinualMethod):
         self.num_steps += 1
 
 
-@pytest.mark.parametrize("contexts", ["stored", "every_epoch"])
+@pytest.mark.parametrize(
+    ("policies", "contexts"),
+    [
+        ("flow", "stored"),
+        ("flow", "every_epoch"),
+        ("noise", "stored"),
+        ("gaussian", "stored"),
+        ("parallel", "every_epoch"),
+        ("tokens", "every_epoch"),
+    ],
+    indirect=["policies"],
+)
 def test_updates_are_those_of_the_cpu(policies, collect, contexts):
     results = []
     for policy in policies:
@@ -124,20 +136,30 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("policies", "name"),
+    [
+        *(("flow", name) for name in CASES),
+        *(("tokens", name) for name in ("gspo", "distillation", "sft")),
+    ],
+    indirect=["policies"],
+)
 def test_every_learner_learns_on_the_device(policies, make_lanes, name):
     learner_class, generator = find_learner(name), torch.Generator().manual_seed(0)
     policy, _ = policies
     config = learner_class.config_class(kind=name, num_epochs=1, minibatch_size=16, **CASES[name])
     size, sims = learner_class.group_size(config), make_lanes(SUITE, 6, image_size=32)
-    reference = make_reference("base", policy, ComputeConfig(), "stored")
+    contexts = "every_epoch" if trains_backbone(policy) else "stored"
+    reference = make_reference("base", policy, ComputeConfig(), contexts)
     learner = learner_class(policy, config, reference=reference)
     if learner.data == "demonstrations":
         data = LabelledSteps(policy, record_expert(sims, np.zeros(6, int), np.arange(6), seed=[0]))
     else:
         sources = [Groups(source, size) for source in shuffled_lanes(SUITE, [0], 2, seed=0)]
         whole = learner.whole_episodes
-        collector = Collector(policy, sims, sources, num_chunks=5, seed=3, whole_episodes=whole)
+        collector = Collector(
+            policy, sims, sources, num_chunks=5, seed=3, whole_episodes=whole, contexts=contexts
+        )
         collector.collect()
         data = collector.rollout
         assert learner.unused_slots(data, 0).device.type == "cpu"

@@ -34,7 +34,7 @@ def error_of(toy: GaussianToy | TokenToy) -> float:
     seen = torch.randn(500, 3, generator=seeded(99))
     with torch.no_grad():
         if isinstance(toy, GaussianToy):
-            found = toy.mean(seen)
+            found = toy.linear(seen)
         else:
             found = toy.logits(seen).unflatten(1, (2, 5)).argmax(dim=2) / 2.0 - 1.0
     return float((found - target(seen)[:, 0]).square().sum(dim=1).sqrt().mean())
@@ -79,7 +79,7 @@ def teacher_of(toy: Any) -> Any:
     """A teacher that acts as it should."""
     teacher = GaussianToy()
     weights = torch.tensor([[0.5, -0.5, 0.0], [0.0, 0.5, 0.5]])
-    teacher.mean.load_state_dict({"weight": weights, "bias": torch.zeros(2)})
+    teacher.linear.load_state_dict({"weight": weights, "bias": torch.zeros(2)})
     teacher.log_std.data[:] = toy.log_std.detach()
 
     def density(batch: Any) -> Density:
@@ -95,17 +95,17 @@ def test_a_distilled_student_acts_as_its_teacher(changes: dict[str, Any]):
     config = DistillationConfig(teacher="t", **FAST, num_epochs=4, **changes)
     metrics = trained(toy, Distillation(toy, config, reference=teacher_of(toy)), 60)
     wanted = torch.tensor([[0.5, -0.5, 0.0], [0.0, 0.5, 0.5]])
-    torch.testing.assert_close(toy.mean.weight.detach(), wanted, rtol=0, atol=0.05)
+    torch.testing.assert_close(toy.linear.weight.detach(), wanted, rtol=0, atol=0.05)
     assert abs(metrics["teacher_gap"]) < 0.05
 
 
 def test_the_gap_of_a_teacher_is_minus_the_kl_in_the_mean():
     # N(0, s) against N(d, s), s = exp(-1): KL = |d|^2 / (2 s^2), over many samples of the student.
     toy = GaussianToy()
-    for parameter in toy.mean.parameters():
+    for parameter in toy.linear.parameters():
         torch.nn.init.zeros_(parameter)
     teacher = copy.deepcopy(toy)
-    teacher.mean.bias.data[:] = torch.tensor([0.1, -0.2])
+    teacher.linear.bias.data[:] = torch.tensor([0.1, -0.2])
 
     def reference(batch: Any) -> Density:
         return teacher.evaluate_actions(batch.context, batch.trace).density.detach()
@@ -149,7 +149,7 @@ def test_reinforce_takes_the_gradient_of_the_weighted_log_probability():
         for later in range(int(index), int(rollout.valid[:, slot].sum())):
             returns[row] += 0.5 ** (later - int(index)) * rollout.rewards[later, slot]
     expected = -(returns * evaluation.density.log_prob()[:, 0]).mean()
-    weights = [toy.mean.weight, toy.log_std]
+    weights = [toy.linear.weight, toy.log_std]
     found = learner.loss(batch, evaluation)
     ours, theirs = (torch.autograd.grad(x, weights, retain_graph=True) for x in (found, expected))
     for one, other in zip(ours, theirs, strict=True):
@@ -207,7 +207,7 @@ def test_groups_of_equal_returns_leave_numerator_and_denominator(caplog: Any):
     other, part = GaussianToy(), play(GaussianToy(), seeded(), num_slots=64, group_size=8)
     part.valid.view(-1, 8, 8)[:, others] = False
     GRPO(other, GRPOConfig(group_size=8, num_epochs=1)).update(part, NO_METHOD, seeded())
-    assert torch.equal(toy.mean.weight, other.mean.weight)
+    assert torch.equal(toy.linear.weight, other.linear.weight)
     caplog.clear()
     learner.update(rollout, NO_METHOD, seeded())
     assert not caplog.text  # said once
@@ -218,14 +218,14 @@ def test_where_nothing_succeeds_nothing_is_learnt_and_a_warning_says_so(
     name: str, told: str, caplog: Any
 ):
     toy, learner_class = GaussianToy(), find_learner(name)
-    before = toy.mean.weight.clone()
+    before = toy.linear.weight.clone()
     rollout = play(toy, seeded(), num_slots=64, group_size=8)
     fail(rollout, [*range(8)])
     learner = learner_class(toy, learner_class.config_class(kind=name))
     metrics = learner.update(rollout, NO_METHOD, seeded())
     assert metrics["optimizer_steps"] == 0.0
     assert math.isnan(metrics["policy_loss"])
-    assert torch.equal(before, toy.mean.weight)
+    assert torch.equal(before, toy.linear.weight)
     assert not learner.optimizer.has_trained_policy
     assert told in caplog.text
 
@@ -299,7 +299,7 @@ def test_groups_of_parameters_learn_at_their_own_rates():
         play(toy, seeded(), num_slots=64, group_size=8), NO_METHOD, seeded()
     )
     after = dict(toy.named_parameters())
-    assert (after["mean.weight"] - before["mean.weight"]).abs().max() < 1e-6
+    assert (after["linear.weight"] - before["linear.weight"]).abs().max() < 1e-6
     assert (after["log_std"] - before["log_std"]).abs().min() > 1e-3
     assert torch.equal(after["value_head.weight"], before["value_head.weight"])
 
@@ -345,7 +345,7 @@ def test_the_loss_of_any_batch_can_be_differentiated():
         learner.prepare(data, seeded())
         batch = next(iter(data.minibatches(16, seeded())))
         loss = learner.loss(batch, toy.evaluate_actions(batch.context, batch.trace))
-        gradient = torch.autograd.grad(loss, [toy.mean.weight])[0]
+        gradient = torch.autograd.grad(loss, [toy.linear.weight])[0]
         assert gradient.abs().sum() > 0, name
 
 

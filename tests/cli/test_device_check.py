@@ -41,14 +41,17 @@ mlp_width = 16
 
 
 @pytest.fixture
-def trial(tmp_path: Path, write_fake_suite, make_small_policy) -> Trial:
+def trial(tmp_path: Path, write_fake_suite, make_small_policy, make_small_head) -> Trial:
     name = write_fake_suite(train=["red"], heldout=["green"], horizon=9)
-    save_policy(make_small_policy(find_suite(name)), tmp_path / "base")
+    for folder, kind in (("base", "flow"), ("bins", "tokens")):
+        policy = make_small_policy(find_suite(name), head=make_small_head(kind))
+        save_policy(policy, tmp_path / folder)
     (tmp_path / "preset.toml").write_text(PRESET, encoding="utf-8")
     return Trial(
         suite=name,
         preset=str(tmp_path / "preset.toml"),
         base=str(tmp_path / "base"),
+        heads=(str(tmp_path / "bins"),),
         num_envs=4,
         num_updates=1,
         num_episodes=1,
@@ -57,12 +60,15 @@ def trial(tmp_path: Path, write_fake_suite, make_small_policy) -> Trial:
 
 def test_the_cpu_does_what_the_cpu_does(trial: Trial):
     checks = [*check_device("cpu", trial)]
-    names = [f"{step} in {dtype} on cpu" for dtype in ("float32", "bfloat16") for step in STEPS]
+    steps = (*STEPS, f"act by {trial.heads[0]}")
+    names = [f"{step} in {dtype} on cpu" for dtype in ("float32", "bfloat16") for step in steps]
     assert [check.name for check in checks] == names
     assert [check.status for check in checks] == ["ok"] * len(names)
-    for check in checks[0], checks[4], checks[5], checks[9]:
+    for check in checks[0], checks[4], checks[6], checks[10]:
         expected = "differences: actions 0, log-probabilities 0, values 0; "
         assert check.found.startswith(expected)
+    for check in checks[5], checks[11]:  # what is chosen of bins is not compared
+        assert check.found.startswith("differences: log-probabilities ")
 
 
 @pytest.mark.parametrize("kind", ["noise"])
@@ -81,7 +87,7 @@ def test_policies_with_other_heads_are_tried_alike(
 def test_a_device_that_computes_something_else_fails(trial: Trial, monkeypatch: Any):
     monkeypatch.setattr(device_check, "TOLERANCES", {"float32": -1.0})
     monkeypatch.setattr(device_check, "MAX_RATIO_ERROR", 0.0)
-    act, pretrain, train, evaluate, save = check_device("cpu", trial)
+    act, pretrain, train, evaluate, save, _ = check_device("cpu", trial)
     for check in (act, pretrain):
         assert check.status == "fail"
         assert check.found.startswith("actions differ by 0, where they are up to ")
@@ -99,7 +105,7 @@ def test_the_strict_device_does_what_the_cpu_does(trial: Trial, monkeypatch: Any
     monkeypatch.setattr(device_check, "TOLERANCES", {"float32": 1e-3})
     with strict_device() as device:
         *checks, worlds = check_device(device, trial)
-    assert [check.status for check in checks] == ["ok"] * 5, checks
+    assert [check.status for check in checks] == ["ok"] * 6, checks
     assert worlds.name == "train in worlds on strict"
     assert worlds.status == "fail"
     assert "sim_device 'strict': the backend" in worlds.found

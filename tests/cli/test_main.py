@@ -375,6 +375,7 @@ def test_without_json_a_table_is_printed(world: Path, capsys: pytest.CaptureFixt
             "has no --sizes; libero, render, scale and warp have",
         ),
         ("bench sim --suite kitchen --device cpu", "bench sim: has no --device; warp has"),
+        ("bench sim --suite kitchen --policy tiny", "bench sim: has no --policy; update has"),
         ("bench warp --suite kitchen", "bench warp: needs --device, e.g. --device cuda:0"),
         ("bench scale --suite kitchen --sizes 0", "'0' is not a whole number, 1 to 999999999"),
         ("evaluate --policy tiny --suite kitchn", "Did you mean 'kitchen'?"),

@@ -1,5 +1,5 @@
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,8 +11,11 @@ from vla_crl.continual.fisher import gaussian_fisher, sampled_fisher
 from vla_crl.density import CategoricalDensity, Density, Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import add_lora
+from vla_crl.models.heads.head import HEADS
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.policy import VLAPolicy
 from vla_crl.rollout.collector import Collector
+from vla_crl.rollout.contexts import Contexts
 from vla_crl.rollout.episodes import shuffled_lanes
 from vla_crl.rows import Rows
 from vla_crl.testing import fake_suite
@@ -142,35 +145,83 @@ def test_without_chunks_there_is_none():
         sampled_fisher(policy, {"weight": policy.weight}, [])
 
 
-def rollout_of(policy, suite, make_lanes) -> Iterator[Batch]:
-    sims = make_lanes(suite, 6, image_size=32)
-    collector = Collector(
-        policy, sims, shuffled_lanes(suite, [0, 1], 2, seed=0), num_chunks=2, seed=3
-    )
-    collector.collect()
-    collector.rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
-    return collector.rollout.minibatches(7, torch.Generator().manual_seed(0))
+SUITE = fake_suite(train=("red", "green"), heldout=(), horizon=9)
 
 
-def test_of_a_vision_language_action_policy_it_is_that_of_a_loop(make_small_policy, make_lanes):
-    suite = fake_suite(train=("red", "green"), heldout=(), horizon=9)
-    policy = make_small_policy(suite)
-    add_lora(policy, LoRAConfig(rank=2))
-    parameters = policy_parameters(policy)
-    for name, parameter in parameters.items():
-        if ".lora_B." in name:
-            nn.init.normal_(parameter, std=0.1)
-    batches = [*rollout_of(policy, suite, make_lanes)]
+@pytest.fixture
+def adapted(make_small_policy, make_small_head):
+    """Return a function that builds a policy with a head of a kind, and an adapter that acts."""
+
+    def build(kind: str, **settings: Any) -> tuple[VLAPolicy, dict[str, nn.Parameter]]:
+        policy = make_small_policy(SUITE, head=make_small_head(kind), **settings)
+        site = "both" if settings else "head"
+        add_lora(policy, LoRAConfig(rank=2, site=site))
+        parameters = policy_parameters(policy)
+        for name, parameter in parameters.items():
+            if ".lora_B." in name:
+                nn.init.normal_(parameter, std=0.1)
+        return policy, parameters
+
+    return build
+
+
+@pytest.fixture
+def collect(make_lanes):
+    def run(policy: VLAPolicy, contexts: Contexts) -> list[Batch]:
+        sims = make_lanes(SUITE, 6, image_size=32)
+        sources = shuffled_lanes(SUITE, [0, 1], 2, seed=0)
+        collector = Collector(policy, sims, sources, num_chunks=2, seed=3, contexts=contexts)
+        collector.collect()
+        collector.rollout.compute_advantages(gamma=0.99, gae_lambda=0.95)
+        return [*collector.rollout.minibatches(7, torch.Generator().manual_seed(0))]
+
+    return run
+
+
+def assert_is_that_of_a_loop(policy, parameters, batches) -> dict[str, Tensor]:
+    """Compare with single backward passes of torch from the observations on."""
     expected = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
     for batch in batches:
         for row in range(len(batch)):
             chunk = batch[row]
-            log_prob = policy.evaluate_actions(chunk.context, chunk.trace).density.log_prob()
-            gradients = torch.autograd.grad(log_prob.sum(), [*parameters.values()])
+            context = chunk.context if chunk.seen is None else policy.encode(chunk.seen)
+            log_prob = policy.evaluate_actions(context, chunk.trace).density.log_prob()
+            gradients = torch.autograd.grad(
+                log_prob.sum(), [*parameters.values()], materialize_grads=True
+            )
             for name, gradient in zip(parameters, gradients, strict=True):
                 expected[name] += gradient.square() / sum(map(len, batches))
     found = sampled_fisher(policy, parameters, batches)
     for name, fisher in expected.items():
         torch.testing.assert_close(found[name], fisher, rtol=1e-3, atol=1e-4 * float(fisher.max()))
-    exact = gaussian_fisher(policy, parameters, [replace(batches[0])[:2]])
+    return expected
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_of_a_policy_with_stored_contexts_it_is_that_of_a_loop(adapted, collect, kind):
+    policy, parameters = adapted(kind)
+    expected = assert_is_that_of_a_loop(policy, parameters, collect(policy, "stored"))
+    assert sum(bool(fisher.any()) for fisher in expected.values()) > len(expected) / 2
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_what_contexts_depend_on_counts_where_the_backbone_is_trained(adapted, collect, kind):
+    policy, parameters = adapted(kind, insulation="none")
+    expected = assert_is_that_of_a_loop(policy, parameters, collect(policy, "every_epoch"))
+    vision = [fisher for name, fisher in expected.items() if ".vision_model." in name]
+    assert vision
+    assert all(fisher.any() for fisher in vision)
+
+
+@pytest.mark.parametrize("contexts", get_args(Contexts))
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_closed_form_is_for_policies_with_a_normal_density(adapted, collect, kind, contexts):
+    policy, parameters = adapted(kind, **({} if contexts == "stored" else {"insulation": "none"}))
+    chunks = [collect(policy, contexts)[0][:2]]
+    if kind in ("parallel", "tokens"):
+        with pytest.raises(ConfigError, match="needs a normal density, .* CategoricalDensity; ch"):
+            gaussian_fisher(policy, parameters, chunks)
+        return
+    exact = gaussian_fisher(policy, parameters, chunks)
     assert all((fisher >= 0).all() and fisher.isfinite().all() for fisher in exact.values())
+    assert all(fisher.any() for name, fisher in exact.items() if ".vision_model." in name)

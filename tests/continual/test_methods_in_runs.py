@@ -2,12 +2,16 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from vla_crl.algos.learner import policy_parameters
 from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.compute import ComputeConfig
+from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
@@ -18,6 +22,7 @@ from vla_crl.report.page import write_report
 from vla_crl.rollout.agents import PolicyAgent
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.rollout.evaluate import evaluate
+from vla_crl.rollout.labels import LabelledSteps
 from vla_crl.rollout.lanes import close_lanes, simulate_lanes
 from vla_crl.runs.directory import RunDirectory
 from vla_crl.sim.backends import find_suite
@@ -98,6 +103,54 @@ def test_composed_methods_go_on_to_the_same_numbers(config, tmp_path, monkeypatc
         assert ours[part] == value, part
     memory = whole.memory / "own_replay"
     assert 0 < sum(file.stat().st_size for file in memory.iterdir()) < 1e6
+
+
+class Shown(ContinualMethod):
+    """Imitates the expert beside the reward, and trains on when the stage is over."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.returns, self.moved = torch.zeros(5, 6), torch.zeros(1)
+
+    def before_task(self, policy: Any, stage):
+        (task,) = stage.tasks
+        self.steps = LabelledSteps(policy, stage.demonstrations(task, 3))
+        self.generator = stage.generator
+
+    def losses(self, policy, batch, evaluation):
+        shown = next(self.steps.minibatches(8, self.generator))
+        loss = policy.imitation(shown.context, shown.actions, shown.mask, self.generator)
+        return {"shown": 0.5 * loss.mean()}
+
+    def after_task(self, policy, stage):
+        weights = policy_parameters(policy).values()
+        before = [weight.detach().clone() for weight in weights]
+        stage.train(6)
+        gaps = [(w - b).detach().abs().max() for w, b in zip(weights, before, strict=True)]
+        self.returns, self.moved = stage.collect().returns.clone(), torch.stack(gaps).max()
+
+    def state_dict(self):
+        return {"returns": self.returns, "moved": self.moved}
+
+    def load_state_dict(self, state):
+        self.returns, self.moved = state["returns"], state["moved"]
+
+
+def test_a_method_of_ones_own_uses_all_of_a_stage_and_goes_on_to_the_same_numbers(
+    config, tmp_path, monkeypatch
+):
+    own = dataclasses.replace(config, method=f"{__name__}:Shown")
+    whole = train(own, tmp_path / "whole")
+    rows = whole.read_metrics()
+    assert all(row["shown_grad_ratio"] > 0.0 for row in rows if "shown" in row)
+    assert {row["stage"] for row in rows if row.get("shown", 0.0) > 0.0} == {1, 2}
+    ends = [row["episodes"] for row in rows if row["stage"] == 1]
+    assert ends[-2] < 20 <= ends[-1] < 26  # what is trained on is beyond the budget
+    kept = load_file(whole.checkpoint(2) / "method.safetensors")
+    assert kept["method/moved"] > 0.0
+    assert kept["method/returns"].shape == (5, 6)
+    kill(own, tmp_path / "killed", monkeypatch, stage=2, iteration=3)
+    assert content(train(own, tmp_path / "killed", resume=True)) == content(whole)
 
 
 def test_a_memory_that_is_damaged_is_told_on_resuming(config, tmp_path, monkeypatch):

@@ -56,6 +56,8 @@ def bench(options: Options) -> Records | None:
         )
     if options.device and options.what != "warp":
         raise ConfigError(f"bench {options.what}: has no --device; warp has")
+    if options.policy and options.what != "update":
+        raise ConfigError(f"bench {options.what}: has no --policy; update has")
     if options.what == "warp" and not options.device:
         raise ConfigError("bench warp: needs --device, e.g. --device cuda:0")
     run_bench = cast(
@@ -66,6 +68,7 @@ def bench(options: Options) -> Records | None:
         "peers": options.peers,
         "sizes": options.sizes,
         "device": options.device,
+        "policy": options.policy,
     }
     records = run_bench(**{name: value for name, value in settings.items() if value})
     if options.json:

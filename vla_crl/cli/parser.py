@@ -268,6 +268,9 @@ def _add_result_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="libero, render: heights in pixels; scale, warp: numbers of environments",
     )
     command.add_argument("--device", help="warp: where, e.g. cuda:0, or cpu")
+    command.add_argument(
+        "--policy", metavar="PRESET", help="update: of what (default: a flow head, default sizes)"
+    )
     _add_json(command)
 
 

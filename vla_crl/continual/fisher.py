@@ -7,11 +7,13 @@ is another number: it goes to 0 where the gradients of single samples cancel.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vla_crl.algos.protocols import ActorCritic, Batch
 from vla_crl.density import Density, GaussianDensity
@@ -19,6 +21,8 @@ from vla_crl.errors import ConfigError
 from vla_crl.rows import Rows
 
 Parameters = dict[str, Tensor]
+OfChunk = Callable[[Rows, Rows], Parameters]
+"""What is computed of what one chunk saw, a context or an observation, and of its trace."""
 
 
 def sampled_fisher(
@@ -82,13 +86,17 @@ def gaussian_fisher(
 
 
 class _Evaluated(nn.Module):
-    """A policy called as a module, whose parameters can be exchanged."""
+    """A policy called as a module, whose parameters can be exchanged.
 
-    def __init__(self, policy: Any) -> None:
+    It is given contexts, or observations where the context depends on these parameters too.
+    """
+
+    def __init__(self, policy: Any, *, encodes: bool) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self._encodes = policy, encodes
 
-    def forward(self, context: Any, trace: Any) -> Density:
+    def forward(self, read: Any, trace: Any) -> Density:
+        context = self.policy.encode(read) if self._encodes else read
         return self.policy.evaluate_actions(context, trace).density
 
 
@@ -99,33 +107,57 @@ def _mean(
     squares: Callable[[Parameters, Callable[[Parameters], Density]], Parameters],
 ) -> Parameters:
     """Average what a function makes of each chunk by itself."""
-    module = _Evaluated(policy)
     values = {name: parameter.detach() for name, parameter in parameters.items()}
-    total = {name: torch.zeros_like(value) for name, value in values.items()}
 
-    def add(context: Rows, trace: Rows, lengths: Parameters) -> None:
-        def of_chunk(context_row: Parameters, trace_row: Parameters) -> Parameters:
-            whole = context.unflatten(_one(context_row) | lengths)
-            rows = whole, trace.unflatten(_one(trace_row))
-            return squares(
-                values,
-                lambda at: functional_call(
-                    module, {f"policy.{name}": value for name, value in at.items()}, rows
-                ),
-            )
+    def make(*, encodes: bool) -> OfChunk:
+        module = _Evaluated(policy, encodes=encodes)
 
-        columns = {n: t for n, t in context.flatten().items() if n not in lengths}
-        for name, square in vmap(of_chunk)(columns, trace.flatten()).items():
-            total[name] += square.detach().sum(dim=0)
+        def density(read: Rows, trace: Rows, at: Parameters) -> Density:
+            named = {f"policy.{name}": value for name, value in at.items()}
+            return functional_call(module, named, (read, trace))
 
-    num_chunks = 0
+        def of_chunk(read: Rows, trace: Rows) -> Parameters:
+            # Of fused attention vmap has no rule: it would run that row by row, and warn.
+            with sdpa_kernel(SDPBackend.MATH):
+                return squares(values, partial(density, read, trace))
+
+        return of_chunk
+
+    total, num_chunks = {name: torch.zeros_like(value) for name, value in values.items()}, 0
     for batch in batches:
-        for rows, lengths in _of_one_length(batch.context.detach()):
-            add(batch.context.detach()[rows], batch.trace[rows], lengths)
+        is_trained = batch.is_of_trained_backbone
+        each = _one_by_one if is_trained else _at_once
+        for found in each(make(encodes=is_trained), batch):
+            for name, square in found.items():
+                total[name] += square.detach()
         num_chunks += len(batch)
     if not num_chunks:
         raise ConfigError("the Fisher information needs chunks, got none")
     return {name: square / num_chunks for name, square in total.items()}
+
+
+def _one_by_one(of_chunk: OfChunk, batch: Batch) -> Iterator[Parameters]:
+    """Yield what a function makes of each observation; a backbone does not run within vmap."""
+    assert batch.seen is not None  # kept where the backbone is trained
+    for row in range(len(batch)):
+        yield of_chunk(batch.seen[row], batch.trace[row])
+
+
+def _at_once(of_chunk: OfChunk, batch: Batch) -> Iterator[Parameters]:
+    """Yield the sum of what a function makes of the contexts of each length."""
+    context = batch.context.detach()
+    for rows, lengths in _of_one_length(context):
+        yield _sum(of_chunk, context[rows], batch.trace[rows], lengths)
+
+
+def _sum(of_chunk: OfChunk, context: Rows, trace: Rows, lengths: Parameters) -> Parameters:
+    def of_row(context_row: Parameters, trace_row: Parameters) -> Parameters:
+        read = context.unflatten(_one(context_row) | lengths)
+        return of_chunk(read, trace.unflatten(_one(trace_row)))
+
+    columns = {n: t for n, t in context.flatten().items() if n not in lengths}
+    squares = vmap(of_row)(columns, trace.flatten())
+    return {name: square.sum(dim=0) for name, square in squares.items()}
 
 
 def _of_one_length(context: Rows) -> Iterator[tuple[Tensor, Parameters]]:

@@ -20,7 +20,11 @@ NUM_FEATURES, NUM_ACTIONS, NUM_BINS = 3, 2, 5
 
 @dataclass(frozen=True)
 class Features(Rows):
-    """What a toy sees, and its context: [B, 3]."""
+    """What a toy sees, and its context.
+
+    Attributes:
+        features: [B, F].
+    """
 
     features: Tensor
 
@@ -37,7 +41,7 @@ class ToyTrace(Rows):
 
 
 class Toy(nn.Module, ABC):
-    """What toys share: they look at features alone, and a linear value head learns of these."""
+    """What toys share: they look at features alone, and of these a linear value head learns."""
 
     value_head: nn.Linear
 
@@ -61,6 +65,29 @@ class Toy(nn.Module, ABC):
         """Return the supervised loss [B]."""
         return self.imitated(context, actions, mask)
 
+    @torch.no_grad()
+    def step(
+        self,
+        seen: Features,
+        trace: ToyTrace,
+        *,
+        reward: Tensor,
+        ends: Tensor,
+        success: Tensor,
+        task: Tensor,
+        episode: Tensor,
+        group: Tensor,
+    ) -> Step:
+        """Return what a rollout keeps of chunks, in episodes with one reward, at the end."""
+        context = self.encode(seen)
+        found = self.evaluate_actions(context, trace)
+        return Step(
+            seen=seen, context=context, trace=trace, actions=self.actions(trace),
+            log_probs=found.density.log_prob(), values=found.value, reward=reward,
+            terminated=ends, truncated=torch.zeros_like(ends), success=success,
+            episode_return=reward, task=task, state_id=group, episode=episode, group=group,
+        )  # fmt: skip
+
     @abstractmethod
     def density(self, context: Features, trace: ToyTrace) -> Density:
         """Return the density of traces."""
@@ -78,38 +105,52 @@ class Toy(nn.Module, ABC):
         """Return the actions [B, 1, 2] of traces."""
 
 
-class GaussianToy(Toy):
-    """Two actions, linear in three features, with noise of a learnt size: one part."""
+class NormalToy(Toy):
+    """Base of toys with normal actions, which are one part."""
 
-    def __init__(self, seed: int = 0) -> None:
-        """Begin near zero."""
-        super().__init__()
-        torch.manual_seed(seed)
-        self.mean = nn.Linear(NUM_FEATURES, NUM_ACTIONS)
-        self.log_std = nn.Parameter(torch.full((NUM_ACTIONS,), -1.0))
-        self.value_head = nn.Linear(NUM_FEATURES, 1)
+    log_std: Tensor
+
+    @abstractmethod
+    def mean(self, context: Features) -> Tensor:
+        """Return the mean [B, 1, 2] of the actions."""
 
     def density(self, context: Features, trace: ToyTrace) -> GaussianDensity:
         """Return that of numbers."""
-        mean = self.mean(context.features)[:, None]
+        mean = self.mean(context)
         return GaussianDensity(trace.sample, mean, self.log_std.exp().expand_as(mean))
-
-    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
-        """Return the squared error."""
-        error = (self.mean(context.features)[:, None] - actions).square().mean(dim=2)
-        likely = error / self.log_std.exp().square().mean() + self.log_std.mean()
-        return (likely * mask).mean(dim=1)
 
     @torch.no_grad()
     def sample(self, context: Features, generator: torch.Generator) -> ToyTrace:
         """Draw."""
-        mean = self.mean(context.features)[:, None]
+        mean = self.mean(context)
         noise = torch.randn(mean.shape, generator=generator)
         return ToyTrace(mean + self.log_std.exp() * noise)
 
     def actions(self, trace: ToyTrace) -> Tensor:
         """Return [B, 1, 2]."""
         return trace.sample
+
+
+class GaussianToy(NormalToy):
+    """Two actions, linear in three features, with noise of a learnt size."""
+
+    def __init__(self, seed: int = 0) -> None:
+        """Begin near zero."""
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(NUM_FEATURES, NUM_ACTIONS)
+        self.log_std = nn.Parameter(torch.full((NUM_ACTIONS,), -1.0))
+        self.value_head = nn.Linear(NUM_FEATURES, 1)
+
+    def mean(self, context: Features) -> Tensor:
+        """Return [B, 1, 2]."""
+        return self.linear(context.features)[:, None]
+
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
+        """Return the squared error."""
+        error = (self.mean(context) - actions).square().mean(dim=2)
+        likely = error / self.log_std.exp().square().mean() + self.log_std.mean()
+        return (likely * mask).mean(dim=1)
 
 
 class TokenToy(Toy):
@@ -182,26 +223,17 @@ def play(
         slots = (step < length).nonzero().flatten()
         seen = torch.randn(int(group[-1]) + 1, NUM_FEATURES, generator=generator)[group[slots]]
         trace = policy.sample(Features(seen), generator)
-        with torch.no_grad():
-            found = policy.evaluate_actions(Features(seen), trace)
         error = (policy.actions(trace) - target(seen)).square().sum(dim=2).sqrt()
         distance[slots] += error[:, 0]
         ends = length[slots] == step + 1
         success = ends & (distance[slots] / length[slots] < 1.1)
-        rows = Step(
-            seen=Features(seen),
-            context=Features(seen),
-            trace=trace,
-            actions=policy.actions(trace),
-            log_probs=found.density.log_prob(),
-            values=found.value,
+        rows = policy.step(
+            Features(seen),
+            trace,
             reward=success.float(),
-            terminated=ends,
-            truncated=torch.zeros_like(ends),
+            ends=ends,
             success=success,
-            episode_return=success.float(),
             task=torch.zeros_like(slots),
-            state_id=group[slots],
             episode=slots,
             group=group[slots],
         )

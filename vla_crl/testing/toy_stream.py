@@ -6,7 +6,6 @@ an action of its own. So a policy that is trained on one task after another forg
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -25,17 +24,16 @@ from vla_crl.continual.method_checks import (
 from vla_crl.continual.method_stage import Stage
 from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.stream import TaskStream
-from vla_crl.density import Evaluation, GaussianDensity
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.adapter_bank import AdapterBank
 from vla_crl.models.lora import AdapterLayout
 from vla_crl.rollout.demonstrations import Demonstrations
-from vla_crl.rollout.storage import RolloutStorage, Step
-from vla_crl.rows import Rows
+from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.testing.fake_worlds import Colour, fake_suite
+from vla_crl.testing.toy_learning import NUM_ACTIONS, Features, NormalToy
 
-NUM_FEATURES, WIDTH, NUM_ACTIONS = 8, 32, 2
+NUM_FEATURES, WIDTH = 8, 32
 STD = 0.3
 """Of the policy's actions."""
 REACH = 0.4
@@ -48,47 +46,14 @@ SETTINGS = PPOConfig(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ToySeen(Rows):
-    """What is observed.
-
-    Attributes:
-        features: [B, 8].
-    """
-
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class ToyContext(Rows):
-    """What the backbone leaves.
-
-    Attributes:
-        features: [B, 8].
-    """
-
-    features: Tensor
-
-
-@dataclass(frozen=True)
-class ToyTrace(Rows):
-    """What was sampled.
-
-    Attributes:
-        action: [B, 1, 2].
-    """
-
-    action: Tensor
-
-
 class ToyHead(nn.Sequential):
     """A small network; nothing of it is learnt to explore with."""
 
     exploration_parameters: tuple[str, ...] = ()
 
 
-class ToyPolicy(nn.Module):
-    """A Gaussian action by a small network on a frozen backbone."""
+class ToyPolicy(NormalToy):
+    """A normal action by a small network on a frozen backbone."""
 
     def __init__(self, seed: int = 0, *, rank: int | None = None) -> None:
         """Build with weights of a seed.
@@ -106,6 +71,7 @@ class ToyPolicy(nn.Module):
             )
             self.value_head = nn.Linear(NUM_FEATURES, 1)
             nn.init.orthogonal_(self.backbone.weight)
+        self.register_buffer("log_std", torch.full((NUM_ACTIONS,), math.log(STD)), persistent=False)
         self.backbone.requires_grad_(False)
         self.adapters = AdapterBank(cast(Any, self))
         if rank is not None:
@@ -121,31 +87,17 @@ class ToyPolicy(nn.Module):
         """Where the weights are."""
         return self.value_head.weight.device
 
-    def encode(self, seen: ToySeen, /) -> ToyContext:
+    def encode(self, seen: Features, /) -> Features:
         """Return the context of observations."""
-        return ToyContext(self.backbone(seen.features))
+        return Features(self.backbone(seen.features))
 
-    def mean(self, context: ToyContext) -> Tensor:
+    def mean(self, context: Features) -> Tensor:
         """Return [B, 1, 2] the mean of the action."""
         return self.head(context.features)[:, None]
 
-    def evaluate_actions(self, context: ToyContext, trace: ToyTrace, /) -> Evaluation:
-        """Return density and value of actions."""
-        mean = self.mean(context)[:, None]
-        density = GaussianDensity(trace.action[:, None], mean, torch.full((1, 1, 1, 1), STD))
-        return Evaluation(density, self.value_head(context.features.detach()).squeeze(-1))
-
-    def imitation(
-        self,
-        context: ToyContext,
-        actions: Tensor,
-        mask: Tensor,
-        generator: torch.Generator | None,
-        /,
-    ) -> Tensor:
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
         """Return [B] the squared error of the mean."""
-        error = (self.mean(context) - actions).square().mean(dim=-1)
-        return (error * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        return ((self.mean(context) - actions).square().mean(dim=2) * mask).mean(dim=1)
 
 
 class ToyTraining:
@@ -190,7 +142,6 @@ class ToyTraining:
         self._centres = torch.from_numpy(own[:num_tasks] + own[-1]).float()
         angles = 2.0 * math.pi * torch.arange(num_tasks) / num_tasks
         self._wanted = torch.stack([angles.cos(), angles.sin()], dim=1)
-        self._rng = np.random.default_rng([seed, 0])
         self.rates = np.full((num_tasks + 1, num_tasks), np.nan)
         self.rates[0] = self._success()
         self.rows: list[dict[str, float]] = []
@@ -213,7 +164,6 @@ class ToyTraining:
         """Begin a stage."""
         self._number, names = number, dict(self.stream.stages())[number]
         self._tasks = [self._suite.task_index(name) for name in names]
-        self._rng = np.random.default_rng([self._seed, number])
         self._draws = torch.Generator().manual_seed(1000 * self._seed + number)
         self._num_episodes = 0
         torch.manual_seed(1000 * self._seed + number)
@@ -252,7 +202,6 @@ class ToyTraining:
                 "method": method_state(self.method, "toy"),
                 "ppo": self._ppo.state_dict(),
                 "random": {
-                    "world": rng_state(self._rng),
                     "draws": self._draws.get_state(),
                     "rng": rng_state(self._stage.rng),
                     "generator": self._stage.generator.get_state(),
@@ -269,43 +218,30 @@ class ToyTraining:
         self.method.load_state_dict(part_of(state, "method"))
         self._ppo.load_state_dict(part_of(state, "ppo"))
         random = part_of(state, "random")
-        load_rng_state(self._rng, random["world"])
         load_rng_state(self._stage.rng, random["rng"])
         self._draws.set_state(random["draws"])
         self._stage.generator.set_state(random["generator"])
         torch.set_rng_state(random["global"])
         self._num_episodes = int(random["episodes"])
 
-    def _see(self, tasks: Tensor) -> ToySeen:
-        noise = torch.from_numpy(self._rng.standard_normal((len(tasks), NUM_FEATURES))).float()
-        return ToySeen(self._centres[tasks] + 0.1 * noise)
+    def _see(self, tasks: Tensor, generator: torch.Generator | None = None) -> Features:
+        noise = torch.randn(len(tasks), NUM_FEATURES, generator=generator or self._draws)
+        return Features(self._centres[tasks] + 0.1 * noise)
 
-    @torch.no_grad()
     def _collect(self) -> RolloutStorage:
         tasks = torch.tensor(self._tasks)[torch.arange(NUM_SLOTS) % len(self._tasks)]
         seen = self._see(tasks)
-        context = self.policy.encode(seen)
-        noise = torch.from_numpy(self._rng.standard_normal((NUM_SLOTS, 1, NUM_ACTIONS))).float()
-        trace = ToyTrace(self.policy.mean(context) + STD * noise)
-        found = self.policy.evaluate_actions(context, trace)
-        distance = (trace.action[:, 0] - self._wanted[tasks]).norm(dim=1)
-        no, reward = torch.zeros(NUM_SLOTS, dtype=torch.bool), -distance.square()
+        trace = self.policy.sample(self.policy.encode(seen), self._draws)
+        distance = (trace.sample[:, 0] - self._wanted[tasks]).norm(dim=1)
         episode = torch.arange(self._num_episodes, self._num_episodes + NUM_SLOTS)
         self._num_episodes += NUM_SLOTS
-        step = Step(
-            seen=seen,
-            context=context,
-            trace=trace,
-            actions=trace.action,
-            log_probs=found.density.log_prob(),
-            values=found.value,
-            reward=reward,
-            terminated=~no,
-            truncated=no,
+        step = self.policy.step(
+            seen,
+            trace,
+            reward=-distance.square(),
+            ends=torch.ones(NUM_SLOTS, dtype=torch.bool),
             success=distance < REACH,
-            episode_return=reward,
             task=tasks,
-            state_id=episode,
             episode=episode,
             group=episode,
         )
@@ -326,15 +262,13 @@ class ToyTraining:
     @torch.no_grad()
     def _success(self) -> np.ndarray:
         """Return [T] how often the mean action is near the wanted one."""
-        rng, self._rng = self._rng, np.random.default_rng(7)
-        rates = []
+        draws, rates = torch.Generator().manual_seed(7), []
         for task in range(len(self._wanted)):
-            context = self.policy.encode(self._see(torch.full((NUM_SLOTS,), task)))
+            context = self.policy.encode(self._see(torch.full((NUM_SLOTS,), task), draws))
             with self.policy.adapters.routed(self._suite.tasks[task].name):
                 mean = self.policy.mean(context)[:, 0]
             distance = (mean - self._wanted[task]).norm(dim=1)
             rates.append(float((distance < REACH).float().mean()))
-        self._rng = rng
         return np.array(rates)
 
 

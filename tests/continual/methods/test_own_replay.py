@@ -2,11 +2,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
 from vla_crl.continual.methods.own_replay import OwnChunk, OwnReplay, OwnReplayConfig
-from vla_crl.testing.toy_stream import STD, ToyPolicy, ToySeen, ToyTrace, ToyTraining
+from vla_crl.testing.toy_learning import Features, ToyTrace
+from vla_crl.testing.toy_stream import STD, ToyPolicy, ToyTraining
 
 
 def training(folder: Path, num_tasks: int = 3, **settings) -> ToyTraining:
@@ -32,9 +34,9 @@ def test_only_successful_chunks_of_trained_tasks_are_kept(tmp_path: Path):
     run_stage(run, 1)
     memory = memory_of(run)
     assert memory.tasks == (0,)
-    like = OwnChunk(ToySeen(torch.zeros(1, 8)), ToyTrace(torch.zeros(1, 1, 2)))
-    kept: Any = memory.draw(memory.num_chunks(0), [0], run._rng, like)
-    distance = (kept.trace.action[:, 0] - torch.tensor([1.0, 0.0])).norm(dim=1)
+    like = OwnChunk(Features(torch.zeros(1, 8)), ToyTrace(torch.zeros(1, 1, 2)))
+    kept: Any = memory.draw(memory.num_chunks(0), [0], np.random.default_rng(0), like)
+    distance = (kept.trace.sample[:, 0] - torch.tensor([1.0, 0.0])).norm(dim=1)
     assert distance.max() < 0.4  # what the toy calls a success
     nearest = (kept.seen.features @ run._centres.T).argmax(dim=1)
     assert nearest.tolist() == [0] * len(kept)
@@ -76,7 +78,7 @@ def test_the_loss_is_how_unlikely_what_succeeded_has_become(tmp_path: Path):
     run._stage.generator.manual_seed(5)
     loss = method.losses(run.policy, batch, None)["replay"]
     normal = torch.distributions.Normal(run.policy.mean(context[rows]), STD)
-    unlikely = -normal.log_prob(chunks.trace.action[rows]).sum(dim=(1, 2))
+    unlikely = -normal.log_prob(chunks.trace.sample[rows]).sum(dim=(1, 2))
     torch.testing.assert_close(loss, 2.0 * unlikely.mean())
 
 
@@ -129,7 +131,7 @@ def test_contexts_are_computed_anew_where_their_backbone_is_trained(tmp_path: Pa
     assert calls == []
     losses["replay"].backward()
     assert policy.backbone.weight.grad is None
-    fresh = replace(minibatch, context=policy.encode(cast(ToySeen, minibatch.seen)))
+    fresh = replace(minibatch, context=policy.encode(cast(Features, minibatch.seen)))
     calls.clear()
     run.method.losses(policy, fresh, None)["replay"].backward()  # type: ignore[arg-type]
     assert calls == [32]

@@ -6,7 +6,7 @@ of a task: a mean of squared per-sample gradients on fresh rollouts (`vla_crl.co
 Deviation: the value head is not held, as protecting the critic hurts (arXiv 2105.10919).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -42,7 +42,7 @@ class EWCConfig(Settings):
     num_chunks: Count = 512
     """Fresh chunks of actions of which the importance is the mean."""
     batch_size: Size = 32
-    """Chunks that are differentiated at once."""
+    """Chunks that are differentiated at once; those of a trained backbone are one by one."""
 
 
 class EWC(ContinualMethod):
@@ -94,20 +94,9 @@ class EWC(ContinualMethod):
 
     def after_task(self, policy: ActorCritic, stage: Stage) -> None:
         """Estimate what the task depends on, and hold it."""
-        settings, parameters = self.config, policy_parameters(policy)
-        find = sampled_fisher if settings.fisher == "sampled" else gaussian_fisher
-        fresh = {n: torch.zeros_like(p) for n, p in parameters.items()}
-        num_chunks = 0
-        while num_chunks < settings.num_chunks:
-            batches = []
-            for batch in stage.collect().minibatches(settings.batch_size, stage.generator):
-                batches.append(batch[: settings.num_chunks - num_chunks])
-                num_chunks += len(batches[-1])
-                if num_chunks == settings.num_chunks:
-                    break
-            share = sum(map(len, batches)) / settings.num_chunks
-            for name, importance in find(policy, parameters, batches).items():
-                fresh[name] += share * importance
+        parameters = policy_parameters(policy)
+        find = sampled_fisher if self.config.fisher == "sampled" else gaussian_fisher
+        fresh = find(policy, parameters, self._chunks(stage))
         for name, parameter in parameters.items():
             self._hold(name, parameter.detach(), fresh[name])
 
@@ -124,6 +113,16 @@ class EWC(ContinualMethod):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_dict` returned."""
         self._importance, self._anchor = part_of(state, "importance"), part_of(state, "anchor")
+
+    def _chunks(self, stage: Stage) -> Iterator[Batch]:
+        """Yield as many fresh chunks as the importance is of, rollout by rollout."""
+        num_left = self.config.num_chunks
+        while num_left:
+            for batch in stage.collect().minibatches(self.config.batch_size, stage.generator):
+                yield batch[:num_left]
+                num_left -= min(len(batch), num_left)
+                if not num_left:
+                    break
 
     def _hold(self, name: str, value: Tensor, fresh: Tensor) -> None:
         old = self._importance.get(name, torch.zeros_like(fresh))
