@@ -454,12 +454,16 @@ def test_settings_are_those_of_their_method_alone(
 ) -> None:
     write("base", TRAIN + 'method = "anchoring:Anchor"\n[method_settings]\nstrength = 2\n')
     assert load_recipe("train", "base", ["--method", "sequential"]).method_settings == {}
-    message = "[method_settings] are those of 'anchoring:Anchor' and are left out for 'sequential'"
-    assert message in caplog.text
+    assert caplog.messages == [
+        "vla-crl train base: method 'sequential' in the place of 'anchoring:Anchor': strength = 2 "
+        "is not taken over"
+    ]
     write(
         "other", 'extends = "base"\nmethod = "anchoring:Fisher"\n[method_settings]\nsamples = 2\n'
     )
     assert load_recipe("train", "other").method_settings == {"samples": 2, "decay": 0.9}
+    told = "method 'anchoring:Fisher' in the place of 'anchoring:Anchor': strength = 2 is not taken"
+    assert told in caplog.messages[1]
     write("same", 'extends = "base"\n[method_settings]\nkept = []\n')
     settings = {"strength": 2.0, "kept": [], "start": None}
     assert load_recipe("train", "same").method_settings == settings

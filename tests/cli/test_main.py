@@ -253,6 +253,7 @@ def test_list_and_show_print_one_json_document(
     assert document("show", "recipe", "demo") == {
         "settings": {"suite": "kitchen"},
         "origins": {"suite": str(recipe)},
+        "left_out": {},
     }
     (world / "experiments/long.toml").write_text('extends = "demo"\nseed = 3\n')
     _, out, _ = run(capsys, "show", "recipe", "long")
