@@ -518,6 +518,15 @@ def test_a_command_that_runs_a_policy_is_told_where_and_with_how_many_threads(
         assert filmed[0][1]["compute"] == compute
 
 
+def test_the_help_of_sampled_actions_is_true_of_every_head(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--sampled sample actions as in training (default: deterministic actions)" in told
+
+
 @pytest.mark.parametrize("command", ["evaluate", "rollout"])
 def test_the_help_shows_where_a_command_computes_by_default(
     command: str, capsys: pytest.CaptureFixture[str]
