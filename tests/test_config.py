@@ -250,6 +250,20 @@ def test_a_range_is_kept_wherever_a_value_comes_from(changes: dict[str, Any], me
         Declared(**changes)
 
 
+@dataclass(frozen=True)
+class NotedConfig(Settings):
+    rate: Annotated[float, "of the optimizer", Interval(gt=0)] = 1.0
+    name: Annotated[str, "plain"] = "adam"
+
+
+def test_notes_for_others_beside_a_type_are_no_range() -> None:
+    assert from_mapping(NotedConfig, {"rate": 2}, "note.toml") == NotedConfig(rate=2.0)
+    with pytest.raises(ConfigError, match=r"note.toml: rate = 0.0, expected more than 0$"):
+        from_mapping(NotedConfig, {"rate": 0}, "note.toml")
+    with pytest.raises(ConfigError, match=r"name = 3 \(int\), expected str$"):
+        from_mapping(NotedConfig, {"name": 3}, "note.toml")
+
+
 def test_a_record_may_say_more_than_is_declared_but_nothing_else() -> None:
     given = {"rank": 1, "rate": "None", "more": None}
     assert as_record(Declared, given, "f") == {"rank": 1, "rate": None, "more": None}

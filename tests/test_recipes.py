@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from vla_crl import catalog
+from vla_crl.algos.learners import LEARNERS, find_learner
 from vla_crl.cli import main as cli
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
@@ -338,6 +339,86 @@ def test_settings_of_the_exploration_are_flags_of_the_policys_head(
     assert "--exploration.num-steps" not in told
 
 
+HEADS_OF_POLICIES = {
+    "tiny": ("noise_level", 0.5),
+    "tiny_noise": ("max_std", 0.7),
+    "tiny_gaussian": ("std", 0.2),
+    "tiny_parallel": ("temperature", 0.9),
+    "tiny_tokens": ("temperature", 0.9),
+}
+"""A setting of the head of each shipped kind that says how it samples."""
+OWN_HEAD_AND_LEARNER = '''
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Interval
+
+from vla_crl.algos.grpo import GRPO, GRPOConfig
+from vla_crl.models.heads.gaussian import GaussianConfig, GaussianHead
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaxConfig(GRPOConfig):
+    kind: str = "lax:Lax"
+    slack: Annotated[float, Interval(gt=0)]
+    """Has no default."""
+
+
+class Lax(GRPO):
+    """Forgive."""
+
+    config_class = LaxConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideConfig(GaussianConfig):
+    kind: str = "lax:Wide"
+    width: Annotated[float, Interval(gt=0), "of what it draws"] = 1.0
+
+
+class Wide(GaussianHead):
+    """Draw widely."""
+
+    config_class = WideConfig
+    exploration: ClassVar[tuple[str, ...]] = ("std", "width")
+'''
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        *((kind, "tiny") for kind in [*LEARNERS, "lax:Lax"]),
+        *(("grpo", policy) for policy in [*HEADS_OF_POLICIES, "wide"] if policy != "tiny"),
+    ],
+)
+def test_flags_of_learner_head_and_method_work_together(
+    write: Write, own_folder: Path, kind: str, policy: str
+) -> None:
+    (own_folder / "lax.py").write_text(OWN_HEAD_AND_LEARNER)
+    (own_folder / "policies").mkdir()
+    wide = 'vocabulary = ["open"]\n[head]\nkind = "lax:Wide"\n'
+    (own_folder / "policies/wide.toml").write_text(wide)
+    write("base", TRAIN)
+    name, value = {**HEADS_OF_POLICIES, "wide": ("width", 3.0)}[policy]
+    flags = ["--policy", policy, f"--exploration.{name.replace('_', '-')}", str(value)]
+    flags += ["--learner.kind", kind, "--learner.minibatch-size", "4", "--method", "ewc"]
+    flags += ["--method-settings.strength", "3"]
+    flags += {"lax:Lax": ["--learner.slack=2"], "distillation": ["--learner.teacher=base"]}.get(
+        kind, []
+    )
+    config = load_recipe("train", "base", flags)
+    assert (type(config.learner), config.learner.kind) == (find_learner(kind).config_class, kind)
+    assert config.learner.minibatch_size == 4
+    assert config.exploration == {name: value}
+    assert config.method_settings["strength"] == 3.0
+    with pytest.raises(ConfigError, match=f"train base.*exploration: {name} = -1"):
+        load_recipe("train", "base", [*flags, f"--exploration.{name.replace('_', '-')}", "-1"])
+    with pytest.raises(ConfigError, match="train base.*minibatch_size = 0, expected at l"):
+        load_recipe("train", "base", [*flags, "--learner.minibatch-size", "0"])
+    with pytest.raises(ConfigError, match="train base: .*seed = -1"):
+        load_recipe("train", "base", [*flags, "--seed", "-1"])
+
+
 @pytest.mark.parametrize("recipe", ["demo", "cw20", "pretrain_tiny", "pretrain_libero"])
 def test_every_setting_is_a_flag(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     def flags(config: Any, section: str = "") -> list[str]:
@@ -373,12 +454,16 @@ def test_settings_are_those_of_their_method_alone(
 ) -> None:
     write("base", TRAIN + 'method = "anchoring:Anchor"\n[method_settings]\nstrength = 2\n')
     assert load_recipe("train", "base", ["--method", "sequential"]).method_settings == {}
-    message = "[method_settings] are those of 'anchoring:Anchor' and are left out for 'sequential'"
-    assert message in caplog.text
+    assert caplog.messages == [
+        "vla-crl train base: method 'sequential' in the place of 'anchoring:Anchor': strength = 2 "
+        "is not taken over"
+    ]
     write(
         "other", 'extends = "base"\nmethod = "anchoring:Fisher"\n[method_settings]\nsamples = 2\n'
     )
     assert load_recipe("train", "other").method_settings == {"samples": 2, "decay": 0.9}
+    told = "method 'anchoring:Fisher' in the place of 'anchoring:Anchor': strength = 2 is not taken"
+    assert told in caplog.messages[1]
     write("same", 'extends = "base"\n[method_settings]\nkept = []\n')
     settings = {"strength": 2.0, "kept": [], "start": None}
     assert load_recipe("train", "same").method_settings == settings

@@ -18,7 +18,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MaxLen, MinLen, MultipleOf
+from annotated_types import (
+    BaseMetadata,
+    Ge,
+    GroupedMetadata,
+    Gt,
+    Interval,
+    Le,
+    Lt,
+    MaxLen,
+    MinLen,
+    MultipleOf,
+)
 
 from vla_crl.errors import ConfigError
 from vla_crl.files.reading import check_plain, parse_toml, read_text, shown
@@ -296,11 +307,11 @@ _LIMITS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
 
 
 def _limits(metadata: Sequence[object]) -> Iterator[tuple[str, Callable[[Any], bool]]]:
-    """Yield in words, and as a test, what is declared beside a type."""
+    """Yield in words, and as a test, what is declared beside a type; notes of others are none."""
     for limit in metadata:
         if isinstance(limit, GroupedMetadata):
             yield from _limits([*limit])
-        else:
+        elif isinstance(limit, BaseMetadata):
             attribute, words, compare = _LIMITS[type(limit)]
             bound = getattr(limit, attribute)
             yield f"{words} {bound}", functools.partial(_fits, compare, bound)
@@ -371,7 +382,8 @@ def _convert_tuple(members: tuple[Any, ...], value: Sequence[Any], where: str, k
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is Annotated:
         base, *metadata = typing.get_args(hint)
-        return " ".join([_name(base), " and ".join(words for words, _ in _limits(metadata))])
+        limits = " and ".join(words for words, _ in _limits(metadata))
+        return f"{_name(base)} {limits}".rstrip()
     if typing.get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(hint))
     if hint is types.NoneType:

@@ -36,11 +36,19 @@ def override(config: T, arguments: Sequence[str], prog: str) -> T:
     """
     if not arguments:
         return config
-    if others := _of_other_kinds(config, arguments, prog):
-        fields = {field.name: getattr(config, field.name) for field in _fields(config)}
-        chosen = _parse(unfinished(type(config))(**fields | others), arguments, prog)
-        return from_mapping(type(config), to_mapping(chosen), prog)
-    return _parse(config, arguments, prog)
+    others = _of_other_kinds(config, arguments, prog)
+    if not others:
+        return _parse(config, arguments, prog)
+    fields = {field.name: getattr(config, field.name) for field in _fields(config)}
+    begun = {name: unfinished(other)(kind=kind) for name, (kind, other) in others.items()}
+    parsed = _parse(unfinished(type(config))(**fields | begun), arguments, prog)
+    fields = {name: getattr(parsed, name) for name in fields}
+    for name, (_, other) in others.items():
+        fields[name] = from_mapping(other, to_mapping(fields[name]), f"{prog}:{name}")
+    try:
+        return type(config)(**fields)
+    except ConfigError as error:
+        raise ConfigError(f"{prog}: {error}") from error
 
 
 def switch_sections(config: Any, flags: Sequence[str]) -> tuple[Any, list[str]]:
@@ -102,9 +110,11 @@ def unfinished(settings_class: type[Any]) -> type[Any]:
     return unfinished_class
 
 
-def _of_other_kinds(config: Any, arguments: Sequence[str], prog: str) -> dict[str, Any]:
-    """Return the settings that flags choose in the place of others, by field."""
-    others: dict[str, Any] = {}
+def _of_other_kinds(
+    config: Any, arguments: Sequence[str], prog: str
+) -> dict[str, tuple[str, type[Any]]]:
+    """Return kind and class of the settings that flags choose in the place of others, by field."""
+    others: dict[str, tuple[str, type[Any]]] = {}
     for name, hint in hints_of(type(config)).items():
         if not (chosen := chosen_by(hint)):
             continue
@@ -112,10 +122,9 @@ def _of_other_kinds(config: Any, arguments: Sequence[str], prog: str) -> dict[st
         kind = flag_value(flag, arguments)
         if kind is not None and kind != getattr(config, name).kind:
             try:
-                settings_class = chosen.settings_class(kind)
+                others[name] = kind, chosen.settings_class(kind)
             except ConfigError as error:
                 raise ConfigError(f"{prog}: {flag}: {error}") from error
-            others[name] = unfinished(settings_class)(kind=kind)
     return others
 
 

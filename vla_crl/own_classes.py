@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ class OwnClass:
     told: dict[str, Any]
 
 
-def own_classes(bases: Collection[str]) -> tuple[dict[str, OwnClass], dict[Path, str]]:
+def own_classes(names: Mapping[str, str], base: str) -> tuple[dict[str, OwnClass], dict[Path, str]]:
     """Find the user's classes that derive from some of ours, directly or through one another.
 
     Args:
-        bases: Names of ours.
+        names: Of ours, with what they stand for as "module:Attribute".
+        base: Name of the class from which all derive.
 
     Returns:
         The classes by the name that recipes take, "module:Class"; and files that are not
@@ -50,12 +51,18 @@ def own_classes(bases: Collection[str]) -> tuple[dict[str, OwnClass], dict[Path,
             broken[file] = in_a_line(error) or f"{file}: {error}"
         else:
             classes |= _classes_in(tree, module, file)
-    known, found = set(bases), dict[str, OwnClass]()
+    known = {target.partition(":")[2] for target in names.values()} | {base}
+    found: dict[str, OwnClass] = {}
     while new := {n: c for n, c in classes.items() if n not in found and known & c.bases}:
         found |= new
         known |= {name.partition(":")[2] for name in new}
     public = {name: found[name] for name in sorted(found) if ":_" not in name}
     return public, broken
+
+
+def all_names(names: Mapping[str, str], base: str) -> list[str]:
+    """Return the names of ours and of the user's classes; arguments as of `own_classes`."""
+    return [*names, *own_classes(names, base)[0]]
 
 
 def list_classes(
@@ -70,8 +77,7 @@ def list_classes(
     """
     rows = [(name, find(name)) for name in names]
     told = [(name, c.__doc__ or "", sys.modules[c.__module__].__file__) for name, c in rows]
-    ours = {target.partition(":")[2] for target in names.values()} | {base.__name__}
-    own, broken = own_classes(ours)
+    own, broken = own_classes(names, base.__name__)
     told += [(name, each.description, each.file) for name, each in own.items()]
     told += [(file.stem, f"cannot be read: {why}", file) for file, why in broken.items()]
     return [

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,6 +13,7 @@ from vla_crl import catalog
 from vla_crl.config import differing_settings, from_mapping, hints_of, read_toml, to_mapping
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.flags import flag_value, override, switch_sections
+from vla_crl.left_out import Choice, Key, LeftOut, chosen_by_flags, lay_over, leaves
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,6 @@ RECIPE_CLASSES = {
 EXTENDS = "extends"
 """Key of a recipe: the name of another one, or its path from the folder of this one."""
 
-Key = tuple[str, ...]
-"""A setting and the sections it stands in."""
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -37,11 +35,13 @@ class Recipe:
         files: Its file, then that of the recipe which it extends, and so on.
         settings: What they say together: settings of the first that has them, sections merged.
         origins: The file of each setting.
+        left_out: Settings of a learner or a method in whose place a file chooses another one.
     """
 
     files: tuple[Path, ...]
     settings: dict[str, Any]
     origins: dict[Key, Path]
+    left_out: dict[Choice, LeftOut]
 
     @property
     def where(self) -> str:
@@ -51,9 +51,11 @@ class Recipe:
     def as_toml(self) -> str:
         """Write the settings as a recipe that builds on nothing, each with the file it is from."""
         lines = [f"# {path}" for path in self.files]
-        for key, value in _leaves(self.settings):
-            name = ".".join(map(_toml_key, key))
-            lines.append(f"{name} = {_toml(value)}  # {self.origins[key].name}")
+        for key, value in leaves(self.settings):
+            lines.append(f"{_line(key, value)}  # {self.origins[key].name}")
+        for left in self.left_out.values():
+            reason = f"of {left.choice.what} '{left.before}', not '{left.now}'"
+            lines += [f"# left out: {_line(key, v)}  # {reason}" for key, v in left.keys.items()]
         return "\n".join(lines) + "\n"
 
 
@@ -72,16 +74,16 @@ def read_recipe(name: str) -> Recipe:
         files.append(_extended(contents[-1].pop(EXTENDS), files))
         contents.append(read_toml(files[-1]))
     settings: dict[str, Any] = {}
-    for content in reversed(contents):
-        if content.get("method", settings.get("method")) != settings.get("method"):
-            settings.pop("method_settings", None)  # of the other method
-        settings = _merged(settings, content)
-    said = [dict(_leaves(content)) for content in contents]
+    left: dict[Choice, LeftOut] = {}
+    for place in reversed(range(len(files))):
+        where = _chain(files[place:])
+        settings, left = lay_over(settings, contents[place], left, where)
+    said = [dict(leaves(content)) for content in contents]
     origins = {
         key: next(file for file, keys in zip(files, said, strict=True) if key in keys)
-        for key, _ in _leaves(settings)
+        for key, _ in leaves(settings)
     }
-    return Recipe(tuple(files), settings, origins)
+    return Recipe(tuple(files), settings, origins, left)
 
 
 def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
@@ -113,9 +115,19 @@ def load_recipe(command: str, name: str, overrides: Sequence[str] = ()) -> Any:
         config, overrides = switch_sections(config, overrides)
     except ConfigError as error:
         raise ConfigError(f"{prog}: {error}") from error
+    _tell_left_out(recipe, overrides, prog)
     if not hasattr(config, "method_settings"):
         return override(config, overrides, prog)
     return _override_open(config, overrides, prog, recipe.where)
+
+
+def _tell_left_out(recipe: Recipe, overrides: Sequence[str], prog: str) -> None:
+    """Tell which settings of another learner or method, than is chosen, are not taken over."""
+    chosen = chosen_by_flags(overrides)
+    settings, left_out = lay_over(recipe.settings, chosen, recipe.left_out, prog)
+    for choice, left in left_out.items():
+        if told := left.told(settings.get(choice.section, {}), overrides):
+            logger.warning("%s", told)
 
 
 def _extended(name: object, files: Sequence[Path]) -> Path:
@@ -139,24 +151,8 @@ def _chain(files: Sequence[Path]) -> str:
     return " -> ".join(map(str, files))
 
 
-def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, sections merged; of other settings, and of sections of one kind, `own` wins."""
-    sections = {
-        key: _merged(base[key], value)
-        for key, value in own.items()
-        if isinstance(value, dict)
-        and isinstance(base.get(key), dict)
-        and value.get("kind", base[key].get("kind")) == base[key].get("kind")
-    }
-    return {**base, **own, **sections}
-
-
-def _leaves(settings: Mapping[str, Any], section: Key = ()) -> Iterator[tuple[Key, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(cast(dict[str, Any], value), (*section, key))
-        else:
-            yield (*section, key), value
+def _line(key: Key, value: Any) -> str:
+    return f"{'.'.join(map(_toml_key, key))} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:
@@ -191,11 +187,7 @@ def _override_open(config: Any, overrides: Sequence[str], prog: str, where: str)
     from vla_crl.continual.known_methods import settings_class
 
     method, settings = flag_value("--method", overrides) or config.method, config.method_settings
-    if settings and method != config.method:
-        logger.warning(
-            "%s: [method_settings] are those of '%s' and are left out for '%s'",
-            where, config.method, method,
-        )  # fmt: skip
+    if method != config.method:
         settings = {}
     method_class = settings_class(method)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}

@@ -253,6 +253,7 @@ def test_list_and_show_print_one_json_document(
     assert document("show", "recipe", "demo") == {
         "settings": {"suite": "kitchen"},
         "origins": {"suite": str(recipe)},
+        "left_out": {},
     }
     (world / "experiments/long.toml").write_text('extends = "demo"\nseed = 3\n')
     _, out, _ = run(capsys, "show", "recipe", "long")
@@ -515,6 +516,15 @@ def test_a_command_that_runs_a_policy_is_told_where_and_with_how_many_threads(
         assert (num_envs, settings["compute"]) == (128, compute)
     else:
         assert filmed[0][1]["compute"] == compute
+
+
+def test_the_help_of_sampled_actions_is_true_of_every_head(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--sampled sample actions as in training (default: deterministic actions)" in told
 
 
 @pytest.mark.parametrize("command", ["evaluate", "rollout"])

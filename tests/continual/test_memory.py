@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,11 +168,43 @@ def test_a_memory_whose_files_are_damaged_or_gone_is_told(tmp_path: Path):
     with pytest.raises(CheckpointError, match="is damaged: 000000.safetensors has the SHA-256"):
         memory.load_state_dict(state)
     file.write_bytes(content)
+    memory.load_state_dict(state)
     wrong = state | {"0/places": torch.tensor([[0, 7]])}
     with pytest.raises(CheckpointError, match="000000.safetensors: has no record 7, .* task 0"):
         memory.load_state_dict(wrong)
     with pytest.raises(CheckpointError, match="memory: its state is not complete .*begun"):
         memory.load_state_dict({"next_file": torch.tensor(1)})
+
+
+@pytest.mark.parametrize("has_sums", [True, False])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-1]),
+        lambda file: file.unlink(),
+        lambda file: file.write_bytes(b"nothing"),
+    ],
+)
+def test_the_advice_for_a_damaged_memory_is_what_helps(
+    tmp_path: Path, harm: Callable[[Path], None], has_sums: bool
+):
+    memory, rng = memory_in(tmp_path), np.random.default_rng(0)
+    memory.add(0, chunks(0, 5), rng)
+    memory.close_stage([0])
+    begun = memory.state_dict()
+    memory.add(1, chunks(100, 5), rng)
+    in_stage = memory.state_dict()
+    if not has_sums:
+        (tmp_path / "SHA256SUMS").unlink()
+    harm(tmp_path / "000001.safetensors")
+    with pytest.raises(CheckpointError, match="000001.*; restore .*, or begin the stage again$"):
+        memory.load_state_dict(in_stage)
+    memory.load_state_dict(begun)  # so the stage can begin again
+    assert kept(memory) == [*range(5)]
+    harm(tmp_path / "000000.safetensors")
+    for state in (begun, in_stage):
+        with pytest.raises(CheckpointError, match="000000.*; restore .* begin the run again,"):
+            memory.load_state_dict(state)
 
 
 def test_what_is_not_there_cannot_be_drawn(tmp_path: Path):

@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 
 from vla_crl.continual.success_matrix import Cell, SuccessMatrix
-from vla_crl.report.drawing import smooth
+from vla_crl.report.drawing import STYLE, smooth
 from vla_crl.report.plots import (
     DIAGNOSTICS,
     draw_diagnostics,
@@ -59,6 +62,78 @@ def test_terms_that_are_felt_have_a_line_of_gradient_norms_and_no_others(run_pat
     value = np.asarray(axes.lines[1].get_ydata())
     assert np.allclose(value, [0.1, 0.2, 0.3, np.nan] * 2, equal_nan=True)
     assert len(axes.collections) == 1  # stages are shaded once
+
+
+def make_rows(
+    num_stages: int, num_iterations: int, **numbers: float | None
+) -> list[dict[str, Any]]:
+    return [
+        {"stage": stage, "task": "red_cube_in_basket", "episodes": 10 * i, **numbers}
+        for stage in range(1, num_stages + 1)
+        for i in range(1, num_iterations + 1)
+    ]
+
+
+def look_of(line: Line2D) -> tuple[str, str]:
+    dashes = line._unscaled_dash_pattern  # pyright: ignore[reportAttributeAccessIssue]
+    return str(line.get_color()), str(dashes)
+
+
+@pytest.mark.parametrize("exponent", [-7, 0, 1, 5])
+def test_labels_of_a_logarithmic_axis_are_numbers_and_no_formulas(
+    run_path: Path, exponent: int
+) -> None:
+    rows = make_rows(2, 3, policy_loss_grad_norm=2.0 * 10**exponent)
+    rows[3]["policy_loss_grad_norm"] = 9.0 * 10**exponent
+    with mpl.rc_context(STYLE):
+        figure = draw_gradient_norms(replace(RunRecord.read(run_path), iterations=rows))
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels(which="both")]
+    numbers = [float(label) for label in labels if label]  # a formula is none
+    assert any(2 * 10**exponent <= number <= 9 * 10**exponent for number in numbers)
+    assert not any("$" in label for label in labels)
+
+
+def test_a_number_that_is_alone_in_its_stage_is_marked(run_path: Path) -> None:
+    rows = make_rows(2, 3, policy_loss_grad_norm=0.5, **{"ewc/penalty_grad_norm": 0.0})
+    rows[5]["ewc/penalty_grad_norm"] = 0.3  # 0 has no place on the axis, so it is no neighbour
+    record = replace(RunRecord.read(run_path), iterations=rows)
+    (axes,) = draw_gradient_norms(record).axes
+    policy, penalty = axes.lines
+    assert str(policy.get_marker()) == "None"
+    assert str(penalty.get_marker()) != "None"
+    marked = cast(np.ndarray, penalty.get_markevery())
+    assert np.asarray(penalty.get_ydata())[marked].tolist() == [0.3]
+    single = replace(record, iterations=make_rows(1, 1, success=0.5, **{"return": 0.5}))
+    for figure in (draw_learning_curves(single), draw_diagnostics(single)):
+        for line in figure.axes[0].lines[:2]:
+            assert str(line.get_marker()) == "o"
+            assert list(cast(np.ndarray, line.get_markevery())) == [0]
+
+
+def test_terms_of_many_composed_methods_look_different(run_path: Path) -> None:
+    terms = {f"method_{number}/term_grad_norm": 0.1 for number in range(20)}
+    terms |= {"policy_loss_grad_norm": 1.0, "value_loss_grad_norm": 1.0}
+    record = replace(RunRecord.read(run_path), iterations=make_rows(2, 1, **terms))
+    (axes,) = draw_gradient_norms(record).axes
+    assert len({look_of(line) for line in axes.lines}) == 22
+    first = [look_of(line) for line in axes.lines[:6]]
+    assert len({color for color, _ in first}) == len({dashes for _, dashes in first}) == 6
+
+
+def test_a_legend_tells_of_nothing_that_is_not_drawn(run_path: Path) -> None:
+    record = replace(RunRecord.read(run_path), iterations=make_rows(2, 3, success=None))
+    (legend,) = draw_learning_curves(record).legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert told == ["test before and after the stage"]
+    assert "learning_curves" in write_plots(record)
+    assert "learning_curves" not in write_plots(replace(record, matrix=None))
+    # What only a later stage has is told, too.
+    rows = make_rows(1, 3, success=None)
+    rows += [{**row, "stage": 2, "success": 0.5} for row in rows]
+    (legend,) = draw_learning_curves(replace(record, iterations=rows)).legends
+    assert len(legend.get_texts()) == 3
 
 
 def test_the_smoothed_curve_begins_where_there_are_numbers(run_path: Path) -> None:

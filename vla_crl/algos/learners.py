@@ -5,6 +5,7 @@ from typing import cast
 from vla_crl.algos.learner import Learner, LearnerConfig
 from vla_crl.catalog import load_attribute
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.own_classes import all_names
 
 LEARNERS = {
     "ppo": "vla_crl.algos.ppo:PPO",
@@ -25,7 +26,7 @@ def find_learner(name: str) -> type[Learner]:
         ConfigError: There is no such learner, or its module fails.
     """
     if name not in LEARNERS and ":" not in name:
-        raise unknown_name("learner", "learner", name, LEARNERS)
+        raise unknown_name("learner", "learner", name, all_names(LEARNERS, Learner.__name__))
     found = load_attribute(LEARNERS.get(name, name), "learner", fits=_is_learner)
     return require_learner(found, name)
 

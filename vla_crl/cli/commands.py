@@ -83,7 +83,9 @@ def show(options: Options) -> dict[str, Any] | None:
         recipe = read_recipe(options.name)
         origins = {".".join(key): str(file) for key, file in recipe.origins.items()}
         if options.json:
-            return {"settings": recipe.settings, "origins": origins}
+            gone = {key: v for left in recipe.left_out.values() for key, v in left.keys.items()}
+            left_out = {".".join(key): value for key, value in gone.items()}
+            return {"settings": recipe.settings, "origins": origins, "left_out": left_out}
         is_whole = len(recipe.files) == 1
         text = read_text(recipe.files[0]) if is_whole else recipe.as_toml()
         print(text, end="")

@@ -98,7 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="for suites of LIBERO: how others measure, such as openpi; as SUITE@PROTOCOL",
     )
     command.add_argument(
-        "--sampled", action="store_true", help="sample actions as in training (default: the ODE)"
+        "--sampled",
+        action="store_true",
+        help="sample actions as in training (default: deterministic actions)",
     )
     command.add_argument(
         "--states", choices=("test", "train"), default="test", help="initial states (default: test)"

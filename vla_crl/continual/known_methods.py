@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from vla_crl.catalog import load_attribute
@@ -13,7 +12,7 @@ from vla_crl.continual.composite import Composite
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.flags import unfinished
-from vla_crl.own_classes import OwnClass, own_classes
+from vla_crl.own_classes import all_names, own_classes
 
 METHODS = {
     "ewc": "vla_crl.continual.methods.ewc:EWC",
@@ -33,7 +32,7 @@ def find_method(name: str) -> type[ContinualMethod]:
         ConfigError: There is no such method, its module fails, or a hook takes other arguments.
     """
     if name not in METHODS and ":" not in name:
-        raise unknown_name("method", "method", name, [*METHODS, *_own_methods()[0]])
+        raise unknown_name("method", "method", name, all_names(METHODS, _BASE))
     found = load_attribute(METHODS.get(name, name), "method", fits=_is_method)
     if not _is_method(found):
         raise ConfigError(f"method '{name}': is not a subclass of ContinualMethod")
@@ -128,7 +127,7 @@ def list_methods() -> list[dict[str, Any]]:
                 "file": str(sys.modules[method_class.__module__].__file__),
             }
         )
-    own, broken = _own_methods()
+    own, broken = own_classes(METHODS, _BASE)
     rows += [
         {
             "name": name,
@@ -146,6 +145,7 @@ def list_methods() -> list[dict[str, Any]]:
     return rows
 
 
+_BASE = ContinualMethod.__name__
 _TOLD = ("paper", "stores", "needs_task_id")
 
 
@@ -184,8 +184,3 @@ def _is_method(value: object) -> bool:
         and issubclass(value, ContinualMethod)
         and value is not ContinualMethod
     )
-
-
-def _own_methods() -> tuple[dict[str, OwnClass], dict[Path, str]]:
-    ours = {target.partition(":")[2] for target in METHODS.values()}
-    return own_classes(ours | {ContinualMethod.__name__})

@@ -21,6 +21,12 @@ from vla_crl.rows import Rows
 R = TypeVar("R", bound=Rows)
 _PLACE = 2
 """Numbers that say where a chunk is: of the file, and of the record in it."""
+_ADVICE = {
+    False: "restore the files from a copy of the run; nothing else holds these chunks of earlier "
+    "stages, so without one begin the run again, with another --run-dir",
+    True: "restore the files from a copy of the run, or begin the stage again",
+}
+"""What to do about damage, by whether the file is of the stage that is trained."""
 
 
 @dataclass
@@ -223,14 +229,17 @@ class ReplayMemory:
             self._check_files()
 
     def _check_files(self) -> None:
-        if numbers := self._needed():
-            require_undamaged(self._home, *sorted(map(_name, numbers)))
+        needed = sorted(self._needed())
+        for is_of_stage in (False, True):
+            names = [_name(n) for n in needed if (n >= self._begun) == is_of_stage]
+            if names:
+                require_undamaged(self._home, *names, advice=_ADVICE[is_of_stage])
         for task, kept in self._reservoirs.items():
             for number, row in kept.places:
                 if row >= len(self._file(int(number))):
                     raise CheckpointError(
                         f"{self._path(int(number))}: has no record {row}, which the memory of task "
-                        f"{task} needs; restore the file"
+                        f"{task} needs; {_ADVICE[number >= self._begun]}"
                     )
 
     def _write(self, records: Records) -> int:
@@ -242,7 +251,11 @@ class ReplayMemory:
 
     def _file(self, number: int) -> RecordFile:
         if number not in self._files:
-            self._files[number] = RecordFile(self._path(number))
+            try:
+                self._files[number] = RecordFile(self._path(number))
+            except CheckpointError as error:
+                advice = _ADVICE[number >= self._begun]
+                raise CheckpointError(f"{error}; {advice}") from error
         return self._files[number]
 
     def _numbers(self) -> set[int]:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_crl.errors import CheckpointError, SpecError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.files.checksums import write_sums
-from vla_crl.files.state_dicts import require_part, save_tensors
+from vla_crl.files.reading import require_file
+from vla_crl.files.state_dicts import save_tensors
 from vla_crl.rows import Rows
 
 LEVEL = 6
@@ -217,11 +218,13 @@ class RecordFile:
         """
         from safetensors import SafetensorError, safe_open
 
-        require_part(path)
         try:
+            require_file(path)
             file = cast(Any, safe_open(path, "np"))
             text, sizes = file.get_tensor("layout").tobytes(), file.get_tensor("sizes")
             self._rows = file.get_slice("rows")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: holds no records ({error})") from error
         self.path, self.layout = path, Layout.from_text(text.decode("utf-8", "replace"), str(path))

@@ -44,12 +44,13 @@ def find_damage(folder: Path, *names: str) -> str | None:
     return None
 
 
-def require_undamaged(folder: Path, *names: str) -> None:
-    """Check files of a checkpoint; one without checksums is told of and taken as it is.
+def require_undamaged(folder: Path, *names: str, advice: str | None = None) -> None:
+    """Check files of a folder; one without checksums is told of and taken as it is.
 
     Args:
-        folder: Of the checkpoint.
+        folder: Of a checkpoint, unless there is an advice.
         names: As of `find_damage`.
+        advice: What to do about damage.
 
     Raises:
         CheckpointError: One has changed since its checksum was written down.
@@ -57,10 +58,11 @@ def require_undamaged(folder: Path, *names: str) -> None:
     if not (folder / SUMS_FILE).exists():
         logger.warning("%s: has no %s, so damage may pass unnoticed", folder, SUMS_FILE)
     elif damage := find_damage(folder, *names):
-        raise CheckpointError(
-            f"{folder} is damaged: {damage}; copy the whole checkpoint again. Where it was changed "
-            f"on purpose, remove {folder / SUMS_FILE}"
+        advice = advice or (
+            "copy the whole checkpoint again. Where it was changed on purpose, remove "
+            f"{folder / SUMS_FILE}"
         )
+        raise CheckpointError(f"{folder} is damaged: {damage}; {advice}")
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import LogFormatter
 
-BLUE, ORANGE, PURPLE = "#0072B2", "#D55E00", "#A8588B"
+BLUE, ORANGE, PURPLE, GREEN, SKY = "#0072B2", "#D55E00", "#A8588B", "#009E73", "#56B4E9"
 INK, MUTED, FAINT = "#1B2733", "#5C6B7A", "#D5DCE3"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -39,6 +41,42 @@ SUCCESS_COLORS = LinearSegmentedColormap.from_list(
 )
 WIDTH, DPI = 9.2, 180
 """Inches and dots an inch: all curves share the width, so their text has one size on the page."""
+
+
+class _PlainLogFormatter(LogFormatter):
+    """Labels where matplotlib's own has them, as numbers: 0.1 and not a formula."""
+
+    def __call__(self, x: float, pos: Any = None) -> str:
+        """Return the label of a tick, empty where there is none."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def use_log_scale(axes: Axes) -> None:
+    """Make the vertical axis logarithmic; what is not positive has no place there."""
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_formatter(_PlainLogFormatter())
+    axes.yaxis.set_minor_formatter(_PlainLogFormatter())
+
+
+def draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, dot: str = "o", **look: Any) -> None:
+    """Draw a line with gaps at NaN; a number alone between gaps is a mark.
+
+    Args:
+        axes: Where, with the scale that it will have.
+        x: [N].
+        y: [N]; without any number nothing is drawn, so that no legend tells of it.
+        dot: The mark.
+        look: Of the line.
+    """
+    known = np.isfinite(y)
+    if axes.get_yscale() == "log":
+        known &= np.nan_to_num(y) > 0
+    if not known.any():
+        return
+    beside = np.pad(known, 1)
+    alone = np.flatnonzero(known & ~beside[:-2] & ~beside[2:])
+    marks: dict[str, Any] = {"marker": dot, "ms": 5, "mfc": "none", "markevery": alone}
+    axes.plot(x, y, **look, **(marks if len(alone) else {}))
 
 
 def values_of(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

@@ -52,7 +52,8 @@ FIGURES = {
     "learning_curves": (
         "Learning within each stage",
         "Success of the training episodes, which act with exploration noise, and the noise-free "
-        "tests on unseen states before and after the stage (diamonds, 95 % intervals).",
+        "tests on unseen states before and after the stage (diamonds, 95 % intervals). Learning "
+        "from demonstrations has no training episodes, and so the tests alone.",
     ),
     "learning_curve": (
         "Learning within the stages",

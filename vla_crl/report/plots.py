@@ -18,13 +18,17 @@ from vla_crl.report.drawing import (
     BLUE,
     DPI,
     FAINT,
+    GREEN,
     INK,
     ORANGE,
     PURPLE,
+    SKY,
     STYLE,
     SUCCESS_COLORS,
     WIDTH,
+    draw_curve,
     smooth,
+    use_log_scale,
     values_of,
 )
 from vla_crl.report.plots_of_many import (
@@ -60,8 +64,9 @@ def write_plots(record: RunRecord) -> dict[str, Path]:
         draw |= _matrix_figure("success_matrix_sampled", sampled)
     if record.iterations:
         if len(record.stages) <= MAX_PANELS:
-            draw["learning_curves"] = lambda: draw_learning_curves(record)
-        else:
+            if matrix is not None or _is_told(record, "success"):
+                draw["learning_curves"] = lambda: draw_learning_curves(record)
+        elif _is_told(record, "success"):
             draw["learning_curve"] = lambda: draw_learning_curve(record)
         draw["diagnostics"] = lambda: draw_diagnostics(record)
         if _felt_terms(record):
@@ -203,10 +208,9 @@ def draw_learning_curves(record: RunRecord) -> Figure:
     for axes, (stage, rows) in zip(grid.flat, record.stages.items(), strict=False):
         episodes = np.array([row["episodes"] for row in rows], dtype=float)
         success = 100 * values_of(rows, "success")
-        axes.plot(
-            episodes, success, color=BLUE, lw=0.8, alpha=0.35, label="training, latest episodes"
-        )
-        axes.plot(episodes, smooth(success), color=BLUE, label="training, smoothed")
+        look: dict[str, Any] = {"color": BLUE, "lw": 0.8, "alpha": 0.35}
+        draw_curve(axes, episodes, success, label="training, latest episodes", **look)
+        draw_curve(axes, episodes, smooth(success), label="training, smoothed", color=BLUE)
         _mark_test_results(axes, record.matrix, stage, rows[-1]["task"], float(episodes[-1]))
         axes.set(ylim=(0, 104), xlabel="training episodes", yticks=[0, 25, 50, 75, 100])
         title = f"stage {stage}\n{_wrap(task_label(rows[-1]['task']), 22)}"
@@ -214,8 +218,10 @@ def draw_learning_curves(record: RunRecord) -> Figure:
         axes.locator_params(axis="x", nbins=3)
     for axes in grid[:, 0]:
         axes.set_ylabel("success %")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=8.5)
+    drawn: dict[str, Any] = {}
+    for axes in grid.flat:
+        drawn |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend([*drawn.values()], [*drawn], loc="outside lower left", ncols=3, fontsize=8.5)
     return figure
 
 
@@ -280,8 +286,10 @@ OWN_TERMS: dict[str, dict[str, Any]] = {
     "policy_loss": {"label": "policy", "color": BLUE, "ls": "-"},
     "value_loss": {"label": "value", "color": ORANGE, "ls": "--"},
 }
-OTHER_LOOKS = [{"color": PURPLE, "ls": ":"}, {"color": INK, "ls": "-."}, {"color": INK, "ls": ":"}]
-"""Of terms that the method, or the learner's settings, add, in turn."""
+OTHER_COLORS = (PURPLE, INK, GREEN, SKY)
+OTHER_DASHES = (":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)), "-")
+OTHER_DOTS = ("s", "^", "D", "v", "p")
+"""Of terms that the method, or the learner's settings, add, in turn: 20 pairs, all different."""
 NORM = "_grad_norm"
 """Behind a term's name in metrics.jsonl, that of the norm of its gradient."""
 
@@ -290,14 +298,17 @@ def draw_gradient_norms(record: RunRecord) -> Figure:
     """Draw what each term of the loss adds to the gradient; one that never does is left out."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
+    use_log_scale(axes)
     others = [term for term in _felt_terms(record) if term not in OWN_TERMS]
     for term in _felt_terms(record):
+        place = others.index(term) if term in others else 0
         look = OWN_TERMS.get(term) or {
             "label": term.replace("_", " "),
-            **OTHER_LOOKS[others.index(term) % len(OTHER_LOOKS)],
+            "color": OTHER_COLORS[place % len(OTHER_COLORS)],
+            "ls": OTHER_DASHES[place % len(OTHER_DASHES)],
+            "dot": OTHER_DOTS[place % len(OTHER_DOTS)],
         }
         draw_all_stages(axes, record, term + NORM, look=look)
-    axes.set_yscale("log", nonpositive="mask")
     axes.set(xlabel="training episodes, stages shaded in turn", ylabel="gradient norm")
     figure.legend(loc="outside lower left", ncols=4, fontsize=8.5)
     return figure

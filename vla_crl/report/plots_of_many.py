@@ -17,6 +17,7 @@ from vla_crl.report.drawing import (
     PURPLE,
     SUCCESS_COLORS,
     WIDTH,
+    draw_curve,
     smooth,
     values_of,
 )
@@ -117,11 +118,10 @@ def draw_all_stages(
         start = float(episodes[-1])
     x = np.concatenate(places)
     faint: dict[str, Any] = {"lw": 0.8, "alpha": 0.35} if is_smoothed else {"lw": 1.3}
-    shading = not axes.lines
-    axes.plot(x, np.concatenate(values), **faint, **look)
+    draw_curve(axes, x, np.concatenate(values), **faint, **look)
     if is_smoothed:
-        axes.plot(x, np.concatenate(means), **look)
-    if shading:
+        draw_curve(axes, x, np.concatenate(means), **look)
+    if not axes.collections:
         axes.broken_barh(
             spans, (0, 1), transform=axes.get_xaxis_transform(), color=INK, alpha=0.035, lw=0
         )

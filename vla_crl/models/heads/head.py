@@ -20,6 +20,7 @@ from vla_crl.density import Density
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.models.backbone import BackboneSizes
 from vla_crl.models.context import Context
+from vla_crl.own_classes import all_names
 from vla_crl.rows import Rows
 
 HEADS = {
@@ -131,7 +132,7 @@ def find_head(kind: str) -> type[ActionHead]:
         ConfigError: There is no such head, or its module fails.
     """
     if kind not in HEADS and ":" not in kind:
-        raise unknown_name("head", "head", kind, HEADS)
+        raise unknown_name("head", "head", kind, all_names(HEADS, ActionHead.__name__))
     found = load_attribute(HEADS.get(kind, kind), "head", fits=_is_head)
     if not _is_head(found):
         raise ConfigError(f"head '{kind}': is not a subclass of ActionHead")
