@@ -42,6 +42,8 @@ class Chunk(Rows):
 class GaussianPolicy(nn.Module):
     """Two actions, each a linear function of three features plus noise."""
 
+    learnt_exploration: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
         self.mean = nn.Linear(3, 2)

@@ -43,6 +43,8 @@ class Sample(Rows):
 class GaussianPolicy(nn.Module):
     """One action with mean w * x and standard deviation 1."""
 
+    learnt_exploration: tuple[str, ...] = ()
+
     def __init__(self, weight: float = 0.0) -> None:
         super().__init__()
         self.mean = nn.Linear(1, 1, bias=False)

@@ -223,7 +223,8 @@ class Learner(ABC):
         Raises:
             FloatingPointError: A loss or gradient is not finite; the step was not applied.
             SpecError: A hook returned no tensor, or one of another shape than it should.
-            ConfigError: A trainable parameter has no path to the loss.
+            ConfigError: A trainable parameter has no path to the loss, and is not learnt to
+                explore with.
         """
         self.generator = generator
         self.prepare(data, generator)
@@ -323,8 +324,9 @@ class Learner(ABC):
         self.iteration = int(state["iteration"])
 
     def _require_gradients(self) -> None:
+        explores = self.policy.learnt_exploration
         for name, parameter in self.optimizer.parameters.items():
-            if parameter.grad is None:
+            if parameter.grad is None and not name.startswith(explores):
                 raise ConfigError(
                     f"{self.name}: parameter '{name}' is trainable but has no path to the loss; "
                     "freeze it (requires_grad = False), or let gradients reach it (insulation)"

@@ -46,12 +46,6 @@ SETTINGS = PPOConfig(
 )  # fmt: skip
 
 
-class ToyHead(nn.Sequential):
-    """A small network; nothing of it is learnt to explore with."""
-
-    exploration_parameters: tuple[str, ...] = ()
-
-
 class ToyPolicy(NormalToy):
     """A normal action by a small network on a frozen backbone."""
 
@@ -66,7 +60,7 @@ class ToyPolicy(NormalToy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = nn.Linear(NUM_FEATURES, NUM_FEATURES)
-            self.head = ToyHead(
+            self.head = nn.Sequential(
                 nn.Linear(NUM_FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, NUM_ACTIONS)
             )
             self.value_head = nn.Linear(NUM_FEATURES, 1)
@@ -94,10 +88,6 @@ class ToyPolicy(NormalToy):
     def mean(self, context: Features) -> Tensor:
         """Return [B, 1, 2] the mean of the action."""
         return self.head(context.features)[:, None]
-
-    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
-        """Return [B] the squared error of the mean."""
-        return ((self.mean(context) - actions).square().mean(dim=2) * mask).mean(dim=1)
 
 
 class ToyTraining:
