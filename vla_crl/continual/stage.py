@@ -13,6 +13,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.learner import Learner
+from vla_crl.algos.learner_checks import groups_of
 from vla_crl.algos.learners import find_learner
 from vla_crl.algos.protocols import ParamGroup, Rollout
 from vla_crl.config import Count, Settings, from_mapping, to_mapping
@@ -123,8 +124,8 @@ class StageTraining:
         method.before_task(policy, self._stage)
         self._sims, self._tasks = sims, [suite.task_index(task) for task in tasks]
         learner_class = find_learner(config.learner.kind)
-        groups = learner_class.param_groups(policy, config.learner)
-        groups = method_groups(method, config.method, policy, groups)
+        groups = groups_of(learner_class, policy, config.learner)
+        groups = method_groups(method, config.method, policy, [*groups])
         self._learner = make_learner(config, policy, suite, groups)
         if learner_class.data == "demonstrations":
             self._experience = ExpertEpisodes(policy, sims, self._tasks, seed)

@@ -18,6 +18,7 @@ from vla_crl.catalog import load_attribute
 from vla_crl.config import Settings
 from vla_crl.density import Density
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.hooks import require_hooks
 from vla_crl.models.backbone import BackboneSizes
 from vla_crl.models.context import Context
 from vla_crl.rows import Rows
@@ -128,7 +129,7 @@ def find_head(kind: str) -> type[ActionHead]:
     """Return a head by its name in `HEADS`, or any other by "package.module:Class".
 
     Raises:
-        ConfigError: There is no such head, or its module fails.
+        ConfigError: There is no such head, its module fails, or it is called in another way.
     """
     if kind not in HEADS and ":" not in kind:
         raise unknown_name("head", "head", kind, HEADS)
@@ -142,6 +143,7 @@ def find_head(kind: str) -> type[ActionHead]:
             f"head '{kind}': config_class is {config_class!r}, expected a frozen dataclass that "
             "derives from HeadConfig"
         )
+    require_hooks(head_class, ActionHead, f"head '{kind}'", "a policy")
     return head_class
 
 
