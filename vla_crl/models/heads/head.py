@@ -84,7 +84,9 @@ class ActionHead(nn.Module, ABC):
             [exploration], without changing what the policy does deterministically, or how it was
             pretrained.
         exploration_parameters: Beginnings of the names of its parameters that learn from reward
-            even where everything else but adapters is frozen, such as a learned deviation.
+            even where everything else but adapters is frozen, such as a learned deviation. What the
+            density reaches and the supervised loss does not has to be among them: supervised
+            learners leave it as it is.
         is_normalized: Whether its actions are normalised ones (mean 0, deviation 1 in the
             demonstrations) or those in [-1, 1] that a robot takes.
         extend: Continues the backbone's text model behind a context, see `Backbone.extend`.
@@ -137,6 +139,8 @@ def find_head(kind: str) -> type[ActionHead]:
     if not _is_head(found):
         raise ConfigError(f"head '{kind}': is not a subclass of ActionHead")
     head_class = cast(type[ActionHead], found)
+    if missing := sorted(head_class.__abstractmethods__):
+        raise ConfigError(f"head '{kind}': has no {', '.join(missing)}; each head needs them")
     config_class = getattr(head_class, "config_class", None)
     if not (isinstance(config_class, type) and issubclass(config_class, HeadConfig)):
         raise ConfigError(
