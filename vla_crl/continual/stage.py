@@ -20,7 +20,12 @@ from vla_crl.config import Count, Settings, from_mapping, to_mapping
 from vla_crl.continual.experience import Experience, ExpertEpisodes, OwnEpisodes, contexts_of
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
-from vla_crl.continual.method_checks import method_groups, method_metrics, method_state
+from vla_crl.continual.method_checks import (
+    method_groups,
+    method_metrics,
+    method_state,
+    used_too_early,
+)
 from vla_crl.continual.method_stage import Stage
 from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.recipe import TrainConfig
@@ -257,10 +262,7 @@ class StageTraining:
     def _begun(self) -> Experience:
         """What the learner learns of, once there is something."""
         if self._experience is None:
-            raise ConfigError(
-                f"method '{self._config.method}': before_task collects or trains, but what is "
-                "trained in the stage is not known before it returns; do it in after_task"
-            )
+            raise used_too_early(self._config.method)
         return self._experience
 
     def _collect_fresh(self) -> Rollout:
