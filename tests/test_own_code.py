@@ -7,7 +7,7 @@ import pytest
 import vla_crl
 from vla_crl.cli import main as cli
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
-from vla_crl.own_code import in_a_line, is_own, place_of
+from vla_crl.own_code import defined_at, in_a_line, is_own, place_of
 
 
 def caught(program: str, file: Path) -> BaseException:
@@ -34,6 +34,13 @@ def test_an_error_in_own_code_is_told_with_the_last_place_there(tmp_path: Path) 
     assert line is not None
     assert line.startswith(f"{file}:2: ValueError: matmul: ")
     assert "\n" not in line
+
+
+def test_a_function_of_own_code_is_told_with_its_first_line() -> None:
+    function = test_own_is_what_is_neither_ours_nor_installed
+    assert defined_at(function) == f"{__file__}:{function.__code__.co_firstlineno}"
+    assert defined_at(is_own) is None
+    assert defined_at(len) is None
 
 
 def test_a_fault_that_is_ours_is_not_told_in_a_line() -> None:

@@ -75,6 +75,14 @@ def unknown_name(where: str, kind: str, name: str, choices: Iterable[str]) -> Co
     )
 
 
+def what_is(value: object) -> str:
+    """Return what came where something else was expected: its kind, of tensors with the shape."""
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {list(shape)}")
+
+
 @contextmanager
 def naming(place: Path | str, temporary: Path | None = None) -> Generator[None]:
     """Let errors of the operating system in the block tell a place where they tell none.

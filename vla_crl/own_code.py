@@ -3,11 +3,13 @@
 Whatever goes wrong in it is told with its file and line.
 """
 
+import inspect
 import site
 import sysconfig
 import traceback
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 from vla_crl.errors import USER_ERRORS, SpecError, describe
 
@@ -37,6 +39,14 @@ def place_of(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f"{frame.filename}:{frame.lineno}" for frame in frames if is_own(frame.filename)]
     return own[-1] if own else None
+
+
+def defined_at(function: object) -> str | None:
+    """Return where a function of the user's own code begins, as "file:line"; None of others."""
+    code = getattr(inspect.unwrap(cast(Any, function)), "__code__", None)
+    if code is None or not is_own(code.co_filename):
+        return None
+    return f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def in_a_line(error: BaseException) -> str | None:

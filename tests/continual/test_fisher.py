@@ -48,6 +48,8 @@ def batch_of(features: Tensor, sample: Tensor, length: Tensor | None = None) -> 
 class Evaluating(nn.Module):
     """What information is of a policy that is asked for densities alone."""
 
+    learnt_exploration: tuple[str, ...] = ()
+
     def encode(self, seen: object, /) -> object:
         raise NotImplementedError
 

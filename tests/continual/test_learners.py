@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from vla_crl.algos.distillation import DistillationConfig
 from vla_crl.algos.grpo import GRPOConfig
 from vla_crl.algos.gspo import GSPOConfig
 from vla_crl.algos.learner import Learner, policy_parameters
+from vla_crl.algos.learners import find_learner
 from vla_crl.algos.ppo import PPOConfig
 from vla_crl.algos.protocols import Batch
 from vla_crl.algos.reinforce import REINFORCEConfig
@@ -21,10 +23,11 @@ from vla_crl.continual.experience import check_group_size
 from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.reference import make_reference
 from vla_crl.continual.trainer import Trainer
-from vla_crl.errors import CheckpointError, ConfigError
+from vla_crl.errors import CheckpointError, ConfigError, SpecError
 from vla_crl.models.adapters import add_lora
 from vla_crl.models.checkpoint import save_policy
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.own_code import in_a_line
 from vla_crl.recipes import load_recipe
 from vla_crl.rollout.collector import CollectorConfig
 from vla_crl.runs.directory import RunDirectory
@@ -131,6 +134,45 @@ def test_a_group_size_that_does_not_divide_is_told_before_anything_is_trained(re
     with pytest.raises(ConfigError, match=message):
         Trainer(config, RunDirectory(tmp_path / "run"))
     check_group_size(4, [4, 8])
+
+
+OWN = """
+from vla_crl.algos.sft import SFT, SFTConfig
+from vla_crl.algos.learner import Terms
+from dataclasses import dataclass
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(SFTConfig): ...
+
+class Mine(SFT):
+    config_class = MineConfig
+    def terms(self, batch, evaluation):
+        return Terms(super().terms(batch, evaluation).policy_loss.mean())
+
+class Alone(Mine):
+    @classmethod
+    def group_size(cls, config):
+        return 0
+"""
+
+
+def test_what_a_learner_of_ones_own_returns_is_told_in_a_line_with_its_place(
+    recipe, run_all, own_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VLA_CRL_PATH", f"{own_folder}{os.pathsep}{tmp_path / 'catalogue'}")
+    file = own_folder / "mine.py"
+    file.write_text(OWN)
+    mine, alone = (
+        recipe(find_learner(kind).config_class(**SMALL, kind=kind))
+        for kind in ("mine:Mine", "mine:Alone")
+    )
+    with pytest.raises(SpecError) as caught:
+        run_all(mine, tmp_path / "run")
+    told = f"learner 'mine:Mine': Mine.terms ({file}:11) has a policy_loss that is a Tensor of sh"
+    assert str(caught.value).startswith(told)
+    assert told in str(in_a_line(caught.value))
+    with pytest.raises(SpecError, match=r"Alone.group_size \(.*mine.py:15\) returned 0, expected"):
+        Trainer(alone, RunDirectory(tmp_path / "other"))
 
 
 def test_demonstrations_need_an_expert(recipe, tmp_path, write_fake_suite):

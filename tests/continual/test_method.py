@@ -43,6 +43,8 @@ class Sample(Rows):
 class GaussianPolicy(nn.Module):
     """One action with mean w * x and standard deviation 1."""
 
+    learnt_exploration: tuple[str, ...] = ()
+
     def __init__(self, weight: float = 0.0) -> None:
         super().__init__()
         self.mean = nn.Linear(1, 1, bias=False)
@@ -397,6 +399,21 @@ class NoFunction(ContinualMethod):
     after_step = 3  # pyright: ignore[reportAssignmentType]
 
 
+class Misspelt(ContinualMethod):
+    def after_tasks(self, policy: Any, stage: Any) -> None:
+        pass
+
+
+class Helped(ContinualMethod):
+    """Has a function whose name is like that of a hook that is there as well."""
+
+    def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
+        return {"pull": self.loss(batch)}
+
+    def loss(self, batch: Batch) -> Tensor:
+        return batch.advantages.mean()
+
+
 class OtherWays(ContinualMethod):
     """As Python allows: other names, more arguments with a default, no `self`."""
 
@@ -424,6 +441,10 @@ class OtherWays(ContinualMethod):
             AsksForMore,
             r"sample_weights\(self, .*scale.* expected sample_weights\(self, batch, eval",
         ),
+        (
+            Misspelt,
+            r"after_tasks \(.*method.py:\d+\) is called by nobody. Did you mean 'after_task'\?",
+        ),
         (NoFunction, r"after_step = 3 cannot be called .* expected after_step\(self, policy\)"),
     ],
 )
@@ -437,6 +458,7 @@ def test_hooks_with_other_arguments_are_refused_before_the_work(
 
 def test_hooks_may_be_written_in_any_way_that_the_loop_can_call():
     assert isinstance(make_method(f"{__name__}:OtherWays", {}), OtherWays)
+    assert isinstance(make_method(f"{__name__}:Helped", {}), Helped)
 
 
 class Odd(ContinualMethod):

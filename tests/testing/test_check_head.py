@@ -9,10 +9,10 @@ from torch import nn
 
 from vla_crl.contracts import ARM
 from vla_crl.density import GaussianDensity
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.models.action_expert import ActionExpertConfig
 from vla_crl.models.heads.gaussian import GaussianConfig, GaussianHead
-from vla_crl.models.heads.head import HEADS, HeadConfig
+from vla_crl.models.heads.head import HEADS, ActionHead, HeadConfig
 from vla_crl.models.policy import PolicyConfig, VLAPolicy
 from vla_crl.models.vlm import BackboneConfig
 from vla_crl.testing import check_head
@@ -161,6 +161,33 @@ class Idle(GaussianHead):
         self.spare = nn.Linear(2, 2)
 
 
+class Undeclared(GaussianHead):
+    exploration_parameters: ClassVar[tuple[str, ...]] = ()
+
+
+class OnlyActions(GaussianHead):
+    def sample(self, context, *, deterministic, generator):  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = super().sample(context, deterministic=deterministic, generator=generator)
+        return found.actions
+
+
+class NoArrays(GaussianHead):
+    def walk(self, context, draws):
+        found = super().walk(context, draws)
+        return dataclasses.replace(found, actions=found.actions.numpy())
+
+
+class LogProbAlone(GaussianHead):
+    def walk(self, context, draws):
+        found = super().walk(context, draws)
+        return dataclasses.replace(found, density=found.density.log_prob())
+
+
+class NoLoss(GaussianHead):
+    def imitation(self, context, actions, generator):  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().imitation(context, actions, generator)
+
+
 class Summed(GaussianHead):
     def imitation(self, context, actions, generator):
         return super().imitation(context, actions, generator).mean(dim=1)
@@ -230,8 +257,8 @@ BROKEN = {
     OwnChance: "the same generator gives other actions",
     Batchwise: "in half the batch; rows must not see others",
     OtherRatio: "the first ratio of PPO would not be 1",
-    NoRows: "sample: the trace is a dict, no Rows",
-    NoDensity: "density: is a Tensor, no Density",
+    NoRows: "sample: the trace of Sampled is a dict, expected a Rows",
+    NoDensity: "density: is a Tensor of shape [6, 1], expected a Density",
     Flat: "log_prob is (6, 28), expected (6, P) as of sample, (6, 1)",
     CountsAll: "other actions that are not executed, log_prob moves by",
     CountsNothing: "other actions that are executed, log_prob moves by 0",
@@ -240,7 +267,12 @@ BROKEN = {
     Unmoved: "'std' changes nothing; sample reads self.config each time",
     Moved: "'std' changes deterministic actions",
     Idle: "'spare.weight' gets no gradient from density or imitation",
-    Summed: "imitation: loss is (6,), expected (6, 8)",
+    Summed: "imitation: the loss is a Tensor of shape [6], expected a tensor of shape [6, 8]",
+    Undeclared: "'log_factor' gets a gradient from density, but none from imitation: name it, or h",
+    OnlyActions: "sample: returned a Tensor of shape [6, 8, 7], expected Sampled(actions, trace, d",
+    NoArrays: "sample: the actions of Sampled is a ndarray of shape [6, 8, 7], expected a Tensor",
+    LogProbAlone: "sample: the density of Sampled is a Tensor of shape [6, 1], expected a Density",
+    NoLoss: "imitation: the loss is None, expected a tensor of shape [6, 8]",
     NotANumber: "imitation: a loss is not finite",
     Untaught: "imitation: no gradient reaches a parameter of the head",
     Backwards: "expected to fall",
@@ -258,6 +290,34 @@ def test_a_broken_head_is_told_what_it_breaks(head_class, monkeypatch):
     policy = make_policy(GaussianConfig(kind="broken", expert=EXPERT))
     with pytest.raises(SpecError, match=f"check_head: .*{re.escape(BROKEN[head_class])}"):
         check_head(policy)
+
+
+class OtherArguments(GaussianHead):
+    def sample(self, context, generator):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().sample(context, deterministic=False, generator=generator)
+
+
+class Unfinished(ActionHead):
+    config_class = GaussianConfig
+
+
+@pytest.mark.parametrize(
+    ("head_class", "message"),
+    [
+        (
+            OtherArguments,
+            r"sample\(self, context, generator\) \(.*head.py:\d+\) cannot be called as a "
+            r"policy does, expected sample\(self, context, \*, deterministic, generator\)",
+        ),
+        (Unfinished, "has no density, imitation, sample; each head needs them"),
+    ],
+)
+def test_a_head_that_cannot_be_called_is_refused_before_it_is_built(
+    head_class, message, monkeypatch
+):
+    monkeypatch.setitem(HEADS, "broken", f"{__name__}:{head_class.__name__}")
+    with pytest.raises(ConfigError, match=f"head 'broken': {message}"):
+        make_policy(GaussianConfig(kind="broken", expert=EXPERT))
 
 
 def test_a_head_that_computes_on_the_cpu_fails_where_the_policy_is_elsewhere(monkeypatch):

@@ -1,5 +1,5 @@
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from vla_crl.algos.learner import policy_parameters
 from vla_crl.continual.known_methods import METHODS
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.errors import ConfigError, SpecError
+from vla_crl.rollout.labels import LabelledSteps
 from vla_crl.testing import check_method
 
 
@@ -52,8 +53,23 @@ class Averaging(ContinualMethod):
         self.average = dict(state)
 
 
-def test_a_method_of_ones_own_keeps_the_contract():
-    check_method("mine:Averaging")
+class Showing(ContinualMethod):
+    """Imitates an expert, whom it asks anew in every stage."""
+
+    def before_task(self, policy: Any, stage):
+        shown = stage.demonstrations(stage.tasks[0], 16)
+        self.labels = LabelledSteps(policy, shown)
+        self.draws = stage.generator
+
+    def losses(self, policy: Any, batch, evaluation):
+        shown = next(self.labels.minibatches(8, self.draws))
+        loss = policy.imitation(shown.context, shown.actions, shown.mask, self.draws)
+        return {"imitation": 0.1 * loss.mean()}
+
+
+@pytest.mark.parametrize("name", ["Averaging", "TableOfOnes", "Showing"])
+def test_a_method_of_ones_own_keeps_the_contract(name: str):
+    check_method(f"mine:{name}")
 
 
 class Forgetful(Averaging):
@@ -102,11 +118,45 @@ class Weighing(ContinualMethod):
         return evaluation.density.log_prob().sum(dim=1)
 
 
+DRAWS = torch.Generator()
+
+
 class Random(ContinualMethod):
+    def sample_weights(self, batch, evaluation):
+        return torch.rand(len(batch), generator=DRAWS)
+
+
+class Sharing(ContinualMethod):
     draws = torch.Generator()
 
     def sample_weights(self, batch, evaluation):
         return torch.rand(len(batch), generator=self.draws)
+
+
+class Pooling(Averaging):
+    average = {}  # noqa: RUF012 - the fault
+
+    def __init__(self, config: Any) -> None:
+        ContinualMethod.__init__(self, config)
+
+
+class Counting(ContinualMethod):
+    steps = 0
+
+    def after_step(self, policy: Any):
+        type(self).steps += 1
+
+
+class TableOfOnes(Averaging):
+    scales: ClassVar = {"head": [1.0, 2.0]}
+    sites: ClassVar = {"head"}
+    other: ClassVar = Averaging
+
+    def losses(self, policy: Any, batch, evaluation):
+        return {
+            n: self.scales["head"][0] * t
+            for n, t in super().losses(policy, batch, evaluation).items()
+        }
 
 
 class Thawing(ContinualMethod):
@@ -147,6 +197,12 @@ class CriticResetting(ContinualMethod):
         (Protecting, r"losses\['pull'\] has a gradient to the value head"),
         (Weighing, "sample_weights carries a gradient; detach"),
         (Random, "two trainings with the same seeds differ in 'policy_loss' of iteration 2"),
+        (Sharing, r"Sharing.draws changes in training, and all objects of the class share it"),
+        (
+            Pooling,
+            r"Pooling.average changes in training, .*; make it in __init__, and put it into st",
+        ),
+        (Counting, r"Counting.steps changes in training"),
         (Thawing, "before_task changes 'backbone.weight', a frozen parameter"),
         (Peeking, "losses changes 'head.2.lora_B.default.weight', a trained parameter"),
         (CriticKeeping, "transform_grads changes the gradient of the value head's 'weight'"),
@@ -164,7 +220,39 @@ class Vector(ContinualMethod):
         return {"pull": torch.ones(3)}
 
 
+class Numbered(ContinualMethod):
+    def state_dict(self) -> Any:
+        return {"tasks": 3}
+
+
+class Early(ContinualMethod):
+    def before_task(self, policy: Any, stage):
+        stage.collect()
+
+
+class EarlyInSecond(ContinualMethod):
+    def before_task(self, policy: Any, stage):
+        if stage.number == 2:
+            stage.train(4)
+
+
+class Misspelt(ContinualMethod):
+    def after_tasks(self, policy: Any, stage):
+        pass
+
+
 def test_what_the_loop_refuses_is_refused_here_too():
+    told = r"method 'mine:Numbered': state_dict\(\)\['tasks'\] is a int, expected a tensor"
+    with pytest.raises(ConfigError, match=told):
+        check_method("mine:Numbered")
+    for name in ("Early", "EarlyInSecond"):
+        with pytest.raises(
+            ConfigError, match=f"method 'mine:{name}': before_task collects or trai"
+        ):
+            check_method(f"mine:{name}")
+    told = r"'mine:Misspelt': after_tasks \(.*\) is called by nobody. Did you mean 'after_task'\?"
+    with pytest.raises(ConfigError, match=told):
+        check_method("mine:Misspelt")
     with pytest.raises(SpecError, match=r"method: losses\['pull'\] has shape \[3\]"):
         check_method("mine:Vector")
     with pytest.raises(ConfigError, match="unknown method 'ecw'"):

@@ -41,6 +41,14 @@ def test_the_head_of_the_page_keeps_the_contract(careful, code):
     check_head(policy)
 
 
+def test_who_forgets_to_declare_what_explores_is_told(careful, code):
+    line = '    exploration_parameters: ClassVar = ("caution",)\n'
+    assert line in code
+    told = "'caution.weight' gets a gradient from density, but none from imitation: name it, or how"
+    with pytest.raises(SpecError, match=told):
+        check_head(careful(code.replace(line, "")))
+
+
 def test_the_mistake_of_the_page_is_told_as_it_says(careful, code):
     wrong = code.replace(
         "self.caution = nn", "self.start_std = config.std\n        self.caution = nn"

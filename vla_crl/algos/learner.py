@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -11,9 +11,17 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from vla_crl.algos.gradient_norms import gradient_norms, gradient_ratios
+from vla_crl.algos.learner_checks import (
+    check_prepared,
+    checked_batches,
+    checked_summary,
+    checked_terms,
+    groups_of,
+)
 from vla_crl.algos.metric_log import MetricLog, is_reserved, read_numbers
 from vla_crl.algos.optimizer import GroupedAdam
 from vla_crl.algos.protocols import ActorCritic, Batch, ParamGroup, Reference, UpdateHooks
+from vla_crl.algos.terms import Terms, as_tensors
 from vla_crl.config import Settings, Size
 from vla_crl.density import Evaluation
 from vla_crl.errors import CheckpointError, ConfigError, SpecError
@@ -33,21 +41,6 @@ class LearnerConfig(Settings):
     """Chunks per optimizer step."""
     max_grad_norm: Annotated[float, Interval(gt=0, le=1e12)] = 0.5
     """Gradient norm limit, for the policy and for the value head separately."""
-
-
-@dataclass
-class Terms:
-    """A learner's loss of B chunks, by its parts.
-
-    Attributes:
-        policy_loss: [B] a chunk, which the method may weigh.
-        others: Further scalars by name, each with its coefficient.
-        metrics: Scalars to be logged, by name.
-    """
-
-    policy_loss: Tensor
-    others: dict[str, tuple[Tensor, float]] = field(default_factory=dict)
-    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Learner(ABC):
@@ -112,7 +105,7 @@ class Learner(ABC):
         self.iteration = 0
         self.generator: torch.Generator | None = None
         value_head = set(policy.value_head.parameters())
-        groups = self.param_groups(policy, config) if groups is None else groups
+        groups = groups_of(type(self), policy, config) if groups is None else groups
         limit = config.max_grad_norm
         self.optimizer = GroupedAdam(groups, value_head, max_grad_norm=limit, where=self.name)
         if not self.optimizer.policy:
@@ -199,7 +192,7 @@ class Learner(ABC):
 
     def loss(self, batch: Batch, evaluation: Evaluation) -> Tensor:
         """Return the learner's own loss of any batch, a scalar, without what a method adds."""
-        terms = self.terms(batch, evaluation)
+        terms = self._checked(batch, evaluation)
         return _total({"policy_loss": terms.policy_loss.mean()} | _weighed(terms.others))
 
     def update(self, data: Any, hooks: UpdateHooks, generator: torch.Generator) -> dict[str, float]:
@@ -222,17 +215,19 @@ class Learner(ABC):
 
         Raises:
             FloatingPointError: A loss or gradient is not finite; the step was not applied.
-            SpecError: A hook returned no tensor, or one of another shape than it should.
-            ConfigError: A trainable parameter has no path to the loss.
+            SpecError: The learner or a hook returned what an update cannot use, such as a loss of
+                another shape than it should have.
+            ConfigError: A trainable parameter has no path to the loss, and is not learnt to
+                explore with.
         """
         self.generator = generator
-        self.prepare(data, generator)
+        self._prepare(data, generator)
         if not self.warming_up:
             hooks.before_update(self.policy, data)
         log, epochs = MetricLog(), 0
         while epochs < self.config.num_epochs and self._run_epoch(data, hooks, generator, log):
             epochs += 1
-        metrics = log.means() | self.summary(data)
+        metrics = log.means() | checked_summary(type(self), self.config, self.summary(data))
         self.iteration += 1
         if errors := log.values["ratio_error"]:
             metrics["ratio_error"] = errors[0]
@@ -242,9 +237,11 @@ class Learner(ABC):
         self, data: Any, hooks: UpdateHooks, generator: torch.Generator, log: MetricLog
     ) -> bool:
         """Take one step per minibatch; return False where `is_far` ended the update."""
-        for batch in self.minibatches(data, generator):
+        found = self.minibatches(data, generator)
+        for batch in checked_batches(type(self), self.config, found):
             evaluation = self.policy.evaluate_actions(batch.context, batch.trace)
-            terms = self.terms(batch, evaluation)
+            terms = self._checked(batch, evaluation)
+            metrics = as_tensors(terms.metrics)
             losses = {"policy_loss": terms.policy_loss.mean()}
             losses |= {name: term for name, (term, _) in terms.others.items()}
             added: dict[str, Tensor] = {}
@@ -254,9 +251,9 @@ class Learner(ABC):
                 losses["policy_loss"] = (weights * terms.policy_loss).mean()
                 added = self._added(hooks.losses(self.policy, batch, evaluation), losses)
             numbers = self._require_finite(
-                {"log_prob": evaluation.density.log_prob().sum()} | terms.metrics | losses | added
+                {"log_prob": evaluation.density.log_prob().sum()} | metrics | losses | added
             )
-            log.append(losses | added | terms.metrics)
+            log.append(losses | added | metrics)
             if self.is_far(numbers):
                 return False
             pulling = {"policy_loss": losses["policy_loss"]} | _weighed(terms.others) | added
@@ -269,6 +266,15 @@ class Learner(ABC):
             log.append(self._step(pulling, hooks))
             log.num_steps += 1
         return True
+
+    def _prepare(self, data: Any, generator: torch.Generator) -> None:
+        found = cast(Any, self.prepare)(data, generator)
+        check_prepared(type(self), self.config, found, data)
+
+    def _checked(self, batch: Batch, evaluation: Evaluation) -> Terms:
+        found = self.terms(batch, evaluation)
+        learns = not self.warming_up
+        return checked_terms(type(self), self.config, found, len(batch), learns_policy=learns)
 
     def _added(self, losses: object, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the terms of a method."""
@@ -323,8 +329,9 @@ class Learner(ABC):
         self.iteration = int(state["iteration"])
 
     def _require_gradients(self) -> None:
+        explores = self.policy.learnt_exploration
         for name, parameter in self.optimizer.parameters.items():
-            if parameter.grad is None:
+            if parameter.grad is None and not name.startswith(explores):
                 raise ConfigError(
                     f"{self.name}: parameter '{name}' is trainable but has no path to the loss; "
                     "freeze it (requires_grad = False), or let gradients reach it (insulation)"

@@ -5,6 +5,7 @@ from typing import cast
 from vla_crl.algos.learner import Learner, LearnerConfig
 from vla_crl.catalog import load_attribute
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.hooks import require_hooks
 from vla_crl.own_classes import all_names
 
 LEARNERS = {
@@ -39,7 +40,8 @@ def require_learner(found: object, name: str) -> type[Learner]:
         name: For errors.
 
     Raises:
-        ConfigError: It is none, or does not say what its settings are.
+        ConfigError: It is none, does not say what its settings are, or something that it may
+            replace takes other arguments or is misspelt.
     """
     if not _is_learner(found):
         raise ConfigError(
@@ -58,6 +60,9 @@ def require_learner(found: object, name: str) -> type[Learner]:
             f"learner '{name}': config_class is {config_class!r}, expected a frozen dataclass "
             "that derives from LearnerConfig"
         )
+    require_hooks(
+        learner_class, Learner, f"learner '{name}'", "an update", not_hooks=("update", "loss")
+    )
     return learner_class
 
 

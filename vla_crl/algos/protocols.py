@@ -102,6 +102,14 @@ class ActorCritic(Protocol):
         """The module that predicts returns; its parameters have a gradient limit of their own."""
         ...
 
+    @property
+    def learnt_exploration(self) -> tuple[str, ...]:
+        """Beginnings of the names of parameters of the density alone, such as a learnt deviation.
+
+        A supervised loss has no path to them, and leaves them as they are.
+        """
+        ...
+
     def encode(self, seen: Any, /) -> Any:
         """Return the context of tokenized observations."""
         ...

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vla_crl.algos.learner import Learner
+from vla_crl.algos.learner_checks import group_size_of
 from vla_crl.algos.learners import find_learner
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import ConfigError
@@ -91,7 +92,7 @@ class OwnEpisodes(Experience):
         """
         suite, learner_class = sims[0].suite, find_learner(config.learner.kind)
         sources: Sequence[EpisodeSource] = shuffled_lanes(suite, tasks, len(sims), seed)
-        if (size := learner_class.group_size(config.learner)) > 1:
+        if (size := group_size_of(learner_class, config.learner)) > 1:
             check_group_size(size, [sim.num_slots for sim in sims])
             sources = [Groups(source, size) for source in sources]
         self.collector = Collector(

@@ -1,7 +1,6 @@
 """Methods by name, one or several composed: what there are and what settings they take."""
 
 import dataclasses
-import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,6 +11,7 @@ from vla_crl.continual.composite import Composite
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.errors import ConfigError, unknown_name
 from vla_crl.flags import unfinished
+from vla_crl.hooks import require_hooks
 from vla_crl.own_classes import all_names, own_classes
 
 METHODS = {
@@ -29,7 +29,8 @@ def find_method(name: str) -> type[ContinualMethod]:
     """Return one method by its name in `METHODS`, or any other by "package.module:Attribute".
 
     Raises:
-        ConfigError: There is no such method, its module fails, or a hook takes other arguments.
+        ConfigError: There is no such method, its module fails, or a hook is misspelt or takes other
+            arguments.
     """
     if name not in METHODS and ":" not in name:
         raise unknown_name("method", "method", name, all_names(METHODS, _BASE))
@@ -41,7 +42,7 @@ def find_method(name: str) -> type[ContinualMethod]:
         raise ConfigError(
             f"method '{name}': config_class is {method_class.config_class!r}, expected a dataclass"
         )
-    _require_signatures(method_class, name)
+    require_hooks(method_class, ContinualMethod, f"method '{name}'", "the training loop")
     return method_class
 
 
@@ -157,25 +158,6 @@ def _default_of(config_class: type[Any]) -> Any:
     ):
         return dataclasses.field()
     return dataclasses.field(default_factory=config_class)
-
-
-def _require_signatures(method_class: type[ContinualMethod], name: str) -> None:
-    """Check that all hooks can be called as the loop calls them, before anything is computed."""
-    for hook, base in vars(ContinualMethod).items():
-        own = getattr(method_class, hook)
-        if not inspect.isfunction(base) or own is base:
-            continue
-        wanted = list(inspect.signature(base).parameters)
-        # A static or class method does not get the method itself.
-        is_bound = inspect.isfunction(inspect.getattr_static(method_class, hook))
-        told = inspect.signature(own) if callable(own) else f" = {own!r}"
-        try:
-            inspect.signature(own).bind(*wanted[0 if is_bound else 1 :])
-        except TypeError as error:
-            raise ConfigError(
-                f"method '{name}': {hook}{told} cannot be called as the training loop does, "
-                f"expected {hook}({', '.join(wanted)})"
-            ) from error
 
 
 def _is_method(value: object) -> bool:

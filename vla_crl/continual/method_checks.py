@@ -35,6 +35,18 @@ def method_stream(method: ContinualMethod, name: str, stream: TaskStream) -> Tas
     return own
 
 
+def used_too_early(name: str) -> ConfigError:
+    """Build the error for a method that collects or trains in before_task.
+
+    Args:
+        name: How the recipe calls it.
+    """
+    return ConfigError(
+        f"method '{name}': before_task collects or trains, but what is trained in the stage is not "
+        "known before it returns; do it in after_task"
+    )
+
+
 def method_groups(
     method: ContinualMethod, name: str, policy: ActorCritic, groups: list[ParamGroup]
 ) -> Sequence[ParamGroup]:

@@ -13,13 +13,19 @@ from annotated_types import Interval
 from torch import Tensor
 
 from vla_crl.algos.learner import Learner
+from vla_crl.algos.learner_checks import groups_of
 from vla_crl.algos.learners import find_learner
 from vla_crl.algos.protocols import ParamGroup, Rollout
 from vla_crl.config import Count, Settings, from_mapping, to_mapping
 from vla_crl.continual.experience import Experience, ExpertEpisodes, OwnEpisodes, contexts_of
 from vla_crl.continual.generations import State
 from vla_crl.continual.method import ContinualMethod
-from vla_crl.continual.method_checks import method_groups, method_metrics, method_state
+from vla_crl.continual.method_checks import (
+    method_groups,
+    method_metrics,
+    method_state,
+    used_too_early,
+)
 from vla_crl.continual.method_stage import Stage
 from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.recipe import TrainConfig
@@ -123,8 +129,8 @@ class StageTraining:
         method.before_task(policy, self._stage)
         self._sims, self._tasks = sims, [suite.task_index(task) for task in tasks]
         learner_class = find_learner(config.learner.kind)
-        groups = learner_class.param_groups(policy, config.learner)
-        groups = method_groups(method, config.method, policy, groups)
+        groups = groups_of(learner_class, policy, config.learner)
+        groups = method_groups(method, config.method, policy, [*groups])
         self._learner = make_learner(config, policy, suite, groups)
         if learner_class.data == "demonstrations":
             self._experience = ExpertEpisodes(policy, sims, self._tasks, seed)
@@ -256,10 +262,7 @@ class StageTraining:
     def _begun(self) -> Experience:
         """What the learner learns of, once there is something."""
         if self._experience is None:
-            raise ConfigError(
-                f"method '{self._config.method}': before_task collects or trains, but what is "
-                "trained in the stage is not known before it returns; do it in after_task"
-            )
+            raise used_too_early(self._config.method)
         return self._experience
 
     def _collect_fresh(self) -> Rollout:

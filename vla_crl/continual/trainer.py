@@ -10,6 +10,7 @@ from time import perf_counter
 
 import torch
 
+from vla_crl.algos.learner_checks import group_size_of
 from vla_crl.config import as_record, to_mapping
 from vla_crl.continual.beginning import load_beginning, prepare_training
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
@@ -151,7 +152,8 @@ class Trainer:
         """Build a learner as the stages do, and look for an expert where it learns of one."""
         config, sims = self.config, self._training_sims
         learner = make_learner(config, self.policy, self.suite)
-        check_group_size(learner.group_size(config.learner), [sim.num_slots for sim in sims])
+        size = group_size_of(type(learner), config.learner)
+        check_group_size(size, [sim.num_slots for sim in sims])
         if learner.data == "demonstrations":
             expert_of(sims[0])
 

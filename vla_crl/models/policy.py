@@ -164,8 +164,7 @@ class VLAPolicy(nn.Module):
         vlm = _make_vlm(config, vlm_files, TORCH_DTYPE[dtype if holds_dtype else "float32"])
         self.tokenizer = vlm.tokenizer
         self.backbone = Backbone(vlm, num_cameras, TORCH_DTYPE[dtype])
-        sizes = self.backbone.sizes
-        width = sizes.width
+        sizes, width = self.backbone.sizes, self.backbone.sizes.width
         self.state_in = nn.Linear(len(self.embodiment.state), width)
         self.head = find_head(config.head.kind)(
             config.head,
@@ -213,6 +212,11 @@ class VLAPolicy(nn.Module):
         settings = to_mapping(self.config.head)
         return {name: settings[name] for name in self.head.exploration}
 
+    @property
+    def learnt_exploration(self) -> tuple[str, ...]:
+        """Beginnings of the names of parameters that are learnt to explore with."""
+        return tuple(f"head.{name}" for name in self.head.exploration_parameters)
+
     def tokenize(self, observation: Observation) -> TokenizedObservation:
         """Check an observation and turn it into tensors on the policy's device.
 
@@ -254,11 +258,7 @@ class VLAPolicy(nn.Module):
 
     @torch.no_grad()
     def act(
-        self,
-        context: Context,
-        *,
-        deterministic: bool,
-        generator: torch.Generator | None = None,
+        self, context: Context, *, deterministic: bool, generator: torch.Generator | None = None
     ) -> ActionChunk:
         """Choose an action chunk for every observation.
 

@@ -73,7 +73,7 @@ def light_names(policy: "VLAPolicy") -> set[str]:
 
 
 def _light_starts(policy: "VLAPolicy") -> tuple[str, ...]:
-    return LIGHT_MODULES + tuple(HEAD + name for name in policy.head.exploration_parameters)
+    return LIGHT_MODULES + policy.learnt_exploration
 
 
 def linear_layers(policy: "VLAPolicy") -> dict[str, nn.Linear]:

@@ -1,17 +1,20 @@
 """Does a learner keep what stages, methods and resumed runs rely on?"""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vla_crl.algos.learner import Learner, LearnerConfig, policy_parameters
+from vla_crl.algos.learner_checks import group_size_of
 from vla_crl.algos.learners import require_learner
 from vla_crl.algos.protocols import Batch, Reference
 from vla_crl.density import Evaluation
-from vla_crl.errors import SpecError
+from vla_crl.errors import ConfigError, SpecError
 from vla_crl.testing.toy_learning import GaussianToy, TokenToy, Toy, ToyLabels, play
 
 GROUP_SIZE = 4
@@ -28,7 +31,7 @@ def check_learner(learner_class: type[Learner], config: LearnerConfig | None = N
 
     Raises:
         SpecError: The first violation, with what came and what was expected.
-        ConfigError: The class is no learner, or its settings have no defaults.
+        ConfigError: The class is no learner, or a setting without a default was not given.
     """
     require_learner(learner_class, learner_class.__name__)
     settings = config or _default(learner_class)
@@ -85,6 +88,7 @@ class _Trial:
     def check(self) -> None:
         self._check_repeatable()
         self._check_what_is_trained()
+        self._check_policy_loss()
         self._check_hooks()
         self._check_state()
         self._check_finite()
@@ -94,17 +98,27 @@ class _Trial:
         reference = (
             _reference_of(self._make_toy) if self._class.reference_of(self._config) else None
         )
-        return self._class(toy, self._config, reference=reference)
+        with self._telling():
+            return self._class(toy, self._config, reference=reference)
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        """Let what the learner itself refuses in the block begin with what is checked."""
+        try:
+            yield
+        except (SpecError, ConfigError) as error:
+            raise SpecError(f"{self._where}: {error}") from error
 
     def _data(self, toy: Toy, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
         if self._class.data == "demonstrations":
             return ToyLabels(toy, generator)
-        return play(toy, generator, group_size=max(self._class.group_size(self._config), 1))
+        return play(toy, generator, group_size=group_size_of(self._class, self._config))
 
     def _update(self, learner: Learner, toy: Toy, seed: int, hooks: _Hooks) -> dict[str, float]:
         generator = torch.Generator().manual_seed(seed)
-        return learner.update(self._data(toy, seed), hooks, generator)
+        with self._telling():
+            return learner.update(self._data(toy, seed), hooks, generator)
 
     def _train(
         self, learner: Learner, toy: Toy, *, first: int = 0, last: int | None = None
@@ -142,11 +156,31 @@ class _Trial:
         after = toy.state_dict()
         moved = {name for name in before if not torch.equal(before[name], after[name])}
         self._require(frozen not in moved, f"moved '{frozen}', which is frozen")
-        self._require(bool(moved), "moved nothing in two updates after its warm-up")
+        self._require(
+            bool(moved & policy_parameters(toy).keys()),
+            "moved nothing of the policy in two updates after its warm-up",
+        )
         values = {name for name in moved if name.startswith("value_head.")}
         self._require(
             self._class.needs_value or not values,
             f"moved {sorted(values)} of the value head, but says that it needs none (needs_value)",
+        )
+
+    def _check_policy_loss(self) -> None:
+        learner, generator = self._begin_trained(), torch.Generator().manual_seed(100)
+        data = self._data(self._toy, 100)
+        learner.prepare(data, generator)
+        learner.generator, felt = generator, False
+        parameters = [*policy_parameters(self._toy).values()]
+        for batch in learner.minibatches(data, generator):
+            evaluation = self._toy.evaluate_actions(batch.context, batch.trace)
+            loss = learner.terms(batch, evaluation).policy_loss.sum()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            felt = felt or any(bool(g.any()) for g in gradients if g is not None)
+        self._require(
+            felt,
+            "has a policy_loss that has no gradient to the policy in any minibatch, whatever else "
+            "moves it; make it of evaluation.density, without detach",
         )
 
     def _check_hooks(self) -> None:
@@ -239,11 +273,18 @@ class _Trial:
 
 def _default(learner_class: type[Learner]) -> Any:
     """Return settings of a learner as it comes, with groups as small as the toys'."""
-    kind = {"kind": learner_class.__name__, "minibatch_size": 32, "learning_rate": 1e-2}
-    names = learner_class.config_class.__dataclass_fields__
+    config_class, name = learner_class.config_class, learner_class.__name__
+    chosen: dict[str, Any] = {"kind": name, "minibatch_size": 32, "learning_rate": 1e-2}
+    known = {each.name: each for each in fields(config_class) if each.init}
     small = {"group_size": GROUP_SIZE, "num_epochs": 2, "teacher": "a toy"}
-    chosen = {name: value for name, value in small.items() if name in names}
-    return learner_class.config_class(**kind, **chosen)  # pyright: ignore[reportArgumentType]
+    chosen |= {key: value for key, value in small.items() if key in known}
+    for key, each in known.items():
+        if key not in chosen and each.default is MISSING and each.default_factory is MISSING:
+            raise ConfigError(
+                f"check_learner: {name} has no default of its setting '{key}'; say which: "
+                f"check_learner({name}, {config_class.__name__}(kind='{name}', {key}=...))"
+            )
+    return config_class(**chosen)
 
 
 def _reference_of(make_toy: Callable[[], Toy]) -> Reference:

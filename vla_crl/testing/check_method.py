@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from vla_crl.algos.protocols import Batch, ParamGroup, Rollout
-from vla_crl.continual.known_methods import make_method
+from vla_crl.continual.known_methods import find_methods, make_method
 from vla_crl.continual.method import ContinualMethod
+from vla_crl.continual.method_checks import method_state
 from vla_crl.continual.method_stage import Stage
 from vla_crl.continual.stream import TaskStream
 from vla_crl.density import Evaluation
 from vla_crl.errors import SpecError
+from vla_crl.testing.class_attributes import changed_attribute, class_attributes
 from vla_crl.testing.toy_stream import ToyPolicy, ToyTraining
 
 NUM_TASKS, NUM_ITERATIONS, STOP = 2, 4, 2
@@ -29,10 +31,12 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
     """Train adapters by a method on toy tasks, stop, go on, and check that it keeps its contract.
 
     It takes a few seconds. What is checked, in this order: that hooks return what the loop can use;
-    that they leave frozen parameters, the value head and its gradients alone; that each loss is
-    finite and reaches the policy; that equal seeds give equal numbers; that a stage that was
+    that they leave frozen parameters, the value head and its gradients alone; that no object shares
+    what changes with others of its class; that each loss is finite and reaches the policy; that
+    equal seeds give equal numbers; that a stage that was
     stopped in the middle goes on to the same numbers; that a new object with the loaded state gives
-    the same state. What only a VLA policy has, such as demonstrations, the toy tasks have not.
+    the same state. Demonstrations of the toy tasks are of one step each, with what is seen as the
+    state and empty pictures: `LabelledSteps` makes batches of them as of others.
 
     Args:
         name: As in a recipe: of a known method, "module:Class", or several with a + between.
@@ -40,8 +44,8 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
 
     Raises:
         SpecError: The first violation, with what came and what was expected.
-        ConfigError: No such method or settings, or a hook that cannot be called or returns what the
-            loop cannot use.
+        ConfigError: No such method or settings, or a hook that is misspelt, cannot be called,
+            returns what the loop cannot use, or uses what is not there yet.
     """
     given = dict(settings or {})
     with tempfile.TemporaryDirectory() as folder:
@@ -50,11 +54,19 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
         def begin(place: str) -> ToyTraining:
             method = _Watched(make_method(name, given))
             return ToyTraining(
-                method, root / place, num_tasks=NUM_TASKS, num_iterations=NUM_ITERATIONS, rank=RANK
-            )
+                method, root / place, num_tasks=NUM_TASKS, num_iterations=NUM_ITERATIONS, rank=RANK,
+                name=name,
+            )  # fmt: skip
 
-        whole = begin("whole")
+        classes = find_methods(name).values()
+        whole, shared = begin("whole"), class_attributes(classes)
         whole.train()
+        changed = changed_attribute(shared, class_attributes(classes))
+        _require(
+            changed is None,
+            f"{changed} changes in training, and all objects of the class share it, those of other "
+            "runs too; make it in __init__, and put it into state_dict",
+        )
         assert isinstance(whole.method, _Watched)
         _check_losses(whole.method)
         again = begin("again")
@@ -63,8 +75,8 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None) -> None:
             _rows(whole), _rows(again),
             "two trainings with the same seeds differ in {}; draw from stage.generator or stage.rng"
         )  # fmt: skip
-        _check_going_on(begin, whole)
-        _check_state(begin, whole)
+        _check_going_on(begin, whole, name)
+        _check_state(begin, whole, name)
 
 
 class _Watched(ContinualMethod):
@@ -200,12 +212,12 @@ def _check_losses(method: _Watched) -> None:
         )
 
 
-def _check_going_on(begin: Callable[[str], ToyTraining], whole: ToyTraining) -> None:
+def _check_going_on(begin: Callable[[str], ToyTraining], whole: ToyTraining, name: str) -> None:
     """Stop in the middle of each stage, go on with new objects, and compare with the whole."""
     stopped = begin("stopped")
     done = 0
     for number, _ in stopped.stream.stages():
-        beginning = {n: t.detach().clone() for n, t in stopped.method.state_dict().items()}
+        beginning = _state(stopped, name)
         start = {n: t.clone() for n, t in stopped.policy.state_dict().items()}
         adapters = stopped.policy.adapters.record()
         stopped.begin(number)
@@ -232,14 +244,19 @@ def _check_going_on(begin: Callable[[str], ToyTraining], whole: ToyTraining) -> 
         stopped = resumed
 
 
-def _check_state(begin: Callable[[str], ToyTraining], whole: ToyTraining) -> None:
-    state = {n: t.detach().cpu().clone() for n, t in whole.method.state_dict().items()}
+def _check_state(begin: Callable[[str], ToyTraining], whole: ToyTraining, name: str) -> None:
+    state = _state(whole, name)
     fresh = begin("whole")
-    fresh.method.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
-    found = {name: tensor.detach().cpu() for name, tensor in fresh.method.state_dict().items()}
+    fresh.method.load_state_dict({key: tensor.clone() for key, tensor in state.items()})
+    found = _state(fresh, name)
     lost = sorted(state.keys() ^ found.keys())
     _require(not lost, f"load_state_dict loses or adds '{lost[0] if lost else ''}' of state_dict")
     _require_equal(state, found, "load_state_dict changes '{}' of state_dict")
+
+
+def _state(run: ToyTraining, name: str) -> dict[str, Tensor]:
+    """Return a copy of the state of a method, on the CPU."""
+    return {n: t.detach().cpu().clone() for n, t in method_state(run.method, name).items()}
 
 
 def _rows(run: ToyTraining) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ class Toy(nn.Module, ABC):
     """What toys share: they look at features alone, and of these a linear value head learns."""
 
     value_head: nn.Linear
+    learnt_exploration: tuple[str, ...] = ()
 
     def encode(self, seen: Features, /) -> Features:
         """Return what is seen."""
@@ -126,6 +127,10 @@ class NormalToy(Toy):
         noise = torch.randn(mean.shape, generator=generator)
         return ToyTrace(mean + self.log_std.exp() * noise)
 
+    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
+        """Return the squared error of the mean; the size of the noise has no part in it."""
+        return ((self.mean(context) - actions).square().mean(dim=2) * mask).mean(dim=1)
+
     def actions(self, trace: ToyTrace) -> Tensor:
         """Return [B, 1, 2]."""
         return trace.sample
@@ -133,6 +138,8 @@ class NormalToy(Toy):
 
 class GaussianToy(NormalToy):
     """Two actions, linear in three features, with noise of a learnt size."""
+
+    learnt_exploration = ("log_std",)
 
     def __init__(self, seed: int = 0) -> None:
         """Begin near zero."""
@@ -145,12 +152,6 @@ class GaussianToy(NormalToy):
     def mean(self, context: Features) -> Tensor:
         """Return [B, 1, 2]."""
         return self.linear(context.features)[:, None]
-
-    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
-        """Return the squared error."""
-        error = (self.mean(context) - actions).square().mean(dim=2)
-        likely = error / self.log_std.exp().square().mean() + self.log_std.mean()
-        return (likely * mask).mean(dim=1)
 
 
 class TokenToy(Toy):

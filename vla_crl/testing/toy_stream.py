@@ -6,6 +6,7 @@ an action of its own. So a policy that is trained on one task after another forg
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -20,18 +21,21 @@ from vla_crl.continual.method_checks import (
     method_metrics,
     method_state,
     method_stream,
+    used_too_early,
 )
 from vla_crl.continual.method_stage import Stage
 from vla_crl.continual.random_state import load_rng_state, rng_state
 from vla_crl.continual.stream import TaskStream
+from vla_crl.contracts import Observation
 from vla_crl.errors import ConfigError
 from vla_crl.files.state_dicts import join_states, part_of
 from vla_crl.models.adapter_bank import AdapterBank
 from vla_crl.models.lora import AdapterLayout
+from vla_crl.models.policy import ActionChunk
 from vla_crl.rollout.demonstrations import Demonstrations
 from vla_crl.rollout.storage import RolloutStorage
 from vla_crl.testing.fake_worlds import Colour, fake_suite
-from vla_crl.testing.toy_learning import NUM_ACTIONS, Features, NormalToy
+from vla_crl.testing.toy_learning import NUM_ACTIONS, Features, NormalToy, ToyTrace
 
 NUM_FEATURES, WIDTH = 8, 32
 STD = 0.3
@@ -46,14 +50,18 @@ SETTINGS = PPOConfig(
 )  # fmt: skip
 
 
-class ToyHead(nn.Sequential):
-    """A small network; nothing of it is learnt to explore with."""
+@dataclass(frozen=True)
+class ToyConfig:
+    """What is asked of a policy's settings."""
 
-    exploration_parameters: tuple[str, ...] = ()
+    action_horizon: int = 1
+    execution_horizon: int = 1
 
 
 class ToyPolicy(NormalToy):
     """A normal action by a small network on a frozen backbone."""
+
+    config = ToyConfig()
 
     def __init__(self, seed: int = 0, *, rank: int | None = None) -> None:
         """Build with weights of a seed.
@@ -66,7 +74,7 @@ class ToyPolicy(NormalToy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.backbone = nn.Linear(NUM_FEATURES, NUM_FEATURES)
-            self.head = ToyHead(
+            self.head = nn.Sequential(
                 nn.Linear(NUM_FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, NUM_ACTIONS)
             )
             self.value_head = nn.Linear(NUM_FEATURES, 1)
@@ -87,17 +95,27 @@ class ToyPolicy(NormalToy):
         """Where the weights are."""
         return self.value_head.weight.device
 
+    def tokenize(self, observation: Observation) -> Features:
+        """Return what is seen: the state, of which features are made up."""
+        return Features(torch.from_numpy(observation.state))
+
     def encode(self, seen: Features, /) -> Features:
         """Return the context of observations."""
         return Features(self.backbone(seen.features))
 
+    @torch.no_grad()
+    def act(
+        self, context: Features, *, deterministic: bool, generator: torch.Generator | None = None
+    ) -> ActionChunk:
+        """Choose an action for every observation."""
+        draws = generator or torch.Generator().manual_seed(0)
+        trace = ToyTrace(self.mean(context)) if deterministic else self.sample(context, draws)
+        found = self.evaluate_actions(context, trace)
+        return ActionChunk(trace.sample, trace, found.density.log_prob(), found.value)
+
     def mean(self, context: Features) -> Tensor:
         """Return [B, 1, 2] the mean of the action."""
         return self.head(context.features)[:, None]
-
-    def imitated(self, context: Features, actions: Tensor, mask: Tensor) -> Tensor:
-        """Return [B] the squared error of the mean."""
-        return ((self.mean(context) - actions).square().mean(dim=2) * mask).mean(dim=1)
 
 
 class ToyTraining:
@@ -120,6 +138,7 @@ class ToyTraining:
         num_iterations: int = 20,
         seed: int = 0,
         rank: int | None = None,
+        name: str = "toy",
     ) -> None:
         """Begin with stage 0.
 
@@ -130,13 +149,15 @@ class ToyTraining:
             num_iterations: Of a stage, a task.
             seed: Of everything.
             rank: As of `ToyPolicy`; then the network itself is not trained.
+            name: What errors call the method.
         """
+        self._name = name
         self.policy, self.method = ToyPolicy(seed, rank=rank), method
         self._folder, self._seed, self._num_iterations = folder, seed, num_iterations
         self._suite = fake_suite(train=get_args(Colour)[:num_tasks], heldout=(), horizon=1)
         names = tuple(task.name for task in self._suite.tasks)
         stream = TaskStream(train_tasks=names, episodes_per_task=num_iterations * NUM_SLOTS)
-        self.stream = method_stream(method, "toy", stream)
+        self.stream = method_stream(method, name, stream)
         draw = np.random.default_rng(1)  # the tasks are the same for all seeds
         own = np.linalg.qr(draw.standard_normal((NUM_FEATURES, NUM_FEATURES)))[0]
         self._centres = torch.from_numpy(own[:num_tasks] + own[-1]).float()
@@ -165,7 +186,7 @@ class ToyTraining:
         self._number, names = number, dict(self.stream.stages())[number]
         self._tasks = [self._suite.task_index(name) for name in names]
         self._draws = torch.Generator().manual_seed(1000 * self._seed + number)
-        self._num_episodes = 0
+        self._num_episodes, self._ppo = 0, None
         torch.manual_seed(1000 * self._seed + number)
         self._stage = Stage(
             number=number,
@@ -174,20 +195,20 @@ class ToyTraining:
             suite=self._suite,
             collect=self._collect_fresh,
             train=self._train_more,
-            demonstrations=_refuse,
+            demonstrations=self._demonstrate,
             generator=torch.Generator().manual_seed(self._seed),
             rng=np.random.default_rng([self._seed, number, 1]),
             folder=self._folder,
         )
         self.method.before_task(self.policy, self._stage)
         groups = PPO.param_groups(self.policy, SETTINGS)
-        groups = method_groups(self.method, "toy", self.policy, groups)
+        groups = method_groups(self.method, self._name, self.policy, groups)
         self._ppo = PPO(self.policy, SETTINGS, groups)
 
     def iterate(self) -> None:
         """Collect and update once."""
-        metrics = self._ppo.update(self._collect(), self.method, self._draws)
-        self.rows.append(metrics | dict(method_metrics(self.method, "toy", metrics)))
+        metrics = self._begun.update(self._collect(), self.method, self._draws)
+        self.rows.append(metrics | dict(method_metrics(self.method, self._name, metrics)))
 
     def close(self) -> None:
         """End the stage."""
@@ -199,8 +220,8 @@ class ToyTraining:
         state = join_states(
             {
                 "policy": self.policy.state_dict(),
-                "method": method_state(self.method, "toy"),
-                "ppo": self._ppo.state_dict(),
+                "method": method_state(self.method, self._name),
+                "ppo": self._begun.state_dict(),
                 "random": {
                     "draws": self._draws.get_state(),
                     "rng": rng_state(self._stage.rng),
@@ -216,7 +237,7 @@ class ToyTraining:
         """Go on from where another one was in this stage."""
         self.policy.load_state_dict(part_of(state, "policy"))
         self.method.load_state_dict(part_of(state, "method"))
-        self._ppo.load_state_dict(part_of(state, "ppo"))
+        self._begun.load_state_dict(part_of(state, "ppo"))
         random = part_of(state, "random")
         load_rng_state(self._stage.rng, random["rng"])
         self._draws.set_state(random["draws"])
@@ -250,14 +271,47 @@ class ToyTraining:
         rollout.finish(torch.zeros(1, NUM_SLOTS))
         return rollout
 
+    @property
+    def _begun(self) -> PPO:
+        """What learns, once it is known what is trained."""
+        if self._ppo is None:
+            raise used_too_early(self._name)
+        return self._ppo
+
     def _collect_fresh(self) -> RolloutStorage:
+        assert self._begun
         rollout = self._collect()
         rollout.compute_advantages(gamma=SETTINGS.gamma, gae_lambda=SETTINGS.gae_lambda)
         return rollout
 
     def _train_more(self, num_episodes: int) -> None:
         for _ in range(-(-num_episodes // NUM_SLOTS)):
-            self._ppo.update(self._collect(), self.method, self._draws)
+            self._begun.update(self._collect(), self.method, self._draws)
+
+    def _demonstrate(self, task: str, num_episodes: int) -> Demonstrations:
+        """Return episodes of one step in which the wanted action is done; the same for a call.
+
+        The state is what a policy sees as features, and pictures are empty.
+        """
+        if num_episodes < 1:
+            raise ConfigError(f"collect: num_episodes is {num_episodes}, expected at least 1")
+        number, none = self._suite.task_index(task), np.zeros((num_episodes, 1, 0))
+        draws = torch.Generator().manual_seed(self._seed)
+        seen = self._see(torch.full((num_episodes,), number), draws)
+        return Demonstrations(
+            instructions=(self._suite.tasks[number].instruction,),
+            things=(),
+            images=np.zeros((num_episodes, 1, 1, 1, 3), np.uint8),
+            state=seen.features.numpy(),
+            label=self._wanted[number].expand(num_episodes, -1).clone().numpy(),
+            task=np.zeros(num_episodes, np.int64),
+            named=np.full((num_episodes, 2), -1),
+            object_uv=np.zeros((*none.shape, 2), np.float32),
+            object_visible=none.astype(bool),
+            has_grounding=np.zeros(num_episodes, bool),
+            episode_end=np.arange(num_episodes) + 1,
+            episode_success=np.ones(num_episodes, bool),
+        )
 
     @torch.no_grad()
     def _success(self) -> np.ndarray:
@@ -270,7 +324,3 @@ class ToyTraining:
             distance = (mean - self._wanted[task]).norm(dim=1)
             rates.append(float((distance < REACH).float().mean()))
         return np.array(rates)
-
-
-def _refuse(task: str, num_episodes: int) -> Demonstrations:
-    raise ConfigError(f"demonstrations of '{task}': the toy tasks have no expert; collect instead")

@@ -18,6 +18,7 @@ from vla_crl.catalog import load_attribute
 from vla_crl.config import Settings
 from vla_crl.density import Density
 from vla_crl.errors import ConfigError, unknown_name
+from vla_crl.hooks import require_hooks
 from vla_crl.models.backbone import BackboneSizes
 from vla_crl.models.context import Context
 from vla_crl.own_classes import all_names
@@ -84,7 +85,9 @@ class ActionHead(nn.Module, ABC):
             [exploration], without changing what the policy does deterministically, or how it was
             pretrained.
         exploration_parameters: Beginnings of the names of its parameters that learn from reward
-            even where everything else but adapters is frozen, such as a learned deviation.
+            even where everything else but adapters is frozen, such as a learned deviation. What the
+            density reaches and the supervised loss does not has to be among them: supervised
+            learners leave it as it is.
         is_normalized: Whether its actions are normalised ones (mean 0, deviation 1 in the
             demonstrations) or those in [-1, 1] that a robot takes.
         extend: Continues the backbone's text model behind a context, see `Backbone.extend`.
@@ -129,7 +132,7 @@ def find_head(kind: str) -> type[ActionHead]:
     """Return a head by its name in `HEADS`, or any other by "package.module:Class".
 
     Raises:
-        ConfigError: There is no such head, or its module fails.
+        ConfigError: There is no such head, its module fails, or it is called in another way.
     """
     if kind not in HEADS and ":" not in kind:
         raise unknown_name("head", "head", kind, all_names(HEADS, ActionHead.__name__))
@@ -137,12 +140,15 @@ def find_head(kind: str) -> type[ActionHead]:
     if not _is_head(found):
         raise ConfigError(f"head '{kind}': is not a subclass of ActionHead")
     head_class = cast(type[ActionHead], found)
+    if missing := sorted(head_class.__abstractmethods__):
+        raise ConfigError(f"head '{kind}': has no {', '.join(missing)}; each head needs them")
     config_class = getattr(head_class, "config_class", None)
     if not (isinstance(config_class, type) and issubclass(config_class, HeadConfig)):
         raise ConfigError(
             f"head '{kind}': config_class is {config_class!r}, expected a frozen dataclass that "
             "derives from HeadConfig"
         )
+    require_hooks(head_class, ActionHead, f"head '{kind}'", "a policy")
     return head_class
 
 
