@@ -105,6 +105,18 @@ def test_composed_methods_go_on_to_the_same_numbers(config, tmp_path, monkeypatc
     assert 0 < sum(file.stat().st_size for file in memory.iterdir()) < 1e6
 
 
+def test_weights_that_are_trained_whole_are_held_near_those_of_the_previous_task(
+    config, tmp_path, monkeypatch
+):
+    near = dataclasses.replace(config, method="kl_to_previous", lora=None)
+    whole = train(near, tmp_path / "whole")
+    rows = whole.read_metrics()
+    assert not any("reference_kl" in row for row in rows if row["stage"] == 1)
+    assert rows[-1]["reference_kl"] > 0.0
+    kill(near, tmp_path / "killed", monkeypatch, stage=2, iteration=3)
+    assert content(train(near, tmp_path / "killed", resume=True)) == content(whole)
+
+
 class Shown(ContinualMethod):
     """Imitates the expert beside the reward, and trains on when the stage is over."""
 

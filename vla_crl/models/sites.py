@@ -72,8 +72,18 @@ def light_names(policy: "VLAPolicy") -> set[str]:
     return {n for n in policy.state_dict() if is_adapter(n) or n.startswith(starts)}
 
 
+def exploration_names(policy: "VLAPolicy") -> list[str]:
+    """Return the names of the parameters that the head learns to explore with."""
+    starts = _exploration_starts(policy)
+    return [name for name, _ in policy.named_parameters() if name.startswith(starts)]
+
+
 def _light_starts(policy: "VLAPolicy") -> tuple[str, ...]:
-    return LIGHT_MODULES + tuple(HEAD + name for name in policy.head.exploration_parameters)
+    return LIGHT_MODULES + _exploration_starts(policy)
+
+
+def _exploration_starts(policy: "VLAPolicy") -> tuple[str, ...]:
+    return tuple(HEAD + name for name in policy.head.exploration_parameters)
 
 
 def linear_layers(policy: "VLAPolicy") -> dict[str, nn.Linear]:
