@@ -3,6 +3,7 @@
 import torch
 
 from vla_crl.continual.recipe import TrainConfig
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import (
     ADAPTER,
@@ -61,6 +62,14 @@ def prepare_training(policy: VLAPolicy, config: TrainConfig) -> None:
             "lora.site 'backbone' or 'both', or insulation 'full'"
         )
     check_loss_paths(policy)
+
+
+@torch.no_grad()
+def example_evaluation(policy: VLAPolicy) -> Evaluation:
+    """Return what a policy says of a chunk that it samples for an example observation."""
+    context = policy.encode(policy.example_observation())
+    chunk = policy.act(context, deterministic=False, generator=torch.Generator())
+    return policy.evaluate_actions(context, chunk.trace)
 
 
 def _train_brought(policy: VLAPolicy, name: str, lora: LoRAConfig) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vla_crl.algos.learner import policy_parameters
 from vla_crl.algos.protocols import Batch, Reference
 from vla_crl.compute import ComputeConfig
+from vla_crl.continual.beginning import example_evaluation
 from vla_crl.contracts import check_fits
 from vla_crl.density import Density
 from vla_crl.errors import ConfigError
@@ -160,13 +161,10 @@ def _check_head(teacher: VLAPolicy, policy: VLAPolicy, where: str) -> None:
         )
 
 
-@torch.no_grad()
 def _head(policy: VLAPolicy) -> str:
     """Name a head, with all that another one needs to judge its samples."""
-    context = policy.encode(policy.example_observation())
-    trace = policy.act(context, deterministic=False, generator=torch.Generator()).trace
-    density = policy.evaluate_actions(context, trace).density
-    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in density.parameters.items()}
+    told = example_evaluation(policy).density.parameters
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in told.items()}
     num_steps = getattr(policy.config.head, "num_steps", None)
     steps = f" in {num_steps} steps" if num_steps else ""
     told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())

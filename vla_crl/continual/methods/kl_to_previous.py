@@ -18,11 +18,12 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
+from vla_crl.algos.learner import Learner
 from vla_crl.algos.protocols import Batch, ParamGroup, Reference
 from vla_crl.config import Settings
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_stage import Stage
-from vla_crl.continual.reference import as_it_is, reference_by
+from vla_crl.continual.reference import as_it_is, reference_by, require_base
 from vla_crl.density import Evaluation
 
 
@@ -50,6 +51,22 @@ class KLToPrevious(ContinualMethod):
         super().__init__(config)
         self._num_done = 0
         self._reference: Reference | None = None
+
+    @property
+    def needs_shared_parameters(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the reference is of an earlier task."""
+        return self.config.reference == "previous_task"
+
+    def check(self, policy: Any, learner: Learner, evaluation: Evaluation) -> None:
+        """Refuse the base of a policy without adapters.
+
+        Raises:
+            ConfigError: It is asked for.
+        """
+        if self.config.reference == "base":
+            setting = "method 'kl_to_previous': method_settings.reference"
+            advice = "give the recipe a section lora, or choose 'previous_task'"
+            require_base(policy, setting, advice)
 
     def param_groups(self, policy: Any, groups: list[ParamGroup]) -> list[ParamGroup]:
         """Keep a copy of all that is trained in the stage, now that every method has said what."""
