@@ -76,10 +76,16 @@ def _train_brought(policy: VLAPolicy, name: str, lora: LoRAConfig) -> None:
     """Go on with the adapter that a policy brings, if it is like the recipe's."""
     bank = policy.adapters
     wanted = choose_layers(policy, lora)
+    record = bank.record()
     if bank.layouts.get(ADAPTER) != wanted:
+        instead = (
+            "what 'vla-crl export --merge' makes of the policy"
+            if record.is_mergeable
+            else "the policy that they were added to"
+        )
         raise ConfigError(
-            f"policy '{name}' brings {bank.record()}, the recipe asks for '{ADAPTER}' of {wanted}; "
-            "make them equal, or begin with what 'vla-crl export --merge' makes of the policy"
+            f"policy '{name}' brings {record}, the recipe asks for '{ADAPTER}' of {wanted}; "
+            f"make them equal, or begin with {instead}"
         )
     if ADAPTER not in bank.scales:
         raise ConfigError(
