@@ -108,16 +108,31 @@ def test_composed_methods_go_on_to_the_same_numbers(config, tmp_path, monkeypatc
     assert 0 < sum(file.stat().st_size for file in memory.iterdir()) < 1e6
 
 
-def test_weights_that_are_trained_whole_are_held_near_those_of_the_previous_task(
-    config, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("head", "changes"),
+    [
+        ("flow", {"lora": None}),
+        ("gaussian", {"method_settings": {"reference": "base"}}),
+    ],
+)
+def test_what_is_held_near_an_earlier_policy_goes_on_to_the_same_numbers(
+    config, tmp_path, monkeypatch, make_small_policy, make_small_head, head, changes
 ):
-    near = dataclasses.replace(config, method="kl_to_previous", lora=None)
+    policy = make_small_policy(find_suite(config.suite), head=make_small_head(head))
+    save_policy(policy, tmp_path / "base")
+    near = dataclasses.replace(config, method="kl_to_previous", **changes)
     whole = train(near, tmp_path / "whole")
     rows = whole.read_metrics()
-    assert not any("reference_kl" in row for row in rows if row["stage"] == 1)
-    assert rows[-1]["reference_kl"] > 0.0
+    held = {row["stage"] for row in rows if row.get("reference_kl", 0.0) > 0.0}
+    assert held == ({1, 2} if "method_settings" in changes else {2})
     kill(near, tmp_path / "killed", monkeypatch, stage=2, iteration=3)
     assert content(train(near, tmp_path / "killed", resume=True)) == content(whole)
+    if head == "gaussian":
+        loaded = load_policy(whole.checkpoint(2))
+        (name,) = loaded.adapters.base_exploration.weights
+        began, trained = policy.get_parameter(name), loaded.get_parameter(name)
+        assert torch.equal(loaded.adapters.base_exploration.weights[name], began)
+        assert not torch.equal(trained, began)
 
 
 class Looking(ContinualMethod):
