@@ -150,7 +150,7 @@ def test_every_learner_learns_on_the_device(policies, make_lanes, name):
     config = learner_class.config_class(kind=name, num_epochs=1, minibatch_size=16, **CASES[name])
     size, sims = learner_class.group_size(config), make_lanes(SUITE, 6, image_size=32)
     contexts = "every_epoch" if trains_backbone(policy) else "stored"
-    reference = make_reference("base", policy, ComputeConfig(), contexts)
+    reference = make_reference("base", policy, ComputeConfig(), contexts, tasks={})
     learner = learner_class(policy, config, reference=reference)
     if learner.data == "demonstrations":
         data = LabelledSteps(policy, record_expert(sims, np.zeros(6, int), np.arange(6), seed=[0]))

@@ -7,8 +7,9 @@ from vla_crl.continual.beginning import load_beginning, prepare_training
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.adapters import add_lora, trainable_parameters
-from vla_crl.models.checkpoint import load_policy, save_policy
+from vla_crl.models.checkpoint import load_policy, save_adapter, save_policy
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.routes import TaskRoute
 from vla_crl.recipes import load_recipe
 
 
@@ -101,3 +102,19 @@ def test_the_controls_of_the_study_are_recipes(recipe, init, train):
     assert (config.lora, config.init, config.train) == (None, init, train)
     policy = begin(config)
     assert trainable_parameters(policy).keys() == set(train)
+
+
+@pytest.mark.parametrize("is_routed", [False, True])
+def test_a_policy_of_other_adapters_is_told_what_to_begin_with(config, tmp_path, is_routed):
+    policy = load_policy(config.policy)
+    policy.adapters.add("task_0", LoRAConfig(rank=2))
+    if is_routed:
+        policy.adapters.route = TaskRoute(tasks={"red": {"task_0": 1.0}})
+    save_adapter(policy, tmp_path / "stage", config.policy)
+    merged = "what 'vla-crl export --merge' makes of"
+    advice = "the policy that they were added to" if is_routed else f"{merged} the policy"
+    with pytest.raises(ConfigError, match=f"make them equal, or begin with {advice}$"):
+        begin(config, policy=str(tmp_path / "stage"))
+    advice = "name that policy" if is_routed else f"name that policy, or {merged} this one"
+    with pytest.raises(CheckpointError, match=f"all weights are to be trained; {advice}$"):
+        begin(config, policy=str(tmp_path / "stage"), lora=None)

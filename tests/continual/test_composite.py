@@ -16,6 +16,7 @@ from vla_crl.continual.known_methods import find_methods, make_method, settings_
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.stream import TaskStream
 from vla_crl.errors import ConfigError
+from vla_crl.testing import check_method
 from vla_crl.testing.toy_stream import ToyPolicy, ToyTraining
 
 
@@ -133,6 +134,18 @@ def test_a_section_that_has_to_be_there_is_asked_for():
     [
         ("ewc+", r"method 'ewc\+': expected names with a \+ between them"),
         ("ewc+ewc", r"method 'ewc\+ewc': 'ewc' is composed twice; name it once"),
+        (
+            "my_package:Factor+other:Factor",
+            r"method 'my_package:Factor\+other:Factor': two classes are called 'Factor', .* rename",
+        ),
+        *(
+            (name, f"'{holding}' holds something of earlier .* of 'task_adapters' act in no other")
+            for name, holding in (
+                ("own_replay+task_adapters", "own_replay"),
+                ("task_adapters+kl_to_previous", "kl_to_previous"),
+                ("ewc+multitask+task_adapters", "ewc"),
+            )
+        ),
         ("ewc+ecw", "unknown method 'ecw'. Did you mean 'ewc'"),
         ("my_package:Owner+my_package:OtherOwner", "'Owner' and 'OtherOwner' both say which adap"),
     ],
@@ -140,6 +153,13 @@ def test_a_section_that_has_to_be_there_is_asked_for():
 def test_what_cannot_be_composed_is_told(name: str, message: str):
     with pytest.raises(ConfigError, match=message):
         make_method(name, {})
+
+
+def test_nearness_to_the_base_goes_with_adapters_for_each_task():
+    check_method(
+        "kl_to_previous+task_adapters",
+        {"kl_to_previous": {"reference": "base", "coefficient": 1.0}},
+    )
 
 
 def composed(**changes: Any) -> Composite:

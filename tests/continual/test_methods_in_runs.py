@@ -8,14 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vla_crl.algos.distillation import DistillationConfig
+from vla_crl.algos.grpo import GRPOConfig
 from vla_crl.algos.learner import policy_parameters
 from vla_crl.algos.ppo import PPO, PPOConfig
+from vla_crl.algos.sft import SFTConfig
 from vla_crl.compute import ComputeConfig
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.recipe import EvaluationConfig, TrainConfig
 from vla_crl.continual.success_matrix import SuccessMatrix
 from vla_crl.continual.trainer import Trainer
-from vla_crl.errors import CheckpointError
+from vla_crl.errors import CheckpointError, ConfigError
 from vla_crl.models.checkpoint import load_policy, save_policy
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.report.page import write_report
@@ -103,6 +106,125 @@ def test_composed_methods_go_on_to_the_same_numbers(config, tmp_path, monkeypatc
         assert ours[part] == value, part
     memory = whole.memory / "own_replay"
     assert 0 < sum(file.stat().st_size for file in memory.iterdir()) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("head", "changes"),
+    [
+        ("flow", {"lora": None}),
+        ("gaussian", {"method_settings": {"reference": "base"}}),
+    ],
+)
+def test_what_is_held_near_an_earlier_policy_goes_on_to_the_same_numbers(
+    config, tmp_path, monkeypatch, make_small_policy, make_small_head, head, changes
+):
+    policy = make_small_policy(find_suite(config.suite), head=make_small_head(head))
+    save_policy(policy, tmp_path / "base")
+    near = dataclasses.replace(config, method="kl_to_previous", **changes)
+    whole = train(near, tmp_path / "whole")
+    rows = whole.read_metrics()
+    held = {row["stage"] for row in rows if row.get("reference_kl", 0.0) > 0.0}
+    assert held == ({1, 2} if "method_settings" in changes else {2})
+    kill(near, tmp_path / "killed", monkeypatch, stage=2, iteration=3)
+    assert content(train(near, tmp_path / "killed", resume=True)) == content(whole)
+    if head == "gaussian":
+        loaded = load_policy(whole.checkpoint(2))
+        (name,) = loaded.adapters.base_exploration.weights
+        began, trained = policy.get_parameter(name), loaded.get_parameter(name)
+        assert torch.equal(loaded.adapters.base_exploration.weights[name], began)
+        assert not torch.equal(trained, began)
+
+
+class Looking(ContinualMethod):
+    """Looks at rollouts."""
+
+    stores = "returns"
+
+    def before_update(self, policy, rollout):
+        self.returns = rollout.returns.clone()
+
+
+class Careless(Looking):
+    """Looks at whatever there is."""
+
+    needs_rollouts = False
+
+    def before_update(self, policy, rollout):
+        self.num_updates = 1
+
+
+class Slow(ContinualMethod):
+    """Has a step size of its own."""
+
+    def param_groups(self, policy, groups):
+        return [dataclasses.replace(g, learning_rate=0.5 * g.learning_rate) for g in groups]
+
+
+class Slower(Slow):
+    """Likewise."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"learner": SFTConfig(), "method": "own_replay"},
+            "method 'own_replay': looks at episodes that the policy itself plays .it stores .* its "
+            "own successful chunks, .*, but learner.kind 'sft' learns of demonstrations, so that "
+            "none are played; choose a learner of .* 'ppo' or 'cloning', or another method",
+        ),
+        (
+            {"learner": SFTConfig(), "method": f"sequential+{__name__}:Looking"},
+            r"method 'Looking': looks at .* say needs_rollouts = False in the method's class",
+        ),
+        ({"lora": None, "method": "task_adapters"}, "'task_adapters': the policy has no adapters"),
+        (
+            {"lora": None, "method": "kl_to_previous", "method_settings": {"reference": "base"}},
+            "'kl_to_previous': method_settings.reference is 'base', the policy without its "
+            "adapters, but it has none; give the recipe a section lora, or choose 'previous_task'",
+        ),
+        (
+            {"method": f"{__name__}:Slow+{__name__}:Slower"},
+            "method 'Slower': param_groups changes '.*', which 'Slow' has changed already",
+        ),
+        (
+            {"learner": GRPOConfig(reference="base", kl_coef=0.1), "lora": None},
+            "learner.reference is 'base', the policy without its adapters, but it has none",
+        ),
+        (
+            {"learner": DistillationConfig(teacher="base"), "lora": None},
+            "learner.teacher is 'base', the policy without its adapters, but it has none",
+        ),
+    ],
+)
+def test_what_a_method_or_learner_cannot_work_with_is_refused_before_the_run_begins(
+    config, tmp_path, changes, message
+):
+    with pytest.raises(ConfigError, match=message):
+        Trainer(dataclasses.replace(config, **changes), RunDirectory(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_closed_form_that_the_head_has_not_is_refused_before_the_run_begins(
+    config, tmp_path, make_small_policy, make_small_head
+):
+    head = make_small_head("tokens")
+    policy = make_small_policy(find_suite(config.suite), head=head, insulation="none")
+    save_policy(policy, tmp_path / "tokens")
+    changed = dataclasses.replace(
+        config,
+        policy=str(tmp_path / "tokens"),
+        method="ewc",
+        method_settings={"fisher": "gaussian"},
+    )
+    message = "fisher = 'gaussian' needs a normal density, but .* CategoricalDensity; choose 'samp"
+    with pytest.raises(ConfigError, match=message):
+        Trainer(changed, RunDirectory(tmp_path / "run"))
+
+
+def test_a_method_that_needs_no_rollouts_goes_with_demonstrations(config, tmp_path):
+    own = dataclasses.replace(config, learner=SFTConfig(), method=f"{__name__}:Careless")
+    Trainer(own, RunDirectory(tmp_path / "run")).close()
 
 
 class Shown(ContinualMethod):

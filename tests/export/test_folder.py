@@ -174,6 +174,28 @@ def test_adapters_that_are_chosen_by_task_are_kept_apart_only(checkpoint, tmp_pa
         assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("is_routed", [False, True])
+def test_the_example_on_the_page_acts_as_its_table_says(checkpoint, tmp_path, capsys, is_routed):
+    policy = load_policy(checkpoint)
+    if is_routed:  # by adapters for each task, of which that of the last task acts otherwise
+        policy.adapters.add("last", LoRAConfig(rank=2))
+        tasks = {"red": {"default": 1.0}, "green": {"last": 1.0}}
+        policy.adapters.route = TaskRoute(tasks=tasks, default={})
+        policy.adapters.activate({"last": 1.0})
+    save_policy(policy, str(tmp_path / "source"))
+    flags = ["--policy", str(tmp_path / "source"), "--output", str(tmp_path / "new")]
+    assert main(["export", *flags]) == 0
+    page = (tmp_path / "new" / "README.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {"observation": policy.example_observation()}
+    exec(code.replace("THIS_FOLDER", str(tmp_path / "new")), found)
+    with torch.no_grad(), policy.adapters.acting({"default": 1.0}):  # that of the task "red"
+        context = policy.encode(found["observation"])
+        expected = policy.act(context, deterministic=True).actions
+    assert torch.equal(found["chunk"].actions, expected)
+    assert ('with policy.adapters.routed("red"):' in code) == is_routed
+
+
 def test_merged_weights_succeed_on_the_same_states(tmp_path):
     """The tiny policy with adapters, before and after they are merged."""
     policy, suite = load_policy("tiny"), load_suite("tabletop_30")

@@ -2,12 +2,13 @@ import copy
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import add_lora, trainable_parameters
+from vla_crl.models.adapters import adapters_merged, add_lora, trainable_parameters
 from vla_crl.models.lora import AdapterLayout, LoRAConfig
 from vla_crl.models.routes import BankRecord, FixedRoute, RouterRoute, TaskRoute
 
@@ -271,9 +272,8 @@ def test_lanes_act_at_once_as_one_after_the_other(policy, observation):
     add(policy, "a", "b")
     policy.adapters.activate({"a": 1.0, "b": 0.5})
     expected = outputs(policy, observation)
-    for is_merged in (False, True):
-        policy.adapters.keep_merged(merged=is_merged)
-        with ThreadPoolExecutor(2) as threads:
+    for block in (nullcontext(), adapters_merged(policy)):
+        with block, ThreadPoolExecutor(2) as threads:
             futures = [threads.submit(outputs, policy, observation) for _ in range(8)]
             assert all(torch.equal(future.result(), expected) for future in futures)
 

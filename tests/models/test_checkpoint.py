@@ -21,6 +21,7 @@ from vla_crl.models.checkpoint import (
     save_policy,
 )
 from vla_crl.models.lora import LoRAConfig
+from vla_crl.models.stage_checkpoint import restore, save_checkpoint
 
 
 def actions(policy, observation) -> torch.Tensor:
@@ -69,6 +70,19 @@ def test_saved_adapter_loads_into_the_base(make_policy, observation, tmp_path):
     save_adapter(policy, tmp_path, "tiny")
     load_adapter(base, tmp_path)
     assert torch.equal(actions(base, observation), actions(policy, observation))
+
+
+def test_folders_may_be_strings(make_policy, observation, tmp_path):
+    base, stage = str(tmp_path / "new" / "base"), str(tmp_path / "new" / "stage")
+    policy = make_policy()
+    save_policy(policy, base, {"success": 0.5})
+    assert read_card(base) == {"success": 0.5}
+    add_lora(policy, LoRAConfig(rank=2))
+    randomize_adapters(policy)
+    save_checkpoint(policy, stage, base)
+    fresh = load_policy(base)
+    restore(fresh, stage)
+    assert torch.equal(actions(fresh, observation), actions(policy, observation))
 
 
 def test_adapters_know_what_kind_of_pictures_they_were_trained_on(make_policy, tmp_path):

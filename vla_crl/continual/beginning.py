@@ -3,6 +3,7 @@
 import torch
 
 from vla_crl.continual.recipe import TrainConfig
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError
 from vla_crl.models.adapters import (
     ADAPTER,
@@ -63,14 +64,28 @@ def prepare_training(policy: VLAPolicy, config: TrainConfig) -> None:
     check_loss_paths(policy)
 
 
+@torch.no_grad()
+def example_evaluation(policy: VLAPolicy) -> Evaluation:
+    """Return what a policy says of a chunk that it samples for an example observation."""
+    context = policy.encode(policy.example_observation())
+    chunk = policy.act(context, deterministic=False, generator=torch.Generator())
+    return policy.evaluate_actions(context, chunk.trace)
+
+
 def _train_brought(policy: VLAPolicy, name: str, lora: LoRAConfig) -> None:
     """Go on with the adapter that a policy brings, if it is like the recipe's."""
     bank = policy.adapters
     wanted = choose_layers(policy, lora)
+    record = bank.record()
     if bank.layouts.get(ADAPTER) != wanted:
+        instead = (
+            "what 'vla-crl export --merge' makes of the policy"
+            if record.is_mergeable
+            else "the policy that they were added to"
+        )
         raise ConfigError(
-            f"policy '{name}' brings {bank.record()}, the recipe asks for '{ADAPTER}' of {wanted}; "
-            "make them equal, or begin with what 'vla-crl export --merge' makes of the policy"
+            f"policy '{name}' brings {record}, the recipe asks for '{ADAPTER}' of {wanted}; "
+            f"make them equal, or begin with {instead}"
         )
     if ADAPTER not in bank.scales:
         raise ConfigError(

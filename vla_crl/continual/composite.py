@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from vla_crl.algos.learner import Learner
 from vla_crl.algos.protocols import ActorCritic, Batch, ParamGroup, Rollout
 from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.continual.method_stage import Stage
@@ -35,6 +36,11 @@ class Composite(ContinualMethod):
         for method in self.methods.values():
             stream = method.stream(stream)
         return stream
+
+    def check(self, policy: ActorCritic, learner: Learner, evaluation: Evaluation) -> None:
+        """Let each refuse what it cannot work with."""
+        for method in self.methods.values():
+            method.check(policy, learner, evaluation)
 
     def param_groups(self, policy: ActorCritic, groups: list[ParamGroup]) -> list[ParamGroup]:
         """Let each change the groups of the one before.

@@ -65,12 +65,7 @@ def gaussian_fisher(
 
     def squares(values: Parameters, density: Callable[[Parameters], Density]) -> Parameters:
         def numbers(at: Parameters) -> tuple[tuple[Tensor, Tensor], Tensor]:
-            found = density(at)
-            if not isinstance(found, GaussianDensity):
-                raise ConfigError(
-                    f"fisher = 'gaussian' needs a normal density, but the policy's is a "
-                    f"{type(found).__name__}; choose 'sampled'"
-                )
+            found = require_normal(density(at))
             mean, std = found.mean.flatten(), found.std.expand_as(found.mean).flatten()
             return (mean, std), std.detach()
 
@@ -83,6 +78,20 @@ def gaussian_fisher(
         }
 
     return _mean(policy, parameters, batches, squares)
+
+
+def require_normal(density: Density) -> GaussianDensity:
+    """Return a density of which `gaussian_fisher` knows the closed form.
+
+    Raises:
+        ConfigError: It is another.
+    """
+    if not isinstance(density, GaussianDensity):
+        raise ConfigError(
+            f"fisher = 'gaussian' needs a normal density, but the policy's is a "
+            f"{type(density).__name__}; choose 'sampled'"
+        )
+    return density
 
 
 class _Evaluated(nn.Module):

@@ -54,15 +54,22 @@ def find_methods(name: str) -> dict[str, type[ContinualMethod]]:
         "module:Class" the class alone.
 
     Raises:
-        ConfigError: As of `find_method`; or one is named twice, or two add adapters.
+        ConfigError: As of `find_method`; one is named twice, or two have one name or add adapters.
     """
     found: dict[str, type[ContinualMethod]] = {}
+    parts: list[str] = []
     for part in name.split("+"):
         if not part:
             raise ConfigError(f"method '{name}': expected names with a + between them")
         label = part.rpartition(":")[2]
+        if part in parts:
+            raise ConfigError(f"method '{name}': '{part}' is composed twice; name it once")
         if label in found:
-            raise ConfigError(f"method '{name}': '{label}' is composed twice; name it once")
+            raise ConfigError(
+                f"method '{name}': two classes are called '{label}', which is what settings and "
+                "losses of each would be called; rename one of them"
+            )
+        parts.append(part)
         found[label] = find_method(part)
     owners = [label for label, method_class in found.items() if method_class.owns_adapters]
     if len(owners) > 1:
@@ -100,13 +107,15 @@ def make_method(name: str, settings: Mapping[str, Any]) -> ContinualMethod:
         settings: Fields of the method's `config_class`; of several a mapping for each.
 
     Raises:
-        ConfigError: No such method, or settings that it does not have.
+        ConfigError: No such method, settings that it does not have, or one makes the other nothing.
     """
     classes = find_methods(name)
     config = from_mapping(settings_class(name), settings, f"method '{name}'")
     if len(classes) == 1:
         return next(iter(classes.values()))(config)
-    return Composite({label: own(getattr(config, label)) for label, own in classes.items()})
+    methods = {label: own(getattr(config, label)) for label, own in classes.items()}
+    _require_composable(methods, name)
+    return Composite(methods)
 
 
 def list_methods() -> list[dict[str, Any]]:
@@ -147,6 +156,20 @@ def list_methods() -> list[dict[str, Any]]:
 
 
 _BASE = ContinualMethod.__name__
+
+
+def _require_composable(methods: Mapping[str, ContinualMethod], name: str) -> None:
+    """Refuse methods of which one holds what the other keeps apart."""
+    holding = [label for label, method in methods.items() if method.needs_shared_parameters]
+    isolating = [label for label, method in methods.items() if method.isolates_tasks]
+    if holding and isolating:
+        raise ConfigError(
+            f"method '{name}': '{holding[0]}' holds something of earlier tasks in the weights that "
+            f"the present task trains, but those of '{isolating[0]}' act in no other task, so that "
+            "nothing would come of it; name one of them alone"
+        )
+
+
 _TOLD = ("paper", "stores", "needs_task_id")
 
 

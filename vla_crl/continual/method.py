@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vla_crl.algos.learner import Learner
 from vla_crl.algos.protocols import ActorCritic, Batch, ParamGroup, Rollout
 from vla_crl.config import Settings
 from vla_crl.continual.method_stage import Stage
@@ -25,6 +26,7 @@ class ContinualMethod:
     The calling loop, hooks marked with `->`:
 
      -> stream = method.stream(stream)
+     -> method.check(policy, learner, evaluation)      # may refuse; nothing is written yet
         for number, tasks in stream.stages():
             stage = Stage(...)                         # what the method may use of it
          -> method.before_task(policy, stage)
@@ -81,6 +83,14 @@ class ContinualMethod:
     """Whether rollouts hold the observations (`seen`) also where contexts are stored."""
     owns_adapters: ClassVar[bool] = False
     """Whether it adds adapters and says which act; of several composed methods one may."""
+    isolates_tasks: ClassVar[bool] = False
+    """Whether what a task trains acts in no other task."""
+    needs_shared_parameters: ClassVar[bool] = False
+    """Whether it holds something of earlier tasks in the weights that the present one trains, so
+    that it is nothing beside a method that isolates tasks."""
+    needs_rollouts: ClassVar[bool | None] = None
+    """Whether it looks at episodes that the policy has played, which some learners do not let it.
+    None: if it has a `before_update`."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -89,8 +99,22 @@ class ContinualMethod:
         """Return the stream to be trained, e.g. with its tasks joined."""
         return stream
 
+    def check(self, policy: ActorCritic, learner: Learner, evaluation: Evaluation) -> None:
+        """Refuse what the method cannot work with; called once when a run begins or goes on.
+
+        Args:
+            policy: As the run begins with it, with `requires_grad` as the recipe says.
+            learner: Of the recipe, as built for it.
+            evaluation: What the policy says of some chunk of its own, for the kind of its density.
+
+        Raises:
+            ConfigError: It says what was expected, and what to do.
+        """
+
     def param_groups(self, policy: ActorCritic, groups: list[ParamGroup]) -> list[ParamGroup]:
         """Return the groups of parameters, each with its step size; called after `before_task`.
+
+        A method without a `before_task` is also asked when a run begins.
 
         Args:
             policy: With `requires_grad` as it will be trained.

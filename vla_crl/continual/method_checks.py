@@ -5,9 +5,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from vla_crl.algos.learner import Learner
+from vla_crl.algos.learner_checks import groups_of
 from vla_crl.algos.protocols import ActorCritic, ParamGroup
+from vla_crl.continual.composite import Composite
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.stream import TaskStream
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError
 
 
@@ -45,6 +49,54 @@ def used_too_early(name: str) -> ConfigError:
         f"method '{name}': before_task collects or trains, but what is trained in the stage is not "
         "known before it returns; do it in after_task"
     )
+
+
+def check_method_fits(
+    method: ContinualMethod,
+    name: str,
+    policy: ActorCritic,
+    learner: Learner,
+    evaluation: Evaluation,
+) -> None:
+    """Check all that can be known of a method before a run begins.
+
+    Args:
+        method: Any.
+        name: How the recipe calls it.
+        policy: As the run begins with it.
+        learner: Built for it.
+        evaluation: As of `ContinualMethod.check`.
+
+    Raises:
+        ConfigError: It does not fit policy or learner, or its groups of parameters are wrong.
+    """
+    parts = method.methods if isinstance(method, Composite) else {name: method}
+    for label, part in parts.items():
+        if learner.data == "demonstrations" and _looks_at_rollouts(part):
+            otherwise = (
+                "say needs_rollouts = False in the method's class if before_update needs none"
+                if part.needs_rollouts is None
+                else "another method"
+            )
+            raise ConfigError(
+                f"method '{label}': looks at episodes that the policy itself plays (it stores "
+                f"{part.stores}), but learner.kind '{learner.config.kind}' learns of "
+                "demonstrations, so that none are played; choose a learner of own episodes, such "
+                f"as 'ppo' or 'cloning', or {otherwise}"
+            )
+    method.check(policy, learner, evaluation)
+    ready = {n: m for n, m in parts.items() if not _has_own(m, "before_task")}
+    groups = groups_of(type(learner), policy, learner.config)
+    method_groups(Composite(ready), name, policy, [*groups])
+
+
+def _looks_at_rollouts(method: ContinualMethod) -> bool:
+    declared = method.needs_rollouts
+    return _has_own(method, "before_update") if declared is None else declared
+
+
+def _has_own(method: ContinualMethod, hook: str) -> bool:
+    return getattr(type(method), hook) is not getattr(ContinualMethod, hook)
 
 
 def method_groups(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.learner import Learner
+from vla_crl.algos.learner import Learner, LearnerConfig
 from vla_crl.algos.learner_checks import groups_of
 from vla_crl.algos.learners import find_learner
 from vla_crl.algos.protocols import ParamGroup, Rollout
@@ -310,9 +310,21 @@ def make_learner(
     """
     learner_class, reference = find_learner(config.learner.kind), None
     if which := learner_class.reference_of(config.learner):
-        contexts = contexts_of(config, suite, policy).contexts
-        reference = make_reference(which, policy, config.compute, contexts)
+        reference = make_reference(
+            which,
+            policy,
+            config.compute,
+            contexts_of(config, suite, policy).contexts,
+            tasks={suite.task_index(task): task for task in config.stream(suite).train_tasks},
+            setting=_setting_of(config.learner, which),
+        )
     return learner_class(policy, config.learner, groups, reference=reference)
+
+
+def _setting_of(config: LearnerConfig, value: str) -> str:
+    """Return the setting of a learner that has a value, as a recipe calls it."""
+    found = (field.name for field in fields(config) if getattr(config, field.name) == value)
+    return f"learner.{next(found, 'reference')}"
 
 
 def stage_seed(seed: int, stage: int) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from vla_crl.algos.learner_checks import group_size_of
 from vla_crl.config import as_record, to_mapping
-from vla_crl.continual.beginning import load_beginning, prepare_training
+from vla_crl.continual.beginning import example_evaluation, load_beginning, prepare_training
 from vla_crl.continual.console_lines import end_line, iteration_line, stage_line
 from vla_crl.continual.cost import check_budget, estimate_cost
 from vla_crl.continual.demonstrated import Demonstrated
@@ -21,7 +21,7 @@ from vla_crl.continual.generations import Generations, State
 from vla_crl.continual.known_methods import make_method
 from vla_crl.continual.loggers.loggers import Loggers
 from vla_crl.continual.method import ContinualMethod
-from vla_crl.continual.method_checks import method_state, method_stream
+from vla_crl.continual.method_checks import check_method_fits, method_state, method_stream
 from vla_crl.continual.recipe import TrainConfig
 from vla_crl.continual.stage import (
     RunShared,
@@ -149,13 +149,15 @@ class Trainer:
             require(self._training_sims[0], Resumable, stored)
 
     def _check_learner(self) -> None:
-        """Build a learner as the stages do, and look for an expert where it learns of one."""
+        """Build a learner as the stages do, and see whether worlds and method fit it."""
         config, sims = self.config, self._training_sims
         learner = make_learner(config, self.policy, self.suite)
         size = group_size_of(type(learner), config.learner)
         check_group_size(size, [sim.num_slots for sim in sims])
         if learner.data == "demonstrations":
             expert_of(sims[0])
+        evaluation = example_evaluation(self.policy)
+        check_method_fits(self.method, config.method, self.policy, learner, evaluation)
 
     @property
     def _base(self) -> str:

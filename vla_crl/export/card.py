@@ -15,6 +15,7 @@ from vla_crl.models.heads.flow import FlowConfig
 from vla_crl.models.heads.head import HeadConfig
 from vla_crl.models.heads.noise import NoiseConfig
 from vla_crl.models.policy import VLAPolicy
+from vla_crl.models.routes import TaskRoute
 from vla_crl.rounding import percentage
 
 LIBRARY = "vla-crl"
@@ -47,7 +48,7 @@ def card_text(
         f"# {name}\n",
         _what(policy, measured, notes),
         _success(measured),
-        _use(bool(latency), bool(policy.config.vocabulary)),
+        _use(policy, has_programs=bool(latency)),
         _latency(latency) if latency else "",
         "Trained and measured in simulation alone.\n",
     ]
@@ -138,12 +139,16 @@ def _success(measured: Measured) -> str:
     )
 
 
-def _use(has_programs: bool, has_words: bool) -> str:
+def _use(policy: VLAPolicy, *, has_programs: bool) -> str:
+    route, has_words = policy.adapters.route, bool(policy.config.vocabulary)
+    act = "chunk = policy.act(policy.encode(observation), deterministic=True)"
+    if isinstance(route, TaskRoute):  # as what is told above was measured
+        task = next(iter(route.tasks), "TASK")
+        act = f'with policy.adapters.routed("{task}"):  # or another task\n    {act}'
     text = (
         "## Use\n\n```\nvla-crl evaluate --policy THIS_FOLDER --suite SUITE\n```\n\n"
         "```python\nfrom vla_crl.models.checkpoint import load_policy\n\n"
-        'policy = load_policy("THIS_FOLDER")\n'
-        "chunk = policy.act(policy.encode(observation), deterministic=True)\n```\n\n"
+        f'policy = load_policy("THIS_FOLDER")\n{act}\n```\n\n'
         "`policy.json` is the architecture, `model.safetensors` the weights, "
         + ("`tokenizer.json` the words, " if has_words else "`vlm/` tokenizer and pictures, ")
         + "`SHA256SUMS` checks them.\n"

@@ -1,5 +1,6 @@
 """A linear layer with low-rank adapters, of which none, one or several act."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -7,6 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla_crl.errors import ConfigError
+
+NAME = re.compile(r"[\w-]+")
+"""Of an adapter: a part of its tensors' names."""
 MAX_MERGED_NUMBERS = 2**16
 """Of a layer's weights. In a wider one, adding up weights, and their whole gradient, would take
 longer than the narrow products of the adapter, and much memory."""
@@ -133,3 +138,16 @@ class AdaptedLinear(nn.Linear):
             return None
         gates = self.gate(self.name, x).split(1, dim=-1)
         return dict(zip(self.gated, gates, strict=True))
+
+
+def check_adapter_name(name: str) -> None:
+    """Check that tensors can have a name in theirs.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    if not NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):
+        raise ConfigError(
+            f"adapter '{name}': expected a name of letters, digits, '_' and '-' that is no "
+            "attribute of torch.nn.ModuleDict; choose another"
+        )

@@ -4,17 +4,15 @@
     bank.add("open_drawer", LoRAConfig(rank=8))           # B = 0: nothing changes yet
     bank.activate({"open_drawer": 1.0}, train=("open_drawer",))
     bank.route = TaskRoute(tasks={"open_drawer": {"open_drawer": 1.0}}, default={})
-    with bank.routed("press_button"):                     # what the route says; here the base
-        ...
+    with bank.routed("press_button"): ...                 # what the route says; here none
     bank.snapshot("teacher")                              # a frozen copy of what acts
-    with bank.acting({"teacher": 1.0}):                   # the teacher, {} being the base
-        ...
+    with bank.acting({"teacher": 1.0}): ...               # the teacher, {} being none
+    with bank.as_base(): ...                              # the policy before it had adapters
 
 What acts is a state of the policy, which threads share: it is changed between their batches.
 """
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from vla_crl.errors import ConfigError, unknown_name
-from vla_crl.models.adapted_linear import AdaptedLinear
+from vla_crl.models.adapted_linear import AdaptedLinear, check_adapter_name
 from vla_crl.models.adapter_sums import Matrices, joined, norm_of
+from vla_crl.models.earlier_weights import BaseExploration, exchanged
 from vla_crl.models.lora import AdapterLayout, LoRAConfig
 from vla_crl.models.router import Router, make_router
 from vla_crl.models.routes import BankRecord, FixedRoute, Route, RouterRoute, TaskRoute
@@ -31,9 +30,6 @@ from vla_crl.models.sites import adapt_layers, choose_layers, linear_layers, rep
 
 if TYPE_CHECKING:
     from vla_crl.models.policy import VLAPolicy
-
-NAME = re.compile(r"[\w-]+")
-"""Of an adapter: a part of its tensors' names."""
 
 
 class AdapterBank(nn.Module):
@@ -46,6 +42,7 @@ class AdapterBank(nn.Module):
 
     Attributes:
         router: Module that weighs adapters, if the route is one.
+        base_exploration: What the head explored with before there were adapters.
     """
 
     router: Router | None
@@ -64,6 +61,7 @@ class AdapterBank(nn.Module):
         self._route: Route = FixedRoute()
         self._override: dict[str, float] | None = None
         self.router = None
+        self.base_exploration = BaseExploration()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,11 +109,7 @@ class AdapterBank(nn.Module):
         Raises:
             ConfigError: The name is taken or none, the layers are not there, or there is no room.
         """
-        if not NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):
-            raise ConfigError(
-                f"adapter '{name}': expected a name of letters, digits, '_' and '-' that is no "
-                "attribute of torch.nn.ModuleDict; choose another"
-            )
+        check_adapter_name(name)
         if name in self._layouts:
             raise ConfigError(
                 f"adapter '{name}': there is one of that name, of {self._layouts[name]}; choose "
@@ -123,6 +117,8 @@ class AdapterBank(nn.Module):
             )
         if isinstance(config, LoRAConfig):
             config = choose_layers(self._policy, config)
+        if not self._layouts:
+            self.base_exploration.remember(self._policy)
         for layer in adapt_layers(self._policy, name, config):
             layer.add(name, config.ranks[layer.name])
             for matrix in layer.matrices(name):
@@ -151,6 +147,8 @@ class AdapterBank(nn.Module):
             adapted.remove(name)
             if not adapted.lora_A:
                 replace_layer(self._policy, layer, adapted.base())
+        if not self._layouts:
+            self.base_exploration.forget()
         self._scales.pop(name, None)
         self._push()
 
@@ -194,7 +192,7 @@ class AdapterBank(nn.Module):
 
     @contextmanager
     def acting(self, scales: Mapping[str, float]) -> Iterator[None]:
-        """Let these adapters act inside the block whatever the route says, {} being the base.
+        """Let these adapters act inside the block whatever the route says, {} being none.
 
         Of the model nothing is copied, and what is trained stays as it is.
 
@@ -208,6 +206,15 @@ class AdapterBank(nn.Module):
         finally:
             self._override = before
             self._push()
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Let the policy act inside the block as before it had adapters.
+
+        None acts, and what the head has learnt to explore with is as it was then.
+        """
+        with self.acting({}), exchanged(self._policy, self.base_exploration.weights):
+            yield
 
     @property
     def route(self) -> Route:
@@ -330,13 +337,6 @@ class AdapterBank(nn.Module):
         self.activate(record.acting)
         self.route = record.route
         self.train_only(self.scales)
-
-    def keep_merged(self, *, merged: bool) -> None:
-        """Add up the weights of layers where that pays, once, or let go of the sums."""
-        for layer in self._adapted():
-            layer.kept = None
-            if merged:
-                layer.keep()
 
     def clear(self) -> None:
         """Take all adapters away, and with them the route."""

@@ -1,6 +1,6 @@
 """Which parameters are trained, adapters or base weights, and what is then stored of a policy."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -9,6 +9,7 @@ from torch.nn import Parameter
 
 from vla_crl.errors import ConfigError, SpecError
 from vla_crl.files.state_dicts import require_like
+from vla_crl.models.adapted_linear import AdaptedLinear
 from vla_crl.models.gradient_paths import reached
 from vla_crl.models.lora import LoRAConfig
 from vla_crl.models.policy import VLAPolicy
@@ -138,11 +139,27 @@ def adapters_merged(policy: VLAPolicy) -> Iterator[None]:
 
     Nothing but rounding changes. Inside, adapters must not change and no gradient is taken.
     """
+    layers = [module for module in policy.modules() if isinstance(module, AdaptedLinear)]
     try:
-        policy.adapters.keep_merged(merged=True)
+        for layer in layers:
+            layer.keep()
         yield
     finally:
-        policy.adapters.keep_merged(merged=False)
+        for layer in layers:
+            layer.kept = None
+
+
+def acting_alike(policy: VLAPolicy, tasks: Iterable[str]) -> list[list[str]]:
+    """Group tasks by what acts in them.
+
+    Raises:
+        ConfigError: The policy's route says nothing of one.
+    """
+    groups: dict[frozenset[tuple[str, float]], list[str]] = {}
+    for task in tasks:
+        acting = frozenset(policy.adapters.route_of(task).items())
+        groups.setdefault(acting, []).append(task)
+    return list(groups.values())
 
 
 def adapter_state_dict(policy: VLAPolicy) -> dict[str, Tensor]:

@@ -42,7 +42,9 @@ VLM_FOLDER = "vlm"
 ADAPTER_FILE, ADAPTER_MODEL_FILE = "adapter.json", "adapter.safetensors"
 
 
-def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | None = None) -> None:
+def save_policy(
+    policy: VLAPolicy, directory: str | Path, card: Mapping[str, Any] | None = None
+) -> None:
     """Write the policy in float32, with its adapters if it has any.
 
     Args:
@@ -59,7 +61,7 @@ def save_policy(policy: VLAPolicy, directory: Path, card: Mapping[str, Any] | No
             f"{directory}: the backbone is held in {policy.backbone.weight_dtype}, rounded; load "
             "the policy in float32 to save it whole, or save its adapters"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = _made(directory)
     _clear(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
     save_tensors(policy.state_dict(), directory / MODEL_FILE)
     if policy.backbone.vlm.is_pretrained:
@@ -186,9 +188,10 @@ def _load(
     if (path / ADAPTER_FILE).is_file():
         record = read_record(AdapterRecord, path / ADAPTER_FILE)
         if is_trained:
+            merged = ", or what 'vla-crl export --merge' makes of this one"
             raise CheckpointError(
                 f"{path}: holds adapters of the policy '{record.base}', but all weights are to "
-                "be trained; name that policy, or what 'vla-crl export --merge' makes of this one"
+                f"be trained; name that policy{merged if record.adapters.is_mergeable else ''}"
             )
         above = (*above, path.resolve())
         policy = _load_base(record, base, device=device, dtype=dtype, above=above)
@@ -299,16 +302,16 @@ def _load_base(
     )
 
 
-def read_card(directory: Path) -> dict[str, Any]:
+def read_card(directory: str | Path) -> dict[str, Any]:
     """Return the card that `save_policy` wrote.
 
     Raises:
         CheckpointError: The file is missing or broken.
     """
-    return read_record(PolicyRecord, directory / POLICY_FILE).card
+    return read_record(PolicyRecord, Path(directory) / POLICY_FILE).card
 
 
-def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
+def save_adapter(policy: VLAPolicy, directory: str | Path, base: str) -> None:
     """Write only the adapters, their router, the value head, and what acts when.
 
     Args:
@@ -326,7 +329,7 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
             f"{directory}: weights outside of adapters and value head have changed since '{base}' "
             "was loaded, and a checkpoint of adapters does not hold them; use save_checkpoint"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = _made(directory)
     _clear(directory, POLICY_FILE, MODEL_FILE)
     save_tensors(adapter_state_dict(policy), directory / ADAPTER_MODEL_FILE)
     record = AdapterRecord(
@@ -345,12 +348,13 @@ def save_adapter(policy: VLAPolicy, directory: Path, base: str) -> None:
     write_sums(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
 
 
-def load_adapter(policy: VLAPolicy, directory: Path) -> None:
+def load_adapter(policy: VLAPolicy, directory: str | Path) -> None:
     """Load adapters into the policy they were trained on, in the place of those that it has.
 
     Raises:
         CheckpointError: A file is missing, damaged or does not fit the policy.
     """
+    directory = Path(directory)
     record = read_record(AdapterRecord, directory / ADAPTER_FILE)
     tensors = load_tensors(directory / ADAPTER_MODEL_FILE)
     require_undamaged(directory, ADAPTER_FILE, ADAPTER_MODEL_FILE)
@@ -370,6 +374,13 @@ def load_adapter(policy: VLAPolicy, directory: Path) -> None:
     pictures = policy.config.pictures if record.pictures is None else record.pictures
     policy.config = replace(policy.config, pictures=pictures)
     policy.explore(record.exploration)
+
+
+def _made(directory: str | Path) -> Path:
+    """Make a folder, and those above it, if it is missing."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _clear(directory: Path, *names: str) -> None:

@@ -94,6 +94,11 @@ class BankRecord(Settings):
     route: Route = field(default_factory=FixedRoute)
     """What acts in which task."""
 
+    @property
+    def is_mergeable(self) -> bool:
+        """Whether one sum of adapters acts as they do, always."""
+        return isinstance(self.route, FixedRoute) and bool(self.acting)
+
     def __str__(self) -> str:
         """Say it in a few words."""
         told = (f"'{name}' of {layout}" for name, layout in self.layouts.items())

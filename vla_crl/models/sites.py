@@ -72,6 +72,12 @@ def light_names(policy: "VLAPolicy") -> set[str]:
     return {n for n in policy.state_dict() if is_adapter(n) or n.startswith(starts)}
 
 
+def exploration_names(policy: "VLAPolicy") -> list[str]:
+    """Return the names of the parameters that the head learns to explore with."""
+    starts = policy.learnt_exploration
+    return [name for name, _ in policy.named_parameters() if name.startswith(starts)]
+
+
 def _light_starts(policy: "VLAPolicy") -> tuple[str, ...]:
     return LIGHT_MODULES + policy.learnt_exploration
 

@@ -21,7 +21,7 @@ from vla_crl.models.checkpoint_records import PolicyRecord, read_record
 from vla_crl.models.policy import VLAPolicy
 
 
-def save_checkpoint(policy: VLAPolicy, directory: Path, base: str) -> None:
+def save_checkpoint(policy: VLAPolicy, directory: str | Path, base: str) -> None:
     """Write whatever was trained or added: the adapters, or the whole policy if its base was.
 
     Args:
@@ -38,7 +38,7 @@ def save_checkpoint(policy: VLAPolicy, directory: Path, base: str) -> None:
         save_adapter(policy, directory, base)
 
 
-def restore(policy: VLAPolicy, directory: Path) -> None:
+def restore(policy: VLAPolicy, directory: str | Path) -> None:
     """Bring a policy to what `save_checkpoint` wrote of it later.
 
     Args:
@@ -48,6 +48,7 @@ def restore(policy: VLAPolicy, directory: Path) -> None:
     Raises:
         CheckpointError: A file is missing, damaged or does not fit the policy.
     """
+    directory = Path(directory)
     if not (directory / POLICY_FILE).is_file():
         load_adapter(policy, directory)
         return

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vla_crl.errors import ConfigError
-from vla_crl.models.adapters import adapters_merged
+from vla_crl.models.adapters import acting_alike, adapters_merged
 from vla_crl.models.policy import ActionChunk, VLAPolicy
 from vla_crl.models.weights import weights_fingerprint
 from vla_crl.rollout.lanes import lane_generator
@@ -92,11 +92,8 @@ class PolicyAgent:
         Raises:
             ConfigError: The policy's route says nothing of one.
         """
-        bank = self.policy.adapters
-        groups: dict[frozenset[tuple[str, float]], list[str]] = {}
-        for task in tasks:
-            groups.setdefault(frozenset(bank.route_of(task).items()), []).append(task)
-        return [TaskGroup(tuple(group), self._acting(group[0])) for group in groups.values()]
+        groups = acting_alike(self.policy, tasks)
+        return [TaskGroup(tuple(group), self._acting(group[0])) for group in groups]
 
     @contextmanager
     def _acting(self, task: str) -> Iterator[None]:

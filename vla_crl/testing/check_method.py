@@ -94,6 +94,9 @@ class _Watched(ContinualMethod):
     def stream(self, stream: TaskStream) -> TaskStream:
         return self.method.stream(stream)
 
+    def check(self, policy: Any, learner: Any, evaluation: Evaluation) -> None:
+        self.method.check(policy, learner, evaluation)
+
     def param_groups(self, policy: Any, groups: list[ParamGroup]) -> list[ParamGroup]:
         with _unchanged(policy, "param_groups"):
             return self.method.param_groups(policy, groups)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vla_crl.algos.ppo import PPO, PPOConfig
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_checks import (
+    check_method_fits,
     method_groups,
     method_metrics,
     method_state,
@@ -158,6 +159,7 @@ class ToyTraining:
         names = tuple(task.name for task in self._suite.tasks)
         stream = TaskStream(train_tasks=names, episodes_per_task=num_iterations * NUM_SLOTS)
         self.stream = method_stream(method, name, stream)
+        self._check_method()
         draw = np.random.default_rng(1)  # the tasks are the same for all seeds
         own = np.linalg.qr(draw.standard_normal((NUM_FEATURES, NUM_FEATURES)))[0]
         self._centres = torch.from_numpy(own[:num_tasks] + own[-1]).float()
@@ -166,6 +168,13 @@ class ToyTraining:
         self.rates = np.full((num_tasks + 1, num_tasks), np.nan)
         self.rates[0] = self._success()
         self.rows: list[dict[str, float]] = []
+
+    def _check_method(self) -> None:
+        """See whether the method fits, as a run does before it begins."""
+        context = self.policy.encode(Features(torch.zeros(1, NUM_FEATURES)))
+        trace = self.policy.sample(context, torch.Generator())
+        found, learner = self.policy.evaluate_actions(context, trace), PPO(self.policy, SETTINGS)
+        check_method_fits(self.method, self._name, self.policy, learner, found)
 
     def train(self) -> np.ndarray:
         """Run all stages and return `rates`."""

@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from vla_crl.continual.composite import Composite
+from vla_crl.continual.method import ContinualMethod, NoSettings
 from vla_crl.continual.methods.kl_to_previous import KLToPrevious, KLToPreviousConfig
-from vla_crl.errors import ConfigError
+from vla_crl.testing import check_method
 from vla_crl.testing.toy_stream import ToyTraining
 
 
@@ -80,25 +83,45 @@ def test_the_policy_moves_less_the_larger_the_coefficient(tmp_path: Path):
     assert ratios[0] == 0.0 < ratios[1]
 
 
-def test_the_copy_is_an_adapter_that_is_not_trained_and_goes_with_the_stage(tmp_path: Path):
-    run = training(tmp_path)
+@pytest.mark.parametrize("rank", [4, None])
+def test_the_copy_is_of_what_is_trained_and_leaves_the_policy_alone(tmp_path: Path, rank):
+    run = training(tmp_path, rank=rank)
     run_stage(run, 1)
-    assert run.policy.adapters.names == ("default",)
-    num_base = sum(p.numel() for n, p in run.policy.named_parameters() if "lora" not in n)
+    names = [name for name, _ in run.policy.named_parameters()]
+    (batch,) = run._collect_fresh().minibatches(128, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = run.policy.mean(batch.context)  # type: ignore[arg-type]
     run.begin(2)
-    assert run.policy.adapters.names == ("default", "reference")
-    assert num_base == sum(p.numel() for n, p in run.policy.named_parameters() if "lora" not in n)
-    copied = [m for pair in run.policy.adapters.matrices("reference").values() for m in pair]
-    before = [matrix.clone() for matrix in copied]
     for _ in range(3):
         run.iterate()
-    assert all(torch.equal(one, other) for one, other in zip(copied, before, strict=True))
-    run.close()
-    assert run.policy.adapters.names == ("default",)
+    assert [name for name, _ in run.policy.named_parameters()] == names
+    evaluation = run.policy.evaluate_actions(batch.context, batch.trace)  # type: ignore[arg-type]
+    gap = run.policy.mean(batch.context) - before  # type: ignore[arg-type]
+    expected = 0.1 * (gap.square().sum(dim=(1, 2)) / 0.18).mean()  # as above
+    found = run.method.losses(run.policy, batch, evaluation)["reference_kl"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert found.item() > 1e-4
 
 
-def test_without_adapters_there_is_no_copy(tmp_path: Path):
-    run = training(tmp_path, rank=None)
+class Unfreezing(ContinualMethod):
+    """Trains the network beside its adapters in the second stage."""
+
+    def before_task(self, policy: Any, stage):
+        policy.head[0].bias.requires_grad_(stage.number == 2)
+
+
+def test_what_another_method_trains_is_held_too(tmp_path: Path):
+    both = {"kl": KLToPrevious(KLToPreviousConfig()), "other": Unfreezing(NoSettings())}
+    run = ToyTraining(Composite(both), tmp_path, num_tasks=2, num_iterations=3, rank=4)
     run_stage(run, 1)
-    with pytest.raises(ConfigError, match="'kl_to_previous': no adapter acts, and a copy of"):
-        run.begin(2)
+    (batch,) = run._collect_fresh().minibatches(128, torch.Generator().manual_seed(0))
+    run.begin(2)
+    with torch.no_grad():
+        run.policy.get_parameter("head.0.bias").add_(1.0)
+    evaluation = run.policy.evaluate_actions(batch.context, batch.trace)  # type: ignore[arg-type]
+    assert run.method.losses(run.policy, batch, evaluation)["kl/reference_kl"].item() > 0.01
+
+
+@pytest.mark.parametrize("reference", ["previous_task", "base"])
+def test_it_keeps_the_contract(reference):
+    check_method("kl_to_previous", {"reference": reference})

@@ -14,10 +14,10 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.learner import policy_parameters
+from vla_crl.algos.learner import Learner, policy_parameters
 from vla_crl.algos.protocols import ActorCritic, Batch
 from vla_crl.config import Count, Fraction, Settings, Size
-from vla_crl.continual.fisher import gaussian_fisher, sampled_fisher
+from vla_crl.continual.fisher import gaussian_fisher, require_normal, sampled_fisher
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_stage import Stage
 from vla_crl.density import Evaluation
@@ -57,12 +57,22 @@ class EWC(ContinualMethod):
     config: EWCConfig
     paper = "arXiv 1612.00796"
     stores = "two numbers a trained weight"
+    needs_shared_parameters = True
 
     def __init__(self, config: EWCConfig) -> None:
         """Begin with nothing to hold."""
         super().__init__(config)
         self._importance: dict[str, Tensor] = {}
         self._anchor: dict[str, Tensor] = {}
+
+    def check(self, policy: ActorCritic, learner: Learner, evaluation: Evaluation) -> None:
+        """Refuse the closed form of the Fisher information where there is none.
+
+        Raises:
+            ConfigError: It is asked for, but the policy's density is not normal.
+        """
+        if self.config.fisher == "gaussian":
+            require_normal(evaluation.density)
 
     def before_task(self, policy: ActorCritic, stage: Stage) -> None:
         """Bring what is held to the policy's device.

@@ -6,7 +6,8 @@ feedback uses (Ouyang et al. 2022, arXiv 2203.02155, eq. 2, there from the first
 
     L = L_policy + coefficient * mean_b KL(pi_theta(.|s_b) || pi_ref(.|s_b))
 
-in closed form (`Density.kl`). The reference is a frozen copy of the adapters, not of the policy.
+in closed form (`Density.kl`). The reference is a frozen copy of what is trained, be it adapters or
+the weights themselves, not of the policy.
 """
 
 from collections.abc import Mapping
@@ -17,16 +18,13 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from vla_crl.algos.protocols import Batch, Reference
+from vla_crl.algos.learner import Learner
+from vla_crl.algos.protocols import Batch, ParamGroup, Reference
 from vla_crl.config import Settings
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_stage import Stage
-from vla_crl.continual.reference import reference_by
+from vla_crl.continual.reference import as_it_is, reference_by, require_base
 from vla_crl.density import Evaluation
-from vla_crl.errors import ConfigError
-
-REFERENCE = "reference"
-"""Name of the adapter that is the policy of the previous task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +34,7 @@ class KLToPreviousConfig(Settings):
     coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 0.1
     """Weight of the divergence in the loss."""
     reference: Literal["previous_task", "base"] = "previous_task"
-    """Near which policy: that of the end of the previous task, so nothing is held in the first, or
+    """Near which policy: the one that the previous task left, so nothing is held in the first, or
     the one without adapters, in all stages."""
 
 
@@ -46,7 +44,7 @@ class KLToPrevious(ContinualMethod):
     config_class = KLToPreviousConfig
     config: KLToPreviousConfig
     paper = "arXiv 1606.09282, arXiv 2203.02155"
-    stores = "the adapters of the previous task, while the next is trained"
+    stores = "a copy of what is trained, while the next task is"
 
     def __init__(self, config: KLToPreviousConfig) -> None:
         """Begin with no task done."""
@@ -54,22 +52,29 @@ class KLToPrevious(ContinualMethod):
         self._num_done = 0
         self._reference: Reference | None = None
 
-    def before_task(self, policy: Any, stage: Stage) -> None:
-        """Keep a copy of what acts.
+    @property
+    def needs_shared_parameters(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the reference is of an earlier task."""
+        return self.config.reference == "previous_task"
+
+    def check(self, policy: Any, learner: Learner, evaluation: Evaluation) -> None:
+        """Refuse the base of a policy without adapters.
 
         Raises:
-            ConfigError: No adapter does, so there is nothing to copy but the whole policy.
+            ConfigError: It is asked for.
         """
         if self.config.reference == "base":
-            self._reference = reference_by(policy, lambda: policy.adapters.acting({}))
+            setting = "method 'kl_to_previous': method_settings.reference"
+            advice = "give the recipe a section lora, or choose 'previous_task'"
+            require_base(policy, setting, advice)
+
+    def param_groups(self, policy: Any, groups: list[ParamGroup]) -> list[ParamGroup]:
+        """Keep a copy of all that is trained in the stage, now that every method has said what."""
+        if self.config.reference == "base":
+            self._reference = reference_by(policy, policy.adapters.as_base)
         elif self._num_done:
-            if not policy.adapters.scales:
-                raise ConfigError(
-                    "method 'kl_to_previous': no adapter acts, and a copy of the whole policy is "
-                    "not kept; give the recipe a section lora, or choose the reference 'base'"
-                )
-            policy.adapters.snapshot(REFERENCE)
-            self._reference = reference_by(policy, lambda: policy.adapters.acting({REFERENCE: 1.0}))
+            self._reference = as_it_is(policy)
+        return groups
 
     def losses(self, policy: Any, batch: Batch, evaluation: Evaluation) -> dict[str, Tensor]:
         """Return the mean divergence times the coefficient."""
@@ -80,13 +85,11 @@ class KLToPrevious(ContinualMethod):
 
     def after_task(self, policy: Any, stage: Stage) -> None:
         """Let go of the copy."""
-        if REFERENCE in policy.adapters.names:
-            policy.adapters.remove(REFERENCE)
         self._num_done += 1
         self._reference = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return how many stages are done; the copy is one of the policy's adapters."""
+        """Return how many stages are done; the copy is made anew of a stage's beginning."""
         return {"num_done": torch.tensor(self._num_done)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

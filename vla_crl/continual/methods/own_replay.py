@@ -67,8 +67,10 @@ class OwnReplay(ContinualMethod):
     config_class = OwnReplayConfig
     config: OwnReplayConfig
     paper = "arXiv 2209.13900, arXiv 2603.11653"
-    stores = "observations and samples of successful chunks, `quota` a task"
+    stores = "observations and samples of its own successful chunks, `quota` a task"
     needs_observations = True
+    needs_rollouts = True
+    needs_shared_parameters = True
 
     def __init__(self, config: OwnReplayConfig) -> None:
         """Begin with an empty memory."""

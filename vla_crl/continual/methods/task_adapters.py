@@ -3,15 +3,19 @@
 Dynamic weight expansion as compared in Hu et al. 2026, arXiv 2603.11653; per-task adapters with the
 task given are TAIL, Liu et al. 2024, arXiv 2310.05905. Which adapter acts in which task is part of
 the policy (`TaskRoute`), so a stage's checkpoint acts as it was measured. Forgetting is exactly 0
-as long as nothing but adapters and the value head is trained; transfer between tasks is 0 too.
+as long as nothing but adapters and the value head is trained; transfer between tasks is 0 too. What
+a head learns to explore with, as those named "gaussian" and "noise" do, is in no adapter and shared
+by all tasks: that changes the sampled actions of earlier tasks, never the deterministic ones.
 """
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vla_crl.algos.learner import Learner
 from vla_crl.config import Settings
 from vla_crl.continual.method import ContinualMethod
 from vla_crl.continual.method_stage import Stage
+from vla_crl.density import Evaluation
 from vla_crl.errors import ConfigError
 
 PREFIX = "task_"
@@ -35,21 +39,25 @@ class TaskAdapters(ContinualMethod):
     stores = "an adapter a task"
     needs_task_id = True
     owns_adapters = True
+    isolates_tasks = True
 
-    def before_task(self, policy: Any, stage: Stage) -> None:
-        """Add the adapter of the stage's tasks and train it alone.
+    def check(self, policy: Any, learner: Learner, evaluation: Evaluation) -> None:
+        """Refuse a policy without adapters.
 
         Raises:
-            ConfigError: The recipe makes no adapters.
+            ConfigError: The recipe makes none.
         """
-        from vla_crl.models.routes import TaskRoute
-
-        bank = policy.adapters
-        if not bank.names:
+        if not policy.adapters.names:
             raise ConfigError(
                 "method 'task_adapters': the policy has no adapters, of which those of tasks would "
                 "be like; give the recipe a section lora"
             )
+
+    def before_task(self, policy: Any, stage: Stage) -> None:
+        """Add the adapter of the stage's tasks and train it alone."""
+        from vla_crl.models.routes import TaskRoute
+
+        bank = policy.adapters
         common, route = self._common(policy), bank.route
         indices = [stage.suite.task_index(task) for task in stage.tasks]
         name = PREFIX + "_".join(map(str, indices))
