@@ -160,6 +160,19 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 
 
 @pytest.fixture
+def write_recipe(own_folder: Path):
+    """Return a function that writes a recipe, by name and text, into a folder of one's own."""
+
+    def write(name: str, text: str) -> Path:
+        path = own_folder / "experiments" / f"{name}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
 def write_fake_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that puts a suite of fake worlds into a catalogue of one's own.
 

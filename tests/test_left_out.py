@@ -16,19 +16,6 @@ Write = Callable[[str, str], Path]
 TRAIN = 'suite = "s"\npolicy = "p"\nepisodes_per_task = 8\n'
 
 
-@pytest.fixture
-def write(own_folder: Path) -> Write:
-    """Return a function that writes a recipe into a folder of one's own."""
-
-    def write_recipe(name: str, text: str) -> Path:
-        path = own_folder / "experiments" / f"{name}.toml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write_recipe
-
-
 def told_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     told = [*caplog.messages]
     caplog.clear()
@@ -36,11 +23,11 @@ def told_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_settings_of_another_learner_are_not_taken_over_and_it_is_told(
-    write: Write, caplog: pytest.LogCaptureFixture
+    write_recipe: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     section = "[learner]\nlearning_rate = 1e-3\nnum_epochs = 8\nclip_high = 0.1\n"
-    base = write("base", TRAIN + section)
-    other = write("other", 'extends = "base"\n[learner]\nkind = "grpo"\n')
+    base = write_recipe("base", TRAIN + section)
+    other = write_recipe("other", 'extends = "base"\n[learner]\nkind = "grpo"\n')
     told = (
         "learner 'grpo' in the place of 'ppo': learning_rate = 0.001 and clip_high = 0.1 are not "
         "taken over; as flags: --learner.learning-rate and --learner.clip-high"
@@ -60,7 +47,7 @@ def test_settings_of_another_learner_are_not_taken_over_and_it_is_told(
         "vla-crl train base: learner 'grpo' in the place of 'ppo': clip_high = 0.1 is not taken "
         "over; as flags: --learner.clip-high"
     ]
-    write("said", other.read_text() + "learning_rate = 2e-4\nclip_high = 0.1\n")
+    write_recipe("said", other.read_text() + "learning_rate = 2e-4\nclip_high = 0.1\n")
     assert load_recipe("train", "said").learner.learning_rate == 2e-4
     assert told_of(caplog) == []
     # Another one again: of the first there is still nothing, and what it has no flag for is told.
@@ -70,7 +57,7 @@ def test_settings_of_another_learner_are_not_taken_over_and_it_is_told(
         "num_epochs = 8 and clip_high = 0.1 are not taken over; as flags: --learner.learning-rate "
         "and --learner.num-epochs"
     ]
-    write("plain", TRAIN)
+    write_recipe("plain", TRAIN)
     load_recipe("train", "plain", flags)
     load_recipe("train", "base", ["--learner.kind", "ppo"])
     assert told_of(caplog) == []
@@ -79,24 +66,26 @@ def test_settings_of_another_learner_are_not_taken_over_and_it_is_told(
     assert told_of(caplog) == []
 
 
-def test_a_recipe_that_names_the_learner_there_is_already_keeps_its_settings(write: Write) -> None:
-    write("base", TRAIN + "[learner]\nlearning_rate = 1e-3\n")
-    write("same", 'extends = "base"\n[learner]\nkind = "ppo"\n')
+def test_a_recipe_that_names_the_learner_there_is_already_keeps_its_settings(
+    write_recipe: Write,
+) -> None:
+    write_recipe("base", TRAIN + "[learner]\nlearning_rate = 1e-3\n")
+    write_recipe("same", 'extends = "base"\n[learner]\nkind = "ppo"\n')
     assert load_recipe("train", "same").learner.learning_rate == 1e-3
     config = load_recipe("train", "demo")
     assert (config.learner.kind, config.method) == (LEARNER.default, METHOD.default)
 
 
 def test_settings_of_a_method_that_is_composed_anew_are_told_with_their_flags(
-    write: Write, caplog: pytest.LogCaptureFixture
+    write_recipe: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write("base", TRAIN + 'method = "ewc"\n[method_settings]\nstrength = 2\n')
+    write_recipe("base", TRAIN + 'method = "ewc"\n[method_settings]\nstrength = 2\n')
     load_recipe("train", "base", ["--method", "ewc+own_replay"])
     assert told_of(caplog) == [
         "vla-crl train base: method 'ewc+own_replay' in the place of 'ewc': strength = 2 is not "
         "taken over; as flags: --method-settings.ewc.strength"
     ]
-    write("two", TRAIN + 'method = "ewc+own_replay"\n[method_settings.ewc]\nstrength = 2\n')
+    write_recipe("two", TRAIN + 'method = "ewc+own_replay"\n[method_settings.ewc]\nstrength = 2\n')
     load_recipe("train", "two", ["--method=ewc"])
     assert told_of(caplog) == [
         "vla-crl train two: method 'ewc' in the place of 'ewc+own_replay': ewc.strength = 2 is not "
@@ -105,10 +94,10 @@ def test_settings_of_a_method_that_is_composed_anew_are_told_with_their_flags(
 
 
 def test_what_is_left_out_of_a_recipe_is_shown_as_a_remark(
-    write: Write, capsys: pytest.CaptureFixture[str]
+    write_recipe: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write("base", TRAIN + "[learner]\nlearning_rate = 1e-3\n")
-    write("other", 'extends = "base"\n[learner]\nkind = "grpo"\n')
+    write_recipe("base", TRAIN + "[learner]\nlearning_rate = 1e-3\n")
+    write_recipe("other", 'extends = "base"\n[learner]\nkind = "grpo"\n')
     assert cli.main(["show", "recipe", "other"]) == 0
     shown = capsys.readouterr().out
     assert "# left out: learner.learning_rate = 0.001  # of learner 'ppo', not 'grpo'\n" in shown

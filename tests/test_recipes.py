@@ -73,16 +73,9 @@ class Odd(ContinualMethod):
 
 
 @pytest.fixture
-def write(own_folder: Path) -> Write:
+def write(own_folder: Path, write_recipe: Write) -> Write:
     """Return a function that writes a recipe into a folder of one's own, which has a method too."""
     (own_folder / "anchoring.py").write_text(METHOD)
-
-    def write_recipe(name: str, text: str) -> Path:
-        path = own_folder / "experiments" / f"{name}.toml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
     return write_recipe
 
 

@@ -37,7 +37,7 @@ class OwnReplayConfig(Settings):
     """Settings of `OwnReplay`."""
 
     coefficient: Annotated[float, Interval(ge=0, le=1e9)] = 0.1
-    """Weight of the likelihood in the loss. With this its gradient is about a sixth of the policy
+    """Weight of the likelihood in the loss. With this its gradient is about a fifth of the policy
     loss's, for the flow head of `tiny` (replay_grad_ratio in metrics.jsonl)."""
     quota: Count = 2000
     """Chunks that are kept of each task."""
